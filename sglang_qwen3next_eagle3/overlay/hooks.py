@@ -1,0 +1,75 @@
+"""A hook: one SGLang symbol, what takes its place, and why. Tables of hooks are data.
+
+SGLang's own `HookRegistry` is not used: it logs and swallows a hook that fails to apply, and it
+rebinds every `from x import f` in every module, where some of our replacements must stay local to
+one module.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+MARK = "__qwen3next_eagle3_hook__"
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One symbol of SGLang that the overlay changes.
+
+    target: module path, then the qualified name, joined by a colon: `pkg.module:Class.method`.
+        A name that the module only imports is a target too; then the binding in that module alone
+        is replaced.
+    replacement: for kind "around" a function `(original, *args, **kwargs)`; for kind "replace"
+        what stands in the symbol's place, with its parameters.
+    why: one sentence for `patches verify` and for the reader.
+    """
+
+    target: str
+    replacement: Callable[..., Any]
+    why: str
+    kind: Literal["around", "replace"] = "around"
+
+    @property
+    def module(self) -> str:
+        return self.target.partition(":")[0]
+
+    @property
+    def qualname(self) -> str:
+        return self.target.partition(":")[2]
+
+
+def apply(hooks: Iterable[Hook]) -> None:
+    """Put every hook in place, once; a second call changes nothing.
+
+    Raises:
+        AttributeError, ImportError: the installed SGLang has no such symbol.
+    """
+    for hook in hooks:
+        owner, name = _owner(hook)
+        original = getattr(owner, name)
+        if getattr(original, MARK, None) == hook.target:
+            continue
+        wrapped = _wrap(original, hook)
+        setattr(wrapped, MARK, hook.target)
+        setattr(owner, name, wrapped)
+
+
+def _owner(hook: Hook) -> tuple[ModuleType | type, str]:
+    *path, name = hook.qualname.split(".")
+    owner: Any = importlib.import_module(hook.module)
+    for part in path:
+        owner = getattr(owner, part)
+    return owner, name
+
+
+def _wrap(original: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if hook.kind == "replace":
+            return hook.replacement(*args, **kwargs)
+        return hook.replacement(original, *args, **kwargs)
+
+    return wrapper
