@@ -1,0 +1,40 @@
+"""`sglang-qwen3next-eagle3 VERB`, also `python -m sglang_qwen3next_eagle3 VERB`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3.errors import UserError
+
+# Verb, module (imported only when it is called for), what it does.
+VERBS = {
+    "launch": ("launch", "start SGLang with a profile"),
+    "demo": ("demo.run", "serve the small pair on this machine's CPU and ask it a question"),
+    "chat": ("client", "ask a running server, with the figures of the answer"),
+    "patches": ("patches", "what is hooked in SGLang, and whether it still holds"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="sglang-qwen3next-eagle3", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, (module, summary) in VERBS.items():
+        sub = verbs.add_parser(verb, help=summary, description=summary, allow_abbrev=False)
+        if words[:1] == [verb]:
+            importlib.import_module(f"{__package__}.{module}").add_arguments(sub)
+    arguments = parser.parse_args(words)
+    module = importlib.import_module(f"{__package__}.{VERBS[arguments.verb][0]}")
+    try:
+        status: int = module.run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

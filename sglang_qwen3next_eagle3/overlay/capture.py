@@ -1,0 +1,148 @@
+"""Capture of auxiliary hidden states in stock SGLang's Qwen3-Next, for any selection of streams.
+
+Stock SGLang flags layers, and a flagged layer appends the stream that enters it to the list that
+`Qwen3NextModel.forward` hands down (`prepare_attn_and_capture_last_layer_outputs`). That path knows
+when the stream is complete under tensor parallelism (the all-reduce of a layer may be fused into
+the next layer's norm), so it is kept; only which layers are flagged is ours. The one stream that no
+layer enters is the last layer's output: it is the residual that the final norm returns beside the
+normed states, and it is appended behind the others.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from sglang_qwen3next_eagle3 import aux_layers
+from sglang_qwen3next_eagle3.aux_layers import AuxSelection, Resolved
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.overlay.hooks import Hook
+from sglang_qwen3next_eagle3.target import MODEL_TYPE, Target, layer_kinds
+
+logger = logging.getLogger(__name__)
+
+MODULE = "sglang.srt.models.qwen3_next"
+SET_LAYERS = f"{MODULE}:Qwen3NextForCausalLM.set_eagle3_layers_to_capture"
+FORWARD = f"{MODULE}:Qwen3NextModel.forward"
+_FINAL_TAP = "_qwen3next_eagle3_final_tap"
+
+
+class Choose(Protocol):
+    """Which streams to capture, given the target and the ids in the head's config."""
+
+    def __call__(self, target: Target, head_ids: Sequence[int] | None) -> Resolved: ...
+
+
+class FinalTap:
+    """Keeps the residual of the model's final norm for the one forward pass that made it."""
+
+    def __init__(self) -> None:
+        self._residual: Any = None
+
+    def __call__(self, _norm: Any, _arguments: Any, output: Any) -> None:
+        """Forward hook of the final norm, whose output is (normed, residual), each [T, hidden]."""
+        self._residual = output[1]
+
+    def take(self, hidden_states: Any) -> Any:
+        """The residual, [T, hidden]; released here, so that no step's tensor outlives it.
+
+        An idle rank of data-parallel attention skips the final norm and has no rows: its (empty)
+        hidden states stand in.
+        """
+        residual, self._residual = self._residual, None
+        return hidden_states if residual is None else residual
+
+
+def hooks(choose: Choose) -> tuple[Hook, ...]:
+    """The two hooks, with `choose` deciding what a Qwen3-Next target captures."""
+
+    def set_layers(
+        original: Callable[..., None], model: Any, layer_ids: Sequence[int] | None = None
+    ) -> None:
+        if getattr(model.config, "model_type", None) != MODEL_TYPE:
+            original(model, layer_ids)
+        elif model.pp_group.is_last_rank:
+            install(model, _chosen(choose, model, layer_ids))
+
+    return (
+        Hook(SET_LAYERS, set_layers, "flags the layers of the selection instead of ids + 1"),
+        Hook(FORWARD, _forward, "appends the stream that leaves the last layer, if selected"),
+    )
+
+
+def target_of(config: Any) -> Target:
+    """The target as SGLang's config object describes it; enough of it to place streams."""
+    keys = ("num_hidden_layers", "layer_types", "full_attention_interval", "hidden_size")
+    values = {key: getattr(config, key, None) for key in keys}
+    known = {key: value for key, value in values.items() if value is not None}
+    layer_kinds(known)
+    return Target(known)
+
+
+def install(model: Any, selection: AuxSelection) -> None:
+    """Make a `Qwen3NextForCausalLM` capture exactly this selection, whatever it captured before."""
+    decoder = model.model
+    count = len(decoder.layers)
+    for index, layer in enumerate(decoder.layers):
+        layer._is_layer_to_capture = index in selection.depths
+    decoder.layers_to_capture = list(selection.depths)
+    model.capture_aux_hidden_states = True
+    _set_final_tap(decoder, count in selection.depths)
+    # Stock 0.5.17 does not tell the last layer that it is the last. With FlashInfer's all-reduce
+    # fusion (automatic at TP > 1 on Hopper) it then leaves its all-reduce to a layer that does not
+    # exist, and the final norm sees one rank's partial sum.
+    communicator = getattr(decoder.layers[-1], "layer_communicator", None)
+    if hasattr(communicator, "is_last_layer"):
+        communicator.is_last_layer = True
+
+
+def _set_final_tap(decoder: Any, wanted: bool) -> None:
+    present = decoder.__dict__.pop(_FINAL_TAP, None)
+    if present is not None:
+        present[1].remove()
+    if wanted:
+        tap = FinalTap()
+        decoder.__dict__[_FINAL_TAP] = (tap, decoder.norm.register_forward_hook(tap))
+
+
+def _forward(original: Callable[..., Any], decoder: Any, *args: Any, **kwargs: Any) -> Any:
+    result = original(decoder, *args, **kwargs)
+    entry = decoder.__dict__.get(_FINAL_TAP)
+    if entry is None:
+        return result
+    hidden_states, captured = result if isinstance(result, tuple) else (result, [])
+    captured.append(entry[0].take(hidden_states))
+    return hidden_states, captured
+
+
+def _chosen(choose: Choose, model: Any, head_ids: Sequence[int] | None) -> AuxSelection:
+    target = target_of(model.config)
+    try:
+        resolved = choose(target, head_ids)
+    except UserError as error:
+        raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
+    if _is_first_rank():
+        logger.info("sglang-qwen3next-eagle3: %s", resolved.describe(target))
+    return resolved.selection
+
+
+def _is_first_rank() -> bool:
+    import torch.distributed as dist
+
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def choose_by(environment: str | None) -> Choose:
+    """The rule of the plugin: the environment's selection, else the head's ids, else `card`."""
+
+    def choose(target: Target, head_ids: Sequence[int] | None) -> Resolved:
+        wanted, allow_gdn = aux_layers.from_environment(environment) if environment else (None, False)
+        return aux_layers.resolve(
+            target,
+            wanted=wanted,
+            wanted_source=aux_layers.ENVIRONMENT_VARIABLE,
+            head_ids=head_ids,
+            count=len(head_ids) if head_ids else None,
+            allow_gdn=allow_gdn,
+        )
+
+    return choose

@@ -1,0 +1,69 @@
+"""`register()`: what SGLang calls in the launching process and in every scheduler process."""
+
+import logging
+import os
+
+from sglang_qwen3next_eagle3 import aux_layers
+from sglang_qwen3next_eagle3.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+NAME = "qwen3next_eagle3"
+"""The name of the entry point, as `SGLANG_PLUGINS` filters it."""
+CPU_ENGINE_VARIABLE = "SGLANG_QWEN3NEXT_EAGLE3_CPU_ENGINE"
+"""Set to 1, it lets stock SGLang run Qwen3-Next without a GPU (the demo profile sets it)."""
+
+
+def register() -> None:
+    """Hook the capture of auxiliary hidden states into the SGLang of this process.
+
+    Only Qwen3-Next targets under EAGLE3 are affected. SGLang logs and swallows what a plugin raises
+    and then serves unpatched; SystemExit alone stops it, so that is what a refusal is.
+    """
+    environment = os.environ.get(aux_layers.ENVIRONMENT_VARIABLE, "").strip() or None
+    try:
+        if os.environ.get(CPU_ENGINE_VARIABLE) == "1":
+            _activate_cpu_engine()
+        if environment != aux_layers.OFF:
+            _hook_capture(environment)
+    except UserError as error:
+        raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
+
+
+def _activate_cpu_engine() -> None:
+    from sglang_qwen3next_eagle3.overlay import contract
+
+    contract.require(["cpu_engine"])
+    from sglang_qwen3next_eagle3.overlay.cpu_engine import hooks as cpu_engine
+
+    cpu_engine.activate()
+
+
+def _hook_capture(environment: str | None) -> None:
+    from sglang_qwen3next_eagle3.overlay import capture, contract, hooks
+
+    if environment is not None:
+        wanted, _ = aux_layers.from_environment(environment)
+        aux_layers.parse(wanted)
+    try:
+        contract.require(["capture"])
+    except UserError as error:
+        if environment is not None:
+            raise
+        # Nobody asked for a selection, so this may be a server of any model: it must not be
+        # touched. The refusal waits for the moment that a Qwen3-Next target meets EAGLE3.
+        _refuse_later(error)
+        return
+    hooks.apply(capture.hooks(capture.choose_by(environment)))
+
+
+def _refuse_later(error: UserError) -> None:
+    from sglang_qwen3next_eagle3.overlay import capture, hooks
+
+    def refuse(original: object, model: object, *args: object, **kwargs: object) -> None:
+        raise SystemExit(f"sglang-qwen3next-eagle3: {error}")
+
+    try:
+        hooks.apply([hooks.Hook(capture.SET_LAYERS, refuse, "refuses an unsupported release")])
+    except (ImportError, AttributeError):
+        logger.warning("sglang-qwen3next-eagle3 is not active: %s", error)
