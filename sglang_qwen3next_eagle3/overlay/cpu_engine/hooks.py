@@ -1,0 +1,154 @@
+"""The SGLang symbols that the CPU engine replaces, and the switch that turns it on."""
+
+import copy
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from sglang_qwen3next_eagle3.overlay.cpu_engine import ENVIRONMENT, SHIM_DIR, conv, norms, states
+from sglang_qwen3next_eagle3.overlay.cpu_engine.ops import OPS
+from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
+
+
+def activate() -> None:
+    """Turn the CPU engine on in this process.
+
+    Raises:
+        SystemExit: the environment is not the one that SGLang's modules had to be imported under,
+            or sgl_kernel loaded another operator library than ours.
+    """
+    for name, value in ENVIRONMENT.items():
+        if os.environ.get(name) != value:
+            raise SystemExit(f"the CPU engine needs {name}={value} in the environment")
+    import sgl_kernel  # noqa: F401  loads the operator library
+
+    if any(getattr(torch.ops.sgl_kernel, name, None) is not op for name, op in OPS.items()):
+        raise SystemExit(
+            f"the CPU engine's operators are not loaded: put {SHIM_DIR} on PYTHONPATH; "
+            "on a machine with a CUDA driver the CPU engine does not run"
+        )
+    apply(HOOKS)
+
+
+def _yes() -> bool:
+    return True
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _extend_with_metadata_lengths(
+    original: Callable[..., Any], backend: Any, q: Any, k: Any, v: Any, layer: Any,
+    forward_batch: Any, *args: Any, **kwargs: Any,
+) -> Any:  # fmt: skip
+    seq_lens = backend.extend_metadata[0]
+    batch = _with_lengths(forward_batch, seq_lens)
+    return original(backend, q, k, v, layer, batch, *args, **kwargs)
+
+
+def _decode_with_metadata_lengths(
+    original: Callable[..., Any], backend: Any, q: Any, k: Any, v: Any, layer: Any,
+    forward_batch: Any, *args: Any, **kwargs: Any,
+) -> Any:  # fmt: skip
+    if backend.draft_decode_metadata is not None:
+        _, seq_lens, _ = backend.draft_decode_metadata
+        forward_batch = _with_lengths(forward_batch, seq_lens)
+    return original(backend, q, k, v, layer, forward_batch, *args, **kwargs)
+
+
+def _with_lengths(forward_batch: Any, seq_lens: torch.Tensor) -> Any:
+    # A copy, because later layers and the scheduler read the batch's own lengths.
+    changed = copy.copy(forward_batch)
+    changed.seq_lens = seq_lens
+    return changed
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if str(kwargs.get("device")) == "cuda":
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
+def _allocate_on_cpu(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with _CudaMeansCpu():
+        return original(*args, **kwargs)
+
+
+_AMX_BACKEND = "sglang.srt.layers.attention.intel_amx_backend:IntelAMXAttnBackend"
+_STATE_SCATTER = "sglang.kernels.ops.mamba.mamba_state_scatter_triton"
+_MEMORY_POOL = "sglang.srt.mem_cache.memory_pool"
+
+HOOKS: tuple[Hook, ...] = (
+    Hook(
+        "sglang.srt.arg_groups.overrides:cpu_has_amx_support",
+        _yes,
+        "Without AMX the server drops the intel_amx backend, the only one on CPU that verifies "
+        "drafts; elsewhere the answer stays no, since yes turns on weight packing.",
+        "replace",
+    ),
+    Hook(
+        "sglang.srt.speculative.draft_utils:cpu_has_amx_support",
+        _yes,
+        "Without AMX the draft of a hybrid model would get FlashAttention 3.",
+        "replace",
+    ),
+    Hook(
+        f"{_AMX_BACKEND}.forward_extend",
+        _extend_with_metadata_lengths,
+        "It computes the lengths that count the draft tokens, and then reads the batch's without.",
+    ),
+    Hook(
+        f"{_AMX_BACKEND}.forward_decode",
+        _decode_with_metadata_lengths,
+        "It computes the lengths of each branch of the draft, and then reads the batch's.",
+    ),
+    Hook(
+        "sglang.srt.layers.attention.linear.gdn_backend:causal_conv1d_update",
+        conv.decode_or_verify,
+        "The CPU wrapper in sgl_kernel takes no arguments for verification.",
+        "replace",
+    ),
+    Hook(
+        "sglang.kernels.ops.attention.fla.fused_norm_gate:FusedRMSNormGated.forward",
+        norms.gated_rms_norm,
+        "It is a Triton kernel unless the CPU has AMX.",
+        "replace",
+    ),
+    Hook(
+        "sglang.srt.models.qwen2_moe:fused_gate_sigmoid_mul_add",
+        norms.add_gated_shared_expert,
+        "It is a Triton kernel; Qwen3-Next shares this block with Qwen2-MoE.",
+        "replace",
+    ),
+    Hook(
+        f"{_STATE_SCATTER}:fused_mamba_state_scatter_with_mask",
+        states.commit_accepted,
+        "It is a Triton kernel and refuses CPU tensors.",
+        "replace",
+    ),
+    Hook(
+        f"{_STATE_SCATTER}:fused_conv_window_scatter_with_mask",
+        states.commit_accepted,
+        "It is a Triton kernel and refuses CPU tensors.",
+        "replace",
+    ),
+    Hook(
+        f"{_MEMORY_POOL}:MambaPool.__init__",
+        _allocate_on_cpu,
+        'It allocates the buffers of verification with device="cuda", whatever its own device is.',
+    ),
+    Hook(
+        f"{_MEMORY_POOL}:MHATokenToKVPool._init_kv_copy_and_warmup",
+        _nothing,
+        "It warms up a Triton kernel that SGLANG_NATIVE_MOVE_KV_CACHE leaves unused.",
+        "replace",
+    ),
+)

@@ -1,0 +1,20 @@
+import torch
+
+from sglang_qwen3next_eagle3.overlay.cpu_engine import states
+
+
+def test_each_request_keeps_the_state_after_its_last_accepted_token():
+    layers, steps = 2, 4
+    committed = torch.zeros(layers, 6, 3)
+    after = torch.randn(layers, 5, steps, 3)
+    slots, last = [5, 0, -1, 2], [3, -1, 2, 0]
+
+    states.commit_accepted(
+        committed, after, torch.tensor(slots, dtype=torch.int32), torch.tensor(last)
+    )
+
+    for layer in range(layers):
+        assert torch.equal(committed[layer, 5], after[layer, 0, 3])
+        assert torch.equal(committed[layer, 2], after[layer, 3, 0])
+        for untouched in (0, 1, 3, 4):
+            assert not committed[layer, untouched].any()
