@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] == [verb]:
             importlib.import_module(f"{__package__}.{module}").add_arguments(sub)
     arguments = parser.parse_args(words)
-    module = importlib.import_module(f"{__package__}.{VERBS[arguments.verb][0]}")
+    called = importlib.import_module(f"{__package__}.{VERBS[arguments.verb][0]}")
     try:
-        status: int = module.run(arguments)
+        status: int = called.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

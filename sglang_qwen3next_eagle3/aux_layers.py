@@ -71,9 +71,7 @@ class AuxSelection:
 
     def gdn_streams(self, target: Target) -> tuple[Tap, ...]:
         """The taps whose stream leaves a GDN layer (the embedding, depth 0, leaves none)."""
-        return tuple(
-            tap for tap in self.taps if tap.depth and target.kinds[tap.depth - 1] == "gdn"
-        )
+        return tuple(tap for tap in self.taps if tap.depth and target.kinds[tap.depth - 1] == "gdn")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,8 @@ def named(name: str, target: Target) -> AuxSelection:
         model card of thoughtworks/Qwen3-Coder-Next-Eagle3 says (3, 23, 47 of 48).
     fork: input of the first, middle (index n // 2) and last attention layer, as the fork that made
         the card's figures captured (commit 63291f7f51; 3, 27, 47).
-    sglang: input of layers 2, L // 2 and L - 3, stock SGLang's default (0.5.9 to 0.5.23; 2, 24, 45).
+    sglang: input of layers 2, L // 2 and L - 3, stock SGLang's default (2, 24, 45;
+        0.5.9 to 0.5.23).
 
     Raises:
         UserError: the target has too few layers for it.

@@ -1,9 +1,9 @@
 """A client for the served model, over the `openai` SDK, with the figures of speculation.
 
-    client = Client("http://127.0.0.1:30000")
-    print(client.chat("Write a Python function to merge two sorted lists.").text)
-    for piece in client.chat("And a test for it.", stream=True):
-        print(piece, end="")
+client = Client("http://127.0.0.1:30000")
+print(client.chat("Write a Python function to merge two sorted lists.").text)
+for piece in client.chat("And a test for it.", stream=True):
+    print(piece, end="")
 """
 
 import argparse
@@ -129,9 +129,7 @@ class Client:
         )
 
     @overload
-    def chat(
-        self, prompt: Prompt, *, stream: Literal[False] = False, **options: Any
-    ) -> Answer: ...
+    def chat(self, prompt: Prompt, *, stream: Literal[False] = False, **options: Any) -> Answer: ...
 
     @overload
     def chat(self, prompt: Prompt, *, stream: Literal[True], **options: Any) -> AnswerStream: ...
@@ -151,16 +149,15 @@ class Client:
 
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         options = {"temperature": 0, "model": self.model, "messages": messages, **options}
+        create: Any = self.openai.chat.completions.create
         started = time.perf_counter()
         try:
             if stream:
                 usage = {"include_usage": True, "continuous_usage_stats": True}
-                chunks = self.openai.chat.completions.create(
-                    stream=True, stream_options=usage, **options
-                )
+                chunks = create(stream=True, stream_options=usage, **options)
                 return AnswerStream(chunks, started)
             body = {"return_meta_info": True, **options.pop("extra_body", {})}
-            reply = self.openai.chat.completions.create(extra_body=body, **options)
+            reply = create(extra_body=body, **options)
         except openai.APIConnectionError:
             raise UserError(
                 f"no server answers at {self.base_url}: start one with "

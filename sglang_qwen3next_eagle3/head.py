@@ -115,8 +115,8 @@ class Head:
             )
         if self._eagle_config.get("use_aux_hidden_state") is False:
             raise UserError(
-                f"the head {self.path}: eagle_config.use_aux_hidden_state is false, so SGLang would "
-                "capture nothing: set it to true in its config.json"
+                f"the head {self.path}: eagle_config.use_aux_hidden_state is false, so SGLang "
+                "would capture nothing: set it to true in its config.json"
             )
         self._check_tensors()
         if self.declared_aux_count != self.aux_count:
@@ -199,7 +199,7 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
     for file in files:
         try:
             with safe_open(file, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118: safe_open is not iterable
+                for name in opened.keys():  # noqa: SIM118
                     part = opened.get_slice(name)
                     info = TensorInfo(tuple(part.get_shape()), str(part.get_dtype()))
                     tensors[_normalise(name)] = info

@@ -26,8 +26,12 @@ def local_folder(name: str) -> Path | None:
     return None
 
 
-def resolve(name: str, revision: str | None = None, what: str = "checkpoint") -> Path:
+def resolve(
+    name: str, revision: str | None = None, what: str = "checkpoint", *, only_config: bool = False
+) -> Path:
     """The folder with the checkpoint, downloaded into the hub's cache if need be.
+
+    only_config: its `config.json` is enough; the weights stay where they are.
 
     `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` are honoured by huggingface_hub, which
     also draws the progress bars and resumes a broken download.
@@ -51,11 +55,14 @@ def resolve(name: str, revision: str | None = None, what: str = "checkpoint") ->
         RevisionNotFoundError,
     )
 
+    patterns = ["config.json"] if only_config else _PATTERNS
     at = f" at revision {revision}" if revision else ""
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except GatedRepoError:
-        raise UserError(f"{what} {name} asks for consent: accept it on the hub, then set HF_TOKEN") from None
+        raise UserError(
+            f"{what} {name} asks for consent: accept it on the hub, then set HF_TOKEN"
+        ) from None
     except RevisionNotFoundError:
         raise UserError(f"{what} {name} has no revision {revision}") from None
     except RepositoryNotFoundError:

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sglang_qwen3next_eagle3 import preflight, profile
 from sglang_qwen3next_eagle3.errors import UserError
@@ -67,7 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         _print(preflight.plan(chosen, options), arguments.json)
         return 0
-    launch = preflight.prepare(chosen, options)
+    return _execute(preflight.prepare(chosen, options))
+
+
+def _execute(launch: Launch) -> NoReturn:
     for note in launch.notes:
         print(f"sglang-qwen3next-eagle3: {note}", file=sys.stderr)
     print(f"sglang-qwen3next-eagle3: {_paste(launch)}", file=sys.stderr, flush=True)

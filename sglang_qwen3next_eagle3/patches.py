@@ -7,7 +7,9 @@ from pathlib import Path
 
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.overlay.contract import Finding, Installed, Manifest, Symbol
+from sglang_qwen3next_eagle3.overlay.contract import Finding, Installed, Manifest, Part, Symbol
+
+PARTS: tuple[Part, ...] = ("capture", "cpu_engine")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _new(arguments)
     installed = _installed(arguments)
     manifest = contract.read_manifest(installed.release)
-    parts = ("capture", "cpu_engine")
-    findings = contract.compare(manifest, installed.root, parts)
+    findings = contract.compare(manifest, installed.root, PARTS)
     if arguments.json:
         print(json.dumps(_as_json(manifest, findings), indent=2))
     else:
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _installed(arguments: argparse.Namespace) -> Installed:
     installed = contract.installed_sglang()
-    release = arguments.release or (installed.release if installed else None)
+    release: str | None = arguments.release or (installed.release if installed else None)
     if arguments.source is not None:
         if not (arguments.source / "sglang").is_dir():
             raise UserError(f"{arguments.source} holds no folder sglang/: unpack the wheel there")
@@ -70,8 +71,8 @@ def _new(arguments: argparse.Namespace) -> int:
     if path.exists():
         raise UserError(f"{path} is there already: remove it or choose another folder with --out")
     path.write_text("".join(render(template, installed)), encoding="utf-8")
-    changed = [f for f in contract.compare(template, installed.root, ("capture", "cpu_engine"))]
-    changed = [finding for finding in changed if finding.state != "ok"]
+    compared = contract.compare(template, installed.root, PARTS)
+    changed = [finding for finding in compared if finding.state != "ok"]
     print(f"{path}: {len(template.symbols)} symbols, {len(changed)} differ from {template.release}")
     for finding in changed:
         print(f"  review {finding.symbol.target}: {finding.state}")
@@ -122,7 +123,9 @@ def _print_table(manifest: Manifest, findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("part", "symbol", "role", "state", "why", title=f"SGLang {manifest.release}")
+    table = Table(title=f"SGLang {manifest.release}", show_lines=True)
+    for column in ("part", "symbol", "role", "state", "why"):
+        table.add_column(column, overflow="fold")
     for finding in findings:
         symbol, state = finding.symbol, finding.detail or finding.state
         colour = "green" if finding.state == "ok" else "red"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3 import aux_layers, hub, plugin
 from sglang_qwen3next_eagle3 import profile as profiles
@@ -19,6 +20,9 @@ from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.head import Head
 from sglang_qwen3next_eagle3.profile import DEMO, Profile, last_value
 from sglang_qwen3next_eagle3.target import Target, read_config
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.demo.constructed import DemoPair
 
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 ENTRY_POINT_GROUP = "sglang.srt.plugins"
@@ -37,7 +41,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Launch:
-    """What will be executed. environment: only what is set beyond the caller's; notes: decisions."""
+    """What will be executed. environment: what is set beyond the caller's; notes: decisions."""
 
     argv: list[str]
     environment: dict[str, str]
@@ -54,11 +58,17 @@ def plan(chosen: Profile, options: Options) -> Launch:
         UserError: the profile, the options or a local config do not fit together.
     """
     notes: list[str] = []
-    chosen = _with_demo_paths(chosen, notes)
+    folder, head_folder = _local(chosen.target, "target"), _local(chosen.head, "head")
+    if DEMO in (chosen.target, chosen.head):
+        from sglang_qwen3next_eagle3.demo import constructed
+
+        pair = constructed.location()
+        chosen = _with_demo(chosen, pair)
+        if not pair.target.is_dir():
+            notes.append("the demo pair is not built yet: launching without --dry-run builds it")
     argv = [*profiles.build_argv(chosen), *options.extra]
     _check_flags(argv, chosen, options)
     environment = {**chosen.environment, **_cpu_environment(chosen)}
-    folder, head_folder = _local(chosen.target, "target"), _local(chosen.head, "head")
     target = Target.from_path(folder) if folder else None
     config = read_config(head_folder) if head_folder else None
     if target is not None:
@@ -78,55 +88,47 @@ def plan(chosen: Profile, options: Options) -> Launch:
 def prepare(chosen: Profile, options: Options) -> Launch:
     """Everything `plan` does, for real: checkpoints on disk, the head's tensors, this machine.
 
+    What is cheap to find out comes first: nothing large is downloaded for a launch that cannot be.
+
     Raises:
         UserError: the first thing that would keep the server from starting or from serving right.
     """
-    _check_flags([*profiles.build_argv(chosen), *options.extra], chosen, options)
+    argv = plan(chosen, options).argv
     _check_installation(chosen)
-    name = chosen.target
-    resolved = _with_folders(chosen)
-    argv = [*profiles.build_argv(resolved, python=sys.executable), *options.extra]
-    target, head = Target.from_path(Path(resolved.target)), Head.from_path(Path(resolved.head))
+    _check_port(argv)
+    name, chosen = chosen.target, _with_demo_built(chosen)
+    head = Head.from_path(hub.resolve(chosen.head, chosen.head_revision, "head"))
+    revision = chosen.target_revision
+    target = Target.from_path(hub.resolve(chosen.target, revision, "target", only_config=True))
     head.check(target)
     _check_tp(target, argv)
-    launch = plan(resolved, options)
-    value, note = _selection(resolved, target, head, count=head.aux_count)
-    environment = {**launch.environment, aux_layers.ENVIRONMENT_VARIABLE: value}
-    _check_port(argv)
+    value, note = _selection(chosen, target, head, count=head.aux_count)
+    folders = {
+        "target": str(hub.resolve(chosen.target, revision, "target")),
+        "head": str(head.path),
+        "target_revision": None,
+        "head_revision": None,
+    }
+    launch = plan(chosen.model_copy(update=folders), options)
     argv = [sys.executable, *launch.argv[1:]]
-    if name != resolved.target and last_value(argv, "--served-model-name") is None:
+    if name != folders["target"] and last_value(argv, "--served-model-name") is None:
         at = len(argv) - len(options.extra)
         argv[at:at] = ["--served-model-name", name]
+    environment = {**launch.environment, aux_layers.ENVIRONMENT_VARIABLE: value}
     notes = [note, *(n for n in launch.notes if not n.startswith("auxiliary hidden states"))]
     return replace(launch, argv=argv, environment=environment, notes=notes)
 
 
-def _with_folders(chosen: Profile) -> Profile:
-    """The profile with local folders in place of hub names and of the demo pair."""
-    target, head = chosen.target, chosen.head
-    if DEMO in (target, head):
-        from sglang_qwen3next_eagle3.demo.constructed import demo_pair
-
-        pair = demo_pair()
-        target = str(pair.target) if target == DEMO else target
-        head = str(pair.head) if head == DEMO else head
-    # The head first: it is small, and a wrong one should not cost a download of 160 GB.
-    head = str(hub.resolve(head, chosen.head_revision, "head"))
-    target = str(hub.resolve(target, chosen.target_revision, "target"))
-    fields = {"target": target, "head": head, "target_revision": None, "head_revision": None}
-    return chosen.model_copy(update=fields)
-
-
-def _with_demo_paths(chosen: Profile, notes: list[str]) -> Profile:
-    """The profile with the demo pair's folders by name, whether they are built or not."""
+def _with_demo_built(chosen: Profile) -> Profile:
     if DEMO not in (chosen.target, chosen.head):
         return chosen
-    from sglang_qwen3next_eagle3.demo import constructed
+    from sglang_qwen3next_eagle3.demo.constructed import demo_pair
 
-    folder = constructed.default_cache_dir() / f"demo-{constructed.recipe_hash()}"
-    pair = constructed.DemoPair(target=folder / "target", head=folder / "head")
-    if not pair.target.is_dir():
-        notes.append("the demo pair is not built yet: launching without --dry-run builds it")
+    return _with_demo(chosen, demo_pair())
+
+
+def _with_demo(chosen: Profile, pair: "DemoPair") -> Profile:
+    """The profile with the pair's folders in place of the name `demo`."""
     return chosen.model_copy(
         update={
             "target": str(pair.target) if chosen.target == DEMO else chosen.target,
@@ -136,6 +138,8 @@ def _with_demo_paths(chosen: Profile, notes: list[str]) -> Profile:
 
 
 def _local(name: str, what: str) -> Path | None:
+    if name == DEMO:
+        return None
     try:
         return hub.local_folder(name)
     except UserError as error:
@@ -144,11 +148,7 @@ def _local(name: str, what: str) -> Path | None:
 
 def _check_flags(argv: Sequence[str], chosen: Profile, options: Options) -> None:
     backend = last_value(argv, "--attention-backend")
-    if (
-        backend != profiles.TRITON
-        and not chosen.cpu_engine
-        and not options.allow_attention_backend
-    ):
+    if backend != profiles.TRITON and not chosen.cpu_engine and not options.allow_attention_backend:
         raise UserError(
             f"attention backend {backend or 'not set'}: {profiles.CARD_LIMIT}; use triton, or pass "
             "--allow-attention-backend to go on"
@@ -157,8 +157,8 @@ def _check_flags(argv: Sequence[str], chosen: Profile, options: Options) -> None
     key = last_value(argv, "--api-key")
     if not _is_loopback(host) and not key and not options.insecure:
         raise UserError(
-            f"listening on {host} lets everybody who reaches it use the server: pass --api-key KEY, "
-            "or --insecure if something else guards it"
+            f"listening on {host} lets everybody who reaches it use the server: "
+            "pass --api-key KEY, or --insecure if something else guards it"
         )
 
 

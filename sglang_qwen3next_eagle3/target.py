@@ -186,7 +186,10 @@ class Target:
         return total
 
     def gdn_state_bytes(
-        self, tp: int = 1, draft_tokens: int = 0, state_dtype: str = "float32",
+        self,
+        tp: int = 1,
+        draft_tokens: int = 0,
+        state_dtype: str = "float32",
         conv_dtype: str = "bfloat16",
     ) -> int:
         """Bytes of Gated DeltaNet state that one running request holds on one rank.
@@ -258,7 +261,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _weights(target: Target, tp: int) -> Iterator[Weights]:
     c = {key: int(target.config[key]) for key in _REQUIRED}
-    hidden, attention, gdn = target.hidden_size, len(target.attention_layers), len(target.gdn_layers)
+    hidden, attention, gdn = (
+        target.hidden_size,
+        len(target.attention_layers),
+        len(target.gdn_layers),
+    )
     tied = bool(target.config.get("tie_word_embeddings", False))
 
     def split(name: str, elements: int, quantized: bool = False, ways: int = tp) -> Weights:

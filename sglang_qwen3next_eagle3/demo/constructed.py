@@ -61,6 +61,13 @@ def demo_pair(cache_dir: Path | None = None) -> DemoPair:
     return DemoPair(target=folder / "target", head=folder / "head")
 
 
+def location(cache_dir: Path | None = None) -> DemoPair:
+    """Where `demo_pair` keeps the pair, whether it is built or not."""
+    parent = default_cache_dir() if cache_dir is None else cache_dir
+    folder = parent / f"demo-{recipe_hash()}"
+    return DemoPair(target=folder / "target", head=folder / "head")
+
+
 def default_cache_dir() -> Path:
     """$XDG_CACHE_HOME or ~/.cache, and the product's folder in it."""
     root = os.environ.get("XDG_CACHE_HOME")

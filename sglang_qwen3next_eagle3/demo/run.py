@@ -89,7 +89,9 @@ def _wait_until_healthy(server: Server, console: Console) -> None:
     with console.status("starting SGLang") as status:
         while (elapsed := time.monotonic() - started) < START_SECONDS:
             if server.process.poll() is not None:
-                raise UserError(f"the server did not start; the end of {server.log}:\n{_tail(server)}")
+                raise UserError(
+                    f"the server did not start; the end of {server.log}:\n{_tail(server)}"
+                )
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
                     return
@@ -110,7 +112,9 @@ def _how_to_go_on(server: Server, question: str, serve: bool) -> None:
     )
     print(f"\nOpenAI-compatible: {server.url}/v1")
     if serve:
-        print(f"  sglang-qwen3next-eagle3 chat --base-url {server.url} 'Sort a dict by its values.'")
+        print(
+            f"  sglang-qwen3next-eagle3 chat --base-url {server.url} 'Sort a dict by its values.'"
+        )
     else:
         print("Keep it running with `make serve`; then")
     print(f"  curl {server.url}/v1/chat/completions -H 'Content-Type: application/json' \\")

@@ -90,7 +90,7 @@ def install(model: Any, selection: AuxSelection) -> None:
     # Stock 0.5.17 does not tell the last layer that it is the last. With FlashInfer's all-reduce
     # fusion (automatic at TP > 1 on Hopper) it then leaves its all-reduce to a layer that does not
     # exist, and the final norm sees one rank's partial sum.
-    communicator = getattr(decoder.layers[-1], "layer_communicator", None)
+    communicator: Any = getattr(decoder.layers[-1], "layer_communicator", None)
     if hasattr(communicator, "is_last_layer"):
         communicator.is_last_layer = True
 
@@ -135,7 +135,9 @@ def choose_by(environment: str | None) -> Choose:
     """The rule of the plugin: the environment's selection, else the head's ids, else `card`."""
 
     def choose(target: Target, head_ids: Sequence[int] | None) -> Resolved:
-        wanted, allow_gdn = aux_layers.from_environment(environment) if environment else (None, False)
+        wanted, allow_gdn = (
+            aux_layers.from_environment(environment) if environment else (None, False)
+        )
         return aux_layers.resolve(
             target,
             wanted=wanted,

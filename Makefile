@@ -1,0 +1,50 @@
+# Everything runs in .venv, which each target makes first if it has to. PYTHON chooses 3.11 or 3.12.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test test-fast test-gpu lint format wheel clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(INSTALLED)  ## Serve the small pair on this machine's CPU, ask it a question, stop
+	@$(BIN)/python -m sglang_qwen3next_eagle3 demo
+
+serve: $(INSTALLED)  ## The same, but keep the server until Ctrl-C
+	@$(BIN)/python -m sglang_qwen3next_eagle3 demo --serve
+
+test: $(INSTALLED)  ## All tests but those that need a GPU
+	$(BIN)/python -m pytest -m "not gpu" --durations=10
+
+test-fast: $(INSTALLED)  ## The unit tests: seconds, no SGLang
+	$(BIN)/python -m pytest tests/unit
+
+test-gpu: $(INSTALLED)  ## By hand, on a machine with an H200
+	$(BIN)/python -m pytest -m gpu tests/gpu -s
+
+lint: $(INSTALLED)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## Let ruff sort and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(INSTALLED)  ## dist/*.whl
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# SGLang and its CUDA libraries are 9 GB; nothing else is installed outside constraints.txt.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (the first time about 4 minutes, 9 GB)"
+	@$(PIP) install --quiet -c constraints.txt hatchling editables
+	@$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+clean:  ## Remove what the targets made, .venv included
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

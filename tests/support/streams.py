@@ -1,0 +1,56 @@
+"""Stock SGLang's model runner in this process: prefill and decode, with the captured streams kept.
+
+Runs on a CPU with the CPU engine and on a GPU; no server, no scheduler, no draft worker.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class StreamRunner:
+    """One loaded target. Every `capture` starts from empty caches."""
+
+    def __init__(self, target: Path, flags: Sequence[str] = ()) -> None:
+        from sglang.benchmark import one_batch
+        from sglang.srt.plugins import load_plugins
+        from sglang.srt.server_args import PortArgs, prepare_server_args
+
+        load_plugins()
+        arguments = ["--model-path", str(target), "--disable-radix-cache", *flags]
+        server_args = prepare_server_args(arguments)
+        one_batch._set_envs_and_config(server_args)
+        one_batch.get_tokenizer = lambda *_, **__: None
+        self._batching: Any = one_batch
+        self._runner, _ = one_batch.load_model(
+            server_args, PortArgs.init_new(server_args), gpu_id=0, tp_rank=0
+        )
+        self.model = self._runner.torch_runner.model
+        self._passes: list[torch.Tensor] = []
+        self.model.model.register_forward_hook(self._keep)
+
+    def _keep(self, _module: Any, _arguments: Any, output: Any) -> None:
+        _, captured = output
+        self._passes.append(torch.stack([state.float().cpu() for state in captured]))
+
+    @torch.no_grad()
+    def capture(
+        self, prompt: Sequence[int], decode_steps: int
+    ) -> tuple[list[int], list[torch.Tensor]]:
+        """Greedy decoding after one prompt.
+
+        Returns:
+            the tokens, and per forward pass (prefill first) the streams, [streams, T, hidden]
+            float32, in the order in which SGLang captured them.
+        """
+        self._runner.clear()
+        self._passes.clear()
+        reqs = self._batching.prepare_synthetic_inputs_for_latency_test(1, len(prompt), [prompt])
+        next_token, _, batch = self._runner.extend(reqs)
+        tokens = next_token.tolist()
+        for _ in range(decode_steps):
+            next_token, _ = self._runner.decode(next_token, batch)
+            tokens += next_token.tolist()
+        return tokens, list(self._passes)

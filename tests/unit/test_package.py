@@ -1,0 +1,60 @@
+"""What the distribution promises, read from the files that promise it."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3 import __version__, plugin, resources
+from sglang_qwen3next_eagle3.overlay import contract
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_serve_admits_only_releases_with_a_manifest(pyproject: dict[str, Any]) -> None:
+    (requirement,) = pyproject["project"]["optional-dependencies"]["serve"]
+    release = re.fullmatch(r"sglang==(\S+)", requirement)
+    assert release is not None
+    assert release[1] in contract.known_releases()
+
+
+def test_the_plugin_s_entry_point_is_the_one_the_launcher_looks_for(
+    pyproject: dict[str, Any],
+) -> None:
+    points = pyproject["project"]["entry-points"]["sglang.srt.plugins"]
+    assert points == {plugin.NAME: f"{plugin.__name__}:{plugin.register.__name__}"}
+
+
+def test_the_versions_agree(pyproject: dict[str, Any]) -> None:
+    assert pyproject["project"]["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_data_folder_is_packaged(pyproject: dict[str, Any]) -> None:
+    included = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for folder, place in included.items():
+        assert (ROOT / folder).is_dir()
+        assert place == f"sglang_qwen3next_eagle3/data/{folder}"
+        assert resources.data_dir(folder).is_dir()
+
+
+def test_an_absent_data_folder_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError, match="reinstall"):
+        resources.data_dir("nothing")
+
+
+def test_constraints_pin_everything_without_addresses() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert len(pins) > 100
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", pin) for pin in pins)
+    names = [pin.split("==")[0].lower() for pin in pins]
+    assert names == sorted(names)
+    assert {"sglang", "torch", "transformers", "ruff", "mypy", "pytest"} <= set(names)

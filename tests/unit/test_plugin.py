@@ -1,0 +1,85 @@
+import pytest
+
+from sglang_qwen3next_eagle3 import plugin
+from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.overlay import capture, contract, hooks
+
+
+@pytest.fixture
+def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The targets of the hooks that would be applied."""
+    targets: list[str] = []
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.delenv(plugin.CPU_ENGINE_VARIABLE, raising=False)
+    monkeypatch.setattr(contract, "require", lambda parts: None)
+    monkeypatch.setattr(hooks, "apply", lambda table: targets.extend(h.target for h in table))
+    return targets
+
+
+@pytest.fixture
+def unsupported(monkeypatch: pytest.MonkeyPatch, applied: list[str]) -> None:
+    def refuse(parts: object) -> None:
+        raise UserError("SGLang 9.9 is not supported")
+
+    monkeypatch.setattr(contract, "require", refuse)
+
+
+def test_both_capture_hooks_are_applied(applied: list[str]) -> None:
+    plugin.register()
+    assert applied == [capture.SET_LAYERS, capture.FORWARD]
+
+
+def test_off_leaves_sglang_alone(applied: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "off")
+    plugin.register()
+    assert applied == []
+
+
+@pytest.mark.usefixtures("unsupported")
+def test_off_does_not_even_look_at_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "off")
+    plugin.register()
+
+
+@pytest.mark.parametrize("value", ["nonsense", "card now", "output:"])
+def test_a_selection_that_cannot_be_read_stops_the_process(
+    applied: list[str], monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, value)
+    with pytest.raises(SystemExit, match="cannot be read"):
+        plugin.register()
+    assert applied == []
+
+
+@pytest.mark.usefixtures("unsupported")
+def test_an_unsupported_release_stops_the_process_that_asked_for_a_selection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "card")
+    with pytest.raises(SystemExit, match=r"SGLang 9\.9 is not supported"):
+        plugin.register()
+
+
+@pytest.mark.usefixtures("unsupported")
+def test_an_unsupported_release_serves_other_models_and_refuses_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table: list[hooks.Hook] = []
+    monkeypatch.setattr(hooks, "apply", table.extend)
+    plugin.register()
+    assert [hook.target for hook in table] == [capture.SET_LAYERS]
+    with pytest.raises(SystemExit, match="not supported"):
+        table[0].replacement(lambda *_: None, object())
+
+
+@pytest.mark.usefixtures("unsupported")
+def test_a_release_without_the_symbol_is_left_alone_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def apply(table: object) -> None:
+        raise AttributeError("gone")
+
+    monkeypatch.setattr(hooks, "apply", apply)
+    plugin.register()
+    assert "is not active: SGLang 9.9" in caplog.text
