@@ -1,0 +1,138 @@
+"""The installed SGLang against its manifest, and the plugin inside it."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3 import plugin
+from sglang_qwen3next_eagle3.overlay import capture, contract
+from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
+from sglang_qwen3next_eagle3.resources import data_dir
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed() -> contract.Installed:
+    found = contract.installed_sglang()
+    assert found is not None
+    return found
+
+
+def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
+    manifest = contract.require(["capture", "cpu_engine"], installed)
+    assert manifest.release == installed.release
+
+
+def test_every_hook_is_in_the_manifest(installed: contract.Installed) -> None:
+    manifest = contract.read_manifest(installed.release)
+    listed = {s.target for s in manifest.symbols if s.role == "hooked"}
+    tables = [*capture.hooks(capture.choose_by(None)), *HOOKS]
+    assert {hook.target for hook in tables} == listed
+    whys = {symbol.target: symbol.why for symbol in manifest.symbols}
+    assert all(whys[hook.target] == hook.why for hook in tables)
+
+
+def load_plugins(
+    tmp_path: Path, check: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """SGLang's own `load_plugins()` in a fresh process, then `check`."""
+    code = f"from sglang.srt.plugins import load_plugins; load_plugins()\n{check}"
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SGLANG_")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**clean, **environment},
+    )
+
+
+CHECK = (
+    "from sglang.srt.models.qwen3_next import Qwen3NextForCausalLM as m;"
+    "print('hooked' if hasattr(m.set_eagle3_layers_to_capture, '__wrapped__') else 'stock')"
+)
+
+
+def test_sglang_finds_and_runs_the_plugin(tmp_path: Path) -> None:
+    ended = load_plugins(tmp_path, CHECK)
+    assert ended.stdout.splitlines()[-1] == "hooked", ended.stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS": "off"}, {"SGLANG_PLUGINS": "another"}],
+)
+def test_switched_off_or_filtered_out_it_leaves_sglang_alone(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    ended = load_plugins(tmp_path, CHECK, **environment)
+    assert ended.stdout.splitlines()[-1] == "stock", ended.stderr
+
+
+def test_a_changed_source_stops_the_process_with_one_line(
+    tmp_path: Path, installed: contract.Installed
+) -> None:
+    """A copy of this package whose manifest has another fingerprint, in front on the path."""
+    copy = tmp_path / "sglang_qwen3next_eagle3"
+    subprocess.run(["cp", "-r", str(ROOT / "sglang_qwen3next_eagle3"), str(copy)], check=True)
+    patches = tmp_path / "patches"
+    patches.mkdir()
+    for source in data_dir("patches").glob("*.toml"):
+        fingerprint = next(
+            s.fingerprint
+            for s in contract.read_manifest(installed.release).symbols
+            if s.target == capture.FORWARD
+        )
+        text = source.read_text().replace(fingerprint, "0" * 16)
+        (patches / source.name).write_text(text)
+    (tmp_path / "launch").mkdir()
+    environment = {"PYTHONPATH": str(tmp_path), "SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS": "card"}
+    ended = load_plugins(tmp_path, "print('served')", **environment)
+    assert ended.returncode != 0
+    assert "served" not in ended.stdout
+    line = ended.stderr.strip().splitlines()[-1]
+    assert f"SGLang {installed.release}: {capture.FORWARD} is not what this package hooks" in line
+    assert "supported releases: 0.5.14, 0.5.17, 0.5.23" in line
+
+
+def test_without_a_request_a_changed_source_stops_only_qwen3_next(tmp_path: Path) -> None:
+    """Other models of an unsupported release are served; the refusal waits in the setter."""
+    check = (
+        "from sglang.srt.models.qwen3_next import Qwen3NextForCausalLM as m;print('served');"
+        "m.set_eagle3_layers_to_capture(None)"
+    )
+    shim = tmp_path / "sitecustomize.py"
+    shim.write_text(
+        "from sglang_qwen3next_eagle3.overlay import contract\n"
+        "contract.known_releases = lambda: ('0.0.1',)\n"
+        "contract.installed_sglang = lambda: contract.Installed('9.9', None)\n"
+    )
+    ended = load_plugins(tmp_path, check, PYTHONPATH=str(tmp_path))
+    assert "served" in ended.stdout
+    assert ended.returncode != 0
+    assert "SGLang 9.9 is not supported: install one of 0.0.1" in ended.stderr.splitlines()[-1]
+
+
+def test_the_wheel_carries_the_data_and_the_entry_point(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    subprocess.run([*command, "--wheel-dir", str(tmp_path), str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        names = set(opened.namelist())
+        points = next(n for n in names if n.endswith("entry_points.txt"))
+        text = opened.read(points).decode()
+    package = "sglang_qwen3next_eagle3"
+    for kind, pattern in (("launch", "*.yaml"), ("patches", "*.toml")):
+        expected = {f"{package}/data/{kind}/{p.name}" for p in (ROOT / kind).glob(pattern)}
+        assert expected
+        assert expected <= names
+    assert f"{package}/demo/corpus.txt" in names
+    assert f"{package}/overlay/cpu_engine/shim/common_ops.py" in names
+    assert "[sglang.srt.plugins]" in text
+    assert f"{plugin.NAME} = {package}.plugin:register" in text
+    assert not [n for n in names if n.startswith(("tests/", "benchmarks/"))]

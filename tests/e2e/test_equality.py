@@ -1,0 +1,51 @@
+"""The invariant: greedy text with speculation is greedy text without it, token for token."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from tests.e2e.conftest import NEW_TOKENS, Oracle
+from tests.support.server import Server
+
+TREES = {"tree_server": (3, 4, 8), "chain_server": (3, 1, 4), "narrow_server": (5, 1, 6)}
+
+
+def generate(server: Server, prompt: list[int]) -> dict[str, Any]:
+    sampling = {"max_new_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True}
+    body = {"input_ids": prompt, "sampling_params": sampling}
+    reply = httpx.post(f"{server.url}/generate", json=body, timeout=300)
+    assert reply.status_code == 200, reply.text
+    answer: dict[str, Any] = reply.json()
+    return answer
+
+
+@pytest.fixture(params=TREES)
+def server(request: pytest.FixtureRequest) -> Server:
+    started: Server = request.getfixturevalue(request.param)
+    return started
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_greedy_text_equals_transformers_and_drafts_are_accepted(
+    server: Server, oracle: Oracle, at_once: int
+) -> None:
+    with ThreadPoolExecutor(at_once) as pool:
+        replies = list(pool.map(lambda prompt: generate(server, prompt), oracle.prompts))
+    different = [
+        (index, reply["output_ids"], answer)
+        for index, (reply, answer) in enumerate(zip(replies, oracle.answers, strict=True))
+        if reply["output_ids"] != answer
+    ]
+    assert not different
+    assert len(replies) >= 12
+    assert all(len(reply["output_ids"]) == NEW_TOKENS for reply in replies)
+    figures = [reply["meta_info"] for reply in replies]
+    tokens = sum(meta["completion_tokens"] for meta in figures)
+    steps = sum(meta["spec_verify_ct"] for meta in figures)
+    assert tokens / steps > 1.3
+    histogram = [sum(counts) for counts in zip(*(m["spec_accept_histogram"] for m in figures),
+                                               strict=True)]  # fmt: skip
+    assert histogram[3] > 0, "three drafts accepted in one step"
+    assert histogram[0] > 0, "and none in another"
+    print(f"accept length {tokens / steps:.2f}, accepted drafts a step {histogram}")
