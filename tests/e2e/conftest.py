@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.server import Server, free_port, running
 
 from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.demo.constructed import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.preflight import Options, plan
 from sglang_qwen3next_eagle3.profile import load
+from tests.support.server import Server, free_port, running
 
 NEW_TOKENS = 96
 QUESTIONS = (

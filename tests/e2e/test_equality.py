@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.e2e.conftest import NEW_TOKENS, Oracle
 from tests.support.server import Server
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import plain_command, refused, with_ids
-from tests.support.server import Server, free_port
 
 from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.demo.constructed import DemoPair
+from tests.e2e.conftest import plain_command, refused, with_ids
+from tests.support.server import Server, free_port
 
 LINE = "sglang-qwen3next-eagle3: auxiliary hidden states: "
 

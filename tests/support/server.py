@@ -36,7 +36,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], port: int, log: Path, environment: dict[str, str] | None = None
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    environment: dict[str, str] | None = None,
+    start_seconds: int = START_SECONDS,
 ) -> Iterator[Server]:
     """The command's server, healthy; it and its children are killed at the end."""
     with log.open("wb") as output:
@@ -49,7 +53,7 @@ def running(
         )
     server = Server(f"http://127.0.0.1:{port}", log, process)
     try:
-        _wait(server)
+        _wait(server, start_seconds)
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -61,12 +65,12 @@ def running(
             process.wait()
 
 
-def _wait(server: Server) -> None:
-    end = time.monotonic() + START_SECONDS
+def _wait(server: Server, start_seconds: int) -> None:
+    end = time.monotonic() + start_seconds
     while time.monotonic() < end:
         assert server.process.poll() is None, server.printed()[-4000:]
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
                 return
         time.sleep(0.3)
-    raise AssertionError(f"not healthy after {START_SECONDS} s\n{server.printed()[-4000:]}")
+    raise AssertionError(f"not healthy after {start_seconds} s\n{server.printed()[-4000:]}")
