@@ -24,7 +24,9 @@ DECODE_STEPS = 8
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> StreamRunner:
     target = write_fp8_target(tmp_path_factory.mktemp("models") / "fp8")
-    return StreamRunner(target, FLAGS)
+    runner = StreamRunner(target, FLAGS)
+    runner.spread_dummy_weights()
+    return runner
 
 
 def by_plugin(runner: StreamRunner, text: str) -> torch.Tensor:
@@ -63,6 +65,16 @@ def test_plugin_and_stock_capture_the_same_streams(
     report(f"{text} stock - stock", again - stock, stock)
     noise = (again - stock).abs().max()
     assert (ours - stock).abs().max() <= noise, "no further apart than two runs of stock itself"
+
+
+def test_every_layer_changes_the_stream(runner: StreamRunner) -> None:
+    """What makes the other tests mean something: no depth would pass for its neighbour."""
+    every = "input:" + ",".join(map(str, range(48))) + ",output:47"
+    streams = by_plugin(runner, every)
+    assert streams.isfinite().all()
+    steps = (streams[1:] - streams[:-1]).norm(dim=(1, 2)) / streams[:-1].norm(dim=(1, 2))
+    print(f"relative change from depth to depth: {steps.min():.3f} to {steps.max():.3f}")
+    assert steps.min() > 0.02
 
 
 def test_the_last_layer_s_output_is_what_the_final_norm_reads(runner: StreamRunner) -> None:

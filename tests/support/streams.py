@@ -36,6 +36,19 @@ class StreamRunner:
         self._passes.append(torch.stack([state.float().cpu() for state in captured]))
 
     @torch.no_grad()
+    def spread_dummy_weights(self) -> None:
+        """Give `--load-format dummy` weights a size at which every layer changes the stream.
+
+        SGLang draws them within 1e-3, where each layer's contribution is lost in bf16's rounding
+        and all depths carry the same stream: nothing that is compared there means anything.
+        """
+        for name, parameter in self.model.named_parameters():
+            if "scale" in name:
+                parameter.fill_(10.0)
+            elif parameter.dtype == torch.bfloat16 and "norm" not in name:
+                parameter.mul_(50.0)
+
+    @torch.no_grad()
     def capture(
         self, prompt: Sequence[int], decode_steps: int
     ) -> tuple[list[int], list[torch.Tensor]]:
