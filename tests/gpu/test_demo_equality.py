@@ -1,0 +1,76 @@
+"""The demo pair on one GPU in fp32: greedy text with speculation equals greedy text without it."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from sglang_qwen3next_eagle3.demo.constructed import demo_pair
+from sglang_qwen3next_eagle3.resources import data_dir
+from tests.support.server import Server, free_port, running
+
+pytestmark = pytest.mark.gpu
+
+NEW_TOKENS = 96
+FLAGS = (
+    "--dtype float32 --mem-fraction-static 0.2 --max-running-requests 8 --skip-server-warmup "
+    "--cuda-graph-bs-decode 1 8 --cuda-graph-bs-prefill 64 --disable-radix-cache "
+    "--max-total-tokens 32768 --attention-backend triton"
+).split()
+TREES = {"wide": (3, 4, 8), "chain": (3, 1, 4)}
+QUESTIONS = [f"Write a Python function, number {n}, to merge two sorted lists." for n in range(8)]
+
+
+def generate(server: Server, question: str) -> dict[str, Any]:
+    prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    sampling = {"max_new_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True}
+    body = {"text": prompt, "sampling_params": sampling}
+    reply = httpx.post(f"{server.url}/generate", json=body, timeout=120)
+    assert reply.status_code == 200, reply.text
+    answer: dict[str, Any] = reply.json()
+    return answer
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """By configuration ("none", "wide", "chain"): the answers, 8 at once."""
+    folder = tmp_path_factory.mktemp("demo")
+    pair = demo_pair()
+    commands: dict[str, list[str]] = {}
+    plain = ["-m", "sglang.launch_server", "--model-path", str(pair.target), *FLAGS]
+    commands["none"] = plain
+    for name, (steps, topk, draft) in TREES.items():
+        profile = yaml.safe_load((data_dir("launch") / "h200-fp8.yaml").read_text())
+        profile["tree"] = {"steps": steps, "topk": topk, "draft-tokens": draft}
+        own = folder / f"{name}.yaml"
+        own.write_text(yaml.safe_dump(profile, sort_keys=False))
+        launcher = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", str(own)]
+        launcher += ["--target", str(pair.target), "--head", str(pair.head), "--", *FLAGS]
+        commands[name] = launcher
+    collected = {}
+    with ExitStack() as stack:
+        for name, command in commands.items():
+            port = free_port()
+            log = Path(folder / f"{name}.log")
+            server = stack.enter_context(running([*command, "--port", str(port)], port, log))
+            with ThreadPoolExecutor(8) as pool:
+                collected[name] = list(pool.map(lambda q: generate(server, q), QUESTIONS))  # noqa: B023
+    return collected
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_speculation_changes_no_token(answers: dict[str, list[dict[str, Any]]], tree: str) -> None:
+    figures = [reply["meta_info"] for reply in answers[tree]]
+    tokens = sum(meta["completion_tokens"] for meta in figures)
+    steps = sum(meta["spec_verify_ct"] for meta in figures)
+    pairs = list(zip(answers[tree], answers["none"], strict=True))
+    equal = sum(ours["output_ids"] == plain["output_ids"] for ours, plain in pairs)
+    print(json.dumps({"tree": tree, "equal": equal, "of": len(pairs),
+                      "accept_length": round(tokens / steps, 3)}))  # fmt: skip
+    assert tokens / steps > 1.3
+    assert equal == len(pairs)
