@@ -23,11 +23,12 @@ from tests.support.server import Server, free_port, running
 pytestmark = pytest.mark.gpu
 
 TREES = {"wide": (3, 4, 8), "chain": (3, 1, 4)}
-# A first start captures graphs for every batch size; these are the ones that are measured.
+# A first start captures graphs for every batch size; these are the ones that are measured. Without
+# a load format of its own the head would be filled with dummy weights like the target.
 FLAGS = (
-    "--load-format dummy --skip-tokenizer-init --context-length 8192 --max-running-requests 8 "
-    "--mem-fraction-static 0.85 --cuda-graph-bs-decode 1 8 --cuda-graph-bs-prefill 64 256 "
-    "--disable-radix-cache --random-seed 1"
+    "--load-format dummy --speculative-draft-load-format auto --skip-tokenizer-init "
+    "--context-length 8192 --max-running-requests 8 --mem-fraction-static 0.85 "
+    "--cuda-graph-bs-decode 1 8 --disable-prefill-cuda-graph --disable-radix-cache --random-seed 1"
 ).split()
 NEW_TOKENS = 256
 

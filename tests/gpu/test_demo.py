@@ -1,4 +1,10 @@
-"""The demo pair on one GPU in fp32: greedy text with speculation equals greedy text without it."""
+"""The demo pair on one GPU: its drafts are accepted, and its text with and without speculation.
+
+In bf16, because SGLang's CUDA norms take no fp32. There the verify pass may round otherwise than
+the decode pass, so the share of equal answers is printed and not asserted; tests/e2e asserts
+equality in fp32 on the CPU. The accept length needs every captured stream, the last layer's output
+under CUDA graphs included: with other layers it falls to 2.0 (wide) and 1.7 (chain).
+"""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +24,7 @@ pytestmark = pytest.mark.gpu
 
 NEW_TOKENS = 96
 FLAGS = (
-    "--dtype float32 --mem-fraction-static 0.2 --max-running-requests 8 --skip-server-warmup "
+    "--dtype bfloat16 --mem-fraction-static 0.2 --max-running-requests 8 --skip-server-warmup "
     "--cuda-graph-bs-decode 1 8 --cuda-graph-bs-prefill 64 --disable-radix-cache "
     "--max-total-tokens 32768 --attention-backend triton"
 ).split()
@@ -64,13 +70,19 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_speculation_changes_no_token(answers: dict[str, list[dict[str, Any]]], tree: str) -> None:
+def test_drafts_are_accepted(answers: dict[str, list[dict[str, Any]]], tree: str) -> None:
     figures = [reply["meta_info"] for reply in answers[tree]]
     tokens = sum(meta["completion_tokens"] for meta in figures)
     steps = sum(meta["spec_verify_ct"] for meta in figures)
     pairs = list(zip(answers[tree], answers["none"], strict=True))
-    equal = sum(ours["output_ids"] == plain["output_ids"] for ours, plain in pairs)
-    print(json.dumps({"tree": tree, "equal": equal, "of": len(pairs),
-                      "accept_length": round(tokens / steps, 3)}))  # fmt: skip
-    assert tokens / steps > 1.3
-    assert equal == len(pairs)
+    same = [_common(ours["output_ids"], plain["output_ids"]) for ours, plain in pairs]
+    equal = same.count(NEW_TOKENS)
+    shares = {"equal": equal, "of": len(pairs), "equal_tokens": same}
+    print(json.dumps({"tree": tree, "accept_length": round(tokens / steps, 3), **shares}))
+    assert tokens / steps > {"wide": 2.3, "chain": 1.9}[tree]
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """How many tokens two answers share from their beginning."""
+    pairs = zip(one, other, strict=True)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), len(one))
