@@ -1,20 +1,18 @@
 """What a Qwen3-Next target is: layer kinds, sizes and bytes, from its `config.json` alone."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from sglang_qwen3next_eagle3 import weights
 from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.weights import LayerKind
 
-LayerKind = Literal["attention", "gdn"]
 MODEL_TYPE = "qwen3_next"
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
-# SGLang pads the vocabulary to this before it splits it over ranks
-# (layers/vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE).
-VOCAB_PADDING = 64
 
 
 def layer_kinds(config: Mapping[str, Any]) -> tuple[LayerKind, ...]:
@@ -42,21 +40,6 @@ def layer_kinds(config: Mapping[str, Any]) -> tuple[LayerKind, ...]:
         )
     interval = _positive(config, "full_attention_interval")
     return tuple("attention" if (i + 1) % interval == 0 else "gdn" for i in range(count))
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights of one kind over the whole model.
-
-    elements: parameters in all.
-    per_rank: parameters on one tensor-parallel rank.
-    quantized: FP8 checkpoints store these in blocks; the others stay in bf16.
-    """
-
-    name: str
-    elements: int
-    per_rank: int
-    quantized: bool
 
 
 @dataclass(frozen=True)
@@ -157,14 +140,14 @@ class Target:
                 )
         return None
 
-    def weights(self, tp: int = 1) -> tuple[Weights, ...]:
+    def weights(self, tp: int = 1) -> tuple[weights.Weights, ...]:
         """All weights that SGLang loads (the checkpoint's MTP layer is not among them)."""
-        return tuple(_weights(self, tp))
+        return tuple(weights.of(self.config, self.kinds, tp))
 
     @property
     def parameters(self) -> int:
         """Parameters of the whole model, embedding and lm_head included."""
-        return sum(weights.elements for weights in self.weights())
+        return sum(group.elements for group in self.weights())
 
     def weight_bytes(self, dtype: str | None = None, tp: int = 1) -> int:
         """Bytes of the weights on one rank, in `dtype` (default: the checkpoint's).
@@ -175,14 +158,14 @@ class Target:
         if dtype not in DTYPE_BYTES:
             raise UserError(f"unknown dtype {dtype!r}: one of {', '.join(DTYPE_BYTES)}")
         total = 0
-        for weights in self.weights(tp):
+        for group in self.weights(tp):
             if dtype != "fp8":
-                total += weights.per_rank * DTYPE_BYTES[dtype]
-            elif not weights.quantized:
-                total += weights.per_rank * DTYPE_BYTES["bfloat16"]
+                total += group.per_rank * DTYPE_BYTES[dtype]
+            elif not group.quantized:
+                total += group.per_rank * DTYPE_BYTES["bfloat16"]
             else:
                 rows, columns = self.fp8_block or (128, 128)
-                total += weights.per_rank + weights.per_rank // (rows * columns) * 4
+                total += group.per_rank + group.per_rank // (rows * columns) * 4
         return total
 
     def gdn_state_bytes(
@@ -257,62 +240,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{file} holds no JSON object")
     return config
-
-
-def _weights(target: Target, tp: int) -> Iterator[Weights]:
-    c = {key: int(target.config[key]) for key in _REQUIRED}
-    hidden, attention, gdn = (
-        target.hidden_size,
-        len(target.attention_layers),
-        len(target.gdn_layers),
-    )
-    tied = bool(target.config.get("tie_word_embeddings", False))
-
-    def split(name: str, elements: int, quantized: bool = False, ways: int = tp) -> Weights:
-        return Weights(name, elements, elements // ways, quantized)
-
-    padded = -(-c["vocab_size"] // VOCAB_PADDING) * VOCAB_PADDING
-    vocab = c["vocab_size"] * hidden
-    per_rank = padded * hidden // tp if tp > 1 else vocab
-    yield Weights("embed_tokens", vocab, per_rank, False)
-    if not tied:
-        yield Weights("lm_head", vocab, per_rank, False)
-
-    heads, kv_heads, width = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
-    # q_proj carries the output gate beside the queries (Qwen3-Next's attn_output_gate).
-    yield split("attention.q_proj", attention * 2 * heads * width * hidden, quantized=True)
-    # More ranks than KV heads: every rank holds one head, replicated.
-    kv = attention * 2 * kv_heads * width * hidden
-    yield split("attention.kv_proj", kv, quantized=True, ways=min(tp, kv_heads))
-    yield split("attention.o_proj", attention * heads * width * hidden, quantized=True)
-    yield split("attention.qk_norm", attention * 2 * width, ways=1)
-
-    key, value, channels = target._key_dim, target._value_dim, target._conv_channels
-    value_heads = c["linear_num_value_heads"]
-    yield split("gdn.in_proj_qkvz", gdn * (2 * key + 2 * value) * hidden, quantized=True)
-    yield split("gdn.in_proj_ba", gdn * 2 * value_heads * hidden)
-    yield split("gdn.conv1d", gdn * channels * c["linear_conv_kernel_dim"])
-    yield split("gdn.A_log, dt_bias", gdn * 2 * value_heads)
-    yield split("gdn.norm", gdn * target._value_head_dim, ways=1)
-    yield split("gdn.out_proj", gdn * value * hidden, quantized=True)
-
-    sparse = sum(_is_sparse(target.config, i) for i in range(target.num_layers))
-    dense = target.num_layers - sparse
-    expert = 3 * c["moe_intermediate_size"] * hidden
-    shared = 3 * c["shared_expert_intermediate_size"] * hidden
-    yield split("moe.gate", sparse * c["num_experts"] * hidden, ways=1)
-    yield split("moe.experts", sparse * c["num_experts"] * expert, quantized=True)
-    yield split("moe.shared_expert", sparse * shared, quantized=True)
-    yield split("moe.shared_expert_gate", sparse * hidden, ways=1)
-    if dense:
-        yield split("mlp", dense * 3 * c["intermediate_size"] * hidden, quantized=True)
-    yield split("layernorms", (2 * target.num_layers + 1) * hidden, ways=1)
-
-
-def _is_sparse(config: Mapping[str, Any], layer: int) -> bool:
-    if layer in (config.get("mlp_only_layers") or ()):
-        return False
-    return (layer + 1) % int(config.get("decoder_sparse_step") or 1) == 0
 
 
 def _positive(config: Mapping[str, Any], key: str) -> int:

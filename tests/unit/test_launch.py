@@ -1,5 +1,4 @@
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,38 +16,7 @@ from tests.conftest import (
     SMALL_TARGET,
     write_config,
 )
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a supported SGLang were there, with the plugin visible."""
-    monkeypatch.setattr(contract, "require", lambda parts: None)
-    monkeypatch.delenv("SGLANG_PLUGINS", raising=False)
-
-
-@pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What would have replaced this process."""
-    seen: dict[str, Any] = {}
-
-    def record(file: str, argv: list[str], environment: dict[str, str]) -> None:
-        seen.update(file=file, argv=argv, environment=environment)
-
-    monkeypatch.setattr("os.execvpe", record)
-    return seen
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    assert launch.main(list(argv)) == 2
-    printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1, "one line"
-    return printed.err
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.unit.conftest import error_of
 
 
 def dry_run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
@@ -188,144 +156,22 @@ def test_missing_profiles_and_checkpoints_are_named(
     )
 
 
-@pytest.mark.usefixtures("installed")
-class TestForReal:
-    @pytest.fixture
-    def argv(self, target_folder: Path, head_folder: Path) -> list[str]:
-        return [
-            "--profile", "b1", "--target", str(target_folder), "--head", str(head_folder),
-            "--port", str(free_port()),
-        ]  # fmt: skip
-
-    def test_sglang_takes_the_place_of_the_launcher(
-        self, argv: list[str], executed: dict[str, Any], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        launch.main([*argv, "--", "--log-level", "debug"])
-        assert executed["file"] == sys.executable
-        assert executed["argv"][:3] == [sys.executable, "-m", "sglang.launch_server"]
-        assert executed["argv"][-2:] == ["--log-level", "debug"]
-        assert executed["environment"][ENVIRONMENT_VARIABLE] == "card"
-        assert "PATH" in executed["environment"], "the caller's environment is kept"
-        assert "auxiliary hidden states: output:3,23,47 (card)" in capsys.readouterr().err
-
-    def test_a_hub_name_stays_the_name_of_the_served_model(
-        self,
-        argv: list[str],
-        executed: dict[str, Any],
-        monkeypatch: pytest.MonkeyPatch,
-        target_folder: Path,
-        head_folder: Path,
-    ) -> None:
-        folders = {"org/target": target_folder, "org/head": head_folder}
-        asked = []
-
-        def resolve(
-            name: str, revision: str | None, what: str, *, only_config: bool = False
-        ) -> Path:
-            asked.append((name, revision, "config" if only_config else what))
-            return folders[name]
-
-        monkeypatch.setattr(preflight.hub, "resolve", resolve)
-        argv[3], argv[5] = "org/target", "org/head"
-        launch.main([*argv, "--revision", "abc"])
-        assert asked == [
-            ("org/head", None, "head"), ("org/target", "abc", "config"),
-            ("org/target", "abc", "target"),
-        ], "a launch that cannot be must not cost a download of 160 GB"  # fmt: skip
-        words = executed["argv"]
-        assert words[words.index("--model-path") + 1] == str(target_folder)
-        assert words[words.index("--served-model-name") + 1] == "org/target"
-        assert "--revision" not in words, "the folder is the revision"
-
-    def test_the_head_s_own_ids_are_captured(
-        self, argv: list[str], executed: dict[str, Any], head_folder: Path
-    ) -> None:
-        ids = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 23, 47]}}
-        write_config(head_folder, {**SMALL_HEAD, **ids})
-        launch.main(argv)
-        assert executed["environment"][ENVIRONMENT_VARIABLE] == "output:1,23,47 allow-gdn"
-
-    @pytest.mark.parametrize(
-        ("selection", "words"),
-        [
-            ("output:3,23,48", "no layer 48"),
-            ("output:2,23,47", "2 are GDN layers"),
-            ("output:3,47", "2 named, the head's fc takes 3"),
-        ],
-    )
-    def test_a_selection_that_does_not_fit_is_refused(
-        self, argv: list[str], capsys: pytest.CaptureFixture[str], selection: str, words: str
-    ) -> None:
-        assert words in error_of(capsys, *argv, "--aux-layers", selection)
-
-    def test_gdn_layers_are_captured_on_request(
-        self, argv: list[str], executed: dict[str, Any]
-    ) -> None:
-        launch.main([*argv, "--aux-layers", "output:2,23,47", "--allow-gdn-aux"])
-        assert executed["environment"][ENVIRONMENT_VARIABLE] == "output:2,23,47 allow-gdn"
-
-    def test_a_head_of_another_target_is_refused(
-        self, argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-    ) -> None:
-        argv[3] = str(write_config(tmp_path / "other", CODER_NEXT))
-        assert "belongs to another target" in error_of(capsys, *argv)
-
-    def test_a_target_that_is_not_qwen3_next_is_refused(
-        self, argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-    ) -> None:
-        argv[3] = str(write_config(tmp_path / "other", {**CODER_NEXT, "model_type": "llama"}))
-        assert "of model_type 'llama', not 'qwen3_next'" in error_of(capsys, *argv)
-
-    def test_a_checkpoint_in_the_head_s_place_is_refused(
-        self, argv: list[str], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        argv[5] = argv[3]
-        assert "is not an EAGLE3 head" in error_of(capsys, *argv)
-
-    def test_a_port_in_use_is_refused(
-        self, argv: list[str], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", 0))
-            other.listen()
-            argv[-1] = str(other.getsockname()[1])
-            assert "is another server running there?" in error_of(capsys, *argv)
-
-    def test_ports_and_hosts_that_are_none_are_refused(
-        self, argv: list[str], capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert "port '70000'" in error_of(capsys, *argv, "--", "--port", "70000")
-        assert "TP 'x'" in error_of(capsys, *argv, "--", "--tp", "x")
-
-    def test_a_plugin_that_is_filtered_out_is_refused(
-        self,
-        argv: list[str],
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-        executed: dict[str, Any],
-    ) -> None:
-        monkeypatch.setenv("SGLANG_PLUGINS", "other, more")
-        assert "SGLANG_PLUGINS='other, more' keeps the plugin" in error_of(capsys, *argv)
-        monkeypatch.setenv("SGLANG_PLUGINS", "other, qwen3next_eagle3")
-        launch.main(argv)
-        assert executed
-
-    def test_a_package_that_is_not_installed_is_refused(
-        self,
-        argv: list[str],
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
-        assert "SGLang would not find the plugin" in error_of(capsys, *argv)
-
-
-@pytest.mark.usefixtures("installed")
-def test_offline_mode_is_honoured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("installed", "words"),
+    [
+        (None, "SGLang is not installed: pip install 'sglang-qwen3next-eagle3[serve]'"),
+        (contract.Installed("0.5.20", Path("x")), "SGLang 0.5.20 is not supported: install one of"),
+        (contract.Installed("0.5.17", Path("x")), "is not what this package hooks"),
+    ],
+    ids=["absent", "unknown release", "changed source"],
+)
+def test_an_sglang_that_is_not_a_reviewed_one_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    installed: contract.Installed | None,
+    words: str,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    argv = ("--profile", "b1", "--port", str(free_port()))
-    error = error_of(capsys, *argv, "--head", "nobody/absent-head")
-    assert "head nobody/absent-head is not in the local cache" in error
+    monkeypatch.setattr(contract, "installed_sglang", lambda: installed)
+    error = error_of(capsys, "--profile", "b1")
+    assert words in error
+    assert "0.5.14, 0.5.17, 0.5.23" in error

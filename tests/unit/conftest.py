@@ -1,0 +1,34 @@
+"""What the tests of the launcher share: a stand-in for SGLang, and its refusals."""
+
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3.overlay import contract
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a supported SGLang were there, with the plugin visible."""
+    monkeypatch.setattr(contract, "require", lambda parts: None)
+    monkeypatch.delenv("SGLANG_PLUGINS", raising=False)
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What would have replaced this process."""
+    seen: dict[str, Any] = {}
+
+    def record(file: str, argv: list[str], environment: dict[str, str]) -> None:
+        seen.update(file=file, argv=argv, environment=environment)
+
+    monkeypatch.setattr("os.execvpe", record)
+    return seen
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert launch.main(list(argv)) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1, "one line"
+    return printed.err
