@@ -1,16 +1,19 @@
 """What the tests of the launcher share: a stand-in for SGLang, and its refusals."""
 
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3 import launch, plugin, preflight
 from sglang_qwen3next_eagle3.overlay import contract
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a supported SGLang were there, with the plugin visible."""
+    point = EntryPoint(plugin.NAME, f"{plugin.__name__}:register", preflight.ENTRY_POINT_GROUP)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [point])
     monkeypatch.setattr(contract, "require", lambda parts: None)
     monkeypatch.delenv("SGLANG_PLUGINS", raising=False)
 
