@@ -1,24 +1,14 @@
 """The invariant: greedy text with speculation is greedy text without it, token for token."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
 
-import httpx
 import pytest
 
 from tests.e2e.conftest import NEW_TOKENS, Oracle
-from tests.support.server import Server
+from tests.support.server import Server, generate
 
 TREES = {"tree_server": (3, 4, 8), "chain_server": (3, 1, 4), "narrow_server": (5, 1, 6)}
-
-
-def generate(server: Server, prompt: list[int]) -> dict[str, Any]:
-    sampling = {"max_new_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True}
-    body = {"input_ids": prompt, "sampling_params": sampling}
-    reply = httpx.post(f"{server.url}/generate", json=body, timeout=300)
-    assert reply.status_code == 200, reply.text
-    answer: dict[str, Any] = reply.json()
-    return answer
 
 
 @pytest.fixture(params=TREES)
@@ -32,7 +22,8 @@ def test_greedy_text_equals_transformers_and_drafts_are_accepted(
     server: Server, oracle: Oracle, at_once: int
 ) -> None:
     with ThreadPoolExecutor(at_once) as pool:
-        replies = list(pool.map(lambda prompt: generate(server, prompt), oracle.prompts))
+        ask = partial(generate, server, NEW_TOKENS)
+        replies = list(pool.map(lambda ids: ask(input_ids=ids), oracle.prompts))
     different = [
         (index, reply["output_ids"], answer)
         for index, (reply, answer) in enumerate(zip(replies, oracle.answers, strict=True))

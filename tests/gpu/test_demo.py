@@ -12,13 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from sglang_qwen3next_eagle3.demo.constructed import demo_pair
 from sglang_qwen3next_eagle3.resources import data_dir
-from tests.support.server import Server, free_port, running
+from tests.support.server import Server, free_port, generate, running
 
 pytestmark = pytest.mark.gpu
 
@@ -32,14 +31,9 @@ TREES = {"wide": (3, 4, 8), "chain": (3, 1, 4)}
 QUESTIONS = [f"Write a Python function, number {n}, to merge two sorted lists." for n in range(8)]
 
 
-def generate(server: Server, question: str) -> dict[str, Any]:
+def ask(server: Server, question: str) -> dict[str, Any]:
     prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-    sampling = {"max_new_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True}
-    body = {"text": prompt, "sampling_params": sampling}
-    reply = httpx.post(f"{server.url}/generate", json=body, timeout=120)
-    assert reply.status_code == 200, reply.text
-    answer: dict[str, Any] = reply.json()
-    return answer
+    return generate(server, NEW_TOKENS, text=prompt)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +59,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
             log = Path(folder / f"{name}.log")
             server = stack.enter_context(running([*command, "--port", str(port)], port, log))
             with ThreadPoolExecutor(8) as pool:
-                collected[name] = list(pool.map(lambda q: generate(server, q), QUESTIONS))  # noqa: B023
+                collected[name] = list(pool.map(lambda q: ask(server, q), QUESTIONS))  # noqa: B023
     return collected
 
 

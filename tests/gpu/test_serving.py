@@ -12,13 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from sglang_qwen3next_eagle3.resources import data_dir
 from tests.support.full_size import write_fp8_target, write_random_head
-from tests.support.server import Server, free_port, running
+from tests.support.server import Server, free_port, generate, running
 
 pytestmark = pytest.mark.gpu
 
@@ -65,14 +64,9 @@ def server(
         shutil.copy(folder / "server.log", Path(os.environ["SERVER_LOGS"]) / f"{request.param}.log")
 
 
-def generate(server: Server, seed: int) -> dict[str, Any]:
+def answer(server: Server, seed: int) -> dict[str, Any]:
     prompt = [(7919 * (i + seed)) % 150000 for i in range(1, 257)]
-    sampling = {"max_new_tokens": NEW_TOKENS, "temperature": 0, "ignore_eos": True}
-    body = {"input_ids": prompt, "sampling_params": sampling}
-    reply = httpx.post(f"{server.url}/generate", json=body, timeout=120)
-    assert reply.status_code == 200, reply.text
-    answer: dict[str, Any] = reply.json()
-    return answer
+    return generate(server, NEW_TOKENS, input_ids=prompt)
 
 
 def test_the_plugin_captures_the_card_s_layers_and_the_traps_are_sprung(server: Server) -> None:
@@ -87,10 +81,10 @@ def test_the_plugin_captures_the_card_s_layers_and_the_traps_are_sprung(server: 
 
 @pytest.mark.parametrize("at_once", [1, 8])
 def test_requests_are_answered(server: Server, at_once: int) -> None:
-    generate(server, 100)
+    answer(server, 100)
     started = time.monotonic()
     with ThreadPoolExecutor(at_once) as pool:
-        replies = list(pool.map(lambda seed: generate(server, seed), range(at_once)))
+        replies = list(pool.map(lambda seed: answer(server, seed), range(at_once)))
     seconds = time.monotonic() - started
     assert all(len(reply["output_ids"]) == NEW_TOKENS for reply in replies)
     tokens = sum(reply["meta_info"]["completion_tokens"] for reply in replies)
@@ -101,4 +95,4 @@ def test_requests_are_answered(server: Server, at_once: int) -> None:
 
 
 def test_the_same_prompt_gives_the_same_answer(server: Server) -> None:
-    assert generate(server, 1)["output_ids"] == generate(server, 1)["output_ids"]
+    assert answer(server, 1)["output_ids"] == answer(server, 1)["output_ids"]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -26,6 +27,16 @@ class Server:
 
     def printed(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
+
+
+def generate(server: Server, new_tokens: int, **prompt: Any) -> dict[str, Any]:
+    """A greedy answer of exactly `new_tokens` tokens; prompt: `input_ids` or `text`."""
+    sampling = {"max_new_tokens": new_tokens, "temperature": 0, "ignore_eos": True}
+    body = {**prompt, "sampling_params": sampling}
+    reply = httpx.post(f"{server.url}/generate", json=body, timeout=300)
+    assert reply.status_code == 200, reply.text
+    answer: dict[str, Any] = reply.json()
+    return answer
 
 
 def free_port() -> int:
