@@ -67,10 +67,20 @@ def resolve(
         raise UserError(f"{what} {name} has no revision {revision}") from None
     except RepositoryNotFoundError:
         raise UserError(f"{what} {name} is not on the hub (or private: set HF_TOKEN)") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, HfHubHTTPError) as error:
+    except (
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        ConnectionError,
+        HfHubHTTPError,
+    ) as error:
         raise UserError(
             f"{what} {name}{at} is not in the local cache and the hub cannot be reached "
             f"({type(error).__name__}): go online, or give a local folder"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{what} {name}{at} cannot be stored in the local cache ({error.strerror or error}): "
+            "make room, or set HF_HOME to another folder; what is downloaded is kept"
         ) from None
     except HFValidationError as error:
         raise UserError(f"{what} {name}: {error}") from None

@@ -56,6 +56,7 @@ def test_a_hub_name_is_downloaded_at_its_revision(
         (errors.LocalEntryNotFoundError("x"), "not in the local cache and the hub cannot be"),
         (errors.OfflineModeIsEnabled("x"), "give a local folder"),
         (ConnectionError("x"), "the hub cannot be reached"),
+        (OSError(28, "No space left on device"), "cannot be stored.*No space left on device"),
         (errors.RepositoryNotFoundError("x", response=Response()), "is not on the hub"),
         (errors.GatedRepoError("x", response=Response()), "asks for consent"),
         (errors.RevisionNotFoundError("x", response=Response()), "has no revision v1"),
