@@ -1,0 +1,77 @@
+"""How far long work is, on standard error: a bar on a terminal, now and then a line in a log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """with Progress("regenerating", total=500, done=120) as progress: progress.advance()
+
+    total: None where it is not known; done: what an earlier run finished, which does not count
+    for the rate.
+    """
+
+    def __init__(
+        self, label: str, total: int | None, *, done: int = 0, unit: str = "conversations"
+    ) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self.label, self.total, self.unit = label, total, unit
+        self.count = self._start = done
+        self._started = self._said = time.monotonic()
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(label, total=total, completed=done, figures="")
+        self._interval = 0.1 if console.is_terminal else SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, count: int = 1) -> None:
+        self.count += count
+        now = time.monotonic()
+        if now - self._said < self._interval:
+            return
+        self._said = now
+        figures = self.figures(now - self._started)
+        if self._bar.disable:
+            print(f"{self.label}: {figures}", file=sys.stderr, flush=True)
+        else:
+            self._bar.update(self._task, completed=self.count, figures=figures)
+
+    def figures(self, seconds: float) -> str:
+        """`120/500 conversations, 3.2/s, 2 min left`, `seconds` after the start."""
+        rate = (self.count - self._start) / seconds if seconds > 0 else 0.0
+        known = f"/{self.total}" if self.total is not None else ""
+        line = f"{self.count}{known} {self.unit}, {rate:.1f}/s"
+        if self.total is not None and rate > 0:
+            line += f", {_duration((self.total - self.count) / rate)} left"
+        return line
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
