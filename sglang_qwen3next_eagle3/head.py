@@ -64,6 +64,16 @@ class Head:
         return int(self.config["hidden_size"])
 
     @property
+    def num_layers(self) -> int:
+        return int(self.config.get("num_hidden_layers") or 1)
+
+    @property
+    def head_dim(self) -> int:
+        return int(
+            self.config.get("head_dim") or self.hidden_size // self.config["num_attention_heads"]
+        )
+
+    @property
     def target_hidden_size(self) -> int:
         return int(self.config.get("target_hidden_size") or self.hidden_size)
 
@@ -150,12 +160,12 @@ class Head:
         hidden, target_hidden = self.hidden_size, self.target_hidden_size
         heads = int(c["num_attention_heads"])
         kv_heads = int(c.get("num_key_value_heads") or heads)
-        width = int(c.get("head_dim") or hidden // heads)
+        width = self.head_dim
         intermediate, vocab = int(c["intermediate_size"]), self.draft_vocab_size
         fc = self.tensors.get("fc.weight", TensorInfo((0, 0), ""))
         states = max(1, round(fc.shape[1] / target_hidden)) if len(fc.shape) == 2 else 3
         shapes: dict[str, tuple[int, ...]] = {"fc.weight": (hidden, states * target_hidden)}
-        for layer in range(int(c.get("num_hidden_layers") or 1)):
+        for layer in range(self.num_layers):
             prefix = "midlayer" if layer == 0 else f"layers.{layer}"
             # The first layer reads the token's embedding and the state side by side.
             into = 2 * hidden if layer == 0 else hidden
@@ -202,7 +212,7 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
                 for name in opened.keys():  # noqa: SIM118
                     part = opened.get_slice(name)
                     info = TensorInfo(tuple(part.get_shape()), str(part.get_dtype()))
-                    tensors[_normalise(name)] = info
+                    tensors[normalise(name)] = info
         except (SafetensorError, OSError) as error:
             raise UserError(
                 f"{file} is not a whole safetensors file ({error}): download or export it again"
@@ -210,8 +220,18 @@ def read_headers(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _normalise(name: str) -> str:
-    name = name.removeprefix("model.")
+_LEGACY = {"aux_norm_low": "fc_norm.0", "aux_norm_mid": "fc_norm.1", "aux_norm_high": "fc_norm.2"}
+
+
+def normalise(name: str) -> str:
+    """The published name of a tensor under any of the names that SGLang takes it by.
+
+    Without `model.`, the first layer as `midlayer`; `model.lm_head` is not a name SGLang knows.
+    """
+    if not name.startswith("model.lm_head"):
+        name = name.removeprefix("model.")
+    for legacy, current in _LEGACY.items():
+        name = name.replace(legacy, current)
     return f"midlayer{name.removeprefix('layers.0')}" if name.startswith("layers.0.") else name
 
 

@@ -44,10 +44,16 @@ def test_the_published_head_has_the_shapes_that_are_expected() -> None:
 
 def test_sglang_s_own_names_are_the_published_ones(tmp_path: Path) -> None:
     renamed = {
-        f"model.{name.replace('midlayer', 'layers.0')}": shape
+        name if name == "lm_head.weight" else f"model.{name.replace('midlayer', 'layers.0')}": shape
         for name, shape in SMALL_HEAD_SHAPES.items()
     }
     check(write_head(tmp_path / "h", shapes=renamed))
+
+
+def test_a_name_that_sglang_would_skip_is_not_taken_for_the_published_one(tmp_path: Path) -> None:
+    shapes = {f"model.{name}": shape for name, shape in SMALL_HEAD_SHAPES.items()}
+    with pytest.raises(UserError, match=r"lacks 1 tensors, first lm_head\.weight"):
+        check(write_head(tmp_path / "h", shapes=shapes))
 
 
 @pytest.mark.parametrize(
