@@ -17,7 +17,7 @@ from sglang_qwen3next_eagle3.training.formats import FORMATS
 
 SPELLING = "PATH_OR_NAME[,weight=W][,format=F][,config=C][,split=S][,revision=R]"
 _OPTIONS = ("weight", "format", "config", "split", "revision")
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _SUFFIXES = (".json", ".jsonl", ".gz", ".parquet")
 _CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -225,7 +225,7 @@ def _array(stream: io.BufferedIOBase, path: Path) -> Iterator[Record]:
     """The items of one JSON array, without holding the whole of it: ShareGPT is 640 MB of one."""
     decoder = json.JSONDecoder()
     text = io.TextIOWrapper(cast(BinaryIO, stream), "utf-8-sig")
-    buffer, at, line, number = text.read(_CHUNK), 0, 1, 0
+    buffer, at, line, number = "", 0, 1, 0
 
     def skip(pattern: re.Pattern[str]) -> None:
         nonlocal at, line
@@ -241,6 +241,8 @@ def _array(stream: io.BufferedIOBase, path: Path) -> Iterator[Record]:
         return bool(read)
 
     try:
+        while "[" not in buffer:
+            more()
         skip(re.compile(r"\s*\["))
         while True:
             skip(re.compile(r"[\s,]*"))
