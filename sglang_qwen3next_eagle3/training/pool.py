@@ -97,9 +97,9 @@ class Pool:
                     counts.bad[bad.reason] += 1
                     self.bad.add(opened, record, bad.reason, bad.detail)
                     continue
-                content = mixing.content_key(conversation, answers=self._rules.keep_answers)
-                if self._is_dropped(conversation, content, counts):
+                if self._is_dropped(conversation, counts):
                     continue
+                content = mixing.content_key(conversation)
                 prompt, offset = mixing.prompt_key(conversation), spool.tell()
                 candidates.append(Candidate(index, record.number, offset, content, prompt))
                 name = f"{opened.source.label}-{record.number}"
@@ -121,8 +121,9 @@ class Pool:
         for spool in self._spools:
             spool.close()
 
-    def _is_dropped(self, conversation: Conversation, content: bytes, counts: Counts) -> bool:
+    def _is_dropped(self, conversation: Conversation, counts: Counts) -> bool:
         rules = self._rules
+        content = mixing.content_key(conversation, answers=rules.keep_answers)
         if rules.keep_answers and _answer_chars(conversation) < rules.min_answer_chars:
             counts.too_short += 1
         elif content in self._seen:
