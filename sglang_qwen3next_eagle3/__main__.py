@@ -13,6 +13,7 @@ VERBS = {
     "launch": ("launch", "start SGLang with a profile"),
     "demo": ("demo.run", "serve the small pair on this machine's CPU and ask it a question"),
     "chat": ("client", "ask a running server, with the figures of the answer"),
+    "train": ("training.cli", "make a head: prepare, vocab, capture, run, export, evaluate"),
     "patches": ("patches", "what is hooked in SGLang, and whether it still holds"),
 }
 
