@@ -9,7 +9,7 @@ from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Finding, Installed, Manifest, Part, Symbol
 
-PARTS: tuple[Part, ...] = ("capture", "cpu_engine")
+PARTS: tuple[Part, ...] = ("capture", "cpu_engine", "prefill")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.resources import data_dir
 
-Part = Literal["capture", "cpu_engine", "training"]
+Part = Literal["capture", "cpu_engine", "prefill", "training"]
 Role = Literal["hooked", "relied_on"]
 _MANIFEST_NAME = re.compile(r"sglang-(?P<release>.+)\.toml")
 
@@ -157,8 +157,8 @@ def require(parts: Sequence[Part], installed: Installed | None = None) -> Manife
     for part in parts:
         if not manifest.of(part):
             raise UserError(
-                f"SGLang {installed.release} is supported on GPUs only, its manifest has no "
-                f"{part} part: install SGLang 0.5.17"
+                f"SGLang {installed.release} is supported for serving on GPUs only, its manifest "
+                f"has no {part} part: install SGLang 0.5.17"
             )
     for finding in compare(manifest, installed.root, parts):
         if finding.state != "ok":
