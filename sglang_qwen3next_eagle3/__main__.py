@@ -14,6 +14,7 @@ VERBS = {
     "demo": ("demo.run", "serve the small pair on this machine's CPU and ask it a question"),
     "chat": ("client", "ask a running server, with the figures of the answer"),
     "train": ("training.cli", "make a head: prepare, vocab, capture, run, export, evaluate"),
+    "head": ("head_verb", "what a head is, and which layers it was trained with"),
     "patches": ("patches", "what is hooked in SGLang, and whether it still holds"),
 }
 

@@ -1,16 +1,24 @@
-"""What an EAGLE3 head is: its config and its tensors, checked without reading the weights."""
+"""What an EAGLE3 head is: its config and its tensors, read without reading the weights."""
 
 import math
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3 import head_files
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.target import Target, read_config
+from sglang_qwen3next_eagle3.head_files import Files, Folder
+from sglang_qwen3next_eagle3.safetensors_header import ITEM_BYTES, Stored
+from sglang_qwen3next_eagle3.target import Target
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
+AUX_LAYERS_KEY = "qwen3next_eagle3_aux_layers"
+"""Where a head's config spells a selection that output ids cannot express."""
+_LEGACY = {"aux_norm_low": "fc_norm.0", "aux_norm_mid": "fc_norm.1", "aux_norm_high": "fc_norm.2"}
+_INTEGERS = {"I64": "q", "I32": "i"}
 
 
 @dataclass(frozen=True)
@@ -24,36 +32,75 @@ class TensorInfo:
     def elements(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def bytes(self) -> int:
+        return self.elements * ITEM_BYTES.get(self.dtype, 1)
+
+
+@dataclass(frozen=True)
+class DraftVocabulary:
+    """The two small tensors that map draft tokens to the target's.
+
+    offsets: `d2t`, [draft_vocab]: token i of the draft is token i + offsets[i] of the target.
+    known: `t2d`, [vocab]: whether the draft has a token; None where the file has no t2d, which
+        SGLang does not read.
+    """
+
+    offsets: tuple[int, ...]
+    known: tuple[bool, ...] | None
+
+    @cached_property
+    def target_ids(self) -> tuple[int, ...]:
+        return tuple(i + offset for i, offset in enumerate(self.offsets))
+
 
 @dataclass(frozen=True)
 class Head:
-    """An EAGLE3 head in a checkpoint folder: its config and the names, shapes and dtypes in it."""
+    """An EAGLE3 head: its config, and the names, shapes and dtypes of its tensors.
+
+    path: the checkpoint's folder, or its name on the hub.
+    tensors: by their published names, whatever the file calls them.
+    vocabulary: None where the file has no d2t (or one that is not made of integers).
+    """
 
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
+    vocabulary: DraftVocabulary | None = None
 
     @classmethod
     def from_path(cls, path: Path) -> "Head":
-        """Read `config.json` and the safetensors headers of a folder.
+        """Read `config.json`, the safetensors headers, d2t and t2d of a folder.
 
         Raises:
             UserError: not an EAGLE3 head, or no readable safetensors file.
         """
-        config = read_config(path)
-        architectures = config.get("architectures") or []
-        if ARCHITECTURE not in architectures:
-            raise UserError(
-                f"{path} is not an EAGLE3 head: its config.json names {architectures}, "
-                f"expected {ARCHITECTURE}"
-            )
-        return cls(path, config, read_headers(path))
+        return cls.from_files(Folder(path))
+
+    @classmethod
+    def from_files(cls, files: Files) -> "Head":
+        """As `from_path`, from wherever the files are."""
+        config = files.config()
+        if ARCHITECTURE not in (config.get("architectures") or []):
+            raise _not_eagle3(files, config)
+        found = head_files.headers(files)
+        tensors = {
+            normalise(name): TensorInfo(place.shape, place.dtype)
+            for name, (_, place) in found.items()
+        }
+        return cls(Path(files.name), config, tensors, _vocabulary(files, found))
 
     @property
     def layer_ids(self) -> list[Any] | None:
         """`eagle_aux_hidden_state_layer_ids` of its eagle_config, or None."""
-        ids = self._eagle_config.get("eagle_aux_hidden_state_layer_ids")
+        ids = self.eagle_config.get("eagle_aux_hidden_state_layer_ids")
         return list(ids) if ids else None
+
+    @property
+    def spelled_layers(self) -> str | None:
+        """The selection under our own key, as `aux_layers.parse` reads it, or None."""
+        spelled = self.config.get(AUX_LAYERS_KEY)
+        return None if spelled is None else str(spelled)
 
     @property
     def context_length(self) -> int:
@@ -80,14 +127,14 @@ class Head:
     @cached_property
     def aux_count(self) -> int:
         """How many auxiliary states fc takes: its input width over the target's hidden size."""
-        return self.tensors["fc.weight"].shape[1] // self.target_hidden_size
+        return self.tensors["fc.weight"].shape[-1] // self.target_hidden_size
 
     @property
     def draft_vocab_size(self) -> int:
         return int(self.config.get("draft_vocab_size") or self.config["vocab_size"])
 
     @property
-    def _eagle_config(self) -> Mapping[str, Any]:
+    def eagle_config(self) -> Mapping[str, Any]:
         return self.config.get("eagle_config") or {}
 
     @property
@@ -103,53 +150,13 @@ class Head:
         are missing, so nothing but this check tells.
 
         Raises:
-            UserError: the first thing that does not fit, and the way out.
+            UserError: the first error that `head inspect` reports about its files, and the way out.
         """
-        for key in ("hidden_size", "vocab_size", "num_attention_heads", "intermediate_size"):
-            if not isinstance(self.config.get(key), int):
-                raise UserError(f"the head {self.path}: its config.json has no {key}")
-        if self.target_hidden_size != target.hidden_size:
-            raise UserError(
-                f"the head {self.path} reads states of width {self.target_hidden_size}, "
-                f"the target's are {target.hidden_size} wide: it belongs to another target"
-            )
-        if self.config["vocab_size"] != target.vocab_size:
-            raise UserError(
-                f"the head {self.path} has a vocabulary of {self.config['vocab_size']}, "
-                f"the target one of {target.vocab_size}: it belongs to another target"
-            )
-        if self.config.get("tie_word_embeddings") and self.draft_vocab_size != target.vocab_size:
-            raise UserError(
-                f"the head {self.path}: tie_word_embeddings is true, but its draft vocabulary is "
-                "smaller than the target's: set it to false in its config.json"
-            )
-        if self._eagle_config.get("use_aux_hidden_state") is False:
-            raise UserError(
-                f"the head {self.path}: eagle_config.use_aux_hidden_state is false, so SGLang "
-                "would capture nothing: set it to true in its config.json"
-            )
-        self._check_tensors()
-        if self.declared_aux_count != self.aux_count:
-            raise UserError(
-                f"the head {self.path}: its fc takes {self.aux_count} states, its config.json says "
-                f"{self.declared_aux_count}: set num_aux_hidden_states to {self.aux_count}"
-            )
+        from sglang_qwen3next_eagle3 import head_findings
 
-    def _check_tensors(self) -> None:
-        expected = self.expected_tensors()
-        missing = [name for name in expected if name not in self.tensors]
-        if missing:
-            raise UserError(
-                f"the head {self.path} lacks {len(missing)} tensors, first {missing[0]}: "
-                "export it again (`specforge export --to sglang`)"
-            )
-        for name, shape in expected.items():
-            found = self.tensors[name].shape
-            if found != shape:
-                raise UserError(
-                    f"the head {self.path}: {name} is {_dims(found)}, its config.json and the "
-                    f"target ask for {_dims(shape)}"
-                )
+        for finding in head_findings.of(self, target):
+            if finding.level == "error":
+                raise UserError(f"the head {self.path}: {finding}")
 
     def expected_tensors(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes that a head of this config must have (norms, d2t and lm_head included).
@@ -165,6 +172,12 @@ class Head:
         fc = self.tensors.get("fc.weight", TensorInfo((0, 0), ""))
         states = max(1, round(fc.shape[1] / target_hidden)) if len(fc.shape) == 2 else 3
         shapes: dict[str, tuple[int, ...]] = {"fc.weight": (hidden, states * target_hidden)}
+        if c.get("bias"):
+            shapes["fc.bias"] = (hidden,)
+        if self.eagle_config.get("norm_before_fc", c.get("norm_before_fc")):
+            shapes["input_norm.weight"] = (states * target_hidden,)
+        if c.get("fc_norm") or c.get("use_aux_norm"):
+            shapes |= {f"fc_norm.{i}.weight": (target_hidden,) for i in range(states)}
         for layer in range(self.num_layers):
             prefix = "midlayer" if layer == 0 else f"layers.{layer}"
             # The first layer reads the token's embedding and the state side by side.
@@ -180,47 +193,19 @@ class Head:
                 f"{prefix}.hidden_norm.weight": (hidden,),
                 f"{prefix}.post_attention_layernorm.weight": (hidden,),
             }
+            if c.get("attention_bias") or c.get("bias"):
+                shapes[f"{prefix}.self_attn.o_proj.bias"] = (hidden,)
             if layer == 0:
                 shapes[f"{prefix}.input_layernorm.weight"] = (hidden,)
         shapes["norm.weight"] = (hidden,)
+        if target_hidden != hidden:
+            # SGLang shares the target's embedding only where the widths agree.
+            shapes["embed_tokens.weight"] = (int(c["vocab_size"]), hidden)
         if c.get("draft_vocab_size") and not c.get("tie_word_embeddings"):
             shapes["lm_head.weight"] = (vocab, hidden)
         if vocab != c["vocab_size"]:
             shapes["d2t"] = (vocab,)
         return shapes
-
-
-def read_headers(path: Path) -> dict[str, TensorInfo]:
-    """Names, shapes and dtypes of all tensors in the folder's safetensors files.
-
-    Names are normalised to the published ones: without `model.`, the first layer as `midlayer`.
-
-    Raises:
-        UserError: no safetensors file, or one that is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        other = [f.name for f in sorted(path.iterdir()) if f.suffix in {".bin", ".pt", ".pth"}]
-        found = f" (it has {other[0]}: convert it to safetensors)" if other else ""
-        raise UserError(f"{path} has no .safetensors file{found}")
-    tensors: dict[str, TensorInfo] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    part = opened.get_slice(name)
-                    info = TensorInfo(tuple(part.get_shape()), str(part.get_dtype()))
-                    tensors[normalise(name)] = info
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{file} is not a whole safetensors file ({error}): download or export it again"
-            ) from None
-    return tensors
-
-
-_LEGACY = {"aux_norm_low": "fc_norm.0", "aux_norm_mid": "fc_norm.1", "aux_norm_high": "fc_norm.2"}
 
 
 def normalise(name: str) -> str:
@@ -235,5 +220,40 @@ def normalise(name: str) -> str:
     return f"midlayer{name.removeprefix('layers.0')}" if name.startswith("layers.0.") else name
 
 
-def _dims(shape: tuple[int, ...]) -> str:
-    return f"({', '.join(map(str, shape))})"
+def is_eagle1(tensors: Mapping[str, TensorInfo]) -> bool:
+    """An EAGLE-1 or EAGLE-2 head: fc takes the embedding and one state, attention fc's result."""
+    fc, query = tensors.get("fc.weight"), tensors.get("midlayer.self_attn.q_proj.weight")
+    if fc is None or query is None or not len(fc.shape) == len(query.shape) == 2:
+        return False
+    hidden = fc.shape[0]
+    return fc.shape[1] == 2 * hidden and query.shape[1] == hidden
+
+
+def _not_eagle3(files: Files, config: Mapping[str, Any]) -> UserError:
+    architectures = config.get("architectures") or []
+    try:
+        found = head_files.headers(files)
+    except UserError:
+        found = {}
+    tensors = {normalise(n): TensorInfo(p.shape, p.dtype) for n, (_, p) in found.items()}
+    if "LlamaForCausalLMEagle" in architectures or is_eagle1(tensors):
+        return UserError(
+            f"{files.name} is an EAGLE-1 head, it reads one hidden state: serve it with SGLang's "
+            "--speculative-algorithm EAGLE, or give an EAGLE3 head"
+        )
+    return UserError(
+        f"{files.name} is not an EAGLE3 head: its config.json names {architectures}, "
+        f"expected {ARCHITECTURE}"
+    )
+
+
+def _vocabulary(files: Files, found: Mapping[str, tuple[str, Stored]]) -> DraftVocabulary | None:
+    if "d2t" not in found or found["d2t"][1].dtype not in _INTEGERS:
+        return None
+    file, place = found["d2t"]
+    offsets = array(_INTEGERS[place.dtype], files.read(file, place.start, place.stop))
+    known = None
+    if "t2d" in found and found["t2d"][1].dtype in {"BOOL", "U8"}:
+        file, place = found["t2d"]
+        known = tuple(map(bool, files.read(file, place.start, place.stop)))
+    return DraftVocabulary(tuple(offsets), known)

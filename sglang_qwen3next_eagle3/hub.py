@@ -1,11 +1,15 @@
 """A checkpoint by a local path or a hub name."""
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sglang_qwen3next_eagle3.errors import UserError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+PARTIAL_CONTENT = 206
 # What serving reads; other formats and original-weight folders of a repository stay there.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "tokenizer*"]
 
@@ -45,6 +49,63 @@ def resolve(
             raise UserError(f"{name} is a local folder: a revision goes with a hub name")
         return folder
     from huggingface_hub import snapshot_download
+
+    patterns = ["config.json"] if only_config else _PATTERNS
+    with _explained(name, revision, what):
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+
+
+class Remote:
+    """The files of a repository on the hub, read by ranges of bytes: nothing is downloaded whole.
+
+    Raises:
+        UserError: (also from `read`) not there, not reachable, or not allowed.
+    """
+
+    def __init__(self, name: str, revision: str | None = None, what: str = "checkpoint") -> None:
+        from huggingface_hub import HfApi
+
+        self.name, self._what = name, what
+        api = HfApi()
+        with _explained(name, revision, what):
+            info = api.model_info(name, revision=revision, files_metadata=True)
+        self._files = {file.rfilename: file for file in info.siblings or ()}
+        self._endpoint = api.endpoint
+        # What was listed is what is read, whatever is pushed in between.
+        self.revision = info.sha or revision
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each file."""
+        return {file: int(entry.size or 0) for file, entry in self._files.items()}
+
+    def sha256(self, file: str) -> str | None:
+        """Of a whole file, in hex, where the hub keeps it (large files)."""
+        lfs = self._files[file].lfs
+        return None if lfs is None else str(lfs.sha256)
+
+    def read(self, file: str, start: int, stop: int) -> bytes:
+        """Bytes start .. stop of a file."""
+        from huggingface_hub import constants, hf_hub_url, utils
+
+        if stop <= start:
+            return b""
+        url = hf_hub_url(self.name, file, revision=self.revision, endpoint=self._endpoint)
+        http: Any = utils
+        headers = {**http.build_hf_headers(), "Range": f"bytes={start}-{stop - 1}"}
+        with _explained(self.name, self.revision, self._what):
+            response = http.get_session().get(
+                url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            )
+            http.hf_raise_for_status(response)
+        content = bytes(response.content)
+        # A server that does not know ranges sends the whole file.
+        return content if response.status_code == PARTIAL_CONTENT else content[start:stop]
+
+
+@contextmanager
+def _explained(name: str, revision: str | None, what: str) -> Iterator[None]:
+    """What huggingface_hub raises about a repository, as one line with the way out."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -55,10 +116,13 @@ def resolve(
         RevisionNotFoundError,
     )
 
-    patterns = ["config.json"] if only_config else _PATTERNS
+    unreachable: tuple[type[Exception], ...] = (
+        LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HfHubHTTPError,
+    )  # fmt: skip
+    unreachable += _transport_errors()
     at = f" at revision {revision}" if revision else ""
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        yield
     except GatedRepoError:
         raise UserError(
             f"{what} {name} asks for consent: accept it on the hub, then set HF_TOKEN"
@@ -67,12 +131,7 @@ def resolve(
         raise UserError(f"{what} {name} has no revision {revision}") from None
     except RepositoryNotFoundError:
         raise UserError(f"{what} {name} is not on the hub (or private: set HF_TOKEN)") from None
-    except (
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        ConnectionError,
-        HfHubHTTPError,
-    ) as error:
+    except unreachable as error:
         raise UserError(
             f"{what} {name}{at} is not in the local cache and the hub cannot be reached "
             f"({type(error).__name__}): go online, or give a local folder"
@@ -84,3 +143,14 @@ def resolve(
         ) from None
     except HFValidationError as error:
         raise UserError(f"{what} {name}: {error}") from None
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What the HTTP library under huggingface_hub raises (httpx since 1.0, requests before)."""
+    import httpx
+
+    try:
+        import requests
+    except ImportError:
+        return (httpx.HTTPError,)
+    return (httpx.HTTPError, requests.RequestException)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sglang_qwen3next_eagle3 import aux_layers, hub, plugin
+from sglang_qwen3next_eagle3 import aux_layers, aux_record, head_selection, hub, plugin
 from sglang_qwen3next_eagle3 import profile as profiles
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.head import Head
+from sglang_qwen3next_eagle3.head_files import Folder
 from sglang_qwen3next_eagle3.profile import DEMO, Profile, last_value
 from sglang_qwen3next_eagle3.target import Target, read_config
 
@@ -51,8 +52,8 @@ class Launch:
 def plan(chosen: Profile, options: Options) -> Launch:
     """The command without resolving hub names or looking at this machine.
 
-    Local checkpoints are read as far as their `config.json`, so that their traps and selections
-    are in the printed command; what only the hub knows is decided at launch.
+    Of local checkpoints the configs and the head's headers are read, so that their traps and
+    selections are in the printed command; what only the hub knows is decided at launch.
 
     Raises:
         UserError: the profile, the options or a local config do not fit together.
@@ -70,14 +71,16 @@ def plan(chosen: Profile, options: Options) -> Launch:
     _check_flags(argv, chosen, options)
     environment = {**chosen.environment, **_cpu_environment(chosen)}
     target = Target.from_path(folder) if folder else None
-    config = read_config(head_folder) if head_folder else None
+    head = _peek(head_folder) if head_folder else None
     if target is not None:
         _check_tp(target, argv)
-    if target is not None and config is not None:
-        head = Head(head_folder or Path(), config, {})
-        selection = _selection(chosen, target, head, count=head.declared_aux_count)
-        environment[aux_layers.ENVIRONMENT_VARIABLE] = selection[0]
-        notes.append(selection[1])
+    if target is not None and head is not None:
+        if head.tensors:
+            head.check(target)
+        count = head.aux_count if head.tensors else head.declared_aux_count
+        value, explained = _selection(chosen, target, head, count, argv)
+        environment[aux_layers.ENVIRONMENT_VARIABLE] = value
+        notes += explained
         _spring_context_trap(target, head, argv, environment, notes)
     elif chosen.aux_layers is not None:
         environment[aux_layers.ENVIRONMENT_VARIABLE] = _unchecked_selection(chosen)
@@ -96,13 +99,13 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     argv = plan(chosen, options).argv
     _check_installation(chosen)
     _check_port(argv)
-    name, chosen = chosen.target, _with_demo_built(chosen)
+    asked, chosen = chosen, _with_demo_built(chosen)
     head = Head.from_path(hub.resolve(chosen.head, chosen.head_revision, "head"))
     revision = chosen.target_revision
     target = Target.from_path(hub.resolve(chosen.target, revision, "target", only_config=True))
     head.check(target)
     _check_tp(target, argv)
-    value, note = _selection(chosen, target, head, count=head.aux_count)
+    _, explained = _selection(asked, target, head, head.aux_count, argv)
     folders = {
         "target": str(hub.resolve(chosen.target, revision, "target")),
         "head": str(head.path),
@@ -111,12 +114,12 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     }
     launch = plan(chosen.model_copy(update=folders), options)
     argv = [sys.executable, *launch.argv[1:]]
-    if name != folders["target"] and last_value(argv, "--served-model-name") is None:
+    if asked.target != folders["target"] and last_value(argv, "--served-model-name") is None:
         at = len(argv) - len(options.extra)
-        argv[at:at] = ["--served-model-name", name]
-    environment = {**launch.environment, aux_layers.ENVIRONMENT_VARIABLE: value}
-    notes = [note, *(n for n in launch.notes if not n.startswith("auxiliary hidden states"))]
-    return replace(launch, argv=argv, environment=environment, notes=notes)
+        argv[at:at] = ["--served-model-name", asked.target]
+    # The same lines, with the checkpoints as the user spells them.
+    notes = [*explained, *launch.notes[len(explained) :]]
+    return replace(launch, argv=argv, notes=notes)
 
 
 def _with_demo_built(chosen: Profile) -> Profile:
@@ -144,6 +147,14 @@ def _local(name: str, what: str) -> Path | None:
         return hub.local_folder(name)
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
+
+
+def _peek(folder: Path) -> Head:
+    """A head as far as it can be read: a folder without weights is enough for a dry run."""
+    try:
+        return Head.from_path(folder)
+    except UserError:
+        return Head(folder, read_config(folder), {})
 
 
 def _check_flags(argv: Sequence[str], chosen: Profile, options: Options) -> None:
@@ -181,17 +192,24 @@ def _check_tp(target: Target, argv: Sequence[str]) -> None:
         raise UserError(f"{error}: use --tp {' or '.join(map(str, fitting))}")
 
 
-def _selection(chosen: Profile, target: Target, head: Head, count: int) -> tuple[str, str]:
-    """The value of the plugin's environment variable, and the line that explains it."""
-    resolved = aux_layers.resolve(
-        target,
-        wanted=chosen.aux_layers,
-        wanted_source="option or profile",
-        head_ids=head.layer_ids,
-        count=count,
-        allow_gdn=chosen.allow_gdn_aux,
+def _selection(
+    chosen: Profile, target: Target, head: Head, count: int, argv: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The value of the plugin's environment variable, and the lines that explain it."""
+    option = chosen.aux_layers
+    # An option decides alone; a calibration that is not asked for is not read either.
+    record = None if option is not None else aux_record.find(Folder(head.path))
+    resolved = head_selection.resolve(
+        head, target, record, count=count, option=option, allow_gdn=chosen.allow_gdn_aux
     )
-    return aux_layers.to_environment(resolved.selection, target), resolved.describe(target)
+    notes = [resolved.describe(target)]
+    if option is None:
+        command = f"{head_selection.CALIBRATE} --target {chosen.target} --head {chosen.head}"
+        tp = last_value(argv, *TP_FLAGS)
+        command += f" --tp {tp}" if tp not in (None, "1") else ""
+        doubts = head_selection.doubts(head, target, record, command)
+        notes += [f"warning: {doubt}" for doubt in doubts]
+    return aux_layers.to_environment(resolved.selection, target), notes
 
 
 def _unchecked_selection(chosen: Profile) -> str:

@@ -52,7 +52,7 @@ def test_sglang_s_own_names_are_the_published_ones(tmp_path: Path) -> None:
 
 def test_a_name_that_sglang_would_skip_is_not_taken_for_the_published_one(tmp_path: Path) -> None:
     shapes = {f"model.{name}": shape for name, shape in SMALL_HEAD_SHAPES.items()}
-    with pytest.raises(UserError, match=r"lacks 1 tensors, first lm_head\.weight"):
+    with pytest.raises(UserError, match=r"lacks 1 tensor, lm_head\.weight,"):
         check(write_head(tmp_path / "h", shapes=shapes))
 
 
@@ -81,7 +81,7 @@ def test_a_config_that_would_serve_wrongly_is_refused(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"fc.weight": None}, "lacks 1 tensors, first fc.weight"),
+        ({"fc.weight": None}, "lacks 1 tensor, fc.weight,"),
         ({"midlayer.mlp.down_proj.weight": (16, 8)}, r"down_proj\.weight is \(16, 8\)"),
         ({"fc.weight": (24, 8)}, r"fc\.weight is \(24, 8\)"),
         ({"norm.weight": None, "lm_head.weight": None}, "lacks 2 tensors"),
