@@ -110,14 +110,17 @@ class PrefillRunner:
         parts: list[contract.Part] = ["capture", "prefill"]
         contract.require([*parts, "cpu_engine"] if device == "cpu" else parts)
         self.max_length = max_length
-        self.batch_tokens = max(batch_tokens or BATCH_TOKENS[device], max_length)
+        pages = -(-max(batch_tokens or BATCH_TOKENS[device], max_length) // _PAGE)
+        self.batch_tokens = pages * _PAGE  # SGLang wants whole pages of its chunk size
         self._keep_log = log is not None
         self._log = log or _temporary_log()
         self._ranks: list[tuple[subprocess.Popen[bytes], Channel]] = []
         flags = [
             *("--disable-cuda-graph", "--disable-radix-cache", "--skip-server-warmup"),
             *_FLAGS[device],
-            *("--max-running-requests", str(BATCH_PROMPTS)),
+            *("--max-running-requests", str(BATCH_PROMPTS), "--random-seed", "0"),
+            # Nothing is chunked here; SGLang leaves memory for the activations of one chunk.
+            *("--chunked-prefill-size", str(self.batch_tokens)),
             *("--max-total-tokens", str(self.batch_tokens + BATCH_PROMPTS * _PAGE)),
             *(("--dtype", dtype) if dtype else ()),
             *extra,
@@ -187,9 +190,10 @@ class PrefillRunner:
                 under_way = self._ask(next(remaining, None), dtype)
                 parts = torch.split(streams, lengths, dim=1), torch.split(last_hidden, lengths)
                 yield [Prefill(*pair) for pair in zip(*parts, strict=True)]
-        finally:
+        except GeneratorExit:
             if under_way is not None and self._ranks:
-                self._collect({0})
+                self._collect({0})  # else the next caller would get these states
+            raise
 
     def _ask(self, prompts: Sequence[Sequence[int]] | None, dtype: torch.dtype) -> list[int] | None:
         if prompts is None:
