@@ -234,7 +234,8 @@ class PrefillRunner:
         if isinstance(message, prefill_rank.Failed):
             self._keep_log = True
             self.close(grace=0)
-            raise UserError(f"SGLang stopped in rank {rank}: {message.what} (log: {self._log})")
+            what = message.what or _last_line(self._log)
+            raise UserError(f"SGLang stopped in rank {rank}: {what} (log: {self._log})")
         return message, tensors
 
     def close(self, grace: float = 10.0) -> None:
@@ -296,6 +297,11 @@ def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
         return f"it ended with status {status}"
     name = signal.Signals(-status).name
     return f"{name}, out of memory?" if name == "SIGKILL" else name
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def _temporary_log() -> Path:

@@ -10,10 +10,11 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Failed:
-    """The last message of a rank that cannot go on. what: one line for people."""
+    """The last message of a rank that cannot go on. what: one line for people, or "" where the
+    log ends with it."""
 
     what: str
 
@@ -155,10 +157,10 @@ def _split(ids: Tensor, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def describe(error: BaseException) -> str:
-    """One line: the error's kind and the first line of what it says."""
+    """One line: the error's kind and the first line of what it says; "" where SGLang has written
+    the reason to its log and exits."""
     if isinstance(error, SystemExit):
-        code: str | int | Literal["nothing"] = "nothing" if error.code is None else error.code
-        return code if isinstance(code, str) else f"SGLang ended with status {code}"
+        return error.code if isinstance(error.code, str) else ""
     first = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
@@ -170,11 +172,10 @@ def main() -> None:
     try:
         serve(channel)
     except BaseException as error:
-        import traceback
-
-        traceback.print_exc()
-        channel.send(Failed(describe(error)))
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
         sys.stderr.flush()
+        channel.send(Failed(describe(error)))
         os._exit(1)
     # SGLang's threads and NCCL's teardown have nothing left to do.
     os._exit(0)
