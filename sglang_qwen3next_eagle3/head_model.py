@@ -42,12 +42,12 @@ class HeadModel:
         self.head_dim = head.head_dim
         self.layers = [f"layers.{i}" if i else "midlayer" for i in range(head.num_layers)]
         self.norm_output = bool(config.get("norm_output", False))
-        self._t = dict(tensors)
-        self._rotary = _rotary(head, self._t["fc.weight"].device)
+        self.tensors = dict(tensors)
+        self._rotary = _rotary(head, self.tensors["fc.weight"].device)
 
-        rows = len(self._t["lm_head.weight"])
-        offsets = self._t.get("d2t", torch.zeros(rows, dtype=torch.int64))
-        device = self._t["fc.weight"].device
+        rows = len(self.tensors["lm_head.weight"])
+        offsets = self.tensors.get("d2t", torch.zeros(rows, dtype=torch.int64))
+        device = self.tensors["fc.weight"].device
         self.target_ids = (torch.arange(rows) + offsets.cpu()).to(device)
         """The target's token of each token of the draft vocabulary, [draft_vocab]."""
 
@@ -84,22 +84,22 @@ class HeadModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._t["fc.weight"].dtype
+        return self.tensors["fc.weight"].dtype
 
     @property
     def device(self) -> torch.device:
-        return self._t["fc.weight"].device
+        return self.tensors["fc.weight"].device
 
     @torch.no_grad()
     def project(self, aux: Tensor) -> Tensor:
         """fc over the auxiliary states, [T, count * target_hidden] to [T, hidden]."""
         aux = aux.to(self.device, self.dtype)
-        if "input_norm.weight" in self._t:
+        if "input_norm.weight" in self.tensors:
             aux = self._norm(aux, "input_norm")
-        if "fc_norm.0.weight" in self._t:
+        if "fc_norm.0.weight" in self.tensors:
             slots = aux.chunk(self.head.aux_count, dim=-1)
             aux = torch.cat([self._norm(s, f"fc_norm.{i}") for i, s in enumerate(slots)], dim=-1)
-        return F.linear(aux, self._t["fc.weight"], self._t.get("fc.bias"))
+        return F.linear(aux, self.tensors["fc.weight"], self.tensors.get("fc.bias"))
 
     def predict(self, aux: Tensor, ids: Tensor, steps: int) -> list[Tensor]:
         """Logits of every chain's drafts over one text, teacher-forced.
@@ -120,7 +120,7 @@ class HeadModel:
         """As `predict`, one step at a time, from `project`'s result, [T, hidden]."""
         if not 0 < steps < len(ids):
             raise ValueError(f"{steps} steps need a text of more than {steps} tokens")
-        embedded = F.embedding(ids.to(self.device), self._t["embed_tokens.weight"])
+        embedded = F.embedding(ids.to(self.device), self.tensors["embed_tokens.weight"])
         cos, sin = self._cos_sin(len(ids))
         caches: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.layers]
         hidden = projected
@@ -140,7 +140,7 @@ class HeadModel:
                 residual = residual + self._mlp(layer, normed)
             normed = self._norm(residual, "norm")
             hidden = normed if self.norm_output else residual
-            yield F.linear(normed, self._t["lm_head.weight"])
+            yield F.linear(normed, self.tensors["lm_head.weight"])
 
     def _attention(
         self,
@@ -171,10 +171,10 @@ class HeadModel:
         return self._linear(F.silu(gate) * up, f"{layer}.mlp.down_proj")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self._t[f"{name}.weight"], self._t.get(f"{name}.bias"))
+        return F.linear(x, self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias"))
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
-        return rms_norm(x, self._t[f"{name}.weight"], self.eps)
+        return rms_norm(x, self.tensors[f"{name}.weight"], self.eps)
 
     def _cos_sin(self, length: int) -> tuple[Tensor, Tensor]:
         """[length, 1, rotary width] each, float32."""

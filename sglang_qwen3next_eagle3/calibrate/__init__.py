@@ -1,0 +1,8 @@
+"""`head calibrate`: which auxiliary layers was a head trained with? Measured, not assumed.
+
+states.py   the target's streams over prompts, once, prompt by prompt on disk
+scoring.py  how well a head drafts from a selection of them
+search.py   coordinate descent over the streams of each slot
+verdict.py  which selection it is, and how sure that is
+run.py      the verb
+"""

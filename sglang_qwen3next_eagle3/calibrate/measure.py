@@ -1,0 +1,106 @@
+"""The measurement: named selections, a search that knows none of them, and what it comes to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sglang_qwen3next_eagle3.aux_layers import AuxSelection
+from sglang_qwen3next_eagle3.calibrate import scoring, search, verdict
+from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Score, Texts
+from sglang_qwen3next_eagle3.calibrate.search import Descent
+from sglang_qwen3next_eagle3.calibrate.verdict import Verdict
+from sglang_qwen3next_eagle3.head_model import HeadModel
+from sglang_qwen3next_eagle3.target import Target
+
+Task = Callable[[str, int], Callable[[], None]]
+"""Starts a piece of work by its label and size; the result is called for each part of it done."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """verdict: of all candidates that were scored with every draft step.
+
+    searched: where the search ended that started from no named selection.
+    profile: [slots][layers + 1], first-step top-1 agreement of every stream in a slot, the other
+        slots as in the best selection that a search found (`around`).
+    sweeps: slots that were gone through.
+    """
+
+    verdict: Verdict
+    searched: Depths
+    around: Depths
+    profile: tuple[tuple[float, ...], ...]
+    sweeps: int
+
+
+class Sweeps:
+    """Sweeps of one head over one set of texts; none is made twice."""
+
+    def __init__(self, model: HeadModel, texts: Texts, streams: int, task: Task) -> None:
+        self._model, self._texts = model, texts
+        self._streams, self._task = streams, task
+        self._scores: dict[tuple[int, Depths], list[Score]] = {}
+
+    def scores(self, depths: Depths, slot: int) -> list[Score]:
+        others = (*depths[:slot], *depths[slot + 1 :])
+        key = slot, others
+        if key not in self._scores:
+            label = f"search, slot {slot + 1} of {len(depths)}, sweep {len(self._scores) + 1}"
+            done = self._task(label, self._streams * len(self._texts))
+            self._scores[key] = scoring.sweep(self._model, self._texts, depths, slot, done)
+        return self._scores[key]
+
+    def loglik(self, depths: Depths, slot: int) -> list[float]:
+        return [score.mean_loglik for score in self.scores(depths, slot)]
+
+    @property
+    def made(self) -> int:
+        return len(self._scores)
+
+
+def measure(
+    model: HeadModel,
+    texts: Texts,
+    target: Target,
+    *,
+    own: AuxSelection | None = None,
+    steps: int = 3,
+    seed: int = 0,
+    task: Task = lambda label, total: lambda: None,
+) -> Measurement:
+    """Which selection of the target's streams the head was trained with.
+
+    own: the selection that the head's config names, if it names one.
+    steps: drafts in the chains that accept length is predicted for.
+    """
+    count = model.head.aux_count
+    sweeps = Sweeps(model, texts, target.num_layers + 1, task)
+    start = search.even_start(target.num_layers, count)
+    descent = search.descend(sweeps.loglik, start)
+    searched = descent.depths
+
+    named = verdict.known_selections(target, count, own)
+    wanted = list(dict.fromkeys([*(depths for _, depths in named), searched]))
+    done = task("named selections", len(wanted) * len(texts))
+    scores = dict(zip(wanted, scoring.score(model, texts, wanted, steps, done), strict=True))
+
+    best = max(scores, key=lambda depths: scores[depths].mean_loglik)
+    if best != searched:
+        # The search is stuck where a named selection is better: it goes on from there.
+        descent = search.descend(sweeps.loglik, best)
+    more = [depths for depths in (descent.depths, *descent.rivals()) if depths not in scores]
+    done = task("the best and their rivals", len(more) * len(texts))
+    scores |= dict(zip(more, scoring.score(model, texts, more, steps, done), strict=True))
+    profile = _profile(sweeps, descent)
+
+    best = max(scores, key=lambda depths: scores[depths].mean_loglik)
+    done = task("the control", len(texts))
+    (control,) = scoring.score(model, texts, [best], steps, done, displaced=True)
+    judged = verdict.judge(named, scores, control, seed)
+    return Measurement(judged, searched, descent.depths, profile, sweeps.made)
+
+
+def _profile(sweeps: Sweeps, descent: Descent) -> tuple[tuple[float, ...], ...]:
+    slots = range(len(descent.depths))
+    return tuple(
+        tuple(score.top1[0] for score in sweeps.scores(descent.depths, slot)) for slot in slots
+    )

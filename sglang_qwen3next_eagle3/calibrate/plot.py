@@ -1,0 +1,65 @@
+"""Top-1 agreement by stream for each slot of fc, as a picture."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.calibrate.measure import Measurement
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.target import Target
+
+
+def require() -> None:
+    """Raises UserError where matplotlib is not installed: better before the measurement."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("--plot needs matplotlib: pip install matplotlib") from None
+
+
+def save(measurement: Measurement, target: Target, title: str, path: Path) -> None:
+    """One panel a slot: the share of first drafts that are the target's, for every stream there.
+
+    Each point is both the output of a layer and the input of the next; the others of the slots
+    are as in the best selection found.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    # Not pyplot, which keeps figures and looks for a display. Untyped, so by name.
+    figures: Any = importlib.import_module("matplotlib.figure")
+    agg: Any = importlib.import_module("matplotlib.backends.backend_agg")
+    slots = len(measurement.profile)
+    size = (max(6.0, 0.22 * target.num_layers), 2.2 * slots)
+    figure = figures.Figure(figsize=size, layout="constrained")
+    agg.FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(slots, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    depths = range(target.num_layers + 1)
+    for slot, (panel, values) in enumerate(zip(axes, measurement.profile, strict=True)):
+        for layer in target.attention_layers:
+            panel.axvspan(layer + 0.6, layer + 1.4, color="0.9", zorder=0)
+        panel.plot(depths, values, marker=".", markersize=4, linewidth=1)
+        best = measurement.around[slot]
+        panel.plot([best], [values[best]], marker="o", markersize=7, color="tab:red")
+        panel.annotate(
+            _name(best),
+            (best, values[best]),
+            textcoords="offset points",
+            xytext=(6, -3),
+            fontsize=8,
+        )
+        panel.set_ylabel(f"slot {slot + 1}\ntop-1 agreement", fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.set_ylim(bottom=0)
+    step = max(1, -(-target.num_layers // 16))
+    axes[-1].set_xticks(range(0, target.num_layers + 1, step))
+    axes[-1].set_xticklabels([_name(depth) for depth in depths[::step]], rotation=60, ha="right")
+    axes[-1].set_xlabel("stream (grey: what an attention layer puts out)", fontsize=8)
+    try:
+        figure.savefig(path, format="png", dpi=150)
+    except OSError as error:
+        raise UserError(f"cannot write the plot {path}: {error.strerror or error}") from None
+
+
+def _name(depth: int) -> str:
+    return f"output@{depth - 1}" if depth else "input@0"

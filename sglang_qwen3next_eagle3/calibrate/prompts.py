@@ -1,0 +1,133 @@
+"""The texts that a head is calibrated on: built in, or the user's."""
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.target import Target
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+"""A text as it stands, or a conversation in the target's chat format."""
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+def built_in() -> list[Prompt]:
+    """Short programs and conversations about code, written for this purpose."""
+    text = files(__package__).joinpath("prompts.jsonl").read_text(encoding="utf-8")
+    return list(_parse(text, "prompts.jsonl"))
+
+
+def read(path: Path) -> list[Prompt]:
+    """A JSONL file with `text`, `messages` or `conversations` in each line, else one plain text.
+
+    Raises:
+        UserError: no such file, or a line that is none of these.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the prompts {path}: {error}") from None
+    prompts: list[Prompt] = [text]
+    if path.suffix == ".jsonl":
+        prompts = list(_parse(text, str(path)))
+    if not any(prompts):
+        raise UserError(f"{path} holds no prompts")
+    return prompts
+
+
+def tokenize(prompts: list[Prompt], folder: Path, length: int) -> list[list[int]]:
+    """Token ids; texts longer than `length` tokens are cut into pieces, short ends dropped.
+
+    Raises:
+        UserError: the target's folder has no tokenizer, or no chat format where one is needed.
+    """
+    from transformers import AutoTokenizer
+
+    # Without these transformers makes an empty tokenizer of the architecture's kind.
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"the target {folder} has no tokenizer: give a whole checkpoint")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the target {folder} has no tokenizer that can be read ({_first_line(error)}): "
+            "download it again"
+        ) from None
+    found: list[list[int]] = []
+    for prompt in prompts:
+        ids = _encode(prompt, tokenizer, folder)
+        pieces = [ids[start : start + length] for start in range(0, len(ids), length)]
+        found += [piece for piece in pieces if len(piece) >= min(length, MIN_TOKENS)]
+    if not found:
+        raise UserError(f"the prompts have fewer than {MIN_TOKENS} tokens each: give longer ones")
+    return found
+
+
+def random_tokens(target: Target, count: int, length: int, seed: int = 0) -> list[list[int]]:
+    """Prompts for a target without weights, which has no tokenizer either."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(target.vocab_size, (count, length), generator=generator)
+    rows: list[list[int]] = ids.tolist()
+    return rows
+
+
+MIN_TOKENS = 16
+"""A text that is shorter has too few roots to say anything."""
+
+
+def _encode(prompt: Prompt, tokenizer: Any, folder: Path) -> list[int]:
+    if isinstance(prompt, str):
+        ids: list[int] = tokenizer(prompt)["input_ids"]
+        return ids
+    try:
+        templated = tokenizer.apply_chat_template(prompt, return_dict=True)
+    except Exception as error:  # templates raise what they like
+        raise UserError(
+            f"the chat format of {folder} does not take a conversation ({_first_line(error)}): "
+            "give --prompts with plain texts"
+        ) from None
+    return list(templated["input_ids"])
+
+
+def _parse(text: str, where: str) -> Iterator[Prompt]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            yield _prompt(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{where}, line {number}: a JSON object with text, messages or conversations "
+                "is expected"
+            ) from None
+
+
+def _prompt(entry: dict[str, Any]) -> Prompt:
+    if "text" in entry:
+        if not isinstance(entry["text"], str):
+            raise TypeError
+        return entry["text"]
+    if "messages" in entry:
+        return [
+            {"role": str(message["role"]), "content": str(message["content"])}
+            for message in entry["messages"]
+        ]
+    return [
+        {
+            "role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("role")),
+            "content": str(turn["value"] if "value" in turn else turn["content"]),
+        }
+        for turn in entry["conversations"]
+    ]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

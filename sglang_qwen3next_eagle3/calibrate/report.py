@@ -1,0 +1,129 @@
+"""What a calibration says: the figures for scripts, and their table for people."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from io import StringIO
+from typing import Any
+
+from sglang_qwen3next_eagle3.calibrate.measure import Measurement
+from sglang_qwen3next_eagle3.calibrate.scoring import Score
+from sglang_qwen3next_eagle3.calibrate.verdict import (
+    CONFIDENCE,
+    Candidate,
+    Estimate,
+    Verdict,
+    spelled,
+)
+from sglang_qwen3next_eagle3.target import Target
+
+
+def figures(measurement: Measurement, target: Target) -> dict[str, Any]:
+    """JSON-ready. aux_layers: the selection that was found, as --aux-layers takes it, or None."""
+    verdict = measurement.verdict
+    chosen = verdict.chosen
+    selection = None if chosen is None else spelled(chosen.depths, target)
+    return {
+        "aux_layers": None if selection is None else selection.name or str(selection),
+        "conclusion": conclusion(verdict, target),
+        "candidates": [_candidate(c, verdict, target) for c in verdict.candidates],
+        "control": _score(verdict.control),
+        "gain_over_control": asdict(verdict.gain),
+        "search": {
+            "found": str(spelled(measurement.searched, target)),
+            "sweeps": measurement.sweeps,
+        },
+        "top1_by_stream": {
+            "around": list(measurement.around),
+            "slots": [list(values) for values in measurement.profile],
+        },
+    }
+
+
+def conclusion(verdict: Verdict, target: Target) -> str:
+    """One sentence: what was found, and how sure that is."""
+    best, chosen = verdict.candidates[0], verdict.chosen
+    name = str(spelled(best.depths, target))
+    if not verdict.learned:
+        return (
+            "not found: with no selection does the head draft better than with states of other "
+            "places; is it trained, and for this target?"
+        )
+    if chosen is None:
+        return (
+            f"not servable: the head drafts best from {name} in this order, SGLang concatenates "
+            "the states in layer order; permute the columns of fc.weight"
+        )
+    found = str(spelled(chosen.depths, target))
+    others = [c for c in verdict.candidates if c is not chosen]
+    tied = [str(spelled(c.depths, target)) for c in others if c.tied]
+    if not tied:
+        second = others[0]
+        return (
+            f"{found}: the next best, {spelled(second.depths, target)}, makes the target's tokens "
+            f"{_interval(second.margin)} nats less likely, and accepts "
+            f"{_interval(second.shorter)} fewer"
+        )
+    return f"{found}; these texts do not tell it from {', '.join(tied)}"
+
+
+def table(data: Mapping[str, Any]) -> str:
+    """For a terminal: candidates with their figures, the conclusion, the file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    steps = len(data["control"]["top1"])
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("selection", "known as", f"top-1, steps 1..{steps}", "top-5"):
+        grid.add_column(column)
+    grid.add_column("accept length", justify="right")
+    grid.add_column(f"nats below the best ({CONFIDENCE:.0%})")
+    for row in data["candidates"]:
+        margin = _interval(Estimate(**row["margin"])) if row["margin"]["mean"] else ""
+        grid.add_row(*_cells(row), margin + (", not told apart" if row["tied"] and margin else ""))
+    grid.add_row(*_cells({**data["control"], "selection": "displaced states", "names": []}), "")
+    out = Console(file=StringIO(), width=160, highlight=False)
+    out.print(grid)
+    seconds = ", ".join(f"{name} {value} s" for name, value in data["seconds"].items())
+    memory = ", ".join(f"{name} {value:,} MiB" for name, value in data["peak_mib"].items())
+    out.print(f"{data['prompts']} prompts, {data['tokens']} tokens; {seconds}; peak {memory}")
+    out.print(data["conclusion"], markup=False, soft_wrap=True)
+    if data["written"] is not None:
+        out.print(f"`launch` will use it: {data['written']}", markup=False, soft_wrap=True)
+    file: Any = out.file
+    return str(file.getvalue()).rstrip()
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["selection"],
+        ", ".join(row["names"]),
+        " ".join(f"{share:.3f}" for share in row["top1"]),
+        " ".join(f"{share:.3f}" for share in row["top5"]),
+        f"{row['accept_length']:.3f}",
+    ]
+
+
+def _candidate(candidate: Candidate, verdict: Verdict, target: Target) -> dict[str, Any]:
+    return {
+        "selection": str(spelled(candidate.depths, target)),
+        "depths": list(candidate.depths),
+        "names": list(candidate.names),
+        "chosen": candidate is verdict.chosen,
+        "tied": candidate.tied,
+        **_score(candidate.score),
+        "margin": asdict(candidate.margin),
+        "shorter": asdict(candidate.shorter),
+    }
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.mean:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def _score(score: Score) -> dict[str, Any]:
+    return {
+        "top1": score.top1,
+        "top5": score.top5,
+        "accept_length": score.accept_length,
+        "loglik": score.mean_loglik,
+    }

@@ -1,0 +1,219 @@
+"""`head calibrate`, from its arguments to the file that `launch` reads."""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3 import __version__, aux_record, head_files, head_selection, hub
+from sglang_qwen3next_eagle3.aux_layers import AuxSelection, validate
+from sglang_qwen3next_eagle3.aux_record import AuxRecord
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.head import Head
+from sglang_qwen3next_eagle3.target import Target
+
+DUMMY = "dummy"
+DUMMY_FLAGS = ("--skip-tokenizer-init",)
+RANDOM_PROMPTS = 24
+
+FOUND, NOT_FOUND = 0, 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A target and a head as the user spells them, and where they are."""
+
+    target_name: str
+    head_name: str
+    target_folder: Path
+    head_folder: Path
+    target: Target
+    head: Head
+
+
+def run(arguments: argparse.Namespace, pair: Pair) -> int:
+    """Measure, print, write. 0: found; 1: nothing that could be served was found.
+
+    Raises:
+        UserError: the pair, the prompts or SGLang do not allow it.
+    """
+    if arguments.plot is not None:
+        from sglang_qwen3next_eagle3.calibrate import plot
+
+        plot.require()
+    import torch
+
+    from sglang_qwen3next_eagle3.calibrate import prompts, report, states
+    from sglang_qwen3next_eagle3.calibrate.measure import measure
+    from sglang_qwen3next_eagle3.head_model import HeadModel
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    dummy = arguments.load_format == DUMMY
+    length = arguments.max_length
+    if dummy:
+        ids = prompts.random_tokens(pair.target, arguments.max_prompts or RANDOM_PROMPTS, length)
+        embedding, lm_head = states.dummy_rows(pair.target)
+    else:
+        given = prompts.read(arguments.prompts) if arguments.prompts else prompts.built_in()
+        ids = prompts.tokenize(given, pair.target_folder, length)[: arguments.max_prompts]
+        embedding, lm_head = states.vocabulary_rows(pair.target_folder, pair.target)
+    _require_length(ids, arguments.steps)
+    extra = [*_load_flags(arguments.load_format), *arguments.sglang]
+
+    clock = Clock()
+    with states.StoredTexts() as texts, tasks() as task:
+        tokens = sum(map(len, ids))
+        stored = texts.require_room(tokens, pair.target, dtype)
+        done = task(f"prefill of {len(ids)} prompts, {stored / 2**20:,.0f} MiB on disk", len(ids))
+        states.capture(
+            texts, pair.target_folder, ids, device=device, tp=arguments.tp, dtype=dtype,
+            extra=extra, done=done,
+        )  # fmt: skip
+        clock.lap("prefill")
+        model = HeadModel.load(pair.head_folder, embedding, dtype, device, lm_head)
+        texts.decide(lm_head.to(model.device, dtype))
+        own = own_selection(pair.head, pair.target)
+        measurement = measure(model, texts, pair.target, own=own, steps=arguments.steps, task=task)
+        clock.lap("search")
+
+    figures = report.figures(measurement, pair.target)
+    figures |= {
+        "head": pair.head_name,
+        "target": pair.target_name,
+        "version": __version__,
+        "device": device,
+        "load_format": arguments.load_format,
+        "prompts": len(ids),
+        "tokens": tokens,
+        "seconds": clock.laps,
+        "peak_mib": peak_mib(device),
+    }
+    written = None
+    # A measurement of weights that are not there is none.
+    if figures["aux_layers"] is not None and not arguments.no_write and not dummy:
+        written = write(pair, figures, arguments.out)
+    figures["written"] = None if written is None else str(written)
+    if arguments.plot is not None:
+        title = f"{pair.head_name} on {pair.target_name}"
+        plot.save(measurement, pair.target, title, arguments.plot)
+    print(json.dumps(figures, indent=2) if arguments.json else report.table(figures))
+    return NOT_FOUND if figures["aux_layers"] is None else FOUND
+
+
+def load_pair(arguments: argparse.Namespace, head: str, target: str) -> Pair:
+    """The checkpoints on disk, checked as `launch` checks them. head, target: folders or hub names.
+
+    Raises:
+        UserError: they are not there, or not a pair.
+    """
+    head_folder = hub.resolve(head, arguments.head_revision, "head")
+    config = hub.resolve(target, arguments.target_revision, "target", only_config=True)
+    found, its_target = Head.from_path(head_folder), Target.from_path(config)
+    found.check(its_target)
+    error = its_target.tp_error(arguments.tp)
+    if error is not None:
+        raise UserError(f"{error}: choose another --tp")
+    whole = hub.resolve(target, arguments.target_revision, "target")
+    return Pair(arguments.target, arguments.head, whole, head_folder, its_target, found)
+
+
+def own_selection(head: Head, target: Target) -> AuxSelection | None:
+    """What the head's config names, if that can be served at all."""
+    try:
+        own = head_selection.named_by_config(head, target)
+        if own is not None:
+            validate(own, target, head.aux_count, allow_gdn=True)
+    except UserError:
+        return None
+    return own
+
+
+def write(pair: Pair, figures: Mapping[str, Any], out: Path | None) -> Path:
+    """Keep the measurement where `launch` finds it, or in `out`."""
+    files = head_files.Folder(pair.head_folder)
+    content = head_files.content_hash(files)
+    assert content is not None
+    size = sum(files.sizes[name] for name in head_files.weight_files(files))
+    best = figures["candidates"][0]
+    record = AuxRecord(
+        head=content,
+        head_bytes=size,
+        selection=figures["aux_layers"],
+        date=datetime.now(UTC).date().isoformat(),
+        measured={
+            "head": pair.head_name,
+            "target": pair.target_name,
+            "prompts": figures["prompts"],
+            "tokens": figures["tokens"],
+            "accept_length": best["accept_length"],
+            "accept_length_of_displaced_states": figures["control"]["accept_length"],
+            "version": __version__,
+        },
+    )
+    path = out or aux_record.default_path(record)
+    aux_record.save(record, path)
+    return path
+
+
+class Clock:
+    """Wall time by piece of work, in seconds."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 1)
+        self._last = now
+
+
+def peak_mib(device: str) -> dict[str, int]:
+    """Largest resident memory of this process and of an SGLang rank; of the GPU, this process's."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    found = {
+        "scoring": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit,
+        "prefill": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // unit,
+    }
+    if device != "cpu":
+        import torch
+
+        found["gpu_scoring"] = torch.cuda.max_memory_allocated() // 2**20
+    return found
+
+
+@contextmanager
+def tasks() -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """Bars on standard error; where that is no terminal, a line at the start of each task."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+
+        def task(label: str, total: int) -> Callable[[], None]:
+            if not console.is_terminal:
+                print(label, file=sys.stderr, flush=True)
+            bar = progress.add_task(label, total=total)
+            return lambda: progress.advance(bar)
+
+        yield task
+
+
+def _require_length(ids: Sequence[Sequence[int]], steps: int) -> None:
+    if min(map(len, ids)) <= steps + 1:
+        raise UserError(f"{steps} draft steps need prompts of more than {steps + 1} tokens")
+
+
+def _load_flags(load_format: str | None) -> list[str]:
+    if load_format is None:
+        return []
+    return ["--load-format", load_format, *(DUMMY_FLAGS if load_format == DUMMY else ())]

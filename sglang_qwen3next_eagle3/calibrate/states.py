@@ -1,0 +1,164 @@
+"""The target's streams over prompts: captured once, kept on disk, read prompt by prompt.
+
+All layers + 1 streams of a prompt of 256 tokens are 51 MB at full size, so neither a GPU nor this
+process holds more than one prompt's. The target is unloaded before the head is scored.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from sglang_qwen3next_eagle3.calibrate.scoring import Text
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.head_model import greedy_of
+from sglang_qwen3next_eagle3.target import Target
+
+EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+class Prefills(Protocol):
+    """States of one prompt: streams [S, T, hidden], last_hidden [T, hidden]."""
+
+    @property
+    def streams(self) -> Tensor: ...
+    @property
+    def last_hidden(self) -> Tensor: ...
+
+
+class StoredTexts:
+    """Texts in a temporary folder, which goes with the context.
+
+    with StoredTexts() as texts: texts.fill(prompts, states, ...); for text in texts: ...
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="head-calibrate-"))
+        self._count = 0
+        self._lm_head: Tensor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def require_room(self, tokens: int, target: Target, dtype: torch.dtype) -> int:
+        """Bytes that so many tokens take.
+
+        Raises:
+            UserError: the disk has fewer.
+        """
+        needed = tokens * (target.num_layers + 2) * target.hidden_size * dtype.itemsize
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise UserError(
+                f"the streams of {tokens} tokens take {needed / 2**30:.1f} GiB, {self._folder} has "
+                f"{free / 2**30:.1f} GiB free: set TMPDIR to another disk, or give fewer prompts"
+            )
+        return needed
+
+    def fill(
+        self,
+        prompts: Sequence[Sequence[int]],
+        states: Iterator[Prefills],
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep the states of every prompt. done: called after each."""
+        for ids, state in zip(prompts, states, strict=True):
+            entry = {
+                "ids": torch.tensor(ids),
+                "streams": state.streams.clone(),
+                "last_hidden": state.last_hidden.clone(),
+            }
+            torch.save(entry, self._folder / f"{self._count}.pt")
+            self._count += 1
+            done()
+
+    def decide(self, lm_head: Tensor) -> None:
+        """Find the target's greedy tokens, once. lm_head: [vocab, hidden], where to compute."""
+        for path in self._paths():
+            entry = torch.load(path, mmap=True)
+            greedy = greedy_of(entry["last_hidden"], lm_head)
+            torch.save(greedy.cpu(), path.with_suffix(".greedy"))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Text]:
+        for path in self._paths():
+            entry = torch.load(path, mmap=True)
+            yield Text(entry["ids"], entry["streams"], torch.load(path.with_suffix(".greedy")))
+
+    def _paths(self) -> list[Path]:
+        return [self._folder / f"{index}.pt" for index in range(self._count)]
+
+
+def vocabulary_rows(folder: Path, target: Target) -> tuple[Tensor, Tensor]:
+    """The target's embedding and lm_head, [vocab, hidden] each, as stored.
+
+    Raises:
+        UserError: the checkpoint has none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in {EMBEDDING, LM_HEAD} & set(opened.keys()):
+                    found[name] = opened.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{file} cannot be read ({error}): download it again") from None
+    if target.config.get("tie_word_embeddings") and EMBEDDING in found:
+        found.setdefault(LM_HEAD, found[EMBEDDING])
+    for name in (EMBEDDING, LM_HEAD):
+        if name not in found:
+            raise UserError(
+                f"the target {folder} has no {name}: give a whole checkpoint, or pass "
+                "--load-format dummy to try the command without weights"
+            )
+    return found[EMBEDDING], found[LM_HEAD]
+
+
+def dummy_rows(target: Target, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """What stands in for `vocabulary_rows` of a target without weights."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (target.vocab_size, target.hidden_size)
+    rows = [torch.randn(shape, generator=generator, dtype=torch.bfloat16) for _ in range(2)]
+    return rows[0], rows[1]
+
+
+def capture(
+    texts: StoredTexts,
+    folder: Path,
+    prompts: Sequence[Sequence[int]],
+    *,
+    device: Any,
+    tp: int,
+    dtype: torch.dtype,
+    extra: Sequence[str],
+    done: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the prompts through the target in stock SGLang, all streams captured; then unload it.
+
+    extra: SGLang's flags, which win.
+
+    Raises:
+        UserError: SGLang is not there, not a known release, or failed.
+    """
+    from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
+
+    longest = max(map(len, prompts))
+    with PrefillRunner(folder, device=device, tp=tp, max_length=longest, extra=extra) as runner:
+        texts.fill(prompts, runner.prefill(prompts, dtype), done)

@@ -1,0 +1,162 @@
+"""From scores to a decision: the selection a head was trained with, and how sure that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from sglang_qwen3next_eagle3 import aux_layers
+from sglang_qwen3next_eagle3.aux_layers import AuxSelection, Tap
+from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Score
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.target import Target
+
+RESAMPLES = 4000
+CONFIDENCE = 0.99
+"""Of intervals. Not 95 %: the best of many candidates is partly the luckiest."""
+CONTROL_ERRORS = 5.0
+"""Standard errors by which the best, searched for among thousands, has to beat the control."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over prompts with its bootstrap interval and standard error."""
+
+    mean: float
+    low: float
+    high: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A selection that was scored. names: what it is known as, for example ("card", "config").
+
+    margin: how much less likely than the best one it makes the target's tokens, in nats a token.
+    shorter: how much shorter its accept length is.
+    """
+
+    depths: Depths
+    names: tuple[str, ...]
+    score: Score
+    margin: Estimate
+    shorter: Estimate
+
+    @property
+    def tied(self) -> bool:
+        """Whether the texts do not tell it from the best one."""
+        return self.margin.low <= 0
+
+    @property
+    def servable(self) -> bool:
+        """SGLang concatenates distinct streams in layer order."""
+        return list(self.depths) == sorted(set(self.depths))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """candidates: the best first. chosen: None where nothing is found that can be served.
+
+    control: the best one's figures with states that tell nothing; gain: log-likelihood above it.
+    """
+
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate | None
+    control: Score
+    gain: Estimate
+
+    @property
+    def learned(self) -> bool:
+        """Whether the head makes anything of the states at all."""
+        return self.gain.mean > CONTROL_ERRORS * self.gain.error
+
+
+def judge(
+    named: Sequence[tuple[str, Depths]], scores: dict[Depths, Score], control: Score, seed: int = 0
+) -> Verdict:
+    """Rank what was scored and choose.
+
+    Of candidates that the texts do not tell apart the first in `named` is chosen, so that noise
+    does not move a head off what its config or its card says; else the likeliest.
+    """
+    ranked = sorted(scores, key=lambda depths: scores[depths].mean_loglik, reverse=True)
+    best = scores[ranked[0]]
+    candidates = []
+    for depths in ranked:
+        own = scores[depths]
+        names = tuple(name for name, its in named if its == depths)
+        margin, shorter = _loglik_gain(best, own, seed), _length_gain(best, own, seed)
+        candidates.append(Candidate(depths, names, own, margin, shorter))
+    verdict = Verdict(tuple(candidates), None, control, _loglik_gain(best, control, seed))
+    return replace(verdict, chosen=_choose(candidates, named)) if verdict.learned else verdict
+
+
+def _choose(
+    candidates: Sequence[Candidate], named: Sequence[tuple[str, Depths]]
+) -> Candidate | None:
+    tied = [candidate for candidate in candidates if candidate.tied and candidate.servable]
+    order = [depths for _, depths in named]
+    known = [candidate for candidate in tied if candidate.depths in order]
+    known.sort(key=lambda candidate: order.index(candidate.depths))
+    return next(iter([*known, *tied]), None)
+
+
+def _loglik_gain(one: Score, other: Score, seed: int) -> Estimate:
+    return paired(one.loglik - other.loglik, one.positions, seed)
+
+
+def _length_gain(one: Score, other: Score, seed: int) -> Estimate:
+    return paired((one.runs - other.runs).sum(-1), one.roots, seed)
+
+
+def paired(differences: torch.Tensor, weights: torch.Tensor, seed: int = 0) -> Estimate:
+    """The mean of summed differences over summed weights, with its bootstrap interval over prompts.
+
+    differences, weights: [P]. Both selections are drawn on the same prompts, so that what is hard
+    about a prompt cancels out. The percentile interval of `CONFIDENCE`.
+    """
+    count = len(differences)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(count, (RESAMPLES, count), generator=generator)
+    means = differences[drawn].sum(1) / weights[drawn].sum(1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = means.quantile(torch.tensor([tail, 1 - tail], dtype=means.dtype)).tolist()
+    mean = float(differences.sum() / weights.sum())
+    return Estimate(mean, low, high, float(means.std()))
+
+
+def known_selections(
+    target: Target, count: int, own: AuxSelection | None
+) -> list[tuple[str, Depths]]:
+    """The selections that have a name, the head's own first; those that fit the target and fc."""
+    found = [("config", own.depths)] if own is not None else []
+    for name in aux_layers.NAMED:
+        try:
+            selection = aux_layers.named(name, target)
+            aux_layers.validate(selection, target, count, allow_gdn=True)
+        except UserError:
+            continue
+        found.append((name, selection.depths))
+    return found
+
+
+def spelled(depths: Depths, target: Target) -> AuxSelection:
+    """The selection of these streams, by its name or by attention layers where it can be."""
+    for name in aux_layers.NAMED:
+        try:
+            selection = aux_layers.named(name, target)
+        except UserError:
+            continue
+        if selection.depths == depths:
+            return selection
+    return AuxSelection(tuple(_tap(depth, target) for depth in depths))
+
+
+def _tap(depth: int, target: Target) -> Tap:
+    if depth == 0:
+        return Tap(0, "input")
+    if target.kinds[depth - 1] != "attention" and depth < target.num_layers:
+        following = target.kinds[depth]
+        if following == "attention":
+            return Tap(depth, "input")
+    return Tap(depth - 1, "output")

@@ -1,0 +1,64 @@
+"""A synthetic target and head whose right selection is known, and texts of theirs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Text
+from sglang_qwen3next_eagle3.head_model import HeadModel
+from sglang_qwen3next_eagle3.target import Target
+from tests.support.heads import CONFIG, TARGET, VOCAB, random_tensors, write
+
+LAYERS = 12
+LENGTH = 40
+SMALL_TARGET = {**TARGET, "num_hidden_layers": LAYERS}
+
+
+def target() -> Target:
+    return Target.from_config(SMALL_TARGET)
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """embedding: [vocab, hidden]; folder: the head's."""
+
+    folder: Path
+    model: HeadModel
+    embedding: Tensor
+
+
+def head(folder: Path, seed: int = 0, **changes: Any) -> Synthetic:
+    config = {**CONFIG, **changes}
+    embedding = torch.randn(VOCAB, 16, generator=torch.Generator().manual_seed(seed + 100))
+    write(folder, config, random_tensors(config, seed))
+    return Synthetic(folder, HeadModel.load(folder, embedding), embedding)
+
+
+def random_streams(length: int, generator: torch.Generator) -> Tensor:
+    """[layers + 1, T, hidden]: a residual stream, to which every layer adds its part."""
+    return torch.randn(LAYERS + 1, length, 16, generator=generator).cumsum(0)
+
+
+def texts(
+    model: HeadModel, trained: Depths | None, count: int = 6, steps: int = 1, seed: int = 0
+) -> list[Text]:
+    """Texts in which the target's token is the one that the head drafts from `trained`.
+
+    So the head is right about every first draft with that selection and no other. With None the
+    target's tokens are random, and no selection is better than another.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(count):
+        ids = torch.randint(VOCAB, (LENGTH,), generator=generator)
+        streams = random_streams(LENGTH, generator)
+        greedy = torch.randint(VOCAB, (LENGTH,), generator=generator)
+        if trained is not None:
+            aux = torch.cat([streams[depth] for depth in trained], dim=-1)
+            drafted = model.predict(aux, ids, steps)[0].argmax(-1)
+            greedy[1:] = model.target_ids[drafted]
+        found.append(Text(ids, streams, greedy))
+    return found

@@ -1,0 +1,197 @@
+"""`head calibrate` from the command line, with a synthetic target in SGLang's place."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sglang_qwen3next_eagle3 import __main__, aux_record, launch
+from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3.calibrate import plot, prompts, states
+from sglang_qwen3next_eagle3.calibrate.scoring import Depths
+from sglang_qwen3next_eagle3.calibrate.states import StoredTexts
+from sglang_qwen3next_eagle3.head_files import Folder
+from tests.conftest import write_config
+from tests.support import calibration
+from tests.support.heads import VOCAB, random_tensors, write
+from tests.support.server import free_port
+
+FOUND, NOT_FOUND, REFUSED = 0, 1, 2
+
+
+@pytest.fixture(autouse=True)
+def config_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+class Setup:
+    """A head trained with known streams, its target's folder, and what SGLang was asked for."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, trained: Depths | None):
+        made = calibration.head(folder / "head")
+        self.head = made.folder
+        self.target = write_config(folder / "target", calibration.SMALL_TARGET)
+        # Of rows with one length each is nearest to itself: a last hidden state that is one of them
+        # makes its token the target's greedy one.
+        generator = torch.Generator().manual_seed(0)
+        self.rows = torch.nn.functional.normalize(torch.randn(VOCAB, 16, generator=generator))
+        rows = {"model.embed_tokens.weight": made.embedding, "lm_head.weight": self.rows}
+        save_file(rows, self.target / "model.safetensors")
+        self.texts = calibration.texts(made.model, trained, count=8)
+        self.asked: dict[str, Any] = {}
+        ids = [text.ids.tolist() for text in self.texts]
+        monkeypatch.setattr(prompts, "tokenize", lambda *_: ids)
+        monkeypatch.setattr(states, "capture", self.capture)
+
+    def capture(
+        self, texts: StoredTexts, folder: Path, ids: Sequence[Sequence[int]], **asked: Any
+    ) -> None:
+        self.asked = asked
+        done: Callable[[], None] = asked["done"]
+        chosen = self.texts[: len(ids)]
+        states_of = (_State(text.streams, self.rows[text.greedy]) for text in chosen)
+        texts.fill(ids, states_of, done)
+
+    def run(self, *argv: str) -> int:
+        names = ["--head", str(self.head), "--target", str(self.target), "--device", "cpu"]
+        return __main__.main(["head", "calibrate", *names, *argv])
+
+
+class _State:
+    def __init__(self, streams: torch.Tensor, last_hidden: torch.Tensor) -> None:
+        self.streams, self.last_hidden = streams, last_hidden
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    return Setup(tmp_path, monkeypatch, (3, 7, 11))
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_is_found_is_printed_written_and_picked_up_by_launch(
+    setup: Setup, capsys: pytest.CaptureFixture[str], executed: dict[str, Any]
+) -> None:
+    assert setup.run() == FOUND
+    printed = capsys.readouterr().out
+    assert re.search(r"^input:3,7,11 +fork +1\.000", printed, re.MULTILINE), "the best is first"
+    assert re.search(r"^output:3,7,11 +card +0", printed, re.MULTILINE)
+    assert "input:3,7,11: the next best, " in printed
+    assert "`launch` will use it: " in printed
+    record = aux_record.find(Folder(setup.head))
+    assert record is not None
+    assert record.selection == "fork"
+    assert record.measured["prompts"] == 8
+    argv = ["--profile", "b1", "--target", str(setup.target), "--head", str(setup.head)]
+    launch.main([*argv, "--port", str(free_port())])
+    assert executed["environment"][ENVIRONMENT_VARIABLE] == "fork"
+    assert f"source: {record.source}" in capsys.readouterr().err
+
+
+def test_a_script_reads_json(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    assert setup.run("--json", "--no-write", "--steps", "2") == FOUND
+    data = json.loads(capsys.readouterr().out)
+    assert data["aux_layers"] == "fork"
+    assert data["written"] is None
+    best = data["candidates"][0]
+    assert best["depths"] == [3, 7, 11]
+    assert best["top1"][0] == 1.0
+    assert len(best["top1"]) == len(best["top5"]) == 2
+    assert data["search"]["found"] == "input:3,7,11"
+    assert [len(values) for values in data["top1_by_stream"]["slots"]] == [13, 13, 13]
+    assert data["tokens"] == 8 * calibration.LENGTH
+    assert set(data["seconds"]) == {"prefill", "search"}
+    assert aux_record.find(Folder(setup.head)) is None
+
+
+def test_the_result_may_go_beside_the_head(setup: Setup) -> None:
+    out = setup.head / aux_record.FILE
+    assert setup.run("--out", str(out)) == FOUND
+    record = aux_record.find(Folder(setup.head))
+    assert record is not None
+    assert json.loads(out.read_text())["aux-layers"] == record.selection == "fork"
+
+
+def test_a_head_that_knows_nothing_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup = Setup(tmp_path, monkeypatch, None)
+    assert setup.run() == NOT_FOUND
+    assert "not found: with no selection does the head draft better" in capsys.readouterr().out
+    assert aux_record.find(Folder(setup.head)) is None
+
+
+def test_sglang_gets_what_it_was_asked_for(setup: Setup) -> None:
+    setup.run("--tp", "2", "--load-format", "auto", "--", "--mem-fraction-static", "0.5")
+    assert setup.asked["tp"] == 2
+    assert setup.asked["device"] == "cpu"
+    assert setup.asked["dtype"] == torch.float32
+    assert list(setup.asked["extra"]) == [
+        "--load-format", "auto", "--mem-fraction-static", "0.5",
+    ]  # fmt: skip
+
+
+def test_fewer_prompts_on_request(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    setup.run("--json", "--max-prompts", "3")
+    assert json.loads(capsys.readouterr().out)["prompts"] == 3
+
+
+def test_a_target_without_weights_is_tried_and_nothing_is_kept(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (setup.target / "model.safetensors").unlink()
+    argv = ["--load-format", "dummy", "--json", "--max-prompts", "4", "--max-length", "40"]
+    assert setup.run(*argv) == NOT_FOUND
+    data = json.loads(capsys.readouterr().out)
+    assert data["load_format"] == "dummy"
+    assert data["tokens"] == 160
+    assert "--skip-tokenizer-init" in setup.asked["extra"]
+
+
+def test_a_head_of_another_target_is_refused_before_anything_is_loaded(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {**calibration.SMALL_TARGET, "vocab_size": 64}
+    write_config(setup.target, config)
+    assert setup.run() == REFUSED
+    assert "it belongs to another target" in capsys.readouterr().err
+    assert not setup.asked
+
+
+def test_a_head_with_ids_that_cannot_be_served_can_be_measured(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [3, 7, 12]}}
+    config = json.loads((setup.head / "config.json").read_text())
+    write(setup.head, {**config, **ids}, random_tensors(config))
+    assert setup.run("--no-write") == FOUND
+    assert "config" not in capsys.readouterr().out
+
+
+def test_ranks_that_the_target_cannot_be_split_over_are_refused(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert setup.run("--tp", "3") == REFUSED
+    assert "is not divisible by TP 3" in capsys.readouterr().err
+
+
+def test_a_plot_without_matplotlib_is_refused_before_the_measurement(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert setup.run("--plot", "out.png") == REFUSED
+    assert "--plot needs matplotlib: pip install matplotlib" in capsys.readouterr().err
+    assert not setup.asked
+
+
+def test_a_plot_is_a_png(setup: Setup, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "agreement.png"
+    assert setup.run("--plot", str(file), "--no-write") == FOUND
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert plot._name(0) == "input@0"
+    assert plot._name(4) == "output@3"
