@@ -12,7 +12,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,7 +175,8 @@ def main() -> None:
         if not isinstance(error, SystemExit):
             traceback.print_exc()
         sys.stderr.flush()
-        channel.send(Failed(describe(error)))
+        with suppress(OSError):  # Another rank failed first, and nobody listens any more.
+            channel.send(Failed(describe(error)))
         os._exit(1)
     # SGLang's threads and NCCL's teardown have nothing left to do.
     os._exit(0)

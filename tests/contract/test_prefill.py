@@ -176,8 +176,9 @@ def test_dummy_weights_pass_through(pair: DemoPair, tmp_path: Path) -> None:
         assert states.streams.isfinite().all()
 
 
-def test_a_rank_that_is_killed_ends_the_run_with_one_line(pair: DemoPair) -> None:
-    runner = PrefillRunner(pair.target, device="cpu", max_length=MAX_LENGTH)
+def test_a_rank_that_is_killed_ends_the_run_with_one_line(pair: DemoPair, tmp_path: Path) -> None:
+    log = tmp_path / "sglang.log"
+    runner = PrefillRunner(pair.target, device="cpu", max_length=MAX_LENGTH, log=log)
     ((process, _),) = runner._ranks
     states = runner.prefill_batches([[prompt] for prompt in PROMPTS])
     next(states)
@@ -193,16 +194,16 @@ WAITING = """
 import sys, time
 from pathlib import Path
 from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
-runner = PrefillRunner(Path(sys.argv[1]), device="cpu", max_length=64)
+target, log = map(Path, sys.argv[1:])
+runner = PrefillRunner(target, device="cpu", max_length=64, log=log)
 print(runner._ranks[0][0].pid, flush=True)
 time.sleep(600)
 """
 
 
-def test_ranks_end_with_a_parent_that_is_killed(pair: DemoPair) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", WAITING, str(pair.target)], stdout=subprocess.PIPE, text=True
-    ) as parent:
+def test_ranks_end_with_a_parent_that_is_killed(pair: DemoPair, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(pair.target), str(tmp_path / "sglang.log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         rank = int(parent.stdout.readline())
         assert alive(rank)
