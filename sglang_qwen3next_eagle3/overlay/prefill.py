@@ -10,13 +10,8 @@ keeps its own imports, environment and (but for the weights) GPU, and a rank tha
 with it. What the caller does with one batch of states overlaps with the next batch.
 """
 
-import os
 import selectors
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,8 +24,7 @@ from torch import Tensor
 
 from sglang_qwen3next_eagle3.aux_layers import AuxSelection, Tap
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.overlay import contract, prefill_rank
-from sglang_qwen3next_eagle3.overlay.cpu_engine import ENVIRONMENT, SHIM_DIR
+from sglang_qwen3next_eagle3.overlay import contract, prefill_rank, rank_process
 from sglang_qwen3next_eagle3.overlay.wire import Channel
 
 Device = Literal["cpu", "cuda"]
@@ -113,7 +107,7 @@ class PrefillRunner:
         pages = -(-max(batch_tokens or BATCH_TOKENS[device], max_length) // _PAGE)
         self.batch_tokens = pages * _PAGE  # SGLang wants whole pages of its chunk size
         self._keep_log = log is not None
-        self._log = log or _temporary_log()
+        self._log = log or rank_process.temporary_log()
         self._ranks: list[tuple[subprocess.Popen[bytes], Channel]] = []
         flags = [
             *("--disable-cuda-graph", "--disable-radix-cache", "--skip-server-warmup"),
@@ -124,11 +118,18 @@ class PrefillRunner:
             *("--max-total-tokens", str(self.batch_tokens + BATCH_PROMPTS * _PAGE)),
             *(("--dtype", dtype) if dtype else ()),
             *extra,
-            *("--model-path", str(target), "--tp-size", str(tp), "--nccl-port", str(_free_port())),
+            *(
+                "--model-path",
+                str(target),
+                "--tp-size",
+                str(tp),
+                "--nccl-port",
+                str(rank_process.free_port()),
+            ),
         ]
         try:
             for rank in range(tp):
-                self._ranks.append(_start(self._log, cpu_engine=device == "cpu"))
+                self._ranks.append(rank_process.start(self._log, cpu_engine=device == "cpu"))
                 self._send(prefill_rank.Setup(tuple(flags), rank, device == "cpu"), only=rank)
             self.loaded: prefill_rank.Loaded = self._collect(set(range(tp)))[0][0]
             self._check_room()
@@ -230,11 +231,11 @@ class PrefillRunner:
         try:
             message, tensors = channel.receive()
         except EOFError:
-            message, tensors = prefill_rank.Failed(_how_it_ended(process)), []
+            message, tensors = prefill_rank.Failed(rank_process.how_it_ended(process)), []
         if isinstance(message, prefill_rank.Failed):
             self._keep_log = True
             self.close(grace=0)
-            what = message.what or _last_line(self._log)
+            what = message.what or rank_process.last_line(self._log)
             raise UserError(f"SGLang stopped in rank {rank}: {what} (log: {self._log})")
         return message, tensors
 
@@ -262,56 +263,3 @@ class PrefillRunner:
         tb: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _start(log: Path, cpu_engine: bool) -> tuple[subprocess.Popen[bytes], Channel]:
-    ours, theirs = socket.socketpair()
-    environment = dict(os.environ)
-    if cpu_engine:
-        path = [str(SHIM_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment |= {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path)}
-        # Threads of models this small wait for each other.
-        environment.setdefault("OMP_NUM_THREADS", "1")
-    # Not -m: its classes would be those of a module __main__, which messages cannot name.
-    code = f"from {prefill_rank.__name__} import main; main()"
-    command = [sys.executable, "-c", code, str(theirs.fileno())]
-    with theirs, log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C is for the caller, who then hangs up.
-        )
-    return process, Channel(ours)
-
-
-def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
-    try:
-        status = process.wait(10)
-    except subprocess.TimeoutExpired:
-        return "it hung up"
-    if status >= 0:
-        return f"it ended with status {status}"
-    name = signal.Signals(-status).name
-    return f"{name}, out of memory?" if name == "SIGKILL" else name
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-def _temporary_log() -> Path:
-    handle, name = tempfile.mkstemp(prefix="sglang-prefill-", suffix=".log")
-    os.close(handle)
-    return Path(name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

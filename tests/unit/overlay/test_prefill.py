@@ -55,7 +55,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         theirs.close()
         return process, Channel(ours)
 
-    monkeypatch.setattr(prefill, "_start", start)
+    monkeypatch.setattr(prefill.rank_process, "start", start)
     monkeypatch.setattr(prefill.contract, "require", lambda parts: None)
     with PrefillRunner(tmp_path, tp=2, max_length=8, log=tmp_path / "log") as runner:
         yield runner
