@@ -118,6 +118,8 @@ def capture(arguments: argparse.Namespace) -> Manifest:
                 _fill(arguments, folder, selection, samples, missing, scratch)
         finally:
             manifest = capture_folder.update(out, lengths, scratch)
+            if not manifest.samples_done:
+                capture_folder.abandon(out, scratch)
     return manifest
 
 
@@ -216,7 +218,9 @@ def _version(library: str) -> str:
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
-        raise UserError(f"{library} is not installed: see `make env`") from None
+        raise UserError(
+            f"{library} is not installed: pip install 'sglang-qwen3next-eagle3[serve]'"
+        ) from None
 
 
 def _fill(

@@ -88,6 +88,13 @@ def begin(folder: Path, manifest: Manifest, scratch: Path) -> None:
     check_request(folder, manifest)
 
 
+def abandon(folder: Path, scratch: Path) -> None:
+    """Nothing was captured: let the next attempt have other arguments, unless another shard is
+    under way with these."""
+    if list(scratch.parent.iterdir()) == [scratch]:
+        (folder / MANIFEST).unlink()
+
+
 def missing(folder: Path, lengths: Sequence[int], hidden_size: int) -> set[int]:
     """The samples that are not on disk. lengths: tokens of every sample of the capture."""
     return {

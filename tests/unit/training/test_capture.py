@@ -141,6 +141,21 @@ def test_what_was_captured_before_a_failure_is_kept_and_not_computed_again(
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 
+def test_a_capture_that_never_began_may_be_begun_with_other_arguments(
+    run: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no such flag"):
+        run("-- --flag", backend=MadeUp(fail_at=0, error=UserError("no such flag")))
+    assert run() == 0
+    assert features.read_manifest(tmp_path / "out").complete
+
+
+def test_it_may_not_while_another_shard_is_under_way(run: Any, tmp_path: Path) -> None:
+    with capture_folder.scratch_of(tmp_path / "out", (1, 2)), pytest.raises(UserError):
+        run("--shard", "0/2", backend=MadeUp(fail_at=0, error=UserError("no memory")))
+    assert features.read_manifest(tmp_path / "out").samples_done == 0
+
+
 def test_a_batch_that_was_half_written_comes_out_the_same(run: Any, tmp_path: Path) -> None:
     """The rest of it is computed in the same batch, or its last bits might differ."""
     run(out="whole")
