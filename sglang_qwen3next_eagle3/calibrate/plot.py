@@ -41,16 +41,10 @@ def save(measurement: Measurement, target: Target, title: str, path: Path) -> No
         panel.plot(depths, values, marker=".", markersize=4, linewidth=1)
         best = measurement.around[slot]
         panel.plot([best], [values[best]], marker="o", markersize=7, color="tab:red")
-        panel.annotate(
-            _name(best),
-            (best, values[best]),
-            textcoords="offset points",
-            xytext=(6, -3),
-            fontsize=8,
-        )
-        panel.set_ylabel(f"slot {slot + 1}\ntop-1 agreement", fontsize=8)
+        panel.set_title(f"slot {slot + 1}: {_name(best)}", fontsize=9, loc="left")
+        panel.set_ylabel("top-1 agreement", fontsize=8)
         panel.tick_params(labelsize=7)
-        panel.set_ylim(bottom=0)
+    axes[0].set_ylim(0, 1.1 * max(map(max, measurement.profile)) or 1.0)
     step = max(1, -(-target.num_layers // 16))
     axes[-1].set_xticks(range(0, target.num_layers + 1, step))
     axes[-1].set_xticklabels([_name(depth) for depth in depths[::step]], rotation=60, ha="right")

@@ -128,7 +128,10 @@ def paired(differences: torch.Tensor, weights: torch.Tensor, seed: int = 0) -> E
 def known_selections(
     target: Target, count: int, own: AuxSelection | None
 ) -> list[tuple[str, Depths]]:
-    """The selections that have a name, the head's own first; those that fit the target and fc."""
+    """The selections that have a name, the head's own first; those that fit the target and fc.
+
+    The head's ids are also tried as inputs of their layers: vLLM's family of servers reads them so.
+    """
     found = [("config", own.depths)] if own is not None else []
     for name in aux_layers.NAMED:
         try:
@@ -137,6 +140,8 @@ def known_selections(
         except UserError:
             continue
         found.append((name, selection.depths))
+    if own is not None and all(tap.kind == "output" for tap in own.taps):
+        found.append(("config, ids as inputs", tuple(tap.layer for tap in own.taps)))
     return found
 
 

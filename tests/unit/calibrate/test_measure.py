@@ -55,6 +55,7 @@ def test_a_head_whose_config_is_wrong_is_found_out(tmp_path: Path) -> None:
     found = measured(tmp_path, (3, 7, 11), own)
     assert found.verdict.chosen is not None
     assert found.verdict.chosen.depths == (3, 7, 11)
+    assert found.verdict.chosen.names == ("fork", "config, ids as inputs")
     wrong = next(c for c in found.verdict.candidates if "config" in c.names)
     assert wrong.names == ("config", "card")
     assert not wrong.tied

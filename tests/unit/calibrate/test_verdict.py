@@ -100,6 +100,11 @@ def test_named_selections_are_those_that_fit_the_target_and_the_head() -> None:
         ("config", (1, 2, 3)), ("card", (4, 24, 48)), ("fork", (3, 27, 47)),
         ("sglang", (2, 24, 45)),
     ]  # fmt: skip
+    ids = parse("output:1,5,44")
+    assert not isinstance(ids, str)
+    found = dict(known_selections(TARGET, 3, ids))
+    assert found["config"] == (2, 6, 45)
+    assert found["config, ids as inputs"] == (1, 5, 44), "as vLLM reads ids"
     assert known_selections(TARGET, 4, None) == []
     shallow = Target({**CODER_NEXT, "num_hidden_layers": 8})
     assert [name for name, _ in known_selections(shallow, 3, None)] == ["sglang"]
