@@ -2,7 +2,8 @@
 
 import argparse
 import importlib
-import sys
+from collections.abc import Sequence
+from typing import Any
 
 # Action, module (imported only when it is called for), what it does.
 ACTIONS = {
@@ -15,18 +16,33 @@ ACTIONS = {
 }
 
 
+class _Lazy(argparse.ArgumentParser):
+    """An action's parser. Its options are added when it is called, so that `train --help` and the
+    other actions import nothing of it."""
+
+    action: str
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        _module(self.action).add_arguments(self)
+        return super().parse_known_args(args, namespace)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    # Only the called action's module is imported: `--help` answers at once.
-    called = next((word for word in sys.argv[1:] if word in ACTIONS), None)
-    for action, (module, summary) in ACTIONS.items():
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=_Lazy
+    )
+    for action, (_, summary) in ACTIONS.items():
         sub = actions.add_parser(action, help=summary, description=summary, allow_abbrev=False)
-        if action == called:
-            importlib.import_module(f"{__package__}.{module}").add_arguments(sub)
+        sub.action = action
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises UserError, as the action does."""
-    module = importlib.import_module(f"{__package__}.{ACTIONS[arguments.action][0]}")
-    status: int = module.run(arguments)
+    status: int = _module(arguments.action).run(arguments)
     return status
+
+
+def _module(action: str) -> Any:
+    return importlib.import_module(f"{__package__}.{ACTIONS[action][0]}")

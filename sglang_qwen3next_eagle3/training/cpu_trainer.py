@@ -11,11 +11,11 @@ import sys
 ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1", "SPECFORGE_DEVICE": "cpu"}
 
 
-def main() -> int:
+def install() -> None:
+    """Put the loss in place, before `specforge.algorithms.eagle3.model` takes the kernel's name."""
     os.environ.update(ENVIRONMENT)
-    import torch
     from specforge.core import loss
-    from torch import Tensor
+    from torch import Tensor, log_softmax
 
     class LogSoftmaxLoss:
         """The cross-entropy that the kernel computes, on plain tensors.
@@ -26,12 +26,14 @@ def main() -> int:
 
         @staticmethod
         def apply(logits: Tensor, target_p: Tensor, position_mask: Tensor) -> Tensor:
-            log_p = torch.log_softmax(logits.float(), dim=-1)
+            log_p = log_softmax(logits.float(), dim=-1)
             return -(position_mask * target_p * log_p).sum(-1).mean()
 
-    # Before `specforge.algorithms.eagle3.model` takes the name.
     loss.LogSoftmaxLoss = LogSoftmaxLoss
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def main() -> int:
+    install()
     from specforge.cli import main as specforge
 
     status: int = specforge(sys.argv[1:])

@@ -1,14 +1,12 @@
 """The head's config.json, before training (for SpecForge) and after it (for SGLang)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sglang_qwen3next_eagle3.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.head import ARCHITECTURE
+from sglang_qwen3next_eagle3.head import ARCHITECTURE, AUX_LAYERS_KEY
 from sglang_qwen3next_eagle3.target import Target
 from sglang_qwen3next_eagle3.training.recipe import Draft
-
-AUX_LAYERS_KEY = "qwen3next_eagle3_aux_layers"
-"""Where a head's config spells a selection that output ids cannot express."""
 
 
 def layer_ids(selection: AuxSelection) -> list[int] | None:
@@ -29,9 +27,10 @@ def config(draft: Draft, target: Target, selection: AuxSelection) -> dict[str, A
     theirs = target.config
     eagle: dict[str, Any] = {"use_aux_hidden_state": True}
     ids = layer_ids(selection)
-    own = {} if ids is not None else {AUX_LAYERS_KEY: str(selection)}
     if ids is not None:
         eagle["eagle_aux_hidden_state_layer_ids"] = ids
+    spelled = {} if ids is not None else {AUX_LAYERS_KEY: str(selection)}
+    tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
     return {
         "architectures": [ARCHITECTURE],
         "model_type": "llama",
@@ -45,23 +44,21 @@ def config(draft: Draft, target: Target, selection: AuxSelection) -> dict[str, A
         "intermediate_size": draft.intermediate_size,
         "hidden_act": "silu",
         "attention_bias": False,
-        "bias": 0,
         "mlp_bias": False,
+        "bias": False,
         "rms_norm_eps": theirs.get("rms_norm_eps", 1e-6),
         "rope_theta": _rope_theta(theirs),
         "max_position_embeddings": target.context_length,
         "vocab_size": target.vocab_size,
         "draft_vocab_size": draft.vocab_size,
         "tie_word_embeddings": False,
-        "bos_token_id": theirs.get("bos_token_id"),
-        "eos_token_id": theirs.get("eos_token_id"),
-        "pad_token_id": theirs.get("pad_token_id"),
+        **{name: theirs[name] for name in tokens if theirs.get(name) is not None},
         "torch_dtype": "bfloat16",
         "eagle_config": eagle,
-        **own,
+        **spelled,
     }
 
 
-def _rope_theta(config: Any) -> float:
+def _rope_theta(config: Mapping[str, Any]) -> float:
     nested = config.get("rope_parameters") or config.get("rope_scaling") or {}
     return float(config.get("rope_theta") or nested.get("rope_theta") or 10000.0)

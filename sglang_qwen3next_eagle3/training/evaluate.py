@@ -1,15 +1,18 @@
 """`train evaluate`: how good is a head? Teacher-forced accuracy by draft step over captured
 features, the accept length that this predicts for a chain, and the one that a server measures.
 
-acc_k is the share of positions where the head's draft at step k equals the target's own greedy
-token, all drafts before it taken to be right, as SpecForge reports it (acc_0 .. acc_6 for a TTT
-length of 7). The accept length needs the accuracies among chains that were right until then.
+acc_k is what SpecForge reports (acc_0 .. acc_6 for a TTT length of 7): over the queries that stand
+on a token of an answer but the text's last one, the share whose draft at step k is the target's own
+greedy token, all drafts before it taken to be right. The accept length needs more than these seven
+figures, since hits come together: it is counted over whole chains, those that lie in an answer.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +30,13 @@ TTT_LENGTH = 7
 
 @dataclass(frozen=True)
 class Evaluation:
-    """positions: chain roots that were scored; accuracies: acc_0, acc_1, ...;
-    accept_lengths: predicted for chains of 1, 2, ... drafts."""
+    """positions: queries behind acc_0; accuracies: acc_0, acc_1, ...; chains: whole chains;
+    accept_lengths: predicted for chains of 1, 2, ... drafts, the target's own token included."""
 
     samples: int
     positions: int
     accuracies: tuple[float, ...]
+    chains: int
     accept_lengths: tuple[float, ...]
 
 
@@ -41,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--head", type=Path, required=True, metavar="DIR", help="a head, as `train export` writes")
     add("--target", default="demo", help="folder, hub name or `demo` (default)")
     add("--features", type=Path, required=True, metavar="DIR", help="held-out captured features")
+    add("--aux-layers", metavar="SELECTION", help="default: the head's calibration or config")
     add("--steps", type=int, default=TTT_LENGTH, help="draft steps (default: %(default)s)")
     add("--max-samples", type=int, metavar="N", help="default: all")
     add("--device", help="default: cuda if there is one")
@@ -56,12 +61,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--base-url and --prompts go together: a server is asked with prompts")
     if arguments.steps < 1:
         raise UserError(f"--steps {arguments.steps}: at least 1")
+    if arguments.max_samples is not None and arguments.max_samples < 1:
+        raise UserError(f"--max-samples {arguments.max_samples}: at least 1")
+    prompts = read_prompts(arguments.prompts) if arguments.prompts else []
     result = evaluate(arguments)
-    served = measure(arguments) if arguments.base_url else None
+    served = measure(arguments.base_url, prompts, arguments.max_tokens) if prompts else None
     if arguments.json:
         print(json.dumps({**asdict(result), "served": served}, indent=2))
         return 0
-    print(f"{result.positions} positions of {result.samples} samples")
+    print(
+        f"{result.positions} positions and {result.chains} chains in answers of "
+        f"{result.samples} samples"
+    )
     for k, accuracy in enumerate(result.accuracies):
         length = result.accept_lengths[k]
         print(f"acc_{k} {accuracy:.4f}   chain of {k + 1}: accept length {length:.3f} predicted")
@@ -77,58 +88,79 @@ def evaluate(arguments: argparse.Namespace) -> Evaluation:
     """Score a head on captured features; their selection must be the head's own."""
     import torch
 
-    from sglang_qwen3next_eagle3 import aux_layers
+    from sglang_qwen3next_eagle3 import aux_record, head_selection
     from sglang_qwen3next_eagle3.head import Head
+    from sglang_qwen3next_eagle3.head_files import Folder
     from sglang_qwen3next_eagle3.head_model import HeadModel
     from sglang_qwen3next_eagle3.training import features
-    from sglang_qwen3next_eagle3.training.draft import AUX_LAYERS_KEY
 
     folder = specforge.target_folder(arguments.target)
     target, head = Target.from_path(folder), Head.from_path(arguments.head)
     head.check(target)
-    selection = aux_layers.resolve(
+    selection = head_selection.resolve(
+        head,
         target,
-        wanted=head.config.get(AUX_LAYERS_KEY),
-        head_ids=head.layer_ids,
-        count=3,
+        aux_record.find(Folder(arguments.head)),
+        count=head.aux_count,
+        option=arguments.aux_layers,
         allow_gdn=True,
     ).selection
     manifest = features.read_manifest(arguments.features)
-    features.check_selection(manifest, selection, target)
+    features.check_selection(manifest, selection, folder)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     embedding, lm_head = target_tensors(folder)
-    model = HeadModel.load(arguments.head, embedding, torch.float32, device)
-    limit = arguments.max_samples
-    samples = _progress(features.iterate(arguments.features), limit or manifest.samples, limit)
-    return score(model, lm_head.float().to(device), samples, arguments.steps)
+    model = HeadModel.load(arguments.head, embedding, torch.float32, device, lm_head)
+    total = min(manifest.samples, arguments.max_samples or manifest.samples)
+    samples = islice(features.iterate(arguments.features), total)
+    return score(model, lm_head.float().to(device), _shown(samples, total), arguments.steps)
 
 
 def score(
-    model: "HeadModel", lm_head: "Tensor", samples: "Iterator[dict[str, Tensor]]", steps: int
+    model: "HeadModel", lm_head: "Tensor", samples: "Iterable[dict[str, Tensor]]", steps: int
 ) -> Evaluation:
-    """samples: of `features.iterate`; only roots whose whole chain lies in an answer count."""
+    """Accuracies by draft step, and accept lengths over whole chains.
+
+    lm_head: the target's, [vocabulary, hidden]; samples: as `features.iterate` yields them.
+    Masks: SpecForge 0.2.0, algorithms/eagle3 (data.py clears the last position's, model.py shifts
+    it with each step), so that the query of root t at step k counts if t + k is in an answer.
+
+    Raises:
+        UserError: no answer is as long as a chain.
+    """
     import torch
 
-    from sglang_qwen3next_eagle3.head_model import chain_hits, conditional_accuracies, greedy_of
+    from sglang_qwen3next_eagle3.head_model import conditional_accuracies, greedy_of
 
-    found, count = [], 0
+    right, seen = [0] * steps, [0] * steps
+    chains, count = [], 0
     for sample in samples:
-        ids = sample["input_ids"]
-        if len(ids) <= steps + 1:
+        ids, mask = sample["input_ids"], sample["loss_mask"].bool()
+        length = len(ids)
+        if length < 2:
             continue
-        logits = model.predict(sample["aux_hidden_state"][0], ids, steps)
         greedy = greedy_of(sample["hidden_state"][0].to(lm_head.device), lm_head)
-        hits = chain_hits(logits, model.target_ids, greedy).cpu()
-        # Root t drafts the tokens t + 2 .. t + 1 + steps: an answer's own.
-        answered = sample["loss_mask"].bool().unfold(0, steps, 1).all(-1)[2:]
-        kept = min(len(hits), len(answered))
-        found.append(hits[:kept][answered[:kept]])
+        projected = model.project(sample["aux_hidden_state"][0])
+        hits = [
+            (model.target_ids[logits.argmax(-1)] == greedy[k + 1 :]).cpu()
+            for k, logits in enumerate(model.steps(projected, ids, min(steps, length - 1)))
+        ]
+        for k, hit in enumerate(hits):
+            right[k] += int(hit[mask[k : length - 1]].sum())
+            seen[k] += int(mask[k : length - 1].sum())
         count += 1
-    if not found or not sum(map(len, found)):
-        raise UserError(f"no answer of more than {steps + 1} tokens in the features")
-    hits = torch.cat(found)
-    accuracies = tuple(hits.float().mean(0).tolist())
-    return Evaluation(count, len(hits), accuracies, _lengths(conditional_accuracies(hits)))
+        if length > steps + 1:
+            # Root t drafts the tokens t + 2 .. t + 1 + steps: an answer's own, all of them.
+            answered = mask[2:].unfold(0, steps, 1).all(-1)
+            chains.append(torch.stack([hit[: len(answered)] for hit in hits], dim=-1)[answered])
+    if not sum(map(len, chains)):
+        raise UserError(
+            f"no answer in the features has {steps} tokens in a row: evaluate with fewer --steps, "
+            "or on longer answers"
+        )
+    whole = torch.cat(chains)
+    accuracies = tuple(hit / total for hit, total in zip(right, seen, strict=True))
+    lengths = _lengths(conditional_accuracies(whole))
+    return Evaluation(count, seen[0], accuracies, len(whole), lengths)
 
 
 def _lengths(conditional: Sequence[float]) -> tuple[float, ...]:
@@ -156,63 +188,75 @@ def target_tensors(folder: Path) -> "tuple[Tensor, Tensor]":
         raise UserError(f"the target {folder} has no tensor {error.args[0]}") from None
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Accept length of a running server: completion tokens over verifications, greedy."""
-    import httpx
-    from rich.progress import track
+def measure(
+    base_url: str, prompts: Sequence[Sequence[Mapping[str, Any]]], max_tokens: int
+) -> dict[str, Any]:
+    """Accept length of a running server: completion tokens over verifications, greedy.
 
-    tokens = verifications = answers = 0
-    prompts = list(_prompts(arguments.prompts))
-    url = arguments.base_url.rstrip("/")
-    try:
-        with httpx.Client(timeout=600) as client:
-            for messages in track(prompts, "asking the server", disable=arguments.json):
-                body = {"model": "default", "messages": messages, "temperature": 0}
-                body |= {"max_tokens": arguments.max_tokens, "return_meta_info": True}
-                answer = client.post(f"{url}/v1/chat/completions", json=body)
-                answer.raise_for_status()
-                meta = answer.json()["choices"][0]["meta_info"]
-                tokens += meta["completion_tokens"]
-                verifications += meta["spec_verify_ct"]
-                answers += 1
-    except httpx.HTTPError as error:
-        raise UserError(f"{url} does not answer: {error}") from None
-    except KeyError:
-        raise UserError(f"{url} reports no verifications: it serves without speculation") from None
+    Raises:
+        UserError: no server there, or it serves without speculation.
+    """
+    from sglang_qwen3next_eagle3.client import Client
+    from sglang_qwen3next_eagle3.training.progress import Progress
+
+    client = Client(base_url, api_key=os.environ.get("OPENAI_API_KEY"))
+    tokens = verifications = 0
+    with Progress("asking the server", len(prompts), unit="prompts") as progress:
+        for messages in prompts:
+            answer = client.chat(messages, max_tokens=max_tokens)
+            tokens += answer.completion_tokens
+            verifications += answer.verify_steps or 0
+            progress.advance()
     if not verifications:
-        raise UserError(f"{url} reports no verifications: it serves without speculation")
-    length = tokens / verifications
+        raise UserError(
+            f"{base_url} reports no verifications: it serves without speculation; start it with a "
+            "profile of `launch`"
+        )
     return {
-        "answers": answers,
+        "answers": len(prompts),
         "completion_tokens": tokens,
         "verifications": verifications,
-        "accept_length": length,
+        "accept_length": tokens / verifications,
     }
 
 
-def _prompts(path: Path) -> Iterator[list[dict[str, str]]]:
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                raise UserError(f"{path} line {number}: not JSON") from None
-            if isinstance(entry.get("prompt"), str):
-                yield [{"role": "user", "content": entry["prompt"]}]
-            elif isinstance(entry.get("conversations"), list):
-                yield [turn for turn in entry["conversations"] if turn["role"] == "user"][:1]
-            else:
-                raise UserError(f"{path} line {number}: neither `prompt` nor `conversations`")
+def read_prompts(path: Path) -> list[list[dict[str, str]]]:
+    """The prompts of a JSONL file: `prompt`, or `conversations` up to the first answer.
+
+    Raises:
+        UserError: there is no such file, none in it, or a line is neither.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path} cannot be read: give a JSONL file with --prompts") from None
+    found = [_prompt(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise UserError(f"{path} is empty: give a JSONL file with --prompts")
+    return found
 
 
-def _progress(
-    samples: "Iterator[dict[str, Tensor]]", total: int, limit: int | None
-) -> "Iterator[dict[str, Tensor]]":
-    from itertools import islice
+def _prompt(line: str, where: str) -> list[dict[str, str]]:
+    try:
+        entry = json.loads(line)
+        if isinstance(entry.get("prompt"), str):
+            return [{"role": "user", "content": entry["prompt"]}]
+        turns = [{"role": t["role"], "content": t["content"]} for t in entry["conversations"]]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        turns = []
+    asked = list(takewhile(lambda turn: turn["role"] != "assistant", turns))
+    if not asked:
+        raise UserError(
+            f"{where}: neither `prompt` nor `conversations` that begin with a question: "
+            "correct the line"
+        )
+    return asked
 
-    from rich.console import Console
-    from rich.progress import track
 
-    yield from track(islice(samples, limit), "scoring", total=total, console=Console(stderr=True))
+def _shown(samples: "Iterable[dict[str, Tensor]]", total: int) -> "Iterator[dict[str, Tensor]]":
+    from sglang_qwen3next_eagle3.training.progress import Progress
+
+    with Progress("scoring", total, unit="samples") as progress:
+        for sample in samples:
+            yield sample
+            progress.advance()

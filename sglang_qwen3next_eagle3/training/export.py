@@ -7,7 +7,6 @@ in the form that SGLang reads, the target's context, and where the head comes fr
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,12 @@ from typing import Any
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.head import Head
 from sglang_qwen3next_eagle3.target import Target
-from sglang_qwen3next_eagle3.training import specforge
+from sglang_qwen3next_eagle3.training import provenance, runlog, specforge
 from sglang_qwen3next_eagle3.training import supervise as runs
 
-PROVENANCE = "provenance.json"
-WEIGHTS = "model.safetensors"
+WEIGHTS, HEAD_CONFIG = "model.safetensors", "config.json"
+# Of what transformers writes beside our own keys; the rest are defaults of other model classes.
+_KEPT = ("transformers_version", "initializer_range", "use_cache", "rope_parameters")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,91 +37,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Raises UserError: no run, no checkpoint, or a head that would not serve."""
     specforge.require()
-    record = _read_record(arguments.run)
+    record = runs.read_record(arguments.run)
     checkpoint = arguments.checkpoint or runs.latest_checkpoint(arguments.run.absolute())
-    if checkpoint is None or not (checkpoint / "training_state.pt").is_file():
+    if checkpoint is None or not (checkpoint / runs.STATE).is_file():
         raise UserError(f"{checkpoint or arguments.run} has no checkpoint: `train run` writes one")
-    if arguments.out.exists() and any(arguments.out.iterdir()):
-        raise UserError(f"{arguments.out} is not empty: choose another folder with --out")
+    out: Path = arguments.out
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder: choose another with --out")
     name = arguments.target or record["config"]["model"]["target_model_path"]
     target = Target.from_path(specforge.target_folder(name))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=arguments.out.parent, prefix=".export-") as scratch:
-        head = _export(arguments.run.absolute(), checkpoint, record, target, Path(scratch) / "head")
-        if arguments.out.exists():
-            arguments.out.rmdir()
-        head.path.replace(arguments.out)
-    size = (arguments.out / WEIGHTS).stat().st_size
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as scratch:
+            head = Path(scratch) / "head"
+            _export(arguments.run.absolute(), checkpoint, record, target, head)
+            # Onto an empty folder too.
+            head.replace(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}): make room there") from None
     summary = {
-        "head": str(arguments.out),
-        "bytes": size,
+        "head": str(out),
+        "bytes": (out / WEIGHTS).stat().st_size,
         "aux_layers": record["aux_layers"],
         "checkpoint": checkpoint.name,
+        "finished": bool(record.get("finished")),
     }
     if arguments.json:
         print(json.dumps(summary, indent=2))
     else:
+        unfinished = "" if summary["finished"] else " of a run that is not finished"
         print(
-            f"{arguments.out}: {size / 2**20:.1f} MiB, auxiliary layers {record['aux_layers']}, "
-            f"from {checkpoint.name}"
+            f"{out}: {(out / WEIGHTS).stat().st_size / 2**20:.1f} MiB, auxiliary layers "
+            f"{record['aux_layers']}, from {checkpoint.name}{unfinished}; next: launch --head {out}"
         )
     return 0
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / runs.RUN
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} is no folder of `train run`: it has no {runs.RUN}") from None
-    except ValueError:
-        raise UserError(f"{path} is damaged: not JSON") from None
-    return record
-
-
 def _export(
     folder: Path, checkpoint: Path, record: Mapping[str, Any], target: Target, out: Path
-) -> Head:
+) -> None:
     _specforge_export(folder, checkpoint, out)
-    written = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    config = {**_only_known(written), **record["draft"]}
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    for name in ("generation_config.json",):
-        (out / name).unlink(missing_ok=True)
+    written = json.loads((out / HEAD_CONFIG).read_text(encoding="utf-8"))
+    config = {key: written[key] for key in _KEPT if key in written} | record["draft"]
+    _write_json(out / HEAD_CONFIG, config)
     head = Head.from_path(out)
     if any("embed_tokens" in name for name in head.tensors):
         raise UserError(f"{checkpoint}: the export carries an embedding, the target's is shared")
     head.check(target)
-    provenance = {key: value for key, value in record.items() if key != "draft"}
-    provenance |= {"checkpoint": checkpoint.name, "training_state": _progress(checkpoint)}
-    (out / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-    return head
+    progress = _progress(checkpoint)
+    progress["metrics"] = runlog.last_metrics(folder / runs.LOG, progress.get("step", 0))
+    _write_json(out / provenance.FILE, provenance.describe(record, progress))
+    for path in out.iterdir():
+        if path.name not in (HEAD_CONFIG, WEIGHTS, provenance.FILE):
+            path.unlink()
+        else:
+            path.chmod(0o644)  # transformers writes weights for their owner alone
 
 
 def _specforge_export(folder: Path, checkpoint: Path, out: Path) -> None:
-    command = [sys.executable, "-m", "sglang_qwen3next_eagle3.training.cpu_trainer", "export"]
-    command += ["--to", "sglang", "--checkpoint", str(checkpoint)]
-    command += ["--draft-config", str(folder / runs.DRAFT), "--output-dir", str(out)]
+    # On the CPU whatever trained it: its Triton kernel is not needed for this.
+    command = [sys.executable, "-m", runs.CPU_TRAINER, "export", "--to", "sglang"]
+    command += ["--checkpoint", str(checkpoint), "--draft-config", str(folder / runs.DRAFT)]
+    command += ["--output-dir", str(out)]
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", env={**os.environ}, check=False
     )
     if done.returncode or not (out / WEIGHTS).is_file():
-        shutil.rmtree(out, ignore_errors=True)
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise UserError(f"SpecForge could not export {checkpoint}: {''.join(last)}")
-
-
-# Of what transformers writes beside our own keys: the rest are defaults of other model classes.
-_KEPT = ("transformers_version", "initializer_range", "use_cache", "rope_parameters")
-
-
-def _only_known(written: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: written[key] for key in _KEPT if key in written}
+        why = runlog.reason([*done.stdout.splitlines(), *done.stderr.splitlines()])
+        raise UserError(
+            f"SpecForge could not export {checkpoint}: {why}; choose another with --checkpoint"
+        )
 
 
 def _progress(checkpoint: Path) -> dict[str, Any]:
     import torch
 
-    state = torch.load(checkpoint / "training_state.pt", map_location="cpu", weights_only=False)
-    wanted = ("global_step", "epoch", "run_id", "strategy")
-    return {key: state[key] for key in wanted if key in state}
+    state = torch.load(checkpoint / runs.STATE, map_location="cpu", weights_only=False, mmap=True)
+    return {"name": checkpoint.name, "step": state["global_step"], "epoch": state["epoch"]}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -9,11 +9,16 @@ from typing import Any
 import yaml
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training.recipe import Recipe
+from sglang_qwen3next_eagle3.training.recipe import OWN_FIELDS, SECTIONS, Recipe
 
 RUN_ID = "head"
-# SpecForge's capture servers need seven slots beyond the longest sample.
-CAPTURE_HEADROOM = 7
+CPU = "cpu"
+STRATEGY = "eagle3"
+# Neither interval is anything that a recipe has to say: SpecForge would save nothing on the way,
+# and refuses features to evaluate on without an interval.
+SAVE_INTERVAL = 1000
+# SpecForge's default, flex_attention, has no backward pass on a CPU.
+_ON_CPU = {"attention_backend": "sdpa", "fsdp_sharding": "NO_SHARD"}
 
 
 @dataclass(frozen=True)
@@ -23,25 +28,33 @@ class Paths:
     target: str
     draft_config: str
     output: str
-    features: str
+    features: str = ""
     eval_features: str | None = None
     vocab_mapping: str | None = None
 
 
 def offline(
-    recipe: Recipe, paths: Paths, layer_ids: Sequence[int], processes: int
+    recipe: Recipe,
+    paths: Paths,
+    layer_ids: Sequence[int] | None,
+    processes: int,
+    device: str = "cuda",
 ) -> dict[str, Any]:
     """The run config of offline training on captured features.
 
-    layer_ids: for the record; offline, SpecForge reads three states from each file and compares
-        nothing, which is why `train run` does.
+    layer_ids: for the record, None where ids cannot say it; offline, SpecForge reads three states
+        from each file and compares nothing, which is why `train run` does.
     """
-    config = _base(recipe, paths, layer_ids)
+    config = base(recipe, paths, layer_ids)
+    training = config["training"]
     config["data"]["hidden_states_path"] = paths.features
-    if paths.eval_features is not None:
-        config["data"]["eval_hidden_states_path"] = paths.eval_features
+    if paths.eval_features is None:
+        training.pop("eval_interval", None)
     else:
-        config["training"].pop("eval_interval", None)
+        config["data"]["eval_hidden_states_path"] = paths.eval_features
+        training.setdefault("eval_interval", training["save_interval"] or SAVE_INTERVAL)
+    if device == CPU:
+        config["training"] = {**_ON_CPU, **training}
     config["deployment"] = {
         "mode": "local_colocated",
         "trainer": {"nnodes": 1, "nproc_per_node": processes},
@@ -49,68 +62,32 @@ def offline(
     return config
 
 
-def online(
-    recipe: Recipe,
-    paths: Paths,
-    layer_ids: Sequence[int],
-    data: str,
-    servers: Sequence[str],
-    mooncake: str,
-) -> dict[str, Any]:
-    """The run config of online, disaggregated training: capture servers put the states into
-    Mooncake, the trainer takes them from there.
-
-    data: prepared conversations; servers: URLs; mooncake: host of the Mooncake master.
-    """
-    config = _base(recipe, paths, layer_ids)
-    if paths.vocab_mapping is None:
-        raise UserError(
-            "online training needs the draft vocabulary beforehand: run `train vocab` and pass "
-            "--vocab"
-        )
-    length = config["data"].get("max_length", 2048)
-    config["data"]["train_data_path"] = data
-    config["data"]["chat_template"] = "qwen"
-    config["training"].pop("eval_interval", None)
-    config["training"]["role"] = "auto"
-    config["model"]["sglang_attention_backend"] = "triton"
-    config["model"]["sglang_context_length"] = length + CAPTURE_HEADROOM
-    config["deployment"] = {
-        "mode": "disaggregated",
-        "trainer": {"nnodes": 1, "nproc_per_node": recipe.hardware.dp},
-        "disaggregated": {
-            "control_dir": str(Path(paths.output) / "control"),
-            "backend": "mooncake",
-            "server_urls": list(servers),
-            "mooncake_metadata_server": f"http://{mooncake}:35880/metadata",
-            "mooncake_master_server_addr": f"{mooncake}:35551",
-        },
+def base(recipe: Recipe, paths: Paths, layer_ids: Sequence[int] | None) -> dict[str, Any]:
+    """What offline and online training have in common."""
+    config: dict[str, Any] = {
+        name: copy.deepcopy(recipe.specforge.get(name, {})) for name in SECTIONS
     }
-    return config
-
-
-def _base(recipe: Recipe, paths: Paths, layer_ids: Sequence[int]) -> dict[str, Any]:
-    sections = {name: copy.deepcopy(recipe.specforge.get(name, {})) for name in _SECTIONS}
-    sections["model"] |= {
+    config["model"] |= {
         "target_model_path": paths.target,
         "draft_model_config": paths.draft_config,
-        "aux_hidden_state_layer_ids": list(layer_ids),
     }
+    if layer_ids is not None:
+        config["model"]["aux_hidden_state_layer_ids"] = list(layer_ids)
     if paths.vocab_mapping is not None:
-        sections["model"]["vocab_mapping_path"] = paths.vocab_mapping
-    sections["data"]["cache_dir"] = str(Path(paths.output) / "cache")
-    config: dict[str, Any] = {name: value for name, value in sections.items() if value}
+        config["model"]["vocab_mapping_path"] = paths.vocab_mapping
+    config["data"]["cache_dir"] = str(Path(paths.output) / "cache")
+    config["training"] = {"strategy": STRATEGY, **config["training"]}
+    config["training"].setdefault("save_interval", SAVE_INTERVAL)
+    if not config["tracking"]:
+        del config["tracking"]
     return {**config, "run_id": RUN_ID, "output_dir": paths.output}
-
-
-_SECTIONS = ("model", "data", "training", "tracking")
 
 
 def override(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """The config with `section.field=value` settings; values are YAML.
 
     Raises:
-        UserError: a setting is not of that form.
+        UserError: a setting is not of that form, or is not the user's to set.
     """
     changed = copy.deepcopy(dict(config))
     for setting in settings:
@@ -120,8 +97,39 @@ def override(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
             raise UserError(
                 f"--set {setting!r}: write section.field=value, as SpecForge names them"
             )
-        target = changed.setdefault(section, {})
-        if not isinstance(target, dict):
-            raise UserError(f"--set {setting!r}: {section} is no section of SpecForge's run config")
-        target[field] = yaml.safe_load(text)
+        if section not in SECTIONS:
+            raise UserError(f"--set {setting!r}: the sections are {', '.join(SECTIONS)}")
+        if field in OWN_FIELDS.get(section, ()):
+            raise UserError(
+                f"--set {setting!r}: `train run` fills in {path} itself, from its options"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {setting!r}: the value is not YAML") from None
+        # YAML 1.1 wants a point in 1e-4, and SpecForge takes numbers as text.
+        changed.setdefault(section, {})[field] = value
     return changed
+
+
+def optimizer_steps(config: Mapping[str, Any], samples: int) -> int:
+    """Steps that SpecForge takes on `samples` features, in all epochs.
+
+    Each process gets an equal share (the last samples repeated to make it even) and drops an
+    incomplete batch (SpecForge 0.2.0, launch.py and training/trainer.py).
+
+    Raises:
+        UserError: a process's share does not fill one batch.
+    """
+    training = config["training"]
+    processes = int(config["deployment"]["trainer"]["nproc_per_node"])
+    batch = int(training.get("batch_size", 1))
+    share = -(-samples // processes)
+    if share < batch:
+        raise UserError(
+            f"{samples} samples do not fill a batch of {batch} on each of {processes} processes: "
+            f"capture more, or pass --set training.batch_size={max(1, share)}"
+        )
+    windows = share // batch * int(training.get("num_epochs", 1))
+    steps = windows // int(training.get("accumulation_steps", 1))
+    return min(steps, int(training.get("max_steps") or steps))

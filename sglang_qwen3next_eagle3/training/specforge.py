@@ -59,20 +59,26 @@ def require(found: Installed | None = None) -> Manifest:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse a run config that SpecForge's own schema refuses.
+    """Refuse a run config that SpecForge refuses: its schema, and its rules for EAGLE3.
 
     Raises:
-        UserError: the first thing that the schema says.
+        UserError: the first thing that it says.
     """
     from pydantic import ValidationError
+    from specforge.application import resolve_run
     from specforge.config.schema import Config
 
     try:
-        Config.model_validate(dict(config))
+        resolve_run(Config.model_validate(dict(config)))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "run config"
-        raise UserError(f"SpecForge refuses the run config: {where}: {first['msg']}") from None
+        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
+        reason = f"{where}{first['msg']}"
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return
+    raise UserError(f"SpecForge refuses the run config: {reason}; see --set and the recipe")
 
 
 def target_folder(name: str) -> Path:
@@ -98,7 +104,8 @@ def indexed(target: Path, beside: Path) -> Path:
     weight_map: dict[str, str] = {}
     for path in target.iterdir():
         link = beside / path.name
-        if path.is_file() and not link.exists():
+        if path.is_file():
+            link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
     for path in files:
         with safe_open(path, framework="numpy") as stream:

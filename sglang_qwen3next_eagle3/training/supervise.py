@@ -1,17 +1,13 @@
 """Starting SpecForge in a run folder, watching it, and letting it go on where it stopped."""
 
-import ast
 import fcntl
 import json
 import os
-import re
-import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,13 +15,15 @@ from typing import Any
 import yaml
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training import runconfig, specforge
+from sglang_qwen3next_eagle3.training import provenance, runconfig, runlog, specforge
 from sglang_qwen3next_eagle3.training.recipe import Recipe
+from sglang_qwen3next_eagle3.training.trainer_process import execute, say
 
 CONFIG, DRAFT, RUN, LOG, LOCK = "specforge.yaml", "draft.json", "run.json", "train.log", ".lock"
 CHECKPOINTS = "checkpoints"
+STATE = "training_state.pt"
 CPU_TRAINER = "sglang_qwen3next_eagle3.training.cpu_trainer"
-_STEP = re.compile(r"step (\d+): (\{.*\})")
+LET_GO_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -33,71 +31,156 @@ class Plan:
     """A run that is ready to start.
 
     config: SpecForge's run config; draft_config: the head's config.json, None for a dry run with
-    a target that is not here; selection: the auxiliary layers as they are spelled.
+    a target that is not here; selection: the auxiliary layers as they are spelled; device: cuda or
+    cpu; steps: that SpecForge will take, None where that is not known; about: what else is worth
+    keeping of it (recipe, target, data), for the head's provenance.
     """
 
     recipe: Recipe
     config: dict[str, Any]
     draft_config: dict[str, Any] | None
     selection: str
+    device: str = "cuda"
+    steps: int | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def processes(self) -> int:
+        return int(self.config["deployment"]["trainer"]["nproc_per_node"])
 
 
-def train(plan: Plan, out: Path, device: str) -> Path | None:
+@dataclass(frozen=True)
+class Outcome:
+    """checkpoint: the last one; record: of run.json; trained: whether this start did anything."""
+
+    checkpoint: Path
+    record: Mapping[str, Any]
+    trained: bool
+
+
+def train(plan: Plan, out: Path) -> Outcome:
     """Start SpecForge, or let it go on, and see that it ends with a checkpoint.
-
-    Returns the checkpoint, or None if the folder's run was finished before.
 
     Raises:
         UserError: another run is in the folder, or SpecForge failed; its log is kept.
+        KeyboardInterrupt: after SpecForge ended.
     """
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out) as lock:
         record = _claim(out, plan)
-        if record.get("finished"):
-            print(f"{out} is finished ({record['finished']}): nothing to do")
-            return None
-        config = dict(plan.config)
-        folder = specforge.indexed(Path(config["model"]["target_model_path"]), out / "target")
-        config["model"] = {**config["model"], "target_model_path": str(folder)}
-        resumed = latest_checkpoint(out)
-        if resumed is not None:
-            config["training"] = {**config["training"], "resume_from": str(resumed)}
-            print(f"going on from {resumed.name}")
-        _write(out / DRAFT, json.dumps(plan.draft_config, indent=2) + "\n")
-        _write(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
-        module = CPU_TRAINER if device == "cpu" else "specforge.cli"
+        newest = latest_checkpoint(out, plan.processes)
+        if record.get("finished") and newest is not None:
+            return Outcome(newest, record, trained=False)
+        start = f"from {newest.name}" if newest is not None else "from nothing"
+        say(f"{start} to step {plan.steps}; what SpecForge prints is kept in {out / LOG}")
+        _write_files(plan, out, newest)
+        module = CPU_TRAINER if plan.device == runconfig.CPU else "specforge.cli"
         command = [sys.executable, "-m", module, "train", "--config", str(out / CONFIG)]
         started = time.monotonic()
-        _execute(command, plan, out, lock)
-        trained = latest_checkpoint(out)
-        if trained is None:
-            raise UserError(
-                f"SpecForge ended without a checkpoint: set training.save_interval, see {out / LOG}"
+        try:
+            execute(
+                command,
+                plan.recipe.environment,
+                out / LOG,
+                steps=plan.steps,
+                inherit=[lock],
             )
-        _finish(out, record, time.monotonic() - started)
-    return trained
+        finally:
+            record["seconds"] = round(record["seconds"] + time.monotonic() - started, 1)
+            _write_json(out / RUN, record)
+        newest = latest_checkpoint(out, plan.processes)
+        if newest is None:
+            raise UserError(f"SpecForge ended without a checkpoint: see {out / LOG}")
+        record["finished"] = _now()
+        record["metrics"] = runlog.last_metrics(out / LOG, step_of(newest))
+        _write_json(out / RUN, record)
+    return Outcome(newest, record, trained=True)
 
 
-def latest_checkpoint(out: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder."""
+def register(plan: Plan, out: Path) -> None:
+    """Write a run's files for a SpecForge that is started elsewhere; `train export` reads them.
+
+    Raises:
+        UserError: another run is in the folder.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        _claim(out, plan)
+        _write_files(plan, out)
+
+
+def _write_files(plan: Plan, out: Path, resumed: Path | None = None) -> None:
+    """specforge.yaml and draft.json, as SpecForge reads them."""
+    config = dict(plan.config)
+    target = Path(config["model"]["target_model_path"])
+    if target.is_dir():
+        target = specforge.indexed(target, out / "target")
+        config["model"] = {**config["model"], "target_model_path": str(target)}
+    if resumed is not None:
+        config["training"] = {**config["training"], "resume_from": str(resumed)}
+    if plan.draft_config is not None:
+        _write_json(out / DRAFT, plan.draft_config)
+    _write(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("step")[2])
+
+
+def latest_checkpoint(out: Path, processes: int = 1) -> Path | None:
+    """The newest checkpoint of a run folder that is whole: SpecForge writes a file for each of its
+    processes, and one for all of them."""
+    files = [STATE, *(f"training_state_rank{rank}.pt" for rank in range(processes))]
     found = [
-        (int(path.name.rpartition("step")[2]), path)
+        path
         for path in (out / CHECKPOINTS).glob(f"{runconfig.RUN_ID}-step*")
-        if (path / "training_state.pt").is_file()
+        if path.name.rpartition("step")[2].isdecimal()
+        and all((path / name).is_file() for name in files)
     ]
-    return max(found)[1] if found else None
+    return max(found, key=step_of, default=None)
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[int]:
-    """The folder's lock. SpecForge's process inherits it, so that a killed `train run` whose
-    trainer lives on cannot be started a second time."""
-    with (out / LOCK).open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{out} is in use: another `train run` is training there") from None
+    """The folder's lock, with the owner's process id in it.
+
+    SpecForge's process inherits it. That of a killed `train run` is told to end, which can take a
+    while: it is waited for. One whose owner is alive is not.
+    """
+    with (out / LOCK).open("a+") as stream:
+        until = time.monotonic() + LET_GO_SECONDS
+        while not _lock(stream.fileno()):
+            stream.seek(0)
+            if _alive(stream.read()) or time.monotonic() > until:
+                raise UserError(
+                    f"{out} is in use: another `train run` is training there; wait for it, or "
+                    "choose another folder with --out"
+                )
+            time.sleep(0.2)
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
         yield stream.fileno()
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # Some network file systems lock nothing; alone in it, one needs no lock.
+    return True
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _claim(out: Path, plan: Plan) -> dict[str, Any]:
@@ -105,9 +188,8 @@ def _claim(out: Path, plan: Plan) -> dict[str, Any]:
     mine = {"config": plan.config, "draft": plan.draft_config, "aux_layers": plan.selection}
     path = out / RUN
     if path.is_file():
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(key for key in mine if record.get(key) != mine[key])
-        if differing:
+        record = read_record(out)
+        if any(record.get(key) != mine[key] for key in mine):
             raise UserError(
                 f"{out} holds a run with other settings ({_first_difference(record, mine)}): "
                 "use the same ones to go on, or another --out"
@@ -115,22 +197,33 @@ def _claim(out: Path, plan: Plan) -> dict[str, Any]:
         return record
     record = {
         **mine,
-        "recipe": plan.recipe.description,
-        "features": _features_record(plan),
+        **plan.about,
+        "commit": provenance.commit(),
         "versions": {
             name: metadata.version(name)
             for name in ("sglang-qwen3next-eagle3", "specforge", "torch", "transformers")
         },
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": _now(),
         "seconds": 0.0,
     }
-    _write(path, json.dumps(record, indent=2) + "\n")
+    _write_json(path, record)
     return record
 
 
-def _features_record(plan: Plan) -> Any:
-    path = Path(plan.config["data"]["hidden_states_path"]) / "features.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def read_record(out: Path) -> dict[str, Any]:
+    """run.json of a run folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = out / RUN
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{out} is no folder of `train run`: it has no {RUN}") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged: not JSON") from None
+    return record
 
 
 def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> str:
@@ -145,67 +238,12 @@ def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], where: str
     return where
 
 
-def _execute(command: list[str], plan: Plan, out: Path, lock: int) -> None:
-    environment = {**os.environ, **plan.recipe.environment, "PYTHONUNBUFFERED": "1"}
-    steps = plan.config["training"].get("max_steps")
-    tail: deque[str] = deque(maxlen=15)
-    with (
-        (out / LOG).open("a", encoding="utf-8") as log,
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            pass_fds=[lock],
-        ) as process,
-    ):
-        assert process.stdout is not None
-        started, first = time.monotonic(), 0
-        try:
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                tail.append(line)
-                if found := _STEP.match(line):
-                    first = first or int(found[1])
-                    elapsed = time.monotonic() - started
-                    print(_progress(int(found[1]), first, found[2], elapsed, steps), flush=True)
-        except KeyboardInterrupt:
-            process.wait()
-            raise UserError(
-                f"interrupted: the same command goes on from the last checkpoint in {out}"
-            ) from None
-        status = process.wait()
-    if status:
-        raise UserError(
-            f"SpecForge failed with exit status {status}; the end of {out / LOG}:\n"
-            + "".join(tail).rstrip()
-        )
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _progress(step: int, first: int, metrics: str, elapsed: float, steps: int | None) -> str:
-    """One line of a training or evaluation report of SpecForge."""
-    try:
-        values = ast.literal_eval(re.sub(r"\b(nan|inf)\b", "None", metrics))
-    except (ValueError, SyntaxError):
-        return f"step {step}: {metrics}"
-    if "eval/avg_loss" in values:
-        accuracies = " ".join(f"{a:.3f}" for a in values["eval/per_position_acc"])
-        length = values.get("eval/simulated_acc_len")
-        return f"step {step} evaluation: acc {accuracies} accept length {length:.2f}"
-    shown = " ".join(f"{k} {values[k]:.3f}" for k in ("acc_0", "acc_6", "ploss_0") if k in values)
-    left = ""
-    if steps and step > first:
-        left = f", {(steps - step) * elapsed / (step - first) / 60:.1f} min left"
-    return f"step {step}{f'/{steps}' if steps else ''}: {shown}{left}"
-
-
-def _finish(out: Path, record: dict[str, Any], seconds: float) -> None:
-    record["seconds"] = round(record["seconds"] + seconds, 1)
-    record["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    _write(out / RUN, json.dumps(record, indent=2) + "\n")
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    _write(path, json.dumps(content, indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

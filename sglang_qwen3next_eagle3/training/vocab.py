@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +80,17 @@ def choose(
 def count_answers(data: Path, tokenizer: Any, max_length: int) -> tuple[Counter[int], int]:
     """Occurrences of each token in the answers of a prepared file, and the conversations read."""
     from sglang_qwen3next_eagle3.training.encode import encode, read_conversations
+    from sglang_qwen3next_eagle3.training.progress import Progress
 
     counts: Counter[int] = Counter()
     read = 0
-    for conversation in read_conversations(data):
-        sample = encode(tokenizer, conversation.messages, max_length)
-        if sample is not None:
-            read += 1
-            counts.update(
-                token for token, used in zip(sample.ids, sample.loss_mask, strict=True) if used
-            )
+    with Progress("counting", None) as progress:
+        for conversation in read_conversations(data):
+            sample = encode(tokenizer, conversation.messages, max_length, conversation.id)
+            progress.advance()
+            if sample is not None:
+                read += 1
+                counts.update(compress(sample.ids, sample.loss_mask))
     return counts, read
 
 
@@ -105,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Raises UserError for data or a size that does not fit."""
     from sglang_qwen3next_eagle3.training.encode import load_tokenizer
     from sglang_qwen3next_eagle3.training.specforge import target_folder
+    from sglang_qwen3next_eagle3.training.workspace import sha256
 
     if not arguments.data.is_file():
         raise UserError(f"there is no file {arguments.data}: `train prepare` writes train.jsonl")
@@ -113,8 +116,18 @@ def run(arguments: argparse.Namespace) -> int:
     counts, read = count_answers(arguments.data, tokenizer, arguments.max_length)
     if not read:
         raise UserError(f"{arguments.data}: no conversation with an answer in it")
-    chosen = choose(counts, arguments.size, target.vocab_size, set(tokenizer.all_special_ids))
-    report = write(chosen, arguments.out, {"data": str(arguments.data), "conversations": read})
+    special = set(tokenizer.all_special_ids) | _ends(target)
+    chosen = choose(counts, arguments.size, target.vocab_size, special)
+    report = write(
+        chosen,
+        arguments.out,
+        {
+            "data": str(arguments.data),
+            "data_sha256": sha256(arguments.data),
+            "conversations": read,
+            "max_length": arguments.max_length,
+        },
+    )
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
@@ -131,6 +144,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ends(target: Target) -> set[int]:
+    """The tokens that end an answer: one that cannot be drafted costs the last step of each."""
+    ids = target.config.get("eos_token_id")
+    return set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+
+
 def write(chosen: DraftVocabulary, out: Path, source: Mapping[str, object]) -> dict[str, object]:
     """vocab.pt as SpecForge reads it (`model.vocab_mapping_path`), and what it covers."""
     import torch
@@ -143,6 +162,32 @@ def write(chosen: DraftVocabulary, out: Path, source: Mapping[str, object]) -> d
         "coverage": round(chosen.coverage, 6),
     }
     out.mkdir(parents=True, exist_ok=True)
-    torch.save(chosen.tensors(), out / MAPPING)
+    scratch = out / f".{MAPPING}.new"
+    torch.save(chosen.tensors(), scratch)
+    scratch.replace(out / MAPPING)
     (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def read_report(mapping: Path | None) -> dict[str, object] | None:
+    """What was written beside a vocab.pt, or None."""
+    path = mapping and mapping.with_name(REPORT)
+    if path is None or not path.is_file():
+        return None
+    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def sizes(mapping: Path) -> tuple[int, int]:
+    """Draft and target tokens of a vocab.pt.
+
+    Raises:
+        UserError: the file is none.
+    """
+    import torch
+
+    try:
+        content = torch.load(mapping, weights_only=True)
+        return len(content["d2t"]), len(content["t2d"])
+    except Exception:
+        raise UserError(f"{mapping} is no draft vocabulary: `train vocab` makes one") from None
