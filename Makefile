@@ -6,10 +6,12 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-fast test-gpu lint format wheel clean
+.PHONY: help train-env demo serve test test-fast test-gpu lint format wheel clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+train-env: $(INSTALLED)  ## .venv with what training needs too: SpecForge beside SGLang
 
 demo: $(INSTALLED)  ## Serve the small pair on this machine's CPU, ask it a question, stop
 	@$(BIN)/python -m sglang_qwen3next_eagle3 demo
@@ -38,12 +40,14 @@ format: $(INSTALLED)  ## Let ruff sort and format
 wheel: $(INSTALLED)  ## dist/*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-# SGLang and its CUDA libraries are 9 GB; nothing else is installed outside constraints.txt.
+# SGLang and its CUDA libraries are 9 GB; nothing is installed outside constraints.txt. SpecForge
+# asks for SGLang 0.5.14 and an older transformers, and runs with ours: it comes without its pins.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (the first time about 4 minutes, 9 GB)"
 	@$(PIP) install --quiet -c constraints.txt hatchling editables
-	@$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev,train]'
+	@$(PIP) install --quiet -c constraints.txt --no-deps specforge
 	@touch $@
 
 clean:  ## Remove what the targets made, .venv included

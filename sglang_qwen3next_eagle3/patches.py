@@ -1,4 +1,5 @@
-"""`patches verify` and `patches new`: the manifests of what the overlay hooks in SGLang."""
+"""`patches verify` and `patches new`: the manifests of what the overlay hooks in SGLang, and of what
+training relies on in SpecForge."""
 
 import argparse
 import json
@@ -8,13 +9,16 @@ from pathlib import Path
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Finding, Installed, Manifest, Part, Symbol
+from sglang_qwen3next_eagle3.training import specforge
 
 PARTS: tuple[Part, ...] = ("capture", "cpu_engine", "prefill")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    verify = verbs.add_parser("verify", help="compare a manifest with the installed SGLang")
+    verify = verbs.add_parser(
+        "verify", help="compare the manifests with the installed SGLang and SpecForge"
+    )
     verify.add_argument("--json", action="store_true", help="print JSON for a script")
     new = verbs.add_parser(
         "new", help="write a manifest for another installed SGLang release, for review"
@@ -38,11 +42,24 @@ def run(arguments: argparse.Namespace) -> int:
     installed = _installed(arguments)
     manifest = contract.read_manifest(installed.release)
     findings = contract.compare(manifest, installed.root, PARTS)
+    trainer = None if arguments.source or arguments.release else specforge.installed()
+    trained_with, trainer_findings = _of_trainer(trainer)
     if arguments.json:
-        print(json.dumps(_as_json(manifest, findings), indent=2))
+        theirs = trained_with and _as_json(trained_with, trainer_findings)
+        print(json.dumps({**_as_json(manifest, findings), "specforge": theirs}, indent=2))
     else:
-        _print_table(manifest, findings)
-    return 0 if all(finding.state == "ok" for finding in findings) else 1
+        _print_table("SGLang", manifest, findings)
+        if trained_with is not None:
+            _print_table("SpecForge", trained_with, trainer_findings)
+    return 0 if all(finding.state == "ok" for finding in findings + trainer_findings) else 1
+
+
+def _of_trainer(installed: Installed | None) -> tuple[Manifest | None, list[Finding]]:
+    """SpecForge's manifest and findings, where it is installed: only training needs it."""
+    if installed is None:
+        return None, []
+    manifest = specforge.read_manifest()
+    return manifest, contract.compare(manifest, installed.root, ["training"])
 
 
 def _installed(arguments: argparse.Namespace) -> Installed:
@@ -119,11 +136,11 @@ def _as_json(manifest: Manifest, findings: list[Finding]) -> dict[str, object]:
     return {"release": manifest.release, "reviewed": manifest.reviewed, "symbols": symbols}
 
 
-def _print_table(manifest: Manifest, findings: list[Finding]) -> None:
+def _print_table(name: str, manifest: Manifest, findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"SGLang {manifest.release}", show_lines=True)
+    table = Table(title=f"{name} {manifest.release}", show_lines=True)
     for column in ("part", "symbol", "role", "state", "why"):
         table.add_column(column, overflow="fold")
     for finding in findings:

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,8 @@ from sglang_qwen3next_eagle3.training import provenance, runconfig, runlog, spec
 from sglang_qwen3next_eagle3.training.recipe import Recipe
 from sglang_qwen3next_eagle3.training.trainer_process import execute, say
 
-CONFIG, DRAFT, RUN, LOG, LOCK = "specforge.yaml", "draft.json", "run.json", "train.log", ".lock"
+CONFIG, DRAFT, RUN, LOG = "specforge.yaml", "draft.json", "run.json", "train.log"
+LOCK, TRAINER_LOCK = ".lock", ".trainer-lock"
 CHECKPOINTS = "checkpoints"
 STATE = "training_state.pt"
 CPU_TRAINER = "sglang_qwen3next_eagle3.training.cpu_trainer"
@@ -142,25 +142,22 @@ def latest_checkpoint(out: Path, processes: int = 1) -> Path | None:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[int]:
-    """The folder's lock, with the owner's process id in it.
+    """The folder's two locks; the handle of the trainer's.
 
-    SpecForge's process inherits it. That of a killed `train run` is told to end, which can take a
-    while: it is waited for. One whose owner is alive is not.
+    A `train run` holds the first itself: where that is taken, another one is at it. SpecForge's
+    process inherits the second: that of a killed `train run` is told to end, which can take a
+    while, and is waited for.
     """
-    with (out / LOCK).open("a+") as stream:
+    busy = f"{out} is in use: %s; wait for it, or choose another folder with --out"
+    with (out / LOCK).open("w") as mine, (out / TRAINER_LOCK).open("w") as trainer:
+        if not _lock(mine.fileno()):
+            raise UserError(busy % "another `train run` is training there")
         until = time.monotonic() + LET_GO_SECONDS
-        while not _lock(stream.fileno()):
-            stream.seek(0)
-            if _alive(stream.read()) or time.monotonic() > until:
-                raise UserError(
-                    f"{out} is in use: another `train run` is training there; wait for it, or "
-                    "choose another folder with --out"
-                )
+        while not _lock(trainer.fileno()):
+            if time.monotonic() > until:
+                raise UserError(busy % "the trainer of a `train run` that is gone has not ended")
             time.sleep(0.2)
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield stream.fileno()
+        yield trainer.fileno()
 
 
 def _lock(handle: int) -> bool:
@@ -170,16 +167,6 @@ def _lock(handle: int) -> bool:
         return False
     except OSError:
         pass  # Some network file systems lock nothing; alone in it, one needs no lock.
-    return True
-
-
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass
     return True
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from sglang_qwen3next_eagle3 import __version__, plugin, resources
 from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.training import specforge
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,12 @@ def test_every_data_folder_is_packaged(pyproject: dict[str, Any]) -> None:
 def test_an_absent_data_folder_is_an_error() -> None:
     with pytest.raises(FileNotFoundError, match="reinstall"):
         resources.data_dir("nothing")
+
+
+def test_the_trainer_is_the_one_with_a_manifest() -> None:
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"specforge=={specforge.RELEASE}" in pins
+    assert specforge.read_manifest().release == specforge.RELEASE
 
 
 def test_constraints_pin_everything_without_addresses() -> None:
