@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     counts, read = count_answers(arguments.data, tokenizer, arguments.max_length)
     if not read:
         raise UserError(f"{arguments.data}: no conversation with an answer in it")
-    special = set(tokenizer.all_special_ids) | _ends(target)
+    special = _special(tokenizer) | _ends(target)
     chosen = choose(counts, arguments.size, target.vocab_size, special)
     report = write(
         chosen,
@@ -142,6 +142,12 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _special(tokenizer: Any) -> set[int]:
+    # Those that have a role, and those that are only marked as special.
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(id for id, token in added if token.special)}
 
 
 def _ends(target: Target) -> set[int]:
