@@ -127,7 +127,7 @@ def demo_folders(head: str, target: str) -> tuple[str, str]:
     """
     if DEMO not in (head, target):
         return head, target
-    from sglang_qwen3next_eagle3.demo.constructed import demo_pair
+    from sglang_qwen3next_eagle3.demo.pair import demo_pair
 
     pair = demo_pair()
     return (

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3 import aux_layers, aux_record, head_selection, hub, plugin
 from sglang_qwen3next_eagle3 import profile as profiles
@@ -21,9 +20,6 @@ from sglang_qwen3next_eagle3.head import Head
 from sglang_qwen3next_eagle3.head_files import Folder
 from sglang_qwen3next_eagle3.profile import DEMO, Profile, last_value
 from sglang_qwen3next_eagle3.target import Target, read_config
-
-if TYPE_CHECKING:
-    from sglang_qwen3next_eagle3.demo.constructed import DemoPair
 
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 ENTRY_POINT_GROUP = "sglang.srt.plugins"
@@ -59,14 +55,8 @@ def plan(chosen: Profile, options: Options) -> Launch:
         UserError: the profile, the options or a local config do not fit together.
     """
     notes: list[str] = []
+    chosen = _with_demo(chosen)
     folder, head_folder = _local(chosen.target, "target"), _local(chosen.head, "head")
-    if DEMO in (chosen.target, chosen.head):
-        from sglang_qwen3next_eagle3.demo import constructed
-
-        pair = constructed.location()
-        chosen = _with_demo(chosen, pair)
-        if not pair.target.is_dir():
-            notes.append("the demo pair is not built yet: launching without --dry-run builds it")
     argv = [*profiles.build_argv(chosen), *options.extra]
     _check_flags(argv, chosen, options)
     environment = {**chosen.environment, **_cpu_environment(chosen)}
@@ -99,7 +89,7 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     argv = plan(chosen, options).argv
     _check_installation(chosen)
     _check_port(argv)
-    asked, chosen = chosen, _with_demo_built(chosen)
+    asked, chosen = chosen, _with_demo(chosen)
     head = Head.from_path(hub.resolve(chosen.head, chosen.head_revision, "head"))
     revision = chosen.target_revision
     target = Target.from_path(hub.resolve(chosen.target, revision, "target", only_config=True))
@@ -122,16 +112,13 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     return replace(launch, argv=argv, notes=notes)
 
 
-def _with_demo_built(chosen: Profile) -> Profile:
+def _with_demo(chosen: Profile) -> Profile:
+    """The profile with the demo pair's folders in place of the name `demo`."""
     if DEMO not in (chosen.target, chosen.head):
         return chosen
-    from sglang_qwen3next_eagle3.demo.constructed import demo_pair
+    from sglang_qwen3next_eagle3.demo.pair import demo_pair
 
-    return _with_demo(chosen, demo_pair())
-
-
-def _with_demo(chosen: Profile, pair: "DemoPair") -> Profile:
-    """The profile with the pair's folders in place of the name `demo`."""
+    pair = demo_pair()
     return chosen.model_copy(
         update={
             "target": str(pair.target) if chosen.target == DEMO else chosen.target,

@@ -84,7 +84,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 def target_folder(name: str) -> Path:
     """The checkpoint folder of a target: a folder, a hub name or `demo`."""
     if name == DEMO:
-        from sglang_qwen3next_eagle3.demo.constructed import demo_pair
+        from sglang_qwen3next_eagle3.demo.pair import demo_pair
 
         return demo_pair().target
     return hub.resolve(name, what="target")

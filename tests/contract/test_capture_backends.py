@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3 import aux_layers
-from sglang_qwen3next_eagle3.demo.constructed import DemoPair, demo_pair
+from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
 from sglang_qwen3next_eagle3.target import Target

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3 import __main__, aux_record
-from sglang_qwen3next_eagle3.demo.constructed import demo_pair
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.head_files import Folder
 from sglang_qwen3next_eagle3.target import Target
 

@@ -14,7 +14,7 @@ import torch
 
 from sglang_qwen3next_eagle3 import aux_layers
 from sglang_qwen3next_eagle3.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.demo.constructed import DemoPair, demo_pair
+from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Installed, read_manifest

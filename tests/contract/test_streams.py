@@ -10,7 +10,7 @@ import torch
 
 from sglang_qwen3next_eagle3 import aux_layers
 from sglang_qwen3next_eagle3.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.demo.constructed import DemoPair, demo_pair
+from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.target import Target
 from tests.e2e.conftest import cpu_environment, cpu_flags
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.demo.constructed import DemoPair, demo_pair
+from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.preflight import Options, plan
 from sglang_qwen3next_eagle3.profile import load
 from tests.support.server import Server, free_port, running
@@ -61,6 +61,7 @@ def oracle(pair: DemoPair) -> Oracle:
 
     tokenizer = AutoTokenizer.from_pretrained(pair.target)
     model = Qwen3NextForCausalLM.from_pretrained(pair.target, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None  # the servers are told to ignore it, too
     prompts, answers = [], []
     for question in QUESTIONS:
         ids = tokenizer.apply_chat_template(
@@ -123,11 +124,11 @@ def plain_command(target: Path, head: Path, tree: tuple[int, int, int], port: in
     return [*shlex.split(card), *cpu_flags()]
 
 
-def with_ids(pair: DemoPair, folder: Path, ids: list[int]) -> Path:
-    """A copy of the demo's head whose config names its auxiliary layers."""
+def with_ids(pair: DemoPair, folder: Path, ids: list[int] | None) -> Path:
+    """A copy of the demo's head whose config names these auxiliary layers, or none."""
     shutil.copytree(pair.head, folder)
     config = json.loads((folder / "config.json").read_text())
-    config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": ids}
+    config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": ids} if ids else {}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -136,7 +137,8 @@ def with_ids(pair: DemoPair, folder: Path, ids: list[int]) -> Path:
 def chain_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
     """Chain (3, 1, 4) by the card's plain command; the head's config names no layers."""
     port = free_port()
-    command = plain_command(pair.target, pair.head, (3, 1, 4), port)
+    head = with_ids(pair, logs / "head-without-ids", None)
+    command = plain_command(pair.target, head, (3, 1, 4), port)
     with running(command, port, logs / "chain.log", cpu_environment()) as server:
         yield server
 

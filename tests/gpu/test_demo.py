@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sglang_qwen3next_eagle3.demo.constructed import demo_pair
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.resources import data_dir
 from tests.support.server import Server, free_port, generate, running
 

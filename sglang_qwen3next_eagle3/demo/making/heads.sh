@@ -7,7 +7,7 @@
 # features-*/, run-*/, head-*/ and evaluation-*.json.
 set -euo pipefail
 target=$1 questions=$2 out=$3
-samples=${SAMPLES:-14000} steps=${STEPS:-3000} port=${PORT:-30100} device=${DEVICE:-cuda}
+samples=${SAMPLES:-12000} steps=${STEPS:-1500} port=${PORT:-30100} device=${DEVICE:-cuda}
 selections=${SELECTIONS:-card fork sglang input:0,output:5,output:9}
 verb="python3 -m sglang_qwen3next_eagle3"
 mkdir -p "$out"
@@ -36,7 +36,8 @@ if [ ! -f "$out/prepared/prepare.json" ]; then
 fi
 
 capture() { # selection, name
-  local flags=(--target "$target" --aux-layers "$1" --allow-gdn-aux --device "$device" --max-length 512)
+  local flags=(--target "$target" --aux-layers "$1" --allow-gdn-aux --device "$device")
+  flags+=(--max-length 512 -- ${CAPTURE_FLAGS:-})
   $verb train capture --data "$out/prepared/eval.jsonl" --out "$out/features-$2-eval" "${flags[@]}"
   $verb train capture --data "$out/prepared/train.jsonl" --out "$out/features-$2" "${flags[@]}"
 }
@@ -48,6 +49,7 @@ head_of() { # selection, name
     --vocab "$out/vocab/vocab.pt" --out "$out/run-$2" --set "training.max_steps=$steps" ${SETTINGS:-} \
     > "$out/run-$2.txt" 2>&1 || { tail -20 "$out/run-$2.txt"; return 1; }
   since "trained $2"
+  rm -rf "$out/head-$2"
   $verb train export --run "$out/run-$2" --target "$target" --out "$out/head-$2"
   $verb train evaluate --head "$out/head-$2" --target "$target" --features "$out/features-$2-eval" \
     --device "$device" --json > "$out/evaluation-$2.json"
