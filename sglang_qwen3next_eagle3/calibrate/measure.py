@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sglang_qwen3next_eagle3.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.calibrate import scoring, search, verdict
-from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Score, Texts
+from sglang_qwen3next_eagle3.calibrate import search, verdict
+from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Score, Scorer, Texts
 from sglang_qwen3next_eagle3.calibrate.search import Descent
 from sglang_qwen3next_eagle3.calibrate.verdict import Verdict
-from sglang_qwen3next_eagle3.head_model import HeadModel
 from sglang_qwen3next_eagle3.target import Target
 
 Task = Callable[[str, int], Callable[[], None]]
@@ -33,10 +32,10 @@ class Measurement:
 
 
 class Sweeps:
-    """Sweeps of one head over one set of texts; none is made twice."""
+    """Sweeps over one set of texts; none is made twice."""
 
-    def __init__(self, model: HeadModel, texts: Texts, streams: int, task: Task) -> None:
-        self._model, self._texts = model, texts
+    def __init__(self, scorer: Scorer, texts: Texts, streams: int, task: Task) -> None:
+        self._scorer, self._texts = scorer, texts
         self._streams, self._task = streams, task
         self._scores: dict[tuple[int, Depths], list[Score]] = {}
 
@@ -46,11 +45,11 @@ class Sweeps:
         if key not in self._scores:
             label = f"search, slot {slot + 1} of {len(depths)}, sweep {len(self._scores) + 1}"
             done = self._task(label, self._streams * len(self._texts))
-            self._scores[key] = scoring.sweep(self._model, self._texts, depths, slot, done)
+            self._scores[key] = self._scorer.sweep(self._texts, depths, slot, done)
         return self._scores[key]
 
-    def loglik(self, depths: Depths, slot: int) -> list[float]:
-        return [score.mean_loglik for score in self.scores(depths, slot)]
+    def overlap(self, depths: Depths, slot: int) -> list[float]:
+        return [score.mean_overlap for score in self.scores(depths, slot)]
 
     @property
     def made(self) -> int:
@@ -58,7 +57,7 @@ class Sweeps:
 
 
 def measure(
-    model: HeadModel,
+    scorer: Scorer,
     texts: Texts,
     target: Target,
     *,
@@ -72,29 +71,29 @@ def measure(
     own: the selection that the head's config names, if it names one.
     steps: drafts in the chains that accept length is predicted for.
     """
-    count = model.head.aux_count
-    sweeps = Sweeps(model, texts, target.num_layers + 1, task)
+    count = scorer.model.head.aux_count
+    sweeps = Sweeps(scorer, texts, target.num_layers + 1, task)
     start = search.even_start(target.num_layers, count)
-    descent = search.descend(sweeps.loglik, start)
+    descent = search.descend(sweeps.overlap, start)
     searched = descent.depths
 
     named = verdict.known_selections(target, count, own)
     wanted = list(dict.fromkeys([*(depths for _, depths in named), searched]))
     done = task("named selections", len(wanted) * len(texts))
-    scores = dict(zip(wanted, scoring.score(model, texts, wanted, steps, done), strict=True))
+    scores = dict(zip(wanted, scorer.score(texts, wanted, steps, done), strict=True))
 
-    best = max(scores, key=lambda depths: scores[depths].mean_loglik)
+    best = max(scores, key=lambda depths: scores[depths].mean_overlap)
     if best != searched:
         # The search is stuck where a named selection is better: it goes on from there.
-        descent = search.descend(sweeps.loglik, best)
+        descent = search.descend(sweeps.overlap, best)
     more = [depths for depths in (descent.depths, *descent.rivals()) if depths not in scores]
     done = task("the best and their rivals", len(more) * len(texts))
-    scores |= dict(zip(more, scoring.score(model, texts, more, steps, done), strict=True))
+    scores |= dict(zip(more, scorer.score(texts, more, steps, done), strict=True))
     profile = _profile(sweeps, descent)
 
-    best = max(scores, key=lambda depths: scores[depths].mean_loglik)
+    best = max(scores, key=lambda depths: scores[depths].mean_overlap)
     done = task("the control", len(texts))
-    (control,) = scoring.score(model, texts, [best], steps, done, displaced=True)
+    (control,) = scorer.score(texts, [best], steps, done, displaced=True)
     judged = verdict.judge(named, scores, control, seed)
     return Measurement(judged, searched, descent.depths, profile, sweeps.made)
 

@@ -59,9 +59,9 @@ def conclusion(verdict: Verdict, target: Target) -> str:
     if not tied:
         second = others[0]
         return (
-            f"{found}: the next best, {spelled(second.depths, target)}, makes the target's tokens "
-            f"{_interval(second.margin)} nats less likely, and accepts "
-            f"{_interval(second.shorter)} fewer"
+            f"{found}: the next best, {spelled(second.depths, target)}, overlaps less with the "
+            f"target by {_interval(second.margin)}, and its accept length is shorter by "
+            f"{_interval(second.shorter)}"
         )
     return f"{found}; these texts do not tell it from {', '.join(tied)}"
 
@@ -76,7 +76,8 @@ def table(data: Mapping[str, Any]) -> str:
     for column in ("selection", "known as", f"top-1, steps 1..{steps}", "top-5"):
         grid.add_column(column)
     grid.add_column("accept length", justify="right")
-    grid.add_column(f"nats below the best ({CONFIDENCE:.0%})")
+    grid.add_column("overlap", justify="right")
+    grid.add_column(f"less than the best ({CONFIDENCE:.0%})")
     for row in data["candidates"]:
         margin = _interval(Estimate(**row["margin"])) if row["margin"]["mean"] else ""
         grid.add_row(*_cells(row), margin + (", not told apart" if row["tied"] and margin else ""))
@@ -100,6 +101,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         " ".join(f"{share:.3f}" for share in row["top1"]),
         " ".join(f"{share:.3f}" for share in row["top5"]),
         f"{row['accept_length']:.3f}",
+        f"{row['overlap']:.4f}",
     ]
 
 
@@ -117,7 +119,7 @@ def _candidate(candidate: Candidate, verdict: Verdict, target: Target) -> dict[s
 
 
 def _interval(estimate: Estimate) -> str:
-    return f"{estimate.mean:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    return f"{estimate.mean:.4f} ({estimate.low:.4f} to {estimate.high:.4f})"
 
 
 def _score(score: Score) -> dict[str, Any]:
@@ -125,5 +127,5 @@ def _score(score: Score) -> dict[str, Any]:
         "top1": score.top1,
         "top5": score.top5,
         "accept_length": score.accept_length,
-        "loglik": score.mean_loglik,
+        "overlap": score.mean_overlap,
     }

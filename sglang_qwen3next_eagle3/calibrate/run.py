@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
 
     from sglang_qwen3next_eagle3.calibrate import prompts, report, states
     from sglang_qwen3next_eagle3.calibrate.measure import measure
+    from sglang_qwen3next_eagle3.calibrate.scoring import Scorer
     from sglang_qwen3next_eagle3.head_model import HeadModel
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,9 +80,9 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
         )  # fmt: skip
         clock.lap("prefill")
         model = HeadModel.load(pair.head_folder, embedding, dtype, device, lm_head)
-        texts.decide(lm_head.to(model.device, dtype))
         own = own_selection(pair.head, pair.target)
-        measurement = measure(model, texts, pair.target, own=own, steps=arguments.steps, task=task)
+        scorer = Scorer(model, lm_head)
+        measurement = measure(scorer, texts, pair.target, own=own, steps=arguments.steps, task=task)
         clock.lap("search")
 
     figures = report.figures(measurement, pair.target)

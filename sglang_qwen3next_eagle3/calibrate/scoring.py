@@ -1,9 +1,11 @@
 """How well a head drafts when it is fed one selection of the target's streams or another.
 
-The measure that selections are compared by is the log-likelihood that the head gives the target's
-own greedy token at the first draft step. It tells neighbouring layers apart with far fewer tokens
-than the share of right drafts does, and is what heads are trained for; agreement and accept length
-are computed beside it for people.
+Selections are compared by the overlap of the head's distribution at the first draft step with the
+target's: the sum over tokens of the smaller of both probabilities, which is how often speculative
+sampling at temperature 1 accepts the draft (Leviathan et al. 2023, arXiv 2211.17192). It tells
+neighbouring layers apart where the share of right drafts cannot, since it sees more of a
+distribution than its first token; and unlike a likelihood it is bounded, so that a few tokens that
+the head is wrongly sure about do not decide. Agreement and accept length are for people.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +18,8 @@ from torch import Tensor
 from sglang_qwen3next_eagle3.head_model import HeadModel, rms_norm
 
 TOP = 5
+BLOCK = 256
+"""Positions whose logits over the target's whole vocabulary are in memory at a time."""
 
 Depths = tuple[int, ...]
 """The stream of each slot of fc; a stream is named by its depth, 0 (the embedding) to layers."""
@@ -27,12 +31,12 @@ class Text:
 
     ids: [T] its tokens.
     streams: [layers + 1, T, target_hidden], by depth.
-    greedy: [T], at position p the token that the target puts at p + 1.
+    last_hidden: [T, target_hidden], behind the final norm: what the target's lm_head reads.
     """
 
     ids: Tensor
     streams: Tensor
-    greedy: Tensor
+    last_hidden: Tensor
 
 
 class Texts(Protocol):
@@ -47,16 +51,15 @@ class Score:
     """Figures of one selection, prompt by prompt (P prompts, K draft steps).
 
     roots: [P] chains; hits, hits5: [P, K] drafts that are the target's token, or among the TOP
-    best; runs: [P, K] chains whose first k + 1 drafts are right; positions: [P] first drafts whose
-    target token is in the draft vocabulary; loglik: [P] the sum of its log-likelihoods there.
+    best; runs: [P, K] chains whose first k + 1 drafts are right; overlap: [P] the sum over chains
+    of the first draft's overlap with the target.
     """
 
     roots: Tensor
     hits: Tensor
     hits5: Tensor
     runs: Tensor
-    positions: Tensor
-    loglik: Tensor
+    overlap: Tensor
 
     @property
     def top1(self) -> list[float]:
@@ -75,9 +78,9 @@ class Score:
         return 1 + float(self.runs.sum() / self.roots.sum())
 
     @property
-    def mean_loglik(self) -> float:
-        """Nats a token, at the first step."""
-        return float(self.loglik.sum() / self.positions.sum())
+    def mean_overlap(self) -> float:
+        """Of the first draft, 0 to 1."""
+        return float(self.overlap.sum() / self.roots.sum())
 
 
 class Fuse:
@@ -93,7 +96,6 @@ class Fuse:
         self._bias = tensors.get("fc.bias")
         joint = tensors.get("input_norm.weight")
         self._joint = None if joint is None else joint.chunk(model.head.aux_count)
-        self._cache: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def slot(self, slot: int, depth: int) -> tuple[Tensor, Tensor]:
@@ -106,13 +108,6 @@ class Fuse:
         if self._joint is not None:
             stream = stream * self._joint[slot]
         return (stream @ self._weights[slot].T).float(), squares
-
-    def kept(self, slot: int, depth: int) -> tuple[Tensor, Tensor]:
-        """As `slot`, remembered."""
-        key = slot, depth
-        if key not in self._cache:
-            self._cache[key] = self.slot(slot, depth)
-        return self._cache[key]
 
     def finish(self, parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The slots' parts to what the head's first layer reads, [T, hidden]."""
@@ -127,86 +122,107 @@ class Fuse:
         return fused.to(self._model.dtype)
 
     def project(self, depths: Depths) -> Tensor:
-        return self.finish([self.kept(slot, depth) for slot, depth in enumerate(depths)])
+        return self.finish([self.slot(slot, depth) for slot, depth in enumerate(depths)])
 
 
-def score(
-    model: HeadModel,
-    texts: Texts,
-    candidates: Sequence[Depths],
-    steps: int,
-    done: Callable[[], None] = lambda: None,
-    displaced: bool = False,
-) -> list[Score]:
-    """Figures of each candidate over all texts.
+class Teacher:
+    """The target's own predictions, as far as they can be drafted.
 
-    done: called after each text and candidate.
-    displaced: the control. Every position gets the states of the one half a text away, which look
-        like states and tell nothing about it.
+    lm_head: the target's, [vocab, target_hidden].
     """
-    rows: list[list[tuple[Tensor, ...]]] = [[] for _ in candidates]
-    known = _inverse(model)
-    for text in texts:
-        away = len(text.ids) // 2 if displaced else 0
-        fuse = Fuse(model, text.streams.roll(away, dims=1))
-        for row, depths in zip(rows, candidates, strict=True):
-            row.append(_figures(model, fuse.project(depths), text, steps, known))
-            done()
+
+    def __init__(self, model: HeadModel, lm_head: Tensor) -> None:
+        self._lm_head = lm_head.to(model.device, model.dtype)
+        self._target_ids = model.target_ids
+        self._draft_ids = torch.full((len(lm_head),), -1, device=model.device)
+        places = torch.arange(len(model.target_ids), device=model.device)
+        self._draft_ids[model.target_ids] = places
+
+    @torch.no_grad()
+    def __call__(self, text: Text) -> tuple[Tensor, Tensor]:
+        """At every position the greedy next token as a draft token, [T], -1 where it is none, and
+        the probabilities of all draft tokens, [T, draft_vocab] float32."""
+        greedy, shares = [], []
+        for start in range(0, len(text.last_hidden), BLOCK):
+            rows = text.last_hidden[start : start + BLOCK].to(self._lm_head)
+            logits = (rows @ self._lm_head.T).float()
+            greedy.append(logits.argmax(-1))
+            shares.append(logits.softmax(-1)[:, self._target_ids])
+        return self._draft_ids[torch.cat(greedy)], torch.cat(shares)
+
+
+class Scorer:
+    """One head, one target. lm_head: the target's, [vocab, target_hidden]."""
+
+    def __init__(self, model: HeadModel, lm_head: Tensor) -> None:
+        self.model = model
+        self._teacher = Teacher(model, lm_head)
+
+    def score(
+        self,
+        texts: Texts,
+        candidates: Sequence[Depths],
+        steps: int,
+        done: Callable[[], None] = lambda: None,
+        displaced: bool = False,
+    ) -> list[Score]:
+        """Figures of each candidate over all texts.
+
+        done: called after each text and candidate.
+        displaced: the control. Every position gets the states of the one half a text away, which
+            look like states and tell nothing about it.
+        """
+        rows: list[list[tuple[Tensor, ...]]] = [[] for _ in candidates]
+        for text in texts:
+            taught = self._teacher(text)
+            streams = text.streams
+            if displaced:
+                streams = streams.roll(len(text.ids) // 2, dims=1)
+            fuse = Fuse(self.model, streams)
+            for row, depths in zip(rows, candidates, strict=True):
+                row.append(self._figures(fuse.project(depths), text.ids, steps, *taught))
+                done()
+        return _stacked(rows)
+
+    def sweep(
+        self, texts: Texts, depths: Depths, slot: int, done: Callable[[], None] = lambda: None
+    ) -> list[Score]:
+        """Figures of the first draft step for every stream in one slot, the others as given."""
+        rows: list[list[tuple[Tensor, ...]]] = []
+        for text in texts:
+            taught = self._teacher(text)
+            fuse = Fuse(self.model, text.streams)
+            others = [fuse.slot(i, depth) for i, depth in enumerate(depths) if i != slot]
+            rows = rows or [[] for _ in range(len(text.streams))]
+            for depth, row in enumerate(rows):
+                projected = fuse.finish([*others, fuse.slot(slot, depth)])
+                row.append(self._figures(projected, text.ids, 1, *taught))
+                done()
+        return _stacked(rows)
+
+    @torch.no_grad()
+    def _figures(
+        self, projected: Tensor, ids: Tensor, steps: int, greedy: Tensor, shares: Tensor
+    ) -> tuple[Tensor, ...]:
+        """One text's row of `Score`, on the CPU in float64."""
+        roots = len(ids) - steps
+        hits, hits5, overlap = [], [], torch.zeros(())
+        for k, logits in enumerate(self.model.steps(projected, ids, steps)):
+            wanted = greedy[k + 1 : k + 1 + roots, None]
+            logits = logits[:roots]
+            right = logits.topk(min(TOP, logits.shape[1]), dim=-1).indices == wanted
+            hits.append(right[:, 0])
+            hits5.append(right.any(-1))
+            if k == 0:
+                own = logits.float().softmax(-1)
+                overlap = torch.minimum(own, shares[1 : 1 + roots]).sum()
+        drafts = torch.stack(hits, dim=-1)
+        columns = (
+            torch.tensor(roots), drafts.sum(0), torch.stack(hits5, dim=-1).sum(0),
+            drafts.cumprod(-1).sum(0), overlap,
+        )  # fmt: skip
+        return tuple(column.double().cpu() for column in columns)
+
+
+def _stacked(rows: Sequence[Sequence[tuple[Tensor, ...]]]) -> list[Score]:
     return [Score(*(torch.stack(column) for column in zip(*row, strict=True))) for row in rows]
-
-
-def sweep(
-    model: HeadModel,
-    texts: Texts,
-    depths: Depths,
-    slot: int,
-    done: Callable[[], None] = lambda: None,
-) -> list[Score]:
-    """Figures of the first draft step for every stream in one slot, the other slots as given."""
-    rows: list[list[tuple[Tensor, ...]]] = []
-    known = _inverse(model)
-    for text in texts:
-        fuse = Fuse(model, text.streams)
-        others = [fuse.kept(i, depth) for i, depth in enumerate(depths) if i != slot]
-        rows = rows or [[] for _ in range(len(text.streams))]
-        for depth, row in enumerate(rows):
-            projected = fuse.finish([*others, fuse.slot(slot, depth)])
-            row.append(_figures(model, projected, text, 1, known))
-            done()
-    return [Score(*(torch.stack(column) for column in zip(*row, strict=True))) for row in rows]
-
-
-@torch.no_grad()
-def _figures(
-    model: HeadModel, projected: Tensor, text: Text, steps: int, known: Tensor
-) -> tuple[Tensor, ...]:
-    """One text's row of `Score`, on the CPU in float64."""
-    greedy = text.greedy.to(model.device)
-    roots = len(greedy) - steps
-    hits, hits5, loglik = [], [], None
-    for k, logits in enumerate(model.steps(projected, text.ids, steps)):
-        wanted = known[greedy[k + 1 : k + 1 + roots]]
-        best = logits[:roots].topk(min(TOP, logits.shape[1]), dim=-1).indices
-        right = best == wanted[:, None]
-        hits.append(right[:, 0])
-        hits5.append(right.any(-1))
-        if loglik is None:
-            inside = wanted >= 0
-            chosen = logits[:roots][inside].float().log_softmax(-1)
-            loglik = chosen.gather(1, wanted[inside, None])
-    assert loglik is not None
-    first = torch.stack(hits, dim=-1)
-    runs = first.cumprod(-1).sum(0)
-    columns = (
-        torch.tensor(roots), first.sum(0), torch.stack(hits5, dim=-1).sum(0), runs,
-        torch.tensor(len(loglik)), loglik.double().sum(),
-    )  # fmt: skip
-    return tuple(column.double().cpu() for column in columns)
-
-
-def _inverse(model: HeadModel) -> Tensor:
-    """The draft token of each of the target's tokens, -1 where there is none, [vocab]."""
-    vocab = int(model.head.config["vocab_size"])
-    known = torch.full((vocab,), -1, dtype=torch.int64, device=model.device)
-    known[model.target_ids] = torch.arange(len(model.target_ids), device=model.device)
-    return known

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from sglang_qwen3next_eagle3.calibrate.scoring import Text
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.head_model import greedy_of
 from sglang_qwen3next_eagle3.target import Target
 
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -40,7 +39,6 @@ class StoredTexts:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="head-calibrate-"))
         self._count = 0
-        self._lm_head: Tensor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -85,23 +83,13 @@ class StoredTexts:
             self._count += 1
             done()
 
-    def decide(self, lm_head: Tensor) -> None:
-        """Find the target's greedy tokens, once. lm_head: [vocab, hidden], where to compute."""
-        for path in self._paths():
-            entry = torch.load(path, mmap=True)
-            greedy = greedy_of(entry["last_hidden"], lm_head)
-            torch.save(greedy.cpu(), path.with_suffix(".greedy"))
-
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Text]:
-        for path in self._paths():
-            entry = torch.load(path, mmap=True)
-            yield Text(entry["ids"], entry["streams"], torch.load(path.with_suffix(".greedy")))
-
-    def _paths(self) -> list[Path]:
-        return [self._folder / f"{index}.pt" for index in range(self._count)]
+        for index in range(self._count):
+            entry = torch.load(self._folder / f"{index}.pt", mmap=True)
+            yield Text(entry["ids"], entry["streams"], entry["last_hidden"])
 
 
 def vocabulary_rows(folder: Path, target: Target) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ from sglang_qwen3next_eagle3.target import Target
 RESAMPLES = 4000
 CONFIDENCE = 0.99
 """Of intervals. Not 95 %: the best of many candidates is partly the luckiest."""
+CONFIG = "config"
+"""The name of what the head's config names."""
 CONTROL_ERRORS = 5.0
 """Standard errors by which the best, searched for among thousands, has to beat the control."""
 
@@ -32,7 +34,7 @@ class Estimate:
 class Candidate:
     """A selection that was scored. names: what it is known as, for example ("card", "config").
 
-    margin: how much less likely than the best one it makes the target's tokens, in nats a token.
+    margin: how much less than the best one it overlaps with the target.
     shorter: how much shorter its accept length is.
     """
 
@@ -57,7 +59,7 @@ class Candidate:
 class Verdict:
     """candidates: the best first. chosen: None where nothing is found that can be served.
 
-    control: the best one's figures with states that tell nothing; gain: log-likelihood above it.
+    control: the best one's figures with states that tell nothing; gain: overlap above it.
     """
 
     candidates: tuple[Candidate, ...]
@@ -76,33 +78,31 @@ def judge(
 ) -> Verdict:
     """Rank what was scored and choose.
 
-    Of candidates that the texts do not tell apart the first in `named` is chosen, so that noise
-    does not move a head off what its config or its card says; else the likeliest.
+    Of candidates that the texts do not tell apart the one that the head's config names is chosen,
+    else the best that has a name, so that noise does not move a head off what is known of it; else
+    the best.
     """
-    ranked = sorted(scores, key=lambda depths: scores[depths].mean_loglik, reverse=True)
+    ranked = sorted(scores, key=lambda depths: scores[depths].mean_overlap, reverse=True)
     best = scores[ranked[0]]
     candidates = []
     for depths in ranked:
         own = scores[depths]
         names = tuple(name for name, its in named if its == depths)
-        margin, shorter = _loglik_gain(best, own, seed), _length_gain(best, own, seed)
+        margin, shorter = _overlap_gain(best, own, seed), _length_gain(best, own, seed)
         candidates.append(Candidate(depths, names, own, margin, shorter))
-    verdict = Verdict(tuple(candidates), None, control, _loglik_gain(best, control, seed))
-    return replace(verdict, chosen=_choose(candidates, named)) if verdict.learned else verdict
+    verdict = Verdict(tuple(candidates), None, control, _overlap_gain(best, control, seed))
+    return replace(verdict, chosen=_choose(candidates)) if verdict.learned else verdict
 
 
-def _choose(
-    candidates: Sequence[Candidate], named: Sequence[tuple[str, Depths]]
-) -> Candidate | None:
+def _choose(candidates: Sequence[Candidate]) -> Candidate | None:
     tied = [candidate for candidate in candidates if candidate.tied and candidate.servable]
-    order = [depths for _, depths in named]
-    known = [candidate for candidate in tied if candidate.depths in order]
-    known.sort(key=lambda candidate: order.index(candidate.depths))
-    return next(iter([*known, *tied]), None)
+    own = [candidate for candidate in tied if CONFIG in candidate.names]
+    named = [candidate for candidate in tied if candidate.names]
+    return next(iter([*own, *named, *tied]), None)
 
 
-def _loglik_gain(one: Score, other: Score, seed: int) -> Estimate:
-    return paired(one.loglik - other.loglik, one.positions, seed)
+def _overlap_gain(one: Score, other: Score, seed: int) -> Estimate:
+    return paired(one.overlap - other.overlap, one.roots, seed)
 
 
 def _length_gain(one: Score, other: Score, seed: int) -> Estimate:
@@ -132,7 +132,7 @@ def known_selections(
 
     The head's ids are also tried as inputs of their layers: vLLM's family of servers reads them so.
     """
-    found = [("config", own.depths)] if own is not None else []
+    found = [(CONFIG, own.depths)] if own is not None else []
     for name in aux_layers.NAMED:
         try:
             selection = aux_layers.named(name, target)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Text
+from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Scorer, Text
 from sglang_qwen3next_eagle3.head_model import HeadModel
 from sglang_qwen3next_eagle3.target import Target
 from tests.support.heads import CONFIG, TARGET, VOCAB, random_tensors, write
@@ -23,11 +23,23 @@ def target() -> Target:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """embedding: [vocab, hidden]; folder: the head's."""
+    """embedding, lm_head: the target's, [vocab, hidden]; folder: the head's."""
 
     folder: Path
     model: HeadModel
     embedding: Tensor
+
+    @property
+    def scorer(self) -> Scorer:
+        return Scorer(self.model, LM_HEAD)
+
+
+# Of rows with one length each is nearest to itself: a last hidden state that is one of them makes
+# its token the target's greedy one, and nearly certain where it is long.
+LM_HEAD = torch.nn.functional.normalize(
+    torch.randn(VOCAB, 16, generator=torch.Generator().manual_seed(5))
+)
+CERTAIN = 40.0
 
 
 def head(folder: Path, seed: int = 0, **changes: Any) -> Synthetic:
@@ -42,9 +54,16 @@ def random_streams(length: int, generator: torch.Generator) -> Tensor:
     return torch.randn(LAYERS + 1, length, 16, generator=generator).cumsum(0)
 
 
-def texts(
-    model: HeadModel, trained: Depths | None, count: int = 6, steps: int = 1, seed: int = 0
-) -> list[Text]:
+def text_of(ids: Tensor, streams: Tensor, greedy: Tensor) -> Text:
+    """A text at whose positions the target is nearly certain of the `greedy` tokens, [T]."""
+    return Text(ids, streams, CERTAIN * LM_HEAD[greedy])
+
+
+def greedy_of(text: Text) -> Tensor:
+    return (text.last_hidden @ LM_HEAD.T).argmax(-1)
+
+
+def texts(model: HeadModel, trained: Depths | None, count: int = 6, seed: int = 0) -> list[Text]:
     """Texts in which the target's token is the one that the head drafts from `trained`.
 
     So the head is right about every first draft with that selection and no other. With None the
@@ -58,7 +77,6 @@ def texts(
         greedy = torch.randint(VOCAB, (LENGTH,), generator=generator)
         if trained is not None:
             aux = torch.cat([streams[depth] for depth in trained], dim=-1)
-            drafted = model.predict(aux, ids, steps)[0].argmax(-1)
-            greedy[1:] = model.target_ids[drafted]
-        found.append(Text(ids, streams, greedy))
+            greedy[1:] = model.target_ids[model.predict(aux, ids, 1)[0].argmax(-1)]
+        found.append(text_of(ids, streams, greedy))
     return found

@@ -16,9 +16,9 @@ TARGET = calibration.target()
 def measured(
     folder: Path, trained: Depths | None, own: AuxSelection | None = None, count: int = 12
 ) -> Measurement:
-    model = calibration.head(folder).model
-    texts = calibration.texts(model, trained, count=count)
-    return measure(model, texts, TARGET, own=own)
+    made = calibration.head(folder)
+    texts = calibration.texts(made.model, trained, count=count)
+    return measure(made.scorer, texts, TARGET, own=own)
 
 
 @pytest.mark.parametrize("name", aux_layers.NAMED)
@@ -73,8 +73,8 @@ def test_a_head_that_knows_nothing_has_no_selection(tmp_path: Path) -> None:
 
 
 def test_work_is_announced_and_counted(tmp_path: Path) -> None:
-    model = calibration.head(tmp_path).model
-    texts = calibration.texts(model, (2, 7, 11), count=2)
+    made = calibration.head(tmp_path)
+    texts = calibration.texts(made.model, (2, 7, 11), count=2)
     totals: dict[str, int] = {}
     counts: dict[str, int] = {}
 
@@ -86,6 +86,6 @@ def test_work_is_announced_and_counted(tmp_path: Path) -> None:
 
         return done
 
-    measure(model, texts, TARGET, task=task)  # type: ignore[arg-type]
+    measure(made.scorer, texts, TARGET, task=task)  # type: ignore[arg-type]
     assert counts == totals
     assert totals["search, slot 1 of 3, sweep 1"] == 13 * 2

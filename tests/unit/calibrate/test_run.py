@@ -18,7 +18,7 @@ from sglang_qwen3next_eagle3.calibrate.states import StoredTexts
 from sglang_qwen3next_eagle3.head_files import Folder
 from tests.conftest import write_config
 from tests.support import calibration
-from tests.support.heads import VOCAB, random_tensors, write
+from tests.support.heads import random_tensors, write
 from tests.support.server import free_port
 
 FOUND, NOT_FOUND, REFUSED = 0, 1, 2
@@ -36,11 +36,7 @@ class Setup:
         made = calibration.head(folder / "head")
         self.head = made.folder
         self.target = write_config(folder / "target", calibration.SMALL_TARGET)
-        # Of rows with one length each is nearest to itself: a last hidden state that is one of them
-        # makes its token the target's greedy one.
-        generator = torch.Generator().manual_seed(0)
-        self.rows = torch.nn.functional.normalize(torch.randn(VOCAB, 16, generator=generator))
-        rows = {"model.embed_tokens.weight": made.embedding, "lm_head.weight": self.rows}
+        rows = {"model.embed_tokens.weight": made.embedding, "lm_head.weight": calibration.LM_HEAD}
         save_file(rows, self.target / "model.safetensors")
         self.texts = calibration.texts(made.model, trained, count=8)
         self.asked: dict[str, Any] = {}
@@ -54,17 +50,11 @@ class Setup:
         self.asked = asked
         done: Callable[[], None] = asked["done"]
         chosen = self.texts[: len(ids)]
-        states_of = (_State(text.streams, self.rows[text.greedy]) for text in chosen)
-        texts.fill(ids, states_of, done)
+        texts.fill(ids, iter(chosen), done)
 
     def run(self, *argv: str) -> int:
         names = ["--head", str(self.head), "--target", str(self.target), "--device", "cpu"]
         return __main__.main(["head", "calibrate", *names, *argv])
-
-
-class _State:
-    def __init__(self, streams: torch.Tensor, last_hidden: torch.Tensor) -> None:
-        self.streams, self.last_hidden = streams, last_hidden
 
 
 @pytest.fixture

@@ -21,24 +21,24 @@ CARD, OTHER, THIRD = (4, 24, 48), (3, 24, 48), (3, 23, 48)
 SCATTER = torch.tensor([1.0, -1.0, 2.0, -2.0, 1.0, -1.0, 0.5, -0.5], dtype=torch.float64)
 
 
-def scored(loglik: float, scatter: float = 0.0, runs: float = 10.0) -> Score:
-    """100 roots in each of 8 prompts; loglik a token, scattered over the prompts."""
+def scored(overlap: float, scatter: float = 0.0, runs: float = 10.0) -> Score:
+    """100 roots in each of 8 prompts; the overlap's sum is scattered over the prompts."""
     full = torch.full((PROMPTS,), 100.0, dtype=torch.float64)
     chains = torch.full((PROMPTS, 3), runs, dtype=torch.float64)
-    return Score(full, chains, chains, chains, full, 100 * loglik + scatter * SCATTER)
+    return Score(full, chains, chains, chains, 100 * overlap + scatter * SCATTER)
 
 
 def verdict(scores: dict[Depths, Score], named: list[tuple[str, Depths]]) -> Verdict:
-    return judge(named, scores, scored(-5.0))
+    return judge(named, scores, scored(0.1))
 
 
-def test_the_likeliest_is_chosen_where_it_is_told_apart() -> None:
-    found = verdict({CARD: scored(-2.0), OTHER: scored(-1.5, runs=12.0)}, [("card", CARD)])
+def test_the_best_is_chosen_where_it_is_told_apart() -> None:
+    found = verdict({CARD: scored(0.4), OTHER: scored(0.5, runs=12.0)}, [("card", CARD)])
     assert found.chosen is not None
     assert found.chosen.depths == OTHER
     second = found.candidates[1]
     assert second.names == ("card",)
-    assert second.margin.mean == pytest.approx(0.5)
+    assert second.margin.mean == pytest.approx(0.1)
     shorter = second.shorter
     assert (shorter.mean, shorter.low, shorter.high) == pytest.approx((0.06, 0.06, 0.06)), (
         "3 steps of 2 runs in 100 roots, the same on every prompt"
@@ -47,7 +47,7 @@ def test_the_likeliest_is_chosen_where_it_is_told_apart() -> None:
 
 
 def test_a_selection_with_a_name_is_kept_where_noise_alone_speaks_against_it() -> None:
-    scores = {CARD: scored(-1.501, scatter=5.0), OTHER: scored(-1.5)}
+    scores = {CARD: scored(0.499, scatter=5.0), OTHER: scored(0.5)}
     found = verdict(scores, [("card", CARD)])
     assert found.candidates[0].depths == OTHER
     assert found.candidates[1].tied
@@ -55,19 +55,20 @@ def test_a_selection_with_a_name_is_kept_where_noise_alone_speaks_against_it() -
     assert found.chosen.depths == CARD
 
 
-def test_what_the_config_names_comes_before_the_card() -> None:
-    scores = {CARD: scored(-1.5), THIRD: scored(-1.501, scatter=5.0)}
-    found = verdict(scores, [("config", THIRD), ("card", CARD)])
-    assert found.chosen is not None
-    assert found.chosen.depths == THIRD
+def test_of_those_with_a_name_the_config_s_is_kept_else_the_best() -> None:
+    scores = {OTHER: scored(0.5), CARD: scored(0.499, scatter=5.0), THIRD: scored(0.498, 5.0)}
+    for names, kept in (({"config": THIRD, "card": CARD}, THIRD), ({"a": THIRD, "b": CARD}, CARD)):
+        found = verdict(scores, list(names.items()))
+        assert found.chosen is not None
+        assert found.chosen.depths == kept
 
 
-@pytest.mark.parametrize(("loglik", "learned"), [(-4.99, False), (-4.9, True)])
+@pytest.mark.parametrize(("overlap", "learned"), [(0.11, False), (0.15, True)])
 def test_a_head_that_makes_nothing_of_the_states_has_no_selection(
-    loglik: float, learned: bool
+    overlap: float, learned: bool
 ) -> None:
-    """A scatter of 1.25 in 100 tokens over 8 prompts is an error of 0.0044 nats."""
-    found = judge([("card", CARD)], {CARD: scored(loglik, scatter=1.0)}, scored(-5.0))
+    """A scatter of 1.25 in 100 tokens over 8 prompts is an error of 0.0044."""
+    found = judge([("card", CARD)], {CARD: scored(overlap, scatter=1.0)}, scored(0.1))
     assert found.gain.error == pytest.approx(0.0044, rel=0.1)
     assert found.learned is learned
     assert (found.chosen is not None) is learned
@@ -75,11 +76,11 @@ def test_a_head_that_makes_nothing_of_the_states_has_no_selection(
 
 def test_a_selection_that_sglang_cannot_concatenate_is_not_chosen() -> None:
     permuted = (48, 24, 4)
-    found = verdict({permuted: scored(-1.5), CARD: scored(-2.0)}, [("card", CARD)])
+    found = verdict({permuted: scored(0.5), CARD: scored(0.4)}, [("card", CARD)])
     assert found.candidates[0].depths == permuted
     assert found.chosen is None
     twice = (4, 4, 48)
-    assert verdict({twice: scored(-1.5)}, []).chosen is None
+    assert verdict({twice: scored(0.5)}, []).chosen is None
 
 
 def test_an_interval_is_over_prompts_and_weighted() -> None:
@@ -135,7 +136,7 @@ def test_a_named_selection_keeps_its_name() -> None:
 
 
 def test_scores_are_sums_over_prompts() -> None:
-    score = scored(-1.0)
+    score = scored(0.3)
     heavier = replace(score, roots=torch.tensor([100.0] * 7 + [900.0]))
     assert score.accept_length == pytest.approx(1.3)
     assert heavier.accept_length == pytest.approx(1 + 240 / 1600)
