@@ -40,7 +40,7 @@ def _activate_cpu_engine() -> None:
 
 
 def _hook_capture(environment: str | None) -> None:
-    from sglang_qwen3next_eagle3.overlay import capture, contract, hooks
+    from sglang_qwen3next_eagle3.overlay import capture, contract, hooks, served_head
 
     if environment is not None:
         wanted, _ = aux_layers.from_environment(environment)
@@ -54,7 +54,7 @@ def _hook_capture(environment: str | None) -> None:
         # touched. The refusal waits for the moment that a Qwen3-Next target meets EAGLE3.
         _refuse_later(error)
         return
-    hooks.apply(capture.hooks(capture.choose_by(environment)))
+    hooks.apply(capture.hooks(capture.choose_by(environment, served_head.spelled_layers)))
 
 
 def _refuse_later(error: UserError) -> None:

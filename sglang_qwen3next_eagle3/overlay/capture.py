@@ -131,17 +131,25 @@ def _is_first_rank() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def choose_by(environment: str | None) -> Choose:
-    """The rule of the plugin: the environment's selection, else the head's ids, else `card`."""
+def choose_by(environment: str | None, spelled: Callable[[], str | None] = lambda: None) -> Choose:
+    """The rule of the plugin: the environment's selection, else what the head's config spells, else
+    its ids, else `card`.
+
+    spelled: tells the selection under our own key of the head's config, or None.
+    """
 
     def choose(target: Target, head_ids: Sequence[int] | None) -> Resolved:
-        wanted, allow_gdn = (
-            aux_layers.from_environment(environment) if environment else (None, False)
-        )
+        wanted: str | None
+        if environment:
+            wanted, allow_gdn = aux_layers.from_environment(environment)
+            source = aux_layers.ENVIRONMENT_VARIABLE
+        else:
+            # What a head was trained with needs no leave.
+            wanted, allow_gdn, source = spelled(), True, "the head's config"
         return aux_layers.resolve(
             target,
             wanted=wanted,
-            wanted_source=aux_layers.ENVIRONMENT_VARIABLE,
+            wanted_source=source,
             head_ids=head_ids,
             count=len(head_ids) if head_ids else None,
             allow_gdn=allow_gdn,
