@@ -1,5 +1,5 @@
-"""`patches verify` and `patches new`: the manifests of what the overlay hooks in SGLang, and of what
-training relies on in SpecForge."""
+"""`patches verify` and `patches new`: the manifests of what the overlay hooks in SGLang, and of
+what training relies on in SpecForge."""
 
 import argparse
 import json

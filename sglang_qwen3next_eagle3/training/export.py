@@ -29,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--run", type=Path, required=True, metavar="DIR", help="the folder of `train run`")
     add("--out", type=Path, required=True, metavar="DIR", help="a new folder for the head")
-    add("--checkpoint", type=Path, metavar="DIR", help="default: the newest of the run")
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="default: the newest; RUN/checkpoints/head-best did best on the held-out features",
+    )
     add("--target", help="folder, hub name or `demo`; default: the run's")
     add("--json", action="store_true", help="print JSON for a script")
 
@@ -41,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = arguments.checkpoint or runs.latest_checkpoint(arguments.run.absolute())
     if checkpoint is None or not (checkpoint / runs.STATE).is_file():
         raise UserError(f"{checkpoint or arguments.run} has no checkpoint: `train run` writes one")
+    checkpoint = checkpoint.resolve()  # head-best is a link
     out: Path = arguments.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: choose another with --out")

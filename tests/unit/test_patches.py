@@ -8,6 +8,7 @@ from sglang_qwen3next_eagle3 import patches
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Installed, Manifest, Symbol
+from sglang_qwen3next_eagle3.training import specforge
 
 MODULE = "sglang.srt.models.qwen3_next"
 
@@ -48,6 +49,24 @@ def test_verify_says_what_differs(source: Path, capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "not in this release" in printed
     assert "reviewed: in a test" in printed
+
+
+def test_verify_covers_the_trainer_where_it_is_installed(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking = Manifest("1.0", "r", (Symbol("specforge.a:b", "training", "hooked", (), "0"),))
+    monkeypatch.setattr(specforge, "read_manifest", lambda: lacking)
+    monkeypatch.setattr(specforge, "installed", lambda: Installed("1.0", source))
+    manifest = contract.read_manifest("9.9")
+    whole = Manifest("9.9", "r", manifest.symbols[:1])
+    monkeypatch.setattr(contract, "read_manifest", lambda release: whole)
+    assert run("verify", "--json") == 1, "SGLang is as reviewed, the trainer is not"
+    assert json.loads(capsys.readouterr().out)["specforge"]["symbols"][0]["state"] == "missing"
+    assert run("verify") == 1
+    assert "SpecForge 1.0" in capsys.readouterr().out
+    monkeypatch.setattr(specforge, "installed", lambda: None)
+    assert run("verify", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["specforge"] is None
 
 
 def test_verify_reads_an_unpacked_wheel(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,7 +99,8 @@ def test_a_chosen_checkpoint_of_an_unfinished_run_is_said_to_be_one(
     record = supervise.read_record(trained.folder)
     del record["finished"]
     (trained.folder / supervise.RUN).write_text(json.dumps(record))
-    older = trained.folder / supervise.CHECKPOINTS / "head-step10"
+    older = trained.folder / supervise.CHECKPOINTS / "head-best"
+    older.symlink_to("head-step10")
     assert trained.export("--checkpoint", str(older)) == 0
     assert "from head-step10 of a run that is not finished" in capsys.readouterr().out
     written = json.loads((trained.head / provenance.FILE).read_text())

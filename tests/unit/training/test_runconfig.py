@@ -40,7 +40,8 @@ def test_a_selection_without_ids_leaves_them_out() -> None:
 def test_evaluation_has_an_interval_where_there_is_something_to_evaluate_on() -> None:
     assert "eval_interval" not in offline(DEMO)["training"]
     held_out = replace(PATHS, eval_features="/e")
-    assert offline(DEMO, held_out)["training"]["eval_interval"] == 500
+    asked = DEMO.specforge["training"]["eval_interval"]
+    assert offline(DEMO, held_out)["training"]["eval_interval"] == asked
     card = offline(CARD, held_out)
     assert card["training"]["eval_interval"] == card["training"]["save_interval"] == 2000
     assert card["data"]["eval_hidden_states_path"] == "/e"
