@@ -24,7 +24,7 @@ def installed() -> contract.Installed:
 
 
 def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
-    manifest = contract.require(["capture", "cpu_engine"], installed)
+    manifest = contract.require(["capture", "cpu_engine", "prefill"], installed)
     assert manifest.release == installed.release
 
 
@@ -131,7 +131,13 @@ def test_the_wheel_carries_the_data_and_the_entry_point(tmp_path: Path) -> None:
         expected = {f"{package}/data/{kind}/{p.name}" for p in (ROOT / kind).glob(pattern)}
         assert expected
         assert expected <= names
-    assert f"{package}/demo/corpus.txt" in names
+    for name in (
+        "demo/target/model.safetensors",
+        "demo/head/README.md",
+        "training/recipes/card.yaml",
+    ):
+        assert f"{package}/{name}" in names
+    assert not [n for n in names if n.endswith(".gz")]
     assert f"{package}/overlay/cpu_engine/shim/common_ops.py" in names
     assert "[sglang.srt.plugins]" in text
     assert f"{plugin.NAME} = {package}.plugin:register" in text

@@ -10,7 +10,7 @@ import pytest
 from sglang_qwen3next_eagle3.client import Client
 from tests.support.server import Server
 
-QUESTION = "Write a Python function to merge two sorted lists."
+QUESTION = "Write a class for a shopping cart."  # the demo target answers at length
 ROUTE = "/v1/chat/completions"
 GOOD: dict[str, Any] = {
     "model": "default",

@@ -161,7 +161,7 @@ class DeltaNet(nn.Module):
         mixed = torch.cat([part.flatten(2) for part in (q, k, v)], dim=-1)
         mixed = F.silu(self.conv1d(mixed.mT)[..., :length]).mT
         q, k, v = (
-            part.unflatten(-1, (-1, width)).transpose(1, 2)
+            part.reshape(batch, length, -1, width).transpose(1, 2)
             for part, width in zip(
                 torch.split(mixed, self.widths, dim=-1), (wide, wide, tall), strict=True
             )
