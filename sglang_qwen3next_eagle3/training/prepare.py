@@ -15,13 +15,13 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.client import DEFAULT_BASE_URL
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training import sources
-from sglang_qwen3next_eagle3.training.build import EVAL, TRAIN, build, summary
-from sglang_qwen3next_eagle3.training.decontaminate import NGRAM, Excluded, read_texts
-from sglang_qwen3next_eagle3.training.formats import FORMATS
-from sglang_qwen3next_eagle3.training.plan import Plan, request
-from sglang_qwen3next_eagle3.training.pool import Pool, Rules
-from sglang_qwen3next_eagle3.training.regenerate import Settings, served_model
+from sglang_qwen3next_eagle3.training.preparing import sources
+from sglang_qwen3next_eagle3.training.preparing.build import EVAL, TRAIN, build, summary
+from sglang_qwen3next_eagle3.training.preparing.decontaminate import NGRAM, Excluded, read_texts
+from sglang_qwen3next_eagle3.training.preparing.formats import FORMATS
+from sglang_qwen3next_eagle3.training.preparing.plan import Plan, request
+from sglang_qwen3next_eagle3.training.preparing.pool import Pool, Rules
+from sglang_qwen3next_eagle3.training.preparing.regenerate import Settings, served_model
 from sglang_qwen3next_eagle3.training.workspace import REPORT, claim
 
 _EPILOG = f"""

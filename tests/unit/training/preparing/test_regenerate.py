@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training.regenerate import Settings
+from sglang_qwen3next_eagle3.training.preparing.regenerate import Settings
 from tests.support.conversations import read_lines, record, run, turns, write_lines
 from tests.support.fake_openai import Messages, Reply, serving
 

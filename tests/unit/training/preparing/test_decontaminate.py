@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training.decontaminate import Excluded, read_texts
+from sglang_qwen3next_eagle3.training.preparing.decontaminate import Excluded, read_texts
 
 WORDS = [f"w{i}" for i in range(40)]
 

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training import mixing
-from sglang_qwen3next_eagle3.training.decontaminate import Excluded
-from sglang_qwen3next_eagle3.training.formats import BadRecord, Conversation, detect, parse
-from sglang_qwen3next_eagle3.training.mixing import Candidate
+from sglang_qwen3next_eagle3.training.preparing import mixing
+from sglang_qwen3next_eagle3.training.preparing.decontaminate import Excluded
+from sglang_qwen3next_eagle3.training.preparing.formats import (
+    BadRecord,
+    Conversation,
+    detect,
+    parse,
+)
+from sglang_qwen3next_eagle3.training.preparing.mixing import Candidate
+from sglang_qwen3next_eagle3.training.preparing.sources import Opened, Record
 from sglang_qwen3next_eagle3.training.progress import Progress
-from sglang_qwen3next_eagle3.training.sources import Opened, Record
 
 LISTED_ON_STDERR = 20
 LISTED_IN_REPORT = 1000

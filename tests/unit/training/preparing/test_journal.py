@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training.journal import Journal
+from sglang_qwen3next_eagle3.training.preparing.journal import Journal
 
 HEADER = {"served": "target"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training.formats import FORMATS
+from sglang_qwen3next_eagle3.training.preparing.formats import FORMATS
 
 SPELLING = "PATH_OR_NAME[,weight=W][,format=F][,config=C][,split=S][,revision=R]"
 _OPTIONS = ("weight", "format", "config", "split", "revision")

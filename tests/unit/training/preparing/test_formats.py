@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3.training.formats import BadRecord, detect, normalised, parse
+from sglang_qwen3next_eagle3.training.preparing.formats import BadRecord, detect, normalised, parse
 
 QUESTION = {"role": "user", "content": "How?"}
 ANSWER = {"role": "assistant", "content": "So."}

@@ -10,7 +10,7 @@ from fractions import Fraction
 from hashlib import blake2b
 from typing import NamedTuple
 
-from sglang_qwen3next_eagle3.training.formats import Conversation, normalised
+from sglang_qwen3next_eagle3.training.preparing.formats import Conversation, normalised
 
 
 class Candidate(NamedTuple):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.training.regenerate import Settings
-from sglang_qwen3next_eagle3.training.sources import Opened, Source
+from sglang_qwen3next_eagle3.training.preparing.regenerate import Settings
+from sglang_qwen3next_eagle3.training.preparing.sources import Opened, Source
 from sglang_qwen3next_eagle3.training.workspace import sha256
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_qwen3next_eagle3.training.formats import Conversation
-from sglang_qwen3next_eagle3.training.mixing import (
+from sglang_qwen3next_eagle3.training.preparing.formats import Conversation
+from sglang_qwen3next_eagle3.training.preparing.mixing import (
     Candidate,
     content_key,
     draw,

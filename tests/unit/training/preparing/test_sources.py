@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training import sources
-from sglang_qwen3next_eagle3.training.sources import (
+from sglang_qwen3next_eagle3.training.preparing import sources
+from sglang_qwen3next_eagle3.training.preparing.sources import (
     Source,
     labelled,
     open_source,

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training import sources
-from sglang_qwen3next_eagle3.training.formats import Conversation
+from sglang_qwen3next_eagle3.training.preparing import sources
+from sglang_qwen3next_eagle3.training.preparing.formats import Conversation
 
 # GPT-3 (arXiv:2005.14165, appendix C) and most since call 13 words in common an overlap.
 NGRAM = 13

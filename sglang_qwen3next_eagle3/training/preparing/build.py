@@ -12,12 +12,12 @@ from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training import mixing, pool
-from sglang_qwen3next_eagle3.training.journal import Journal
-from sglang_qwen3next_eagle3.training.mixing import Candidate
-from sglang_qwen3next_eagle3.training.plan import Plan
-from sglang_qwen3next_eagle3.training.pool import Pool
-from sglang_qwen3next_eagle3.training.regenerate import Failure, regenerate
+from sglang_qwen3next_eagle3.training.preparing import mixing, pool
+from sglang_qwen3next_eagle3.training.preparing.journal import Journal
+from sglang_qwen3next_eagle3.training.preparing.mixing import Candidate
+from sglang_qwen3next_eagle3.training.preparing.plan import Plan
+from sglang_qwen3next_eagle3.training.preparing.pool import Pool
+from sglang_qwen3next_eagle3.training.preparing.regenerate import Failure, regenerate
 from sglang_qwen3next_eagle3.training.workspace import Workspace
 
 TRAIN, EVAL = "train.jsonl", "eval.jsonl"

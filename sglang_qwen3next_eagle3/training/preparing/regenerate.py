@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.training.formats import BadRecord, Conversation, Message, message
-from sglang_qwen3next_eagle3.training.journal import Journal
+from sglang_qwen3next_eagle3.training.preparing.formats import (
+    BadRecord,
+    Conversation,
+    Message,
+    message,
+)
+from sglang_qwen3next_eagle3.training.preparing.journal import Journal
 from sglang_qwen3next_eagle3.training.progress import Progress
 
 if TYPE_CHECKING:
