@@ -155,10 +155,9 @@ def test_evaluation_is_that_of_the_trainer(chain: Chain) -> None:
     status, result = chain.evaluate("held-out")
     assert status == 0
     metrics = supervise.read_record(chain.run)["metrics"]["evaluation"]
-    # SpecForge computes in bf16, `train evaluate` in fp32: a near tie or two fall otherwise.
-    assert result["accuracies"] == pytest.approx(
-        metrics["per_position_acc"], abs=4 / result["positions"]
-    )
+    # SpecForge computes in bf16, `train evaluate` in fp32: near ties fall otherwise, and a head
+    # of a few steps has many. tests/contract/test_specforge.py compares both in fp32, exactly.
+    assert result["accuracies"] == pytest.approx(metrics["per_position_acc"], abs=0.06)
     assert result["accuracies"][0] > 0.2, "it learned something"
     assert result["accept_lengths"] == sorted(result["accept_lengths"])
 

@@ -41,8 +41,11 @@ def run(*words: object) -> int:
     return prepare.run(parser.parse_args([str(word) for word in words]))
 
 
+# A shell that started the tests in the background left SIGINT ignored, which children inherit.
 _COMMAND = """
 import argparse
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sglang_qwen3next_eagle3.training import prepare
 parser = argparse.ArgumentParser()
 prepare.add_arguments(parser)

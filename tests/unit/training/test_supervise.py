@@ -19,9 +19,12 @@ from sglang_qwen3next_eagle3.training.supervise import Plan
 
 ROOT = Path(__file__).parents[3]
 STEPS = 12
+# A shell that started the tests in the background left SIGINT ignored, which children inherit.
 START = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.unit.training.test_supervise import plan
 from sglang_qwen3next_eagle3.training import supervise
 supervise.CPU_TRAINER = "tests.support.fake_trainer"
