@@ -1,6 +1,6 @@
 """The small trained pair that comes with this package: a Qwen3-Next target and its EAGLE3 head.
 
-Both have the architecture of the real ones and 7.5M parameters together, trained on source code
+Both have the architecture of the real ones and 7.6M parameters together, trained on source code
 and documentation (`demo.making`). They show a server, a profile or a client at work, with real
 acceptance on real text; they know nothing worth asking for.
 """
