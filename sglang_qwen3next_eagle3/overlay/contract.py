@@ -67,7 +67,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Installed:
-    """An SGLang on this machine: its release and the folder that holds the package `sglang`."""
+    """A package on this machine: its release and the folder that holds it."""
 
     release: str
     root: Path
@@ -75,9 +75,14 @@ class Installed:
 
 def installed_sglang() -> Installed | None:
     """The SGLang that `import sglang` would find, without importing it; None if there is none."""
+    return installed_package("sglang")
+
+
+def installed_package(name: str) -> Installed | None:
+    """The same of another package, whose distribution has its name."""
     try:
-        release = importlib.metadata.version("sglang")
-        spec = importlib.util.find_spec("sglang")
+        release = importlib.metadata.version(name)
+        spec = importlib.util.find_spec(name)
     except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError, ValueError):
         return None
     if spec is None or not spec.submodule_search_locations:

@@ -1,7 +1,5 @@
 """The SpecForge that is installed beside SGLang: is it there, and is it the one we know?"""
 
-import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +19,7 @@ INDEX = "model.safetensors.index.json"
 
 def installed() -> Installed | None:
     """The SpecForge that `import specforge` would find, without importing it."""
-    try:
-        release = importlib.metadata.version("specforge")
-        spec = importlib.util.find_spec("specforge")
-    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError, ValueError):
-        return None
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Installed(release, Path(next(iter(spec.submodule_search_locations))).parent)
+    return contract.installed_package("specforge")
 
 
 def read_manifest() -> Manifest:

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sglang_qwen3next_eagle3.demo.making.qwen3_next import CHUNK, Qwen3Next, Sizes
+from sglang_qwen3next_eagle3.demo.making.qwen3_next import CHUNK, Qwen3Next
+from sglang_qwen3next_eagle3.demo.making.sizes import Sizes
 
 SEED = 0
 WARMUP_STEPS = 100

@@ -16,9 +16,9 @@ from torch.nn import functional as F  # noqa: E402
 from sglang_qwen3next_eagle3.demo.making.qwen3_next import (  # noqa: E402
     CHUNK,
     Qwen3Next,
-    Sizes,
     delta_rule,
 )
+from sglang_qwen3next_eagle3.demo.making.sizes import Sizes  # noqa: E402
 
 SIZES = replace(Sizes(), vocab_size=256, hidden_size=64, num_hidden_layers=4, num_experts=4)
 
