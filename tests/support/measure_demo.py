@@ -3,18 +3,21 @@
     python -m tests.support.measure_demo --prompts HumanEval.jsonl.gz --device cuda --out OUT.json \
         --run none --run chain=3,1,4 --run wide=3,4,8 [--run wrong=3,1,4@HEAD@SELECTION]
 
-Every run is a server of its own, one after the other, asked with all prompts (--concurrency at a
-time, greedy, 128 new tokens) and then, for speed, with --speed of them one at a time, repeated. The
-runs' answers are compared with those of `none`. A prompt is a chat turn, as the target was taught:
-"Complete the following Python function:" and HumanEval's prompt.
+Every run is a server of its own, one after the other (--together: all at once, one asked at a time),
+asked with all prompts (--concurrency at a time, greedy, 128 new tokens) and then, for speed, with
+--speed of them one at a time, repeated, in alternating order with --together. The runs' answers are
+compared with those of `none`. A prompt is a chat turn, as the target was taught: "Complete the
+following Python function:" and HumanEval's prompt.
 """
 
 import argparse
+import contextlib
 import gzip
 import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
@@ -30,7 +33,7 @@ from tests.support.server import Server, free_port, generate, running
 NEW_TOKENS = 128
 QUESTION = "Complete the following Python function:\n\n"
 CUDA_FLAGS = (
-    "--attention-backend triton --dtype bfloat16 --mem-fraction-static 0.3 --skip-server-warmup "
+    "--attention-backend triton --dtype bfloat16 --skip-server-warmup "
     "--max-running-requests 16 --cuda-graph-bs-decode 1 16 --disable-prefill-cuda-graph "
     "--disable-radix-cache --max-total-tokens 65536"
 )
@@ -92,23 +95,47 @@ def command(run: Run, target: str, device: str, folder: Path) -> tuple[list[str]
     return [*words, "--", *([] if cpu else flags)], {}
 
 
-def measure(
-    run: Run, texts: list[str], arguments: argparse.Namespace, folder: Path
-) -> tuple[dict[str, Any], list[list[int]]]:
+@contextlib.contextmanager
+def serving(
+    run: Run, arguments: argparse.Namespace, folder: Path, share: float
+) -> Iterator[tuple[Server, float]]:
+    """The run's server and the seconds until it was ready. share: of the GPU's memory."""
     words, environment = command(run, arguments.target, arguments.device, folder)
+    if arguments.device == "cuda":
+        words += ["--mem-fraction-static", str(share)]
     port = free_port()
+    words += ["--port", str(port)]
     started = time.monotonic()
     log = folder / f"{run.name}.log"
-    with running([*words, "--port", str(port)], port, log, environment) as server:
-        ready = time.monotonic() - started
-        with ThreadPoolExecutor(arguments.concurrency) as pool:
-            replies = list(pool.map(lambda text: ask(server, text), texts))
-        figures = accept_figures(replies)
-        speeds = [speed(server, texts[: arguments.speed]) for _ in range(arguments.repeat)]
-    figures |= {"ready_s": round(ready, 1)}
-    if arguments.speed:
-        figures |= {"tok_per_s_b1": round(statistics.median(speeds), 1), "speeds": speeds}
-    return figures, [reply["output_ids"] for reply in replies]
+    with running(words, port, log, environment, arguments.start_seconds) as server:
+        yield server, round(time.monotonic() - started, 1)
+
+
+@contextlib.contextmanager
+def started(
+    runs: list[Run], arguments: argparse.Namespace, folder: Path
+) -> Iterator[list[tuple[Server, float]]]:
+    """The runs' servers, started side by side."""
+    with contextlib.ExitStack() as stack:
+        # SGLang counts what the others hold as taken from its own share: each gets a larger one.
+        managers = [
+            serving(run, arguments, folder, round(0.3 + 0.15 * place, 2))
+            for place, run in enumerate(runs)
+        ]
+        with ThreadPoolExecutor(len(runs)) as pool:
+            entered = [pool.submit(manager.__enter__) for manager in managers]
+        for manager, future in zip(managers, entered, strict=True):
+            if future.exception() is None:
+                stack.push(manager.__exit__)
+        yield [future.result() for future in entered]
+
+
+def answers_of(
+    server: Server, texts: list[str], concurrency: int
+) -> tuple[dict[str, Any], list[list[int]]]:
+    with ThreadPoolExecutor(concurrency) as pool:
+        replies = list(pool.map(lambda text: ask(server, text), texts))
+    return accept_figures(replies), [reply["output_ids"] for reply in replies]
 
 
 def ask(server: Server, text: str) -> dict[str, Any]:
@@ -154,26 +181,39 @@ def main() -> None:
     add("--concurrency", type=int, default=8)
     add("--speed", type=int, default=0)
     add("--repeat", type=int, default=3)
+    add("--together", action="store_true")
+    add("--start-seconds", type=int, default=240)
     arguments = parser.parse_args()
     if arguments.target == "demo":
         from sglang_qwen3next_eagle3.training.specforge import target_folder
 
         arguments.target = str(target_folder("demo"))
     texts = prompts(arguments.prompts)[: arguments.limit]
+    runs = [Run.parse(text, arguments.head) for text in arguments.runs]
+    groups = [runs] if arguments.together else [[run] for run in runs]
     results: dict[str, Any] = {}
     plain: list[list[int]] | None = None
     with tempfile.TemporaryDirectory() as folder:
-        for text in arguments.runs:
-            run = Run.parse(text, arguments.head)
-            figures, answers = measure(run, texts, arguments, Path(folder))
-            if run.tree is None:
-                plain = answers
-            elif plain is not None:
-                figures |= compared(answers, plain)
-            results[run.name] = figures
+        for group in groups:
+            with started(group, arguments, Path(folder)) as servers:
+                for run, (server, ready) in zip(group, servers, strict=True):
+                    figures, answers = answers_of(server, texts, arguments.concurrency)
+                    if run.tree is None:
+                        plain = answers
+                    elif plain is not None:
+                        figures |= compared(answers, plain)
+                    results[run.name] = figures | {"ready_s": ready}
+                speeds: dict[str, list[float]] = {run.name: [] for run in group}
+                for _ in range(arguments.repeat if arguments.speed else 0):
+                    for run, (server, _ready) in zip(group, servers, strict=True):
+                        speeds[run.name].append(speed(server, texts[: arguments.speed]))
+            for run in group:
+                if arguments.speed:
+                    median = round(statistics.median(speeds[run.name]), 1)
+                    results[run.name] |= {"tok_per_s_b1": median, "speeds": speeds[run.name]}
+                shown = {k: v for k, v in results[run.name].items() if k != "first_divergence"}
+                print(run.name, json.dumps(shown), flush=True)
             arguments.out.write_text(json.dumps(results, indent=1) + "\n")
-            shown = {k: v for k, v in figures.items() if k != "first_divergence"}
-            print(run.name, json.dumps(shown), flush=True)
 
 
 if __name__ == "__main__":
