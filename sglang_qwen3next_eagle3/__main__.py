@@ -15,6 +15,7 @@ VERBS = {
     "chat": ("client", "ask a running server, with the figures of the answer"),
     "train": ("training.cli", "make a head: prepare, vocab, capture, run, export, evaluate"),
     "head": ("head_verb", "what a head is, and which layers it was trained with"),
+    "bench": ("bench.cli", "measure speed and acceptance, reproduce the card's tables, plan trees"),
     "patches": ("patches", "what is hooked in SGLang, and whether it still holds"),
 }
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub = verbs.add_parser(verb, help=summary, description=summary, allow_abbrev=False)
         if words[:1] == [verb]:
             importlib.import_module(f"{__package__}.{module}").add_arguments(sub)
+    parser.set_defaults(words=words)
     arguments = parser.parse_args(words)
     called = importlib.import_module(f"{__package__}.{VERBS[arguments.verb][0]}")
     try:

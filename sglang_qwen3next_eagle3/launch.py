@@ -16,7 +16,7 @@ from typing import NoReturn
 from sglang_qwen3next_eagle3 import preflight, profile
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.preflight import Launch
-from sglang_qwen3next_eagle3.profile import Profile
+from sglang_qwen3next_eagle3.profile import MTP_TREE, Algorithm, Profile, Tree
 
 EXIT_USER_ERROR = 2
 
@@ -34,6 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auxiliary hidden states: card, fork, sglang, output:3,23,47, input:3,output:23,47",
     )
     what.add_argument("--allow-gdn-aux", action="store_true", help="let them name GDN layers")
+    drafts = parser.add_argument_group("speculation instead of the profile's")
+    drafts.add_argument(
+        "--no-speculation", action="store_true", help="nothing drafts: the baseline"
+    )
+    drafts.add_argument(
+        "--mtp",
+        action="store_true",
+        help="the target's own MTP layer drafts, without a head (tree 3,1,4)",
+    )
+    drafts.add_argument(
+        "--tree", metavar="S,K,D", help="steps, topk and draft tokens of the tree, as 3,4,8"
+    )
     how = parser.add_argument_group("how to serve")
     how.add_argument("--tp", type=int, help="tensor-parallel ranks (GPUs)")
     how.add_argument("--host", help="address to listen on (default 127.0.0.1)")
@@ -100,8 +112,11 @@ def _override(chosen: Profile, arguments: argparse.Namespace) -> Profile:
     if moved:
         fields = {name.replace("-", "_"): value for name, value in moved.items()}
         chosen = chosen.model_copy(update=fields)
+    algorithm, tree = _speculation(chosen, arguments)
     return chosen.override(
         target=arguments.target,
+        algorithm=algorithm,
+        tree=tree,
         head=arguments.head,
         target_revision=arguments.revision,
         head_revision=arguments.head_revision,
@@ -116,6 +131,21 @@ def _override(chosen: Profile, arguments: argparse.Namespace) -> Profile:
     )
 
 
+def _speculation(
+    chosen: Profile, arguments: argparse.Namespace
+) -> tuple[Algorithm | None, Tree | None]:
+    """What the options say of it; None leaves the profile's."""
+    if arguments.no_speculation and arguments.mtp:
+        raise UserError("--no-speculation and --mtp contradict each other: pass one of them")
+    tree = None if arguments.tree is None else Tree.parse(arguments.tree)
+    if arguments.no_speculation:
+        return "none", tree
+    if arguments.mtp:
+        # A profile that says nextn has chosen for itself.
+        return "nextn", tree or (None if chosen.algorithm == "nextn" else MTP_TREE)
+    return None, tree
+
+
 def _list(as_json: bool) -> int:
     profiles = {name: profile.load(name) for name in profile.profile_names()}
     if as_json:
@@ -124,11 +154,19 @@ def _list(as_json: bool) -> int:
         return 0
     width = max(map(len, profiles))
     for name, p in profiles.items():
-        tree = p.tree
-        shape = f"steps {tree.steps}, topk {tree.topk}, draft {tree.draft_tokens}"
+        about = f"{p.hardware}; {p.target}; {_drafts(p)}; port {p.sglang.get('port')}"
         print(f"{name:{width}}  {p.description}")
-        print(f"{'':{width}}  {p.hardware}; {p.target}; {shape}; port {p.sglang.get('port')}")
+        print(f"{'':{width}}  {about}")
     return 0
+
+
+def _drafts(p: Profile) -> str:
+    if p.algorithm == "none":
+        return "no speculation"
+    tree = p.tree
+    own = "SGLang's own tree"
+    shape = f"steps {tree.steps}, topk {tree.topk}, draft {tree.draft_tokens}" if tree else own
+    return f"MTP, {shape}" if p.algorithm == "nextn" else shape
 
 
 def _print(launch: Launch, as_json: bool) -> None:

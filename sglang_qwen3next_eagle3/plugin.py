@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 
 from sglang_qwen3next_eagle3 import aux_layers
 from sglang_qwen3next_eagle3.errors import UserError
@@ -12,6 +13,10 @@ NAME = "qwen3next_eagle3"
 """The name of the entry point, as `SGLANG_PLUGINS` filters it."""
 CPU_ENGINE_VARIABLE = "SGLANG_QWEN3NEXT_EAGLE3_CPU_ENGINE"
 """Set to 1, it lets stock SGLang run Qwen3-Next without a GPU (the demo profile sets it)."""
+
+
+SIMULATE_VARIABLE = "SGLANG_QWEN3NEXT_EAGLE3_SIMULATE"
+"""Names the file that holds the accept length to simulate (`bench speed` sets it)."""
 
 
 def register() -> None:
@@ -26,6 +31,8 @@ def register() -> None:
             _activate_cpu_engine()
         if environment != aux_layers.OFF:
             _hook_capture(environment)
+        if os.environ.get(SIMULATE_VARIABLE):
+            _simulate(Path(os.environ[SIMULATE_VARIABLE]))
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
 
@@ -37,6 +44,14 @@ def _activate_cpu_engine() -> None:
     from sglang_qwen3next_eagle3.overlay.cpu_engine import hooks as cpu_engine
 
     cpu_engine.activate()
+
+
+def _simulate(path: Path) -> None:
+    from sglang_qwen3next_eagle3.overlay import contract, hooks, simulate
+
+    contract.require(["simulate"])
+    hooks.apply(simulate.hooks(simulate.AcceptLength(path)))
+    logger.warning("acceptance is simulated: the text of this server means nothing")
 
 
 def _hook_capture(environment: str | None) -> None:

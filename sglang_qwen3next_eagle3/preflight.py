@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sglang_qwen3next_eagle3 import aux_layers, aux_record, head_selection, hub, plugin
+from sglang_qwen3next_eagle3 import aux_layers, aux_record, head_selection, hub, mtp, plugin
 from sglang_qwen3next_eagle3 import profile as profiles
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.head import Head
@@ -64,6 +64,11 @@ def plan(chosen: Profile, options: Options) -> Launch:
     head = _peek(head_folder) if head_folder else None
     if target is not None:
         _check_tp(target, argv)
+    if chosen.algorithm == "nextn" and folder is not None:
+        mtp.check(folder, argv)
+    if chosen.algorithm != "eagle3":
+        environment[aux_layers.ENVIRONMENT_VARIABLE] = aux_layers.OFF
+        return Launch(argv, environment, notes)
     if target is not None and head is not None:
         if head.tensors:
             head.check(target)
@@ -73,7 +78,8 @@ def plan(chosen: Profile, options: Options) -> Launch:
         notes += explained
         _spring_context_trap(target, head, argv, environment, notes)
     elif chosen.aux_layers is not None:
-        environment[aux_layers.ENVIRONMENT_VARIABLE] = _unchecked_selection(chosen)
+        allow = f" {aux_layers.ALLOW_GDN}" if chosen.allow_gdn_aux else ""
+        environment[aux_layers.ENVIRONMENT_VARIABLE] = f"{chosen.aux_layers}{allow}"
     argv = _spring_quantization_trap(argv, notes)
     return Launch(argv, environment, notes)
 
@@ -90,15 +96,19 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     _check_installation(chosen)
     _check_port(argv)
     asked, chosen = chosen, _with_demo(chosen)
-    head = Head.from_path(hub.resolve(chosen.head, chosen.head_revision, "head"))
+    head = None
+    if chosen.head is not None:
+        head = Head.from_path(hub.resolve(chosen.head, chosen.head_revision, "head"))
     revision = chosen.target_revision
     target = Target.from_path(hub.resolve(chosen.target, revision, "target", only_config=True))
-    head.check(target)
     _check_tp(target, argv)
-    _, explained = _selection(asked, target, head, head.aux_count, argv)
+    explained: list[str] = []
+    if head is not None:
+        head.check(target)
+        _, explained = _selection(asked, target, head, head.aux_count, argv)
     folders = {
         "target": str(hub.resolve(chosen.target, revision, "target")),
-        "head": str(head.path),
+        "head": None if head is None else str(head.path),
         "target_revision": None,
         "head_revision": None,
     }
@@ -127,8 +137,8 @@ def _with_demo(chosen: Profile) -> Profile:
     )
 
 
-def _local(name: str, what: str) -> Path | None:
-    if name == DEMO:
+def _local(name: str | None, what: str) -> Path | None:
+    if name is None or name == DEMO:
         return None
     try:
         return hub.local_folder(name)
@@ -150,6 +160,12 @@ def _check_flags(argv: Sequence[str], chosen: Profile, options: Options) -> None
         raise UserError(
             f"attention backend {backend or 'not set'}: {profiles.CARD_LIMIT}; use triton, or pass "
             "--allow-attention-backend to go on"
+        )
+    asked = last_value(argv, "--speculative-algorithm")
+    if chosen.algorithm != "eagle3" and (asked or "").upper() == "EAGLE3":
+        raise UserError(
+            f"{asked} after -- contradicts algorithm {chosen.algorithm}: nothing would check the "
+            "head; take a profile of algorithm eagle3 and --head"
         )
     host = last_value(argv, "--host") or DEFAULT_HOST
     key = last_value(argv, "--api-key")
@@ -199,12 +215,6 @@ def _selection(
     return aux_layers.to_environment(resolved.selection, target), notes
 
 
-def _unchecked_selection(chosen: Profile) -> str:
-    assert chosen.aux_layers is not None
-    allow = f" {aux_layers.ALLOW_GDN}" if chosen.allow_gdn_aux else ""
-    return f"{chosen.aux_layers}{allow}"
-
-
 def _cpu_environment(chosen: Profile) -> dict[str, str]:
     if not chosen.cpu_engine:
         return {}
@@ -244,7 +254,12 @@ def _spring_quantization_trap(argv: list[str], notes: list[str]) -> list[str]:
 def _check_installation(chosen: Profile) -> None:
     from sglang_qwen3next_eagle3.overlay import contract
 
-    contract.require(["capture", "cpu_engine"] if chosen.cpu_engine else ["capture"])
+    parts: list[contract.Part] = ["capture"] if chosen.algorithm == "eagle3" else []
+    parts += ["cpu_engine"] if chosen.cpu_engine else []
+    parts += ["simulate"] if os.environ.get(plugin.SIMULATE_VARIABLE) else []
+    contract.require(parts)
+    if not parts:
+        return
     mine = [
         point
         for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=plugin.NAME)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,14 +20,17 @@ CARD_LIMIT = (
     "attention and GDN layers)"
 )
 
+Algorithm = Literal["eagle3", "nextn", "none"]
+"""What drafts: an EAGLE3 head, the target's own MTP layer (SGLang's name: NEXTN), or nothing."""
 FlagValue = bool | int | float | str | list[int] | list[str]
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
+_TREE = re.compile(r"([0-9]+),([0-9]+),([0-9]+)")
 # These have fields of their own, or follow from them.
 _OWNED = {
     "model-path": "target",
     "model": "target",
     "revision": "target-revision",
-    "speculative-algorithm": "tree",
+    "speculative-algorithm": "algorithm",
     "speculative-draft-model-path": "head",
     "speculative-draft-model-revision": "head-revision",
     "speculative-num-steps": "tree.steps",
@@ -37,6 +40,9 @@ _OWNED = {
     "tensor-parallel-size": "sglang.tp",
     "trust-remote-code": "nothing: Qwen3-Next is part of SGLang and transformers",
 }
+
+_OF_A_HEAD = ("head", "head-revision", "aux-layers", "allow-gdn-aux")
+_SPECULATION = (*_OF_A_HEAD, "tree")
 
 
 def _kebab(name: str) -> str:
@@ -58,6 +64,22 @@ class Tree(_Strict):
     steps: Annotated[int, Field(ge=1)]
     topk: Annotated[int, Field(ge=1)]
     draft_tokens: Annotated[int, Field(ge=2)]
+
+    @classmethod
+    def parse(cls, text: str) -> "Tree":
+        """The tree that `steps,topk,draft-tokens` spells, for example 3,4,8.
+
+        Raises:
+            UserError: it is spelled otherwise, or no such tree is possible.
+        """
+        match = _TREE.fullmatch(text)
+        if match is None:
+            raise UserError(f"tree {text!r}: write steps,topk,draft-tokens, for example 3,4,8")
+        steps, topk, draft_tokens = map(int, match.groups())
+        try:
+            return cls(steps=steps, topk=topk, draft_tokens=draft_tokens)
+        except ValidationError as error:
+            raise UserError(f"tree {text}: {_first(error)}") from None
 
     @property
     def capacity(self) -> int:
@@ -83,16 +105,24 @@ class Tree(_Strict):
         return self
 
 
+MTP_TREE = Tree(steps=3, topk=1, draft_tokens=4)
+"""What SGLang chooses for the MTP layer (0.5.17, arg_groups/speculative_hook.py)."""
+
+
 class Profile(_Strict):
-    """One way to serve: what, on which hardware, with which draft tree and which SGLang flags."""
+    """One way to serve: what, on which hardware, with which speculation and which SGLang flags.
+
+    tree: None leaves its shape to SGLang.
+    """
 
     description: str
     hardware: str
     target: str
-    head: str
+    algorithm: Algorithm = "eagle3"
+    head: str | None = None
     target_revision: str | None = None
     head_revision: str | None = None
-    tree: Tree
+    tree: Tree | None = None
     aux_layers: str | None = None
     allow_gdn_aux: bool = False
     cpu_engine: bool = False
@@ -129,13 +159,34 @@ class Profile(_Strict):
                 raise ValueError(str(error)) from None
         return text
 
+    @model_validator(mode="after")
+    def _speculation_is_whole(self) -> "Profile":
+        if self.algorithm == "eagle3":
+            if self.head is None:
+                raise ValueError(
+                    "algorithm eagle3 needs a head: name one, or choose algorithm nextn (the "
+                    "target's own MTP layer) or none"
+                )
+            return self
+        data = self.model_dump(by_alias=True)
+        for name in _SPECULATION if self.algorithm == "none" else _OF_A_HEAD:
+            if data[name]:
+                way_out = "leave it out, or choose another algorithm"
+                raise ValueError(f"algorithm {self.algorithm} takes no {name}: {way_out}")
+        return self
+
     def override(
         self, *, sglang: Mapping[str, FlagValue | None] | None = None, **fields: Any
     ) -> "Profile":
-        """This profile with the given fields and flags in place of its own; None leaves one."""
+        """This profile with the given fields and flags in place of its own; None leaves one.
+
+        With another algorithm, the head, the tree and the selection of this one are dropped.
+        """
         changed = {_kebab(k): v for k, v in fields.items() if v is not None}
         flags = {k: v for k, v in (sglang or {}).items() if v is not None}
         data = self.model_dump(by_alias=True)
+        if changed.get("algorithm", self.algorithm) != self.algorithm:
+            data = {k: v for k, v in data.items() if k not in _SPECULATION}
         return _validate(
             {**data, **changed, "sglang": {**self.sglang, **flags}}, "with these options"
         )
@@ -176,13 +227,18 @@ def _validate(data: Mapping[str, Any], what: str) -> Profile:
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(_kebab(name) for name in Profile.model_fields)
-            message = f"unknown key; known are {known}" if "." not in where else "unknown key"
-        raise UserError(f"{what}: {where}: {message}") from None
+        raise UserError(f"{what}: {_first(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that is wrong, behind its place where it has one."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_kebab(name) for name in Profile.model_fields)
+        message = f"unknown key; known are {known}" if "." not in where else "unknown key"
+    return f"{where}: {message}" if where else message
 
 
 def build_argv(profile: Profile, python: str = "python") -> list[str]:
@@ -194,15 +250,25 @@ def build_argv(profile: Profile, python: str = "python") -> list[str]:
     argv = [python, "-m", SERVER_MODULE, "--model-path", profile.target]
     if profile.target_revision:
         argv += ["--revision", profile.target_revision]
-    argv += ["--speculative-algorithm", "EAGLE3", "--speculative-draft-model-path", profile.head]
+    argv += _speculation(profile)
+    for name, value in profile.sglang.items():
+        argv += _flag(name, value)
+    return argv
+
+
+def _speculation(profile: Profile) -> list[str]:
+    if profile.algorithm == "none":
+        return []
+    argv = ["--speculative-algorithm", profile.algorithm.upper()]
+    if profile.head is not None:
+        argv += ["--speculative-draft-model-path", profile.head]
     if profile.head_revision:
         argv += ["--speculative-draft-model-revision", profile.head_revision]
     tree = profile.tree
-    argv += ["--speculative-num-steps", str(tree.steps)]
-    argv += ["--speculative-num-draft-tokens", str(tree.draft_tokens)]
-    argv += ["--speculative-eagle-topk", str(tree.topk)]
-    for name, value in profile.sglang.items():
-        argv += _flag(name, value)
+    if tree is not None:
+        argv += ["--speculative-num-steps", str(tree.steps)]
+        argv += ["--speculative-num-draft-tokens", str(tree.draft_tokens)]
+        argv += ["--speculative-eagle-topk", str(tree.topk)]
     return argv
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.resources import data_dir
 
-Part = Literal["capture", "cpu_engine", "prefill", "training"]
+Part = Literal["capture", "cpu_engine", "prefill", "simulate", "training"]
 Role = Literal["hooked", "relied_on"]
 _MANIFEST_NAME = re.compile(r"sglang-(?P<release>.+)\.toml")
 

@@ -28,7 +28,7 @@ from sglang_qwen3next_eagle3.training.encode import (
     read_conversations,
 )
 from sglang_qwen3next_eagle3.training.features import Manifest
-from sglang_qwen3next_eagle3.training.progress import Progress
+from sglang_qwen3next_eagle3.progress import Progress
 from sglang_qwen3next_eagle3.training.specforge import target_folder
 from sglang_qwen3next_eagle3.training.workspace import sha256
 

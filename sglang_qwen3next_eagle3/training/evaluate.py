@@ -197,7 +197,7 @@ def measure(
         UserError: no server there, or it serves without speculation.
     """
     from sglang_qwen3next_eagle3.client import Client
-    from sglang_qwen3next_eagle3.training.progress import Progress
+    from sglang_qwen3next_eagle3.progress import Progress
 
     client = Client(base_url, api_key=os.environ.get("OPENAI_API_KEY"))
     tokens = verifications = 0
@@ -254,7 +254,7 @@ def _prompt(line: str, where: str) -> list[dict[str, str]]:
 
 
 def _shown(samples: "Iterable[dict[str, Tensor]]", total: int) -> "Iterator[dict[str, Tensor]]":
-    from sglang_qwen3next_eagle3.training.progress import Progress
+    from sglang_qwen3next_eagle3.progress import Progress
 
     with Progress("scoring", total, unit="samples") as progress:
         for sample in samples:

@@ -1,5 +1,6 @@
 """Where a head comes from, as it is written beside the weights: nothing of the machine's paths."""
 
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +9,17 @@ from typing import Any
 from sglang_qwen3next_eagle3 import __version__
 
 FILE = "provenance.json"
+COMMIT_VARIABLE = "GIT_COMMIT"
 
 
 def commit() -> str | None:
-    """The commit of this package's repository, with `-dirty` behind it where files differ; None if
-    it is installed from a wheel."""
+    """The commit of this package's repository, with `-dirty` behind it where files differ.
+
+    Outside of a clone (a wheel, a copied folder): what the variable GIT_COMMIT says, else None.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return None
+        return os.environ.get(COMMIT_VARIABLE) or None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(

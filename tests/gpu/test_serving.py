@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sglang_qwen3next_eagle3.bench import synthetic
 from sglang_qwen3next_eagle3.resources import data_dir
-from tests.support.full_size import write_fp8_target, write_random_head
 from tests.support.server import Server, free_port, generate, running
 
 pytestmark = pytest.mark.gpu
@@ -36,8 +36,8 @@ NEW_TOKENS = 256
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     return {
-        "target": write_fp8_target(folder / "target"),
-        "head": write_random_head(folder / "head"),
+        "target": synthetic.write_target(folder / "target", "fp8"),
+        "head": synthetic.write_head(folder / "head"),
     }
 
 

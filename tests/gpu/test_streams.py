@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3 import aux_layers
+from sglang_qwen3next_eagle3.bench import synthetic
 from sglang_qwen3next_eagle3.overlay import capture
-from tests.support.full_size import write_fp8_target
 from tests.support.streams import StreamRunner
 
 pytestmark = pytest.mark.gpu
@@ -23,7 +23,7 @@ DECODE_STEPS = 8
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> StreamRunner:
-    target = write_fp8_target(tmp_path_factory.mktemp("models") / "fp8")
+    target = synthetic.write_target(tmp_path_factory.mktemp("models") / "fp8", "fp8")
     runner = StreamRunner(target, FLAGS)
     runner.spread_dummy_weights()
     return runner

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sglang_qwen3next_eagle3.bench.synthetic import HEAD as PUBLISHED
 from tests.conftest import CODER_NEXT, write_config
-from tests.support.full_size import HEAD as PUBLISHED
 
 VOCAB, DRAFT_VOCAB, HIDDEN, TARGET_HIDDEN = 40, 24, 16, 16
 CONFIG: dict[str, Any] = {

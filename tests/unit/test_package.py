@@ -38,17 +38,24 @@ def test_the_versions_agree(pyproject: dict[str, Any]) -> None:
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_every_data_folder_is_packaged(pyproject: dict[str, Any]) -> None:
+def test_all_data_is_packaged(pyproject: dict[str, Any]) -> None:
     included = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    for folder, place in included.items():
-        assert (ROOT / folder).is_dir()
-        assert place == f"sglang_qwen3next_eagle3/data/{folder}"
-        assert resources.data_dir(folder).is_dir()
+    assert {"launch", "patches", "benchmarks/suites"} <= set(included)
+    assert {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.yaml")} <= set(
+        included
+    )
+    for source, place in included.items():
+        name = Path(source).name
+        assert place == f"sglang_qwen3next_eagle3/data/{name}"
+        find = resources.data_dir if (ROOT / source).is_dir() else resources.data_file
+        assert find(name) == ROOT / source
 
 
 def test_an_absent_data_folder_is_an_error() -> None:
     with pytest.raises(FileNotFoundError, match="reinstall"):
         resources.data_dir("nothing")
+    with pytest.raises(FileNotFoundError, match="reinstall"):
+        resources.data_file("nothing.yaml")
 
 
 def test_the_trainer_is_the_one_with_a_manifest() -> None:

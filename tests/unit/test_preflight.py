@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from sglang_qwen3next_eagle3 import launch, preflight
-from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE, OFF
+from sglang_qwen3next_eagle3.overlay import contract
 from tests.conftest import CODER_NEXT, SMALL_HEAD, write_config
 from tests.support.server import free_port
 from tests.unit.conftest import error_of
@@ -122,6 +125,102 @@ def test_a_checkpoint_in_the_head_s_place_is_refused(
 ) -> None:
     argv[5] = argv[3]
     assert "is not an EAGLE3 head" in error_of(capsys, *argv)
+
+
+@pytest.mark.parametrize("option", ["--no-speculation", "--mtp"])
+def test_without_a_head_none_is_resolved(
+    argv: list[str],
+    executed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    target_folder: Path,
+    option: str,
+) -> None:
+    asked = []
+
+    def resolve(name: str, revision: str | None, what: str, *, only_config: bool = False) -> Path:
+        asked.append((name, "config" if only_config else what))
+        return target_folder
+
+    monkeypatch.setattr(preflight.hub, "resolve", resolve)
+    argv[3] = "org/target"
+    launch.main([*argv[:4], *argv[6:], option])
+    assert asked == [("org/target", "config"), ("org/target", "target")]
+    words = executed["argv"]
+    assert words[words.index("--model-path") + 1] == str(target_folder)
+    assert words[words.index("--served-model-name") + 1] == "org/target"
+    assert "--speculative-draft-model-path" not in words
+    assert executed["environment"][ENVIRONMENT_VARIABLE] == OFF
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["b1"], ["capture"]),
+        (["demo"], ["capture", "cpu_engine"]),
+        (["demo", "--no-speculation"], ["cpu_engine"]),
+    ],
+)
+def test_of_the_plugin_what_is_used_must_be_there(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    parts: list[str],
+) -> None:
+    required: list[list[str]] = []
+    monkeypatch.setattr(contract, "require", required.append)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
+    assert "SGLang would not find the plugin" in error_of(capsys, "--profile", *words)
+    assert required == [parts]
+
+
+@pytest.mark.parametrize("option", ["--no-speculation", "--mtp"])
+def test_where_nothing_of_the_plugin_is_used_it_may_be_absent(
+    argv: list[str], executed: dict[str, Any], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    required: list[list[str]] = []
+    monkeypatch.setattr(contract, "require", required.append)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
+    monkeypatch.setenv("SGLANG_PLUGINS", "other")
+    launch.main([*argv[:4], *argv[6:], option])
+    assert executed["argv"]
+    assert required == [[]], "a supported SGLang must be there"
+
+
+def test_mtp_of_a_target_without_an_mtp_layer_is_refused(
+    argv: list[str],
+    capsys: pytest.CaptureFixture[str],
+    executed: dict[str, Any],
+    target_folder: Path,
+) -> None:
+    argv = [*argv[:4], *argv[6:], "--mtp"]
+    tensors = {"model.norm.weight": np.zeros(8, np.float32)}
+    save_file(tensors, target_folder / "model-1.safetensors")
+    assert f"the target {target_folder} has no MTP layer (no tensor mtp.*)" in error_of(
+        capsys, *argv
+    )
+    assert "has no MTP layer" in error_of(capsys, *argv, "--dry-run")
+    launch.main([*argv, "--", "--load-format", "dummy"])
+    assert executed.pop("argv"), "weights that are not loaded need not be there"
+    save_file({"mtp.fc.weight": np.zeros(8, np.float32)}, target_folder / "model-2.safetensors")
+    launch.main(argv)
+    assert executed["argv"]
+
+
+def test_the_demo_has_no_mtp_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(capsys, "--profile", "demo", "--mtp", "--port", str(free_port()))
+    assert "has no MTP layer" in error
+    assert "--no-speculation" in error
+
+
+@pytest.mark.parametrize("option", ["--no-speculation", "--mtp"])
+def test_this_machine_is_looked_at_without_a_head_too(
+    argv: list[str], capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    argv = [*argv[:4], *argv[6:], option]
+    assert "port '70000'" in error_of(capsys, *argv, "--", "--port", "70000")
+    assert "not an address of this machine" in error_of(
+        capsys, *argv, "--insecure", "--host", "no.such.host.invalid"
+    )
 
 
 def test_a_port_in_use_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sglang_qwen3next_eagle3 import profile
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.profile import Profile, Tree, build_argv, last_value
+from sglang_qwen3next_eagle3.profile import MTP_TREE, Profile, Tree, build_argv, last_value
 
 # The two commands of the model card of thoughtworks/Qwen3-Coder-Next-Eagle3, word for word.
 CARD_B1 = """
@@ -43,6 +43,10 @@ def minimal(**changes: Any) -> dict[str, Any]:
         "tree": {"steps": 3, "topk": 4, "draft-tokens": 8},
     }  # fmt: skip
     return {**base, **changes}
+
+
+def without(*keys: str, **changes: Any) -> dict[str, Any]:
+    return {k: v for k, v in minimal(**changes).items() if k not in keys}
 
 
 def write(tmp_path: Path, data: object) -> str:
@@ -109,6 +113,17 @@ def test_revisions_are_pinned_on_the_command_line(tmp_path: Path) -> None:
         ({"environment": {"A B": "1"}}, "'A B' is not an environment variable"),
         ({"aux-layers": "3,23"}, "auxiliary layers '3,23' cannot be read"),
         ({"target": None}, "target: "),
+        ({"head": None}, "mine.yaml: algorithm eagle3 needs a head: name one, or choose algorithm"),
+        ({"algorithm": "dflash"}, "algorithm: Input should be 'eagle3', 'nextn' or 'none'"),
+        ({"algorithm": "none"}, "algorithm none takes no head: leave it out, or choose"),
+        ({"algorithm": "none", "head": None}, "algorithm none takes no tree"),
+        ({"algorithm": "nextn"}, "algorithm nextn takes no head"),
+        (
+            {"algorithm": "nextn", "head": None, "head-revision": "r"},
+            "nextn takes no head-revision",
+        ),
+        ({"algorithm": "nextn", "head": None, "aux-layers": "card"}, "nextn takes no aux-layers"),
+        ({"sglang": {"speculative-algorithm": "NEXTN"}}, "use algorithm"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(
@@ -131,6 +146,74 @@ def test_unknown_names_and_absent_files_are_refused() -> None:
         profile.load("b2")
     with pytest.raises(UserError, match=r"no profile file absent\.yaml"):
         profile.load("absent.yaml")
+
+
+SPECULATIVE = ["--speculative-algorithm"]
+TREE = ["--speculative-num-steps", "3", "--speculative-num-draft-tokens", "8"]
+TREE += ["--speculative-eagle-topk", "4"]
+HEAD = ["--speculative-draft-model-path", "c/d"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (minimal(), [*SPECULATIVE, "EAGLE3", *HEAD, *TREE]),
+        (without("tree"), [*SPECULATIVE, "EAGLE3", *HEAD]),
+        (without("head", algorithm="nextn"), [*SPECULATIVE, "NEXTN", *TREE]),
+        (without("head", "tree", algorithm="nextn"), [*SPECULATIVE, "NEXTN"]),
+        (without("head", "tree", algorithm="none"), []),
+    ],
+    ids=["eagle3", "eagle3 without a tree", "nextn", "nextn without a tree", "none"],
+)
+def test_the_algorithm_decides_what_is_said_of_speculation(
+    tmp_path: Path, data: dict[str, Any], words: list[str]
+) -> None:
+    argv = build_argv(profile.load(write(tmp_path, data)))
+    assert argv == ["python", "-m", "sglang.launch_server", "--model-path", "a/b", *words]
+
+
+def test_another_algorithm_drops_what_belonged_to_the_one_before(tmp_path: Path) -> None:
+    own = {"head-revision": "r", "aux-layers": "output:2,3,4", "allow-gdn-aux": True}
+    eagle3 = profile.load(write(tmp_path, minimal(**own)))
+    for algorithm in ("none", "nextn"):
+        changed = eagle3.override(algorithm=algorithm)
+        kept = changed.model_dump(by_alias=True, exclude_none=True)
+        assert kept["algorithm"] == algorithm
+        assert kept.keys().isdisjoint({"head", "head-revision", "aux-layers", "tree"})
+        assert not changed.allow_gdn_aux
+    assert eagle3.override(algorithm="eagle3") == eagle3, "the same algorithm keeps everything"
+    with pytest.raises(UserError, match="with these options: algorithm eagle3 needs a head"):
+        eagle3.override(algorithm="none").override(algorithm="eagle3")
+    with pytest.raises(UserError, match="algorithm none takes no tree"):
+        eagle3.override(algorithm="none", tree=MTP_TREE)
+
+
+@pytest.mark.parametrize("algorithm", ["eagle3", "nextn", "none"])
+def test_what_a_profile_is_dumped_to_is_read_back(tmp_path: Path, algorithm: str) -> None:
+    changed = profile.load("b1").override(algorithm=algorithm)
+    data = changed.model_dump(by_alias=True, exclude_none=True)
+    assert profile.load(write(tmp_path, data)) == changed
+
+
+def test_a_tree_is_read_as_it_is_spelled() -> None:
+    assert Tree.parse("3,4,8") == Tree(steps=3, topk=4, draft_tokens=8)
+    assert Tree.parse("3,1,4") == MTP_TREE
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("3,4", "tree '3,4': write steps,topk,draft-tokens, for example 3,4,8"),
+        ("3, 4, 8", "write steps,topk,draft-tokens"),
+        ("", "tree '': write steps,topk,draft-tokens"),
+        ("3,1,8", "tree 3,1,8: a chain .topk 1. of 3 steps verifies 4 draft tokens, not 8"),
+        ("0,1,2", "tree 0,1,2: steps: "),
+    ],
+)
+def test_a_tree_that_is_none_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        Tree.parse(text)
+    assert "\n" not in str(caught.value)
 
 
 @given(st.integers(1, 4), st.integers(1, 4))

@@ -38,12 +38,10 @@ fi
 capture() { # selection, name
   local flags=(--target "$target" --aux-layers "$1" --allow-gdn-aux --device "$device")
   flags+=(--max-length 512 -- ${CAPTURE_FLAGS:-})
-  $verb train capture --data "$out/prepared/eval.jsonl" --out "$out/features-$2-eval" "${flags[@]}"
-  $verb train capture --data "$out/prepared/train.jsonl" --out "$out/features-$2" "${flags[@]}"
+  $verb train capture --data "$out/prepared/eval.jsonl" --out "$out/features-$2-eval" "${flags[@]}" &&
+    $verb train capture --data "$out/prepared/train.jsonl" --out "$out/features-$2" "${flags[@]}"
 }
-head_of() { # selection, name
-  capture "$1" "$2" > "$out/capture-$2.log" 2>&1 || { tail -5 "$out/capture-$2.log"; return 1; }
-  since "captured $2"
+train() { # selection, name
   $verb train run --recipe demo --target "$target" --aux-layers "$1" --allow-gdn-aux \
     --device "$device" --features "$out/features-$2" --eval-features "$out/features-$2-eval" \
     --vocab "$out/vocab/vocab.pt" --out "$out/run-$2" --set "training.max_steps=$steps" ${SETTINGS:-} \
@@ -57,13 +55,18 @@ head_of() { # selection, name
 }
 $verb train vocab --data "$out/prepared/train.jsonl" --target "$target" --out "$out/vocab" \
   --size "${VOCAB:-2560}" --max-length 512
+named() { echo "$1" | tr -c 'a-z0-9\n' '-'; }
+# Captures side by side, since each waits for its own start; trainings one after the other, since
+# side by side on one GPU each takes as many times as long.
 pids=()
 for selection in $selections; do
-  name=$(echo "$selection" | tr -c 'a-z0-9\n' '-')
-  head_of "$selection" "$name" &
+  name=$(named "$selection")
+  capture "$selection" "$name" > "$out/capture-$name.log" 2>&1 &
   pids+=($!)
 done
-failed=0
-for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
-since "all heads, failed: $failed"
-exit $failed
+for pid in "${pids[@]}"; do wait "$pid" || { tail -n 5 "$out"/capture-*.log; exit 1; }; done
+since captured
+for selection in $selections; do
+  train "$selection" "$(named "$selection")"
+done
+since "all heads"

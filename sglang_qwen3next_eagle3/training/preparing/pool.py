@@ -20,7 +20,7 @@ from sglang_qwen3next_eagle3.training.preparing.formats import (
 )
 from sglang_qwen3next_eagle3.training.preparing.mixing import Candidate
 from sglang_qwen3next_eagle3.training.preparing.sources import Opened, Record
-from sglang_qwen3next_eagle3.training.progress import Progress
+from sglang_qwen3next_eagle3.progress import Progress
 
 LISTED_ON_STDERR = 20
 LISTED_IN_REPORT = 1000

@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.training.preparing.formats import (
     message,
 )
 from sglang_qwen3next_eagle3.training.preparing.journal import Journal
-from sglang_qwen3next_eagle3.training.progress import Progress
+from sglang_qwen3next_eagle3.progress import Progress
 
 if TYPE_CHECKING:
     import openai

@@ -3,11 +3,11 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3 import aux_layers
+from sglang_qwen3next_eagle3.bench.synthetic import HEAD
 from sglang_qwen3next_eagle3.head import AUX_LAYERS_KEY
 from sglang_qwen3next_eagle3.target import Target
 from sglang_qwen3next_eagle3.training import draft, recipe
 from tests.conftest import CODER_NEXT
-from tests.support.full_size import HEAD
 
 TARGET = Target({**CODER_NEXT, "rope_theta": 5000000, "bos_token_id": 151643})
 

@@ -32,7 +32,16 @@ def test_an_installed_package_has_no_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "a" / "b" / "provenance.py"))
+    monkeypatch.delenv(provenance.COMMIT_VARIABLE, raising=False)
     assert provenance.commit() is None
+
+
+def test_a_copied_folder_can_be_told_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "a" / "b" / "provenance.py"))
+    monkeypatch.setenv(provenance.COMMIT_VARIABLE, "abc123-dirty")
+    assert provenance.commit() == "abc123-dirty"
 
 
 def test_a_head_s_record_says_on_what_it_was_trained_and_how_it_went() -> None:

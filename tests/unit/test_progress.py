@@ -1,7 +1,7 @@
 import pytest
 
-from sglang_qwen3next_eagle3.training import progress
-from sglang_qwen3next_eagle3.training.progress import Progress
+from sglang_qwen3next_eagle3 import progress
+from sglang_qwen3next_eagle3.progress import Progress
 
 
 def test_figures_say_how_far_how_fast_and_how_long() -> None:

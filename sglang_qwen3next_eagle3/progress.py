@@ -61,6 +61,13 @@ class Progress:
         else:
             self._bar.update(self._task, completed=self.count, figures=figures)
 
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        if self._bar.disable:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.console.print(line, highlight=False, markup=False)
+
     def figures(self, seconds: float) -> str:
         """`120/500 conversations, 3.2/s, 2 min left`, `seconds` after the start."""
         rate = (self.count - self._start) / seconds if seconds > 0 else 0.0

@@ -1,0 +1,53 @@
+"""Prompts in the target's chat format, as token ids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3 import hub
+from sglang_qwen3next_eagle3.bench.load import Conversation
+from sglang_qwen3next_eagle3.bench.suites import Prompt
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.profile import DEMO
+
+
+class ChatFormat:
+    """The target's tokenizer and template."""
+
+    def __init__(self, target: str, revision: str | None = None) -> None:
+        """target: folder, hub name or `demo`. Raises UserError: it has no tokenizer."""
+        from transformers import AutoTokenizer
+
+        folder = self._folder(target, revision)
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{target} has no tokenizer that can be read ({reason})") from None
+        if not self._tokenizer.chat_template:
+            raise UserError(f"{target} has no chat template: give --tokenizer with one")
+
+    @staticmethod
+    def _folder(target: str, revision: str | None) -> Path:
+        if target == DEMO:
+            from sglang_qwen3next_eagle3.demo.pair import demo_pair
+
+            return demo_pair().target
+        return hub.resolve(target, revision, "tokenizer", only_config=False)
+
+    def conversation(self, prompt: Prompt) -> Conversation:
+        return Conversation(prompt.id, lambda answers: self._turn(prompt, answers))
+
+    def _turn(self, prompt: Prompt, answers: Sequence[tuple[int, ...]]) -> list[int] | None:
+        if len(answers) == len(prompt.turns):
+            return None
+        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        for place, turn in enumerate(prompt.turns[: len(answers) + 1]):
+            messages.append({"role": "user", "content": turn})
+            if place < len(answers):
+                text = self._tokenizer.decode(answers[place], skip_special_tokens=True)
+                messages.append({"role": "assistant", "content": text})
+        encoded = self._tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True
+        )
+        return list(encoded["input_ids"])

@@ -1,0 +1,130 @@
+"""What is compared: the names on the command line, and the profile that each of them starts."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sglang_qwen3next_eagle3 import preflight
+from sglang_qwen3next_eagle3 import profile as profiles
+from sglang_qwen3next_eagle3.bench.records import NONE, Configuration
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.profile import Profile
+from sglang_qwen3next_eagle3.training.provenance import without_paths
+
+MTP = "mtp"
+DEFAULTS = "eagle3-defaults"
+MTP_TREE = (3, 1, 4)
+DEFAULT_TREE = (3, 1, 4)
+"""What SGLang 0.5.17 chooses for this target (arg_groups/speculative_hook.py)."""
+HOW_TO_SPELL = (
+    f"write {NONE}, {MTP}, {MTP}:3,1,4, {DEFAULTS}, a tree as steps,topk,draft-tokens (3,4,8), "
+    "chains:1-7, or the name or file of a profile"
+)
+_TREE = re.compile(r"(\d+),(\d+),(\d+)")
+_CHAINS = re.compile(r"chains:(\d+)-(\d+)")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A configuration before it was measured: its name and how it is started."""
+
+    name: str
+    profile: Profile
+
+    @property
+    def tree(self) -> tuple[int, int, int] | None:
+        tree = self.profile.tree
+        if tree is not None:
+            return tree.steps, tree.topk, tree.draft_tokens
+        return None if self.profile.algorithm == "none" else DEFAULT_TREE
+
+    def write(self, folder: Path) -> Path:
+        """The profile as a file that `launch --profile` takes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{slug(self.name)}.yaml"
+        data = self.profile.model_dump(by_alias=True, exclude_none=True)
+        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        return path
+
+    def describe(self, extra: Sequence[str]) -> Configuration:
+        """Its row in a result, before anything is known of its server. Raises UserError."""
+        launch = preflight.plan(self.profile, preflight.Options(tuple(extra)))
+        # Where this machine keeps its packages says nothing.
+        environment = {k: v for k, v in launch.environment.items() if k != "PYTHONPATH"}
+        return Configuration(
+            name=self.name,
+            algorithm=self.profile.algorithm,
+            tree=self.tree,
+            argv=tuple(without_paths(launch.argv)),
+            environment=without_paths(environment),
+        )
+
+
+def parse(names: Sequence[str], base: Profile) -> list[Contender]:
+    """base: what all of them share, flags and checkpoints; a profile by name brings its own flags.
+
+    Raises:
+        UserError: a name that is none of `HOW_TO_SPELL`, or the same twice.
+    """
+    spelled = [name for text in names for name in _spread(text)]
+    for name in spelled:
+        if spelled.count(name) > 1:
+            raise UserError(f"configuration {name} is given twice")
+    return [Contender(name, _profile(name, base)) for name in spelled]
+
+
+def _spread(text: str) -> list[str]:
+    chains = _CHAINS.fullmatch(text)
+    if not chains:
+        return [text]
+    first, last = map(int, chains.groups())
+    if not 1 <= first <= last:
+        raise UserError(f"{text}: chains:FIRST-LAST with 1 or more steps")
+    return [f"{steps},1,{steps + 1}" for steps in range(first, last + 1)]
+
+
+def _profile(name: str, base: Profile) -> Profile:
+    if name == NONE:
+        return base.override(algorithm="none")
+    if name == MTP or name.startswith(f"{MTP}:"):
+        text = name.removeprefix(MTP).removeprefix(":")
+        tree = _tree(text) if text else MTP_TREE
+        return base.override(algorithm="nextn", tree=_keys(tree))
+    if name == DEFAULTS:
+        return _eagle3(base).model_copy(update={"tree": None})
+    if _TREE.fullmatch(name):
+        return _eagle3(base).override(tree=_keys(_tree(name)))
+    try:
+        found = profiles.load(name)
+    except UserError as error:
+        if name.endswith((".yaml", ".yml")):
+            raise
+        raise UserError(f"no configuration {name!r}: {HOW_TO_SPELL}") from error
+    own = {"target": base.target, "head": base.head if found.head else None}
+    return found.override(**own, sglang={"tp": base.sglang.get("tp")})
+
+
+def _eagle3(base: Profile) -> Profile:
+    if base.head is None:
+        raise UserError("a tree needs a head: give --head, or a --profile that has one")
+    return base
+
+
+def _tree(text: str) -> tuple[int, int, int]:
+    match = _TREE.fullmatch(text)
+    if not match:
+        raise UserError(f"tree {text!r}: write steps,topk,draft-tokens, for example 3,4,8")
+    steps, topk, draft = map(int, match.groups())
+    return steps, topk, draft
+
+
+def _keys(tree: tuple[int, int, int]) -> dict[str, int]:
+    return {"steps": tree[0], "topk": tree[1], "draft-tokens": tree[2]}
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-") or "server"

@@ -1,0 +1,136 @@
+"""The folder of a benchmark: every finished pass is kept, so that a rerun goes on.
+
+result.json, report.md, plots/   made from the rest, again after every run
+request.json                     what is measured; another request does not go into this folder
+configurations.json              the servers so far
+passes/                          a file a pass, with every sample
+servers/, logs/                  profiles and logs of the servers
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.bench.configurations import slug
+from sglang_qwen3next_eagle3.bench.load import Pass
+from sglang_qwen3next_eagle3.bench.records import Configuration, Sample
+from sglang_qwen3next_eagle3.errors import UserError
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Which pass."""
+
+    configuration: str
+    suite: str
+    batch: int
+    repetition: int
+    simulated_accept_length: float | None = None
+
+    @property
+    def file(self) -> str:
+        length = self.simulated_accept_length
+        simulated = "" if length is None else f"-a{length:g}"
+        name = f"{slug(self.configuration)}-{slug(self.suite)}-b{self.batch}"
+        return f"{name}{simulated}-r{self.repetition}.json"
+
+
+class Journal:
+    """What has been measured in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def passes(self) -> dict[Key, Pass]:
+        """Raises UserError: a file that is not a pass."""
+        found = {}
+        for path in sorted((self.folder / "passes").glob("*.json")):
+            try:
+                data = json.loads(path.read_text(encoding="utf-8"))
+                samples = [Sample.model_validate(sample) for sample in data["samples"]]
+                failures = [(prompt, why) for prompt, why in data["failures"]]
+                found[Key(**data["key"])] = Pass(samples, failures, data["seconds"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path} is damaged ({error}): delete it, and it is measured again"
+                ) from None
+        return found
+
+    def has(self, key: Key) -> bool:
+        return (self.folder / "passes" / key.file).is_file()
+
+    def add(self, key: Key, measured: Pass) -> None:
+        data = {
+            "key": asdict(key),
+            "seconds": measured.seconds,
+            "failures": measured.failures,
+            "samples": [sample.model_dump() for sample in measured.samples],
+        }
+        _write(self.folder / "passes" / key.file, data)
+
+    def configurations(self) -> dict[str, Configuration]:
+        path = self.folder / "configurations.json"
+        if not path.is_file():
+            return {}
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Configuration.model_validate(entry) for name, entry in data.items()}
+
+    def note(self, configuration: Configuration) -> None:
+        """Keep what is known of a server."""
+        known = {**self.configurations(), configuration.name: configuration}
+        data = {name: entry.model_dump() for name, entry in known.items()}
+        _write(self.folder / "configurations.json", data)
+
+
+@contextmanager
+def claim(folder: Path, request: Mapping[str, Any]) -> Iterator[Journal]:
+    """The folder for this process alone. request: JSON that says what is measured.
+
+    Raises:
+        UserError: another process is at it, or it holds another benchmark, or something else.
+    """
+    wanted = json.loads(json.dumps(request))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}): choose another --out"
+        ) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another benchmark writes to {folder}: choose another --out") from None
+        path = folder / "request.json"
+        if path.is_file():
+            _refuse_another(folder, json.loads(path.read_text(encoding="utf-8")), wanted)
+        elif any(folder.iterdir()):
+            raise UserError(f"{folder} holds something else: choose a new folder for --out")
+        else:
+            _write(path, wanted)
+        yield Journal(folder)
+    finally:
+        os.close(handle)
+
+
+def _refuse_another(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+    differing = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
+    if differing:
+        key = sorted(differing)[0]
+        raise UserError(
+            f"{folder} holds a benchmark with another {key} ({there.get(key)!r}, now "
+            f"{wanted.get(key)!r}): choose another --out, or give the same options to go on"
+        )
+
+
+def _write(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(json.dumps(data) + "\n", encoding="utf-8")
+    os.replace(beside, path)

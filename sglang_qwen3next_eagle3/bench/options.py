@@ -1,0 +1,135 @@
+"""What `bench run` and `bench speed` share: their arguments, servers and folders."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from sglang_qwen3next_eagle3 import profile as profiles
+from sglang_qwen3next_eagle3.bench import server as servers
+from sglang_qwen3next_eagle3.bench.configurations import Contender, slug
+from sglang_qwen3next_eagle3.bench.journal import Key
+from sglang_qwen3next_eagle3.bench.records import Configuration
+from sglang_qwen3next_eagle3.bench.runner import Session
+from sglang_qwen3next_eagle3.bench.server import Server
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.profile import Profile
+
+
+def add_server_arguments(parser: argparse.ArgumentParser, profile: str) -> None:
+    how = parser.add_argument_group("how it is served")
+    how.add_argument(
+        "--profile",
+        default=profile,
+        help="flags and checkpoints that all configurations share (default %(default)s)",
+    )
+    how.add_argument("--target", help="checkpoint folder or hub name instead of the profile's")
+    how.add_argument("--head", help="EAGLE3 head instead of the profile's")
+    how.add_argument("--tp", type=int, help="tensor-parallel ranks")
+    how.add_argument(
+        "--start-seconds", type=positive, default=900, help="for a start (default %(default)s)"
+    )
+    how.add_argument(
+        "--stall-seconds",
+        type=positive,
+        default=120,
+        help="without a byte, then a server counts as stalled (default %(default)s)",
+    )
+    parser.add_argument(
+        "sglang", nargs="*", metavar="-- FLAGS", help="flags for every SGLang, untouched; they win"
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="goes on if begun")
+    out.add_argument("--no-plots", action="store_true", help="no PNGs, no matplotlib needed")
+    out.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: at least 1")
+    return value
+
+
+def numbers(text: str) -> list[int]:
+    """`1,8,32`"""
+    return sorted({positive(part) for part in text.split(",")})
+
+
+def base_profile(arguments: argparse.Namespace) -> Profile:
+    """Raises UserError."""
+    chosen = profiles.load(arguments.profile)
+    if arguments.target is not None:
+        chosen = chosen.model_copy(update={"target_revision": None})
+    if arguments.head is not None:
+        chosen = chosen.model_copy(update={"head_revision": None})
+    return chosen.override(
+        target=arguments.target, head=arguments.head, sglang={"tp": arguments.tp}
+    )
+
+
+def starter(
+    contender: Contender,
+    folder: Path,
+    extra: Sequence[str],
+    start_seconds: float,
+    environment: dict[str, str] | None = None,
+) -> Callable[[], AbstractContextManager[Server]]:
+    """What starts the contender's server through the launcher; its log goes to `folder`/logs."""
+    path = contender.write(folder / "servers")
+    words = ["--profile", str(path), "--port", "{port}"]
+    words += ["--", *extra] if extra else []
+    log = folder / "logs" / f"{slug(contender.name)}.log"
+    return lambda: servers.started(words, log, environment or {}, start_seconds)
+
+
+def sessions(
+    rows: Sequence[tuple[Configuration, Callable[[], AbstractContextManager[Server]]]],
+    keys: Callable[[Configuration, int], Sequence[Key]],
+    repetitions: int,
+    *,
+    side_by_side: bool = False,
+    restart: bool = True,
+) -> list[list[Session]]:
+    """Groups for the runner.
+
+    restart: a start a repetition, every other one in reverse order, so that what drifts with time
+    (clocks, temperature, neighbours) does not favour one; else all repetitions in one start.
+    """
+    every = range(repetitions)
+    if side_by_side:
+        whole = [
+            Session(c, start, tuple(k for r in every for k in keys(c, r))) for c, start in rows
+        ]
+        return [whole]
+    if not restart:
+        return [
+            [Session(c, start, tuple(k for r in every for k in keys(c, r)))] for c, start in rows
+        ]
+    return [
+        [Session(c, start, tuple(keys(c, r)))]
+        for r in every
+        for c, start in (rows[::-1] if r % 2 else rows)
+    ]
+
+
+@contextmanager
+def scratch(prefix: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        yield Path(folder)
+
+
+def require_plots(wanted: bool) -> None:
+    """Before hours of measuring. Raises UserError: there is no matplotlib."""
+    if not wanted:
+        return
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "plots need matplotlib: pip install 'sglang-qwen3next-eagle3[plot]', or --no-plots"
+        ) from None

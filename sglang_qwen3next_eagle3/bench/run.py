@@ -1,0 +1,260 @@
+"""`bench run`: suites of prompts over HTTP, configuration by configuration."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.bench import (
+    assemble,
+    configurations,
+    options,
+    prompts,
+    provenance,
+    suites,
+)
+from sglang_qwen3next_eagle3.bench import server as servers
+from sglang_qwen3next_eagle3.bench.chat import ChatFormat
+from sglang_qwen3next_eagle3.bench.journal import Journal, Key, claim
+from sglang_qwen3next_eagle3.bench.load import Conversation
+from sglang_qwen3next_eagle3.bench.prompts import Selection
+from sglang_qwen3next_eagle3.bench.records import Configuration, Result
+from sglang_qwen3next_eagle3.bench.runner import Runner, Work
+from sglang_qwen3next_eagle3.bench.server import Server
+from sglang_qwen3next_eagle3.bench.suites import Suite
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.progress import Progress
+from sglang_qwen3next_eagle3.training.provenance import without_paths
+
+Start = Callable[[], AbstractContextManager[Server]]
+INTERRUPTED, FAILED = 130, 1
+API_KEY_VARIABLE = "SGLANG_API_KEY"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--suite", action="append", metavar="NAME", help="of `bench suites`, or a .yaml; repeatable"
+    )
+    what.add_argument(
+        "--config",
+        action="append",
+        metavar="NAME",
+        help=f"{configurations.HOW_TO_SPELL}; repeatable (default: none and --profile)",
+    )
+    what.add_argument(
+        "--batch", type=options.numbers, default=[1], metavar="N,...", help="requests in flight"
+    )
+    what.add_argument("--repeats", type=options.positive, default=1, metavar="N")
+    what.add_argument("--limit", type=options.positive, metavar="N", help="prompts of each suite")
+    what.add_argument("--max-tokens", type=options.positive, metavar="N", help="of each answer")
+    what.add_argument("--ignore-eos", action="store_true", help="every answer of full length")
+    what.add_argument("--seed", type=int, help="of the choice of prompts (default: the suite's)")
+    what.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where the suites' files are")
+    what.add_argument("--tokenizer", help="folder or hub name (default: the target)")
+    options.add_server_arguments(parser, "b1")
+    theirs = parser.add_argument_group("a server that already runs")
+    theirs.add_argument("--base-url", metavar="URL", help="measure it instead of starting any")
+    theirs.add_argument("--name", help="what to call it (default: its tree, or none)")
+    theirs.add_argument("--api-key", help=f"default: ${API_KEY_VARIABLE}")
+    parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="start all servers at once, ask one at a time (small models, shares of one GPU)",
+    )
+    options.add_output_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """0: all measured; 1: a configuration failed; 130: interrupted. Raises UserError."""
+    options.require_plots(not arguments.no_plots)
+    chosen = [suites.load(name) for name in arguments.suite or ["smoke"]]
+    selections = {
+        suite.name: prompts.select(suite, arguments.data_dir, arguments.limit, arguments.seed)
+        for suite in chosen
+    }
+    with claim(arguments.out, _request(arguments, chosen)) as journal:
+        rows, target, notes = _rows(arguments)
+        chat = ChatFormat(arguments.tokenizer or target)
+        conversations = {
+            name: [chat.conversation(prompt) for prompt in found.prompts]
+            for name, found in selections.items()
+        }
+        turns = {
+            name: sum(len(prompt.turns) for prompt in found.prompts)
+            for name, found in selections.items()
+        }
+        interrupted = _measure(arguments, journal, chosen, conversations, turns, rows)
+        result = assemble.result(
+            journal,
+            "suites",
+            provenance.describe(arguments.words),
+            _settings(arguments, chosen, selections, target),
+            [configuration for configuration, _ in rows],
+            notes,
+        )
+        _write(arguments, result)
+    if interrupted:
+        print("interrupted: what is done is kept, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if any(c.status == "failed" for c in result.configurations) else 0
+
+
+def _rows(
+    arguments: argparse.Namespace,
+) -> tuple[list[tuple[Configuration, Start]], str, list[str]]:
+    """The configurations with what starts them, the target's name, and notes."""
+    if arguments.base_url is not None:
+        return _running(arguments)
+    base = options.base_profile(arguments)
+    names = arguments.config or ["none", arguments.profile]
+    rows = []
+    for contender in configurations.parse(names, base):
+        described = contender.describe(arguments.sglang)
+        start = options.starter(contender, arguments.out, arguments.sglang, arguments.start_seconds)
+        rows.append((described, start))
+    return rows, base.target, []
+
+
+def _running(
+    arguments: argparse.Namespace,
+) -> tuple[list[tuple[Configuration, Start]], str, list[str]]:
+    if arguments.config:
+        raise UserError("--config starts servers, --base-url measures one that runs: choose")
+    key = arguments.api_key or os.environ.get(API_KEY_VARIABLE)
+    url = arguments.base_url.rstrip("/").removesuffix("/v1")
+    with servers.running(url, key) as server:
+        info = server.info()
+    row = _described(arguments.name, info)
+    target = str(info.get("tokenizer_path") or info.get("model_path") or "")
+    if not (arguments.tokenizer or target):
+        raise UserError(f"{url} does not say which model it serves: give --tokenizer")
+    return [(row, lambda: servers.running(url, key))], target, []
+
+
+def _described(name: str | None, info: dict[str, Any]) -> Configuration:
+    """A running server by what it says of itself; a router says nothing."""
+    algorithm = str(info.get("speculative_algorithm") or "none").lower()
+    values = [
+        info.get(f"speculative_{key}") for key in ("num_steps", "eagle_topk", "num_draft_tokens")
+    ]
+    whole = algorithm != "none" and all(isinstance(value, int) for value in values)
+    tree = tuple(values) if whole else None
+    spelled = ",".join(map(str, tree)) if tree else algorithm
+    known = {"eagle3": "eagle3", "eagle": "nextn", "nextn": "nextn"}
+    return Configuration.model_validate(
+        {"name": name or spelled, "algorithm": known.get(algorithm, "none"), "tree": tree}
+    )
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    journal: Journal,
+    chosen: Sequence[Suite],
+    conversations: dict[str, list[Conversation]],
+    turns: dict[str, int],
+    rows: Sequence[tuple[Configuration, Start]],
+) -> bool:
+    """Whether it was interrupted."""
+
+    def keys(configuration: Configuration, repetition: int) -> list[Key]:
+        return [
+            Key(configuration.name, suite.name, batch, repetition)
+            for batch in arguments.batch
+            for suite in chosen
+        ]
+
+    groups = options.sessions(rows, keys, arguments.repeats, side_by_side=arguments.side_by_side)
+    every = [key for group in groups for session in group for key in session.keys]
+    done = sum(turns[key.suite] for key in every if journal.has(key))
+    total = sum(turns[key.suite] for key in every)
+    by_name = {suite.name: suite for suite in chosen}
+
+    def workload(key: Key) -> Work:
+        asked = conversations[key.suite]
+        return Work(asked, _sampling(arguments, by_name[key.suite]), asked[: key.batch])
+
+    with Progress("bench", total, done=done, unit="requests") as progress:
+        runner = Runner(
+            journal,
+            workload,
+            stall_seconds=arguments.stall_seconds,
+            say=progress.say,
+            advance=progress.advance,
+        )
+        try:
+            runner.run(groups)
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def _sampling(arguments: argparse.Namespace, suite: Suite) -> dict[str, Any]:
+    return {
+        "temperature": suite.temperature,
+        "max_new_tokens": arguments.max_tokens or suite.max_tokens,
+        "ignore_eos": arguments.ignore_eos,
+    }
+
+
+def _request(arguments: argparse.Namespace, chosen: Sequence[Suite]) -> dict[str, Any]:
+    """What has to be the same for a rerun to go on. More configurations, batches and repetitions
+    may be added."""
+    return {
+        "kind": "suites",
+        "suites": [suite.model_dump(mode="json") for suite in chosen],
+        "limit": arguments.limit,
+        "max_tokens": arguments.max_tokens,
+        "ignore_eos": arguments.ignore_eos,
+        "seed": arguments.seed,
+        "target": arguments.target,
+        "head": arguments.head,
+        "profile": arguments.profile if arguments.base_url is None else None,
+        "flags": arguments.sglang,
+    }
+
+
+def _settings(
+    arguments: argparse.Namespace,
+    chosen: Sequence[Suite],
+    selections: Mapping[str, Selection],
+    target: str,
+) -> dict[str, Any]:
+    of_suites = {
+        suite.name: {**selections[suite.name].settings, "sampling": _sampling(arguments, suite)}
+        for suite in chosen
+    }
+    cleaned: dict[str, Any] = without_paths(
+        {
+            "target": target,
+            "head": arguments.head,
+            "profile": arguments.profile if arguments.base_url is None else None,
+            "suites": of_suites,
+            "batches": arguments.batch,
+            "repeats": arguments.repeats,
+            "side_by_side": arguments.side_by_side,
+            "flags": arguments.sglang,
+        }
+    )
+    return cleaned
+
+
+def _write(arguments: argparse.Namespace, result: Result) -> None:
+    result.save(arguments.out / "result.json")
+    text = describe(result, arguments.out, plots=not arguments.no_plots)
+    print(json.dumps(result.model_dump(mode="json"), indent=1) if arguments.json else text)
+
+
+def describe(result: Result, out: Path, *, plots: bool) -> str:
+    """Write the report and the plots beside the result; the report's text."""
+    from sglang_qwen3next_eagle3.bench import plots as drawing
+    from sglang_qwen3next_eagle3.bench import report
+
+    drawn = drawing.plots(result, out / "plots") if plots and result.measurements else []
+    text = report.report(result, [f"plots/{path.name}" for path in drawn])
+    (out / "report.md").write_text(text, encoding="utf-8")
+    return text

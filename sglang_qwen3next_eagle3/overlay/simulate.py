@@ -1,0 +1,89 @@
+"""Simulated acceptance that can be changed while the server runs, for `bench speed`.
+
+SGLang simulates an accept length that is fixed at its start (`SGLANG_SIMULATE_ACC_LEN`), and a
+full-size start takes minutes. Here the number lies in a small file that every scheduler process
+maps into its memory, so one server measures a tree at every accept length.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.overlay.hooks import Hook
+from sglang_qwen3next_eagle3.plugin import SIMULATE_VARIABLE
+
+SAMPLE = "sglang.srt.speculative.eagle_worker_common:eagle_sample"
+OFF = -1.0
+_NUMBER = struct.Struct("<d")
+
+
+class AcceptLength:
+    """A number in a file, shared by the processes that open it; `OFF` is real acceptance."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UserError: there is no such file, or it holds something else."""
+        try:
+            with path.open("r+b") as stream:
+                if os.fstat(stream.fileno()).st_size != _NUMBER.size:
+                    raise UserError(
+                        f"{path} holds no accept length: {SIMULATE_VARIABLE} is for `bench speed`"
+                    )
+                self._map = mmap.mmap(stream.fileno(), _NUMBER.size)
+        except OSError as error:
+            raise UserError(f"{SIMULATE_VARIABLE}={path}: {error.strerror}") from None
+
+    @classmethod
+    def create(cls, path: Path) -> "AcceptLength":
+        path.write_bytes(_NUMBER.pack(OFF))
+        return cls(path)
+
+    @property
+    def value(self) -> float:
+        number: float = _NUMBER.unpack_from(self._map)[0]
+        return number
+
+    @value.setter
+    def value(self, number: float) -> None:
+        _NUMBER.pack_into(self._map, 0, number)
+
+
+class Steps:
+    """Whole accept lengths whose mean is the number asked for, without chance.
+
+    SGLang would draw them; over the some fifty steps of a measurement that alone moves the mean by
+    3 %.
+    """
+
+    def __init__(self) -> None:
+        self._wanted = OFF
+        self._carried = 0.0
+
+    def next(self, wanted: float) -> float:
+        """The accept length of this step; `OFF` is handed on."""
+        if wanted != self._wanted:
+            self._wanted, self._carried = wanted, 0.0
+        if wanted < 1:
+            return OFF
+        self._carried += wanted
+        # 2.46 + 2.46 + ... is not exact, and a step too few now is one too many later.
+        whole = int(self._carried + 1e-9)
+        self._carried -= whole
+        return float(whole)
+
+
+def hooks(shared: AcceptLength) -> tuple[Hook, ...]:
+    """The hook that hands the shared number to SGLang before each verification."""
+    steps = Steps()
+
+    def sample(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        from sglang.srt.speculative import spec_utils
+
+        # eagle_sample imports the name anew at every call.
+        spec_utils.SIMULATE_ACC_LEN = steps.next(shared.value)
+        return original(*args, **kwargs)
+
+    return (Hook(SAMPLE, sample, "hands on the accept length that is simulated"),)

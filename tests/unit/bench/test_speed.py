@@ -1,0 +1,87 @@
+"""`bench speed` from the command line, with servers that pretend."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.bench import server, speed, synthetic
+from sglang_qwen3next_eagle3.bench.records import Result
+from sglang_qwen3next_eagle3.head import Head
+from sglang_qwen3next_eagle3.target import Target
+from tests.support import fake_sglang
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LAUNCHER", fake_sglang.__name__)
+    monkeypatch.chdir(ROOT)
+    # In the tree's server three tokens come with every step, whatever is simulated.
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"2-1-3": {"per_chunk": 3}}))
+
+
+def words(out: Path, *more: str) -> list[str]:
+    return [
+        "bench", "speed", "--profile", "demo", "--config", "none", "--config", "2,1,3",
+        "--output-tokens", "10", "--input-tokens", "4", "--no-plots", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def test_every_cell_is_measured_in_one_start_a_tree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path, "--batch", "1,2", "--repeats", "2")) == 0
+    result = Result.load(tmp_path)
+    assert result.kind == "speed"
+    lengths = {m.simulated_accept_length for m in result.measurements if m.configuration != "none"}
+    assert lengths == {1.0, 1.6, 2.46, 3.0}
+    assert len(result.of("none", "synthetic", 2)) == 2
+    assert len(result.of("2,1,3", "synthetic", 2, 2.46)) == 2
+    assert len(result.measurements) == 2 * 2 * (1 + 4)
+    assert "Acceptance is simulated" in capsys.readouterr().out
+    assert "--max-running-requests" in result.configuration("none").argv
+    assert (tmp_path / "cost-model.json").is_file()
+    assert main(["bench", "plan", "--result", str(tmp_path), "--accept-lengths", "2.2"]) == 0
+    assert "2,1,3" in capsys.readouterr().out
+
+
+def test_lengths_out_of_a_tree_s_reach_are_left_out() -> None:
+    assert speed.reachable(None, [1.0, 3.0]) == [None]
+    assert speed.reachable((1, 1, 2), [1.0, 1.6, 2.0, 2.46]) == [1.0, 1.6, 2.0]
+
+
+def test_prompts_are_random_ordinary_tokens_of_a_seed() -> None:
+    def ids(seed: int) -> list[list[int]]:
+        return [list(c.turns([]) or ()) for c in speed.conversations(3, 50, 1000, seed)]
+
+    assert ids(0) == ids(0)
+    assert ids(0) != ids(1)
+    assert max(token for row in ids(0) for token in row) < 990
+    assert len({tuple(row) for row in ids(0)}) == 3
+    assert speed.conversations(1, 5, 1000, 0)[0].turns([(1, 2)]) is None
+
+
+def test_what_cannot_be_measured_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words(tmp_path, "--accept-lengths", "0.5"))
+    assert "accept lengths are 1 or more" in capsys.readouterr().err
+
+
+def test_the_synthetic_pair_is_the_published_one_in_shape(tmp_path: Path) -> None:
+    target = Target.from_path(synthetic.write_target(tmp_path / "t", "fp8"))
+    head = Head.from_path(synthetic.write_head(tmp_path / "h"))
+    head.check(target)
+    assert target.tp_error(8) is not None, "the FP8 block rule"
+    assert Target.from_path(synthetic.write_target(tmp_path / "b", "bf16")).tp_error(8) is None
+    size = (tmp_path / "h" / "model.safetensors").stat().st_size
+    assert size / 2**20 == pytest.approx(277.4, abs=0.1)
+    with safe_open(tmp_path / "h" / "model.safetensors", "pt") as tensors:
+        ids = tensors.get_tensor("d2t") + __import__("torch").arange(32000)
+    assert ids.max() < 151936
+    assert ids.unique().numel() == 32000
