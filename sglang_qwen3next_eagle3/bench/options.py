@@ -1,6 +1,7 @@
 """What `bench run` and `bench speed` share: their arguments, servers and folders."""
 
 import argparse
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -115,6 +116,26 @@ def sessions(
         for r in every
         for c, start in (rows[::-1] if r % 2 else rows)
     ]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends a benchmark as Ctrl-C does: servers stopped, what is done kept.
+
+    Also where a shell started it in the background, whose children ignore Ctrl-C's signal.
+    """
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -187,7 +187,8 @@ def _measure(
             advance=progress.advance,
         )
         try:
-            runner.run(groups)
+            with options.interruptible():
+                runner.run(groups)
         except KeyboardInterrupt:
             return True
     return False

@@ -244,12 +244,14 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
     assert not list(tmp_path.glob("out/passes/*"))
 
 
-def test_ctrl_c_keeps_what_is_done_and_ends_the_server(
-    behave: Behave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_is_done_and_ends_the_server(
+    behave: Behave, tmp_path: Path, sent: signal.Signals
 ) -> None:
     behave(none={}, **{"3-1-4": {"chunk_seconds": 0.2}})
     code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        # As a shell's background job starts it.
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "from sglang_qwen3next_eagle3.bench import run, server\n"
         "from tests.unit.bench.test_run import LettersAsTokens\n"
         "from sglang_qwen3next_eagle3.__main__ import main\n"
@@ -266,7 +268,7 @@ def test_ctrl_c_keeps_what_is_done_and_ends_the_server(
         assert time.monotonic() < end
         time.sleep(0.05)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
     assert "what is done is kept" in said
