@@ -92,10 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
         contenders = configurations.parse(arguments.config or PEERS, base)
         rows: list[tuple[Configuration, Start]] = []
         for contender in contenders:
+            its = [*_head_flags(contender, flags), *flags]
             start = options.starter(
-                contender, arguments.out, flags, arguments.start_seconds, environment
+                contender, arguments.out, its, arguments.start_seconds, environment
             )
-            rows.append((contender.describe(flags), start))
+            rows.append((contender.describe(its), start))
         vocabulary = Target.from_path(_folder(base)).vocab_size
         interrupted = _measure(arguments, journal, contenders, rows, shared, vocabulary)
         result = assemble.result(
@@ -138,6 +139,11 @@ def _base(arguments: argparse.Namespace, scratch: Path) -> tuple[Profile, list[s
         "head_revision": None,
     }
     return chosen.model_copy(update=moved), [*synthetic.FLAGS, *flags]
+
+
+def _head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
+    synthetic_head = contender.profile.algorithm == "eagle3" and synthetic.FLAGS[0] in flags
+    return synthetic.HEAD_FLAGS if synthetic_head else ()
 
 
 def _server_flags(arguments: argparse.Namespace, chosen: Profile) -> list[str]:

@@ -89,14 +89,10 @@ HEAD: dict[str, Any] = {
     "bos_token_id": 151643,
     "eos_token_id": 151645,
 }
-FLAGS = (
-    "--load-format",
-    "dummy",
-    "--speculative-draft-load-format",
-    "auto",
-    "--skip-tokenizer-init",
-)
-"""SGLang's flags for this pair; without the second, dummy weights would fill the head too."""
+FLAGS = ("--load-format", "dummy", "--skip-tokenizer-init")
+"""SGLang's flags for this target."""
+HEAD_FLAGS = ("--speculative-draft-load-format", "auto")
+"""For its head: dummy weights would fill that too. (The target's own MTP layer has to be filled.)"""
 
 
 def write_target(folder: Path, precision: Precision) -> Path:
