@@ -49,13 +49,27 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSONL with text, messages or conversations, or a plain text (default: built in)",
     )
+    what.add_argument(
+        "--regenerate",
+        action=argparse.BooleanOptionalAction,
+        help="let the target answer the prompts itself, greedily: what heads are trained on "
+        "(default: with the built-in prompts)",
+    )
+    what.add_argument(
+        "--answer-tokens",
+        type=_positive,
+        default=128,
+        metavar="N",
+        help="tokens of the target's longest answer (default %(default)s)",
+    )
     what.add_argument("--max-prompts", type=_positive, metavar="N", help="use the first N")
     what.add_argument(
         "--max-length",
         type=_positive,
         default=512,
         metavar="N",
-        help="cut longer prompts into pieces of N tokens (default %(default)s)",
+        help="cut longer prompts into pieces of N tokens; where the target answers them, leave "
+        "them out (default %(default)s)",
     )
     what.add_argument(
         "--steps", type=_positive, default=3, help="drafts in a chain (default %(default)s)"

@@ -1,5 +1,7 @@
 """`head calibrate`: which auxiliary layers was a head trained with? Measured, not assumed.
 
+source.py   what it is measured on
+answers.py  the target's own answers to prompts
 states.py   the target's streams over prompts, once, prompt by prompt on disk
 scoring.py  how well a head drafts from a selection of them
 search.py   coordinate descent over the streams of each slot

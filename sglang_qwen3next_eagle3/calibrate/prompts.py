@@ -1,7 +1,8 @@
 """The texts that a head is calibrated on: built in, or the user's."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,34 @@ Message = dict[str, str]
 Prompt = str | list[Message]
 """A text as it stands, or a conversation in the target's chat format."""
 
+
+@dataclass(frozen=True)
+class Sample:
+    """A tokenized text. start: the first position that is scored; answer_tokens: those at its end
+    that the target itself made."""
+
+    ids: Sequence[int]
+    start: int = 0
+    answer_tokens: int = 0
+
+
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 def built_in() -> list[Prompt]:
     """Short programs and conversations about code, written for this purpose."""
-    text = files(__package__).joinpath("prompts.jsonl").read_text(encoding="utf-8")
-    return list(_parse(text, "prompts.jsonl"))
+    return _packaged("prompts.jsonl")
+
+
+def built_in_questions() -> list[Prompt]:
+    """Questions without an answer, written for this purpose; and those of `built_in`."""
+    return [*_packaged("questions.jsonl"), *built_in()]
+
+
+def _packaged(name: str) -> list[Prompt]:
+    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return list(_parse(text, name))
 
 
 def read(path: Path) -> list[Prompt]:
@@ -47,18 +68,7 @@ def tokenize(prompts: list[Prompt], folder: Path, length: int) -> list[list[int]
     Raises:
         UserError: the target's folder has no tokenizer, or no chat format where one is needed.
     """
-    from transformers import AutoTokenizer
-
-    # Without these transformers makes an empty tokenizer of the architecture's kind.
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise UserError(f"the target {folder} has no tokenizer: give a whole checkpoint")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the target {folder} has no tokenizer that can be read ({_first_line(error)}): "
-            "download it again"
-        ) from None
+    tokenizer = tokenizer_of(folder)
     found: list[list[int]] = []
     for prompt in prompts:
         ids = _encode(prompt, tokenizer, folder)
@@ -67,6 +77,42 @@ def tokenize(prompts: list[Prompt], folder: Path, length: int) -> list[list[int]
     if not found:
         raise UserError(f"the prompts have fewer than {MIN_TOKENS} tokens each: give longer ones")
     return found
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """The target's own.
+
+    Raises:
+        UserError: its folder has none that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    # Without these transformers makes an empty tokenizer of the architecture's kind.
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"the target {folder} has no tokenizer: give a whole checkpoint")
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the target {folder} has no tokenizer that can be read ({_first_line(error)}): "
+            "download it again"
+        ) from None
+
+
+def templated(chat: list[Message], tokenizer: Any, folder: Path, answer: bool = False) -> list[int]:
+    """A conversation in the target's chat format. answer: up to where its next answer begins.
+
+    Raises:
+        UserError: the format is missing, or takes no such conversation.
+    """
+    try:
+        found = tokenizer.apply_chat_template(chat, add_generation_prompt=answer, return_dict=True)
+    except Exception as error:  # templates raise what they like
+        raise UserError(
+            f"the chat format of {folder} does not take a conversation ({_first_line(error)}): "
+            "give --prompts with plain texts and --no-regenerate"
+        ) from None
+    return list(found["input_ids"])
 
 
 def random_tokens(target: Target, count: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -87,14 +133,7 @@ def _encode(prompt: Prompt, tokenizer: Any, folder: Path) -> list[int]:
     if isinstance(prompt, str):
         ids: list[int] = tokenizer(prompt)["input_ids"]
         return ids
-    try:
-        templated = tokenizer.apply_chat_template(prompt, return_dict=True)
-    except Exception as error:  # templates raise what they like
-        raise UserError(
-            f"the chat format of {folder} does not take a conversation ({_first_line(error)}): "
-            "give --prompts with plain texts"
-        ) from None
-    return list(templated["input_ids"])
+    return templated(prompt, tokenizer, folder)
 
 
 def _parse(text: str, where: str) -> Iterator[Prompt]:

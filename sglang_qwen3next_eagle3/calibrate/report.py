@@ -16,15 +16,25 @@ from sglang_qwen3next_eagle3.calibrate.verdict import (
 )
 from sglang_qwen3next_eagle3.target import Target
 
+ADVICE = (
+    "the head's config names another selection, and the texts, which are not the target's own "
+    "answers, speak against it by little: --regenerate tells more"
+)
 
-def figures(measurement: Measurement, target: Target) -> dict[str, Any]:
-    """JSON-ready. aux_layers: the selection that was found, as --aux-layers takes it, or None."""
+
+def figures(measurement: Measurement, target: Target, own_answers: bool) -> dict[str, Any]:
+    """JSON-ready. aux_layers: the selection that was found, as --aux-layers takes it, or None;
+    advice: what would tell more, or None.
+
+    own_answers: whether the texts are what the target itself says.
+    """
     verdict = measurement.verdict
     chosen = verdict.chosen
     selection = None if chosen is None else spelled(chosen.depths, target)
     return {
         "aux_layers": None if selection is None else selection.name or str(selection),
         "conclusion": conclusion(verdict, target),
+        "advice": ADVICE if verdict.narrowly_against_config and not own_answers else None,
         "candidates": [_candidate(c, verdict, target) for c in verdict.candidates],
         "control": _score(verdict.control),
         "gain_over_control": asdict(verdict.gain),
@@ -86,12 +96,25 @@ def table(data: Mapping[str, Any]) -> str:
     out.print(grid)
     seconds = ", ".join(f"{name} {value} s" for name, value in data["seconds"].items())
     memory = ", ".join(f"{name} {value:,} MiB" for name, value in data["peak_mib"].items())
-    out.print(f"{data['prompts']} prompts, {data['tokens']} tokens; {seconds}; peak {memory}")
+    out.print(f"{_texts(data)}; {seconds}; peak {memory}", soft_wrap=True)
     out.print(data["conclusion"], markup=False, soft_wrap=True)
+    if data["advice"] is not None:
+        out.print(data["advice"], markup=False, soft_wrap=True)
     if data["written"] is not None:
         out.print(f"`launch` will use it: {data['written']}", markup=False, soft_wrap=True)
     file: Any = out.file
     return str(file.getvalue()).rstrip()
+
+
+def _texts(data: Mapping[str, Any]) -> str:
+    """`60 prompts with the target's own answers (4 left out), 5000 tokens, 3000 of them answers`"""
+    if not data["answer_tokens"]:
+        return f"{data['prompts']} prompts, {data['texts']}, {data['tokens']} tokens"
+    left_out = f" ({data['left_out']} left out)" if data["left_out"] else ""
+    return (
+        f"{data['prompts']} prompts with the target's own answers{left_out}, "
+        f"{data['tokens']} tokens, {data['answer_tokens']} of them answers"
+    )
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,9 +19,7 @@ from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.head import Head
 from sglang_qwen3next_eagle3.target import Target
 
-DUMMY = "dummy"
 DUMMY_FLAGS = ("--skip-tokenizer-init",)
-RANDOM_PROMPTS = 24
 
 FOUND, NOT_FOUND = 0, 1
 
@@ -50,34 +48,42 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
         plot.require()
     import torch
 
-    from sglang_qwen3next_eagle3.calibrate import prompts, report, states
+    from sglang_qwen3next_eagle3.calibrate import report, states
     from sglang_qwen3next_eagle3.calibrate.measure import measure
     from sglang_qwen3next_eagle3.calibrate.scoring import Scorer
+    from sglang_qwen3next_eagle3.calibrate.source import OWN, RANDOM, source_of
     from sglang_qwen3next_eagle3.head_model import HeadModel
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    dummy = arguments.load_format == DUMMY
-    length = arguments.max_length
+    source = source_of(arguments, pair.target, pair.target_folder)
+    dummy = source.kind == RANDOM
     if dummy:
-        ids = prompts.random_tokens(pair.target, arguments.max_prompts or RANDOM_PROMPTS, length)
         embedding, lm_head = states.dummy_rows(pair.target)
     else:
-        given = prompts.read(arguments.prompts) if arguments.prompts else prompts.built_in()
-        ids = prompts.tokenize(given, pair.target_folder, length)[: arguments.max_prompts]
         embedding, lm_head = states.vocabulary_rows(pair.target_folder, pair.target)
-    _require_length(ids, arguments.steps)
-    extra = [*_load_flags(arguments.load_format), *arguments.sglang]
+    extra = [*_load_flags(arguments.load_format, dummy), *arguments.sglang]
 
     clock = Clock()
     with states.StoredTexts() as texts, tasks() as task:
-        tokens = sum(map(len, ids))
-        stored = texts.require_room(tokens, pair.target, dtype)
-        done = task(f"prefill of {len(ids)} prompts, {stored / 2**20:,.0f} MiB on disk", len(ids))
-        states.capture(
-            texts, pair.target_folder, ids, device=device, tp=arguments.tp, dtype=dtype,
-            extra=extra, done=done,
-        )  # fmt: skip
+        texts.require_room(source.most, pair.target, dtype)
+        done = task("loading the target", 1)
+        with states.load(
+            pair.target_folder, device=device, tp=arguments.tp, longest=source.longest, extra=extra
+        ) as runner:
+            done()
+            clock.lap("load")
+            if source.asked is not None:
+                count = len(source.texts)
+                done = task(f"{count} answers of the target", count * source.answer_tokens)
+            samples = source.samples(runner, arguments.steps, done)
+            if source.asked is not None:
+                clock.lap("answers")
+            tokens = sum(len(sample.ids) for sample in samples)
+            stored = texts.require_room(tokens, pair.target, dtype)
+            label = f"prefill of {len(samples)} texts, {stored / 2**20:,.0f} MiB on disk"
+            done = task(label, len(samples))
+            texts.fill(samples, runner.prefill([sample.ids for sample in samples], dtype), done)
         clock.lap("prefill")
         model = HeadModel.load(pair.head_folder, embedding, dtype, device, lm_head)
         own = own_selection(pair.head, pair.target)
@@ -85,15 +91,18 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
         measurement = measure(scorer, texts, pair.target, own=own, steps=arguments.steps, task=task)
         clock.lap("search")
 
-    figures = report.figures(measurement, pair.target)
+    figures = report.figures(measurement, pair.target, own_answers=source.kind == OWN)
     figures |= {
         "head": pair.head_name,
         "target": pair.target_name,
         "version": __version__,
         "device": device,
         "load_format": arguments.load_format,
-        "prompts": len(ids),
+        "texts": source.kind,
+        "prompts": len(samples),
+        "left_out": source.left_out(samples),
         "tokens": tokens,
+        "answer_tokens": sum(sample.answer_tokens for sample in samples),
         "seconds": clock.laps,
         "peak_mib": peak_mib(device),
     }
@@ -154,6 +163,7 @@ def write(pair: Pair, figures: Mapping[str, Any], out: Path | None) -> Path:
             "target": pair.target_name,
             "prompts": figures["prompts"],
             "tokens": figures["tokens"],
+            "texts": figures["texts"],
             "accept_length": best["accept_length"],
             "accept_length_of_displaced_states": figures["control"]["accept_length"],
             "version": __version__,
@@ -209,12 +219,7 @@ def tasks() -> Iterator[Callable[[str, int], Callable[[], None]]]:
         yield task
 
 
-def _require_length(ids: Sequence[Sequence[int]], steps: int) -> None:
-    if min(map(len, ids)) <= steps + 1:
-        raise UserError(f"{steps} draft steps need prompts of more than {steps + 1} tokens")
-
-
-def _load_flags(load_format: str | None) -> list[str]:
+def _load_flags(load_format: str | None, dummy: bool) -> list[str]:
     if load_format is None:
         return []
-    return ["--load-format", load_format, *(DUMMY_FLAGS if load_format == DUMMY else ())]
+    return ["--load-format", load_format, *(DUMMY_FLAGS if dummy else ())]

@@ -32,11 +32,13 @@ class Text:
     ids: [T] its tokens.
     streams: [layers + 1, T, target_hidden], by depth.
     last_hidden: [T, target_hidden], behind the final norm: what the target's lm_head reads.
+    start: the first position that a chain begins at.
     """
 
     ids: Tensor
     streams: Tensor
     last_hidden: Tensor
+    start: int = 0
 
 
 class Texts(Protocol):
@@ -180,7 +182,7 @@ class Scorer:
                 streams = streams.roll(len(text.ids) // 2, dims=1)
             fuse = Fuse(self.model, streams)
             for row, depths in zip(rows, candidates, strict=True):
-                row.append(self._figures(fuse.project(depths), text.ids, steps, *taught))
+                row.append(self._figures(fuse.project(depths), text, steps, *taught))
                 done()
         return _stacked(rows)
 
@@ -196,26 +198,27 @@ class Scorer:
             rows = rows or [[] for _ in range(len(text.streams))]
             for depth, row in enumerate(rows):
                 projected = fuse.finish([*others, fuse.slot(slot, depth)])
-                row.append(self._figures(projected, text.ids, 1, *taught))
+                row.append(self._figures(projected, text, 1, *taught))
                 done()
         return _stacked(rows)
 
     @torch.no_grad()
     def _figures(
-        self, projected: Tensor, ids: Tensor, steps: int, greedy: Tensor, shares: Tensor
+        self, projected: Tensor, text: Text, steps: int, greedy: Tensor, shares: Tensor
     ) -> tuple[Tensor, ...]:
         """One text's row of `Score`, on the CPU in float64."""
-        roots = len(ids) - steps
+        start = text.start
+        roots = len(text.ids) - steps - start
         hits, hits5, overlap = [], [], torch.zeros(())
-        for k, logits in enumerate(self.model.steps(projected, ids, steps)):
-            wanted = greedy[k + 1 : k + 1 + roots, None]
-            logits = logits[:roots]
+        for k, logits in enumerate(self.model.steps(projected, text.ids, steps)):
+            wanted = greedy[start + k + 1 : start + k + 1 + roots, None]
+            logits = logits[start : start + roots]
             right = logits.topk(min(TOP, logits.shape[1]), dim=-1).indices == wanted
             hits.append(right[:, 0])
             hits5.append(right.any(-1))
             if k == 0:
                 own = logits.float().softmax(-1)
-                overlap = torch.minimum(own, shares[1 : 1 + roots]).sum()
+                overlap = torch.minimum(own, shares[start + 1 : start + 1 + roots]).sum()
         drafts = torch.stack(hits, dim=-1)
         columns = (
             torch.tensor(roots), drafts.sum(0), torch.stack(hits5, dim=-1).sum(0),

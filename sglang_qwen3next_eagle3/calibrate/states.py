@@ -9,14 +9,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from sglang_qwen3next_eagle3.calibrate.prompts import Sample
 from sglang_qwen3next_eagle3.calibrate.scoring import Text
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.target import Target
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
 
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -33,7 +37,7 @@ class Prefills(Protocol):
 class StoredTexts:
     """Texts in a temporary folder, which goes with the context.
 
-    with StoredTexts() as texts: texts.fill(prompts, states, ...); for text in texts: ...
+    with StoredTexts() as texts: texts.fill(samples, states, ...); for text in texts: ...
     """
 
     def __init__(self) -> None:
@@ -68,14 +72,15 @@ class StoredTexts:
 
     def fill(
         self,
-        prompts: Sequence[Sequence[int]],
+        samples: Sequence[Sample],
         states: Iterator[Prefills],
         done: Callable[[], None] = lambda: None,
     ) -> None:
-        """Keep the states of every prompt. done: called after each."""
-        for ids, state in zip(prompts, states, strict=True):
+        """Keep the states of every sample. done: called after each."""
+        for sample, state in zip(samples, states, strict=True):
             entry = {
-                "ids": torch.tensor(ids),
+                "ids": torch.tensor(sample.ids),
+                "start": sample.start,
                 "streams": state.streams.clone(),
                 "last_hidden": state.last_hidden.clone(),
             }
@@ -89,7 +94,7 @@ class StoredTexts:
     def __iter__(self) -> Iterator[Text]:
         for index in range(self._count):
             entry = torch.load(self._folder / f"{index}.pt", mmap=True)
-            yield Text(entry["ids"], entry["streams"], entry["last_hidden"])
+            yield Text(entry["ids"], entry["streams"], entry["last_hidden"], entry["start"])
 
 
 def vocabulary_rows(folder: Path, target: Target) -> tuple[Tensor, Tensor]:
@@ -127,26 +132,16 @@ def dummy_rows(target: Target, seed: int = 0) -> tuple[Tensor, Tensor]:
     return rows[0], rows[1]
 
 
-def capture(
-    texts: StoredTexts,
-    folder: Path,
-    prompts: Sequence[Sequence[int]],
-    *,
-    device: Any,
-    tp: int,
-    dtype: torch.dtype,
-    extra: Sequence[str],
-    done: Callable[[], None] = lambda: None,
-) -> None:
-    """Run the prompts through the target in stock SGLang, all streams captured; then unload it.
+def load(
+    folder: Path, *, device: Any, tp: int, longest: int, extra: Sequence[str]
+) -> "PrefillRunner":
+    """The target in stock SGLang, which answers and runs texts with all streams captured.
 
-    extra: SGLang's flags, which win.
+    longest: tokens of the longest text. extra: SGLang's flags, which win.
 
     Raises:
         UserError: SGLang is not there, not a known release, or failed.
     """
     from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
 
-    longest = max(map(len, prompts))
-    with PrefillRunner(folder, device=device, tp=tp, max_length=longest, extra=extra) as runner:
-        texts.fill(prompts, runner.prefill(prompts, dtype), done)
+    return PrefillRunner(folder, device=device, tp=tp, max_length=longest, extra=extra)

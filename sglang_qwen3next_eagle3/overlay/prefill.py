@@ -8,6 +8,9 @@
 The target is loaded once, without a draft head, by one process a tensor-parallel rank: the caller
 keeps its own imports, environment and (but for the weights) GPU, and a rank that dies takes nothing
 with it. What the caller does with one batch of states overlaps with the next batch.
+
+`begin` and `step` decode instead. The caller hands every token back to all ranks, so that they go
+on with the same ones whatever each of them would have chosen, and stop together.
 """
 
 import selectors
@@ -196,15 +199,42 @@ class PrefillRunner:
                 self._collect({0})  # else the next caller would get these states
             raise
 
+    def begin(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Prefill prompts in one extend to be continued by `step`: the greedy next token of each.
+
+        Their lengths with all that is to follow have to fit one batch of `plan`.
+
+        Raises:
+            UserError: a rank failed; the runner is closed.
+        """
+        lengths, ids = self._joined(prompts)
+        self._send(prefill_rank.Begin(tuple(lengths)), [ids])
+        return self._next_tokens()
+
+    def step(self, tokens: Sequence[int]) -> list[int]:
+        """Put one token behind each prompt of the last `begin`, with no prefill since: the greedy
+        next token of each. Raises as `begin` does."""
+        self._send(prefill_rank.Step(), [torch.tensor(tokens, dtype=torch.int32)])
+        return self._next_tokens()
+
+    def _next_tokens(self) -> list[int]:
+        _, (tokens,) = self._collect({0})[0]
+        found: list[int] = tokens.tolist()
+        return found
+
     def _ask(self, prompts: Sequence[Sequence[int]] | None, dtype: torch.dtype) -> list[int] | None:
         if prompts is None:
             return None
+        lengths, ids = self._joined(prompts)
+        self._send(prefill_rank.Batch(tuple(lengths), dtype), [ids])
+        return lengths
+
+    def _joined(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Tensor]:
         lengths = [len(prompt) for prompt in prompts]
         if not lengths or not all(0 < length <= self.max_length for length in lengths):
             raise ValueError(f"prompts of 1 to {self.max_length} tokens, not {lengths}")
-        ids = torch.tensor([token for prompt in prompts for token in prompt], dtype=torch.int32)
-        self._send(prefill_rank.Batch(tuple(lengths), dtype), [ids])
-        return lengths
+        ids = [token for prompt in prompts for token in prompt]
+        return lengths, torch.tensor(ids, dtype=torch.int32)
 
     def _send(self, message: Any, tensors: Sequence[Tensor] = (), only: int | None = None) -> None:
         for rank, (_, channel) in enumerate(self._ranks):

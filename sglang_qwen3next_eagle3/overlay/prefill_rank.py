@@ -1,4 +1,5 @@
-"""One rank of stock SGLang's model runner, in a process of its own: prompts in, states out.
+"""One rank of stock SGLang's model runner, in a process of its own: prompts in, states or next
+tokens out.
 
 `prefill.PrefillRunner` calls `main` in a fresh interpreter, under the environment that SGLang's
 modules have to be imported under, with one end of a socket as its argument.
@@ -55,6 +56,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Begin:
+    """As `Batch`, to be continued; the answer is an int32 tensor, the greedy next token of each."""
+
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decode step of what `Begin` named; an int32 tensor follows, the token behind each. The
+    answer is as that to `Begin`."""
+
+
+@dataclass(frozen=True)
 class Failed:
     """The last message of a rank that cannot go on. what: one line for people, or "" where the
     log ends with it."""
@@ -83,6 +97,7 @@ class Rank:
             )
         self._model = self._runner.torch_runner.model
         self._seen: tuple[Tensor, list[Tensor]] | None = None
+        self._decoding: Any = None
         self._model.model.register_forward_hook(self._keep)
 
     @property
@@ -106,16 +121,35 @@ class Rank:
             the streams [S, T, hidden], the hidden states after the final norm [T, hidden], T over
             all prompts one behind the other, both on the device in the model's dtype.
         """
-        self._runner.clear()
-        longest = max(map(len, prompts))
-        self._runner.extend(
-            self._one_batch.prepare_synthetic_inputs_for_latency_test(
-                len(prompts), longest, prompts
-            )
-        )
+        self._forward(prompts)
         assert self._seen is not None, "a CUDA graph ran instead of the model"
         (last_hidden, streams), self._seen = self._seen, None
         return torch.stack(streams), last_hidden
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """All prompts in one forward pass, their caches kept for `step`: the greedy next tokens."""
+        next_tokens, self._decoding = self._forward(prompts)
+        self._seen = None
+        return next_tokens
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """One token behind each prompt of `begin`, [B]: the greedy next tokens, [B]."""
+        batch = self._decoding
+        next_tokens, _ = self._runner.decode(tokens.to(batch.device), batch)
+        self._seen = None
+        found: Tensor = next_tokens
+        return found
+
+    def _forward(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Any]:
+        """The next tokens and SGLang's batch, which can be decoded until the next call."""
+        self._runner.clear()
+        self._decoding = None
+        longest = max(map(len, prompts))
+        requests = self._one_batch.prepare_synthetic_inputs_for_latency_test(
+            len(prompts), longest, prompts
+        )
+        next_tokens, _, batch = self._runner.extend(requests)
+        return next_tokens, batch
 
     def _keep(self, _module: Any, _arguments: Any, output: tuple[Tensor, list[Tensor]]) -> None:
         self._seen = output
@@ -133,7 +167,7 @@ def _without_tokenizer(one_batch: Any) -> Iterator[None]:
 
 
 def serve(channel: Channel) -> None:
-    """Answer batches until the parent hangs up. Only rank 0 sends states."""
+    """Answer batches until the parent hangs up. Only rank 0 sends states and tokens."""
     setup, _ = channel.receive()
     rank = Rank(setup)
     channel.send(rank.loaded)
@@ -150,6 +184,15 @@ def serve(channel: Channel) -> None:
                 if setup.rank == 0:
                     states = (streams.to(dtype).cpu(), last_hidden.to(dtype).cpu())
                     channel.send(message, states)
+            case Begin(lengths):
+                _send_tokens(channel, setup, rank.begin(_split(tensors[0], lengths)))
+            case Step():
+                _send_tokens(channel, setup, rank.step(tensors[0]))
+
+
+def _send_tokens(channel: Channel, setup: Setup, tokens: Tensor) -> None:
+    if setup.rank == 0:
+        channel.send(None, [tokens.to(torch.int32).cpu()])
 
 
 def _split(ids: Tensor, lengths: Sequence[int]) -> list[list[int]]:

@@ -19,6 +19,8 @@ def test_the_demo_head_is_found_to_read_the_card_s_layers(
     assert __main__.main([*argv, "--max-prompts", "8", "--max-length", "128"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["aux_layers"] == "card"
+    assert data["texts"] == "own answers"
+    assert data["prompts"] * 10 < data["answer_tokens"] <= data["prompts"] * 128
     names = {name: row for row in data["candidates"] for name in row["names"]}
     assert names["card"]["accept_length"] > names["fork"]["accept_length"] + 0.03
     assert names["card"]["accept_length"] > data["control"]["accept_length"] + 0.2

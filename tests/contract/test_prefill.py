@@ -14,6 +14,7 @@ import torch
 
 from sglang_qwen3next_eagle3 import aux_layers
 from sglang_qwen3next_eagle3.aux_layers import AuxSelection
+from sglang_qwen3next_eagle3.calibrate import answers
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
@@ -24,6 +25,14 @@ from tests.e2e.conftest import cpu_environment, cpu_flags
 
 PROMPTS = [list(range(20, 97)), list(range(5, 200)), [7], list(range(30, 50))]
 MAX_LENGTH = 200
+TOKENS = 48
+QUESTIONS = [
+    "Write a Python function to merge two sorted lists.",
+    "Why?",
+    "Write a Python function that returns the most common word of a text, regardless of case.",
+    "Write a C function that reverses a string in place.",
+    "Explain what a hash table is and how it handles collisions of its keys.",
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +47,15 @@ def runner(pair: DemoPair) -> Iterator[PrefillRunner]:
 
 
 @pytest.fixture(scope="module")
-def expected(pair: DemoPair) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """transformers' streams by depth [layers + 1, T, hidden] and normed states of each prompt."""
+def model(pair: DemoPair) -> Any:
     from transformers import Qwen3NextForCausalLM
 
-    model = Qwen3NextForCausalLM.from_pretrained(pair.target, dtype=torch.float32).eval()
+    return Qwen3NextForCausalLM.from_pretrained(pair.target, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def expected(model: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """transformers' streams by depth [layers + 1, T, hidden] and normed states of each prompt."""
     last: list[torch.Tensor] = []
 
     def keep(_module: object, _arguments: object, output: Any) -> None:
@@ -105,6 +118,44 @@ def test_prompts_of_one_batch_do_not_see_each_other_nor_the_batch_before(
     first, last = again[: len(PROMPTS)], again[-len(PROMPTS) :]
     for one, other in zip(first, last, strict=True):
         assert (one.streams - other.streams).abs().max() < 1e-4
+
+
+def until_it_loops(answer: list[int]) -> list[int]:
+    for end in range(1, len(answer) + 1):
+        loop = answers._loop(answer[:end])
+        if loop:
+            return answer[: end - loop]
+    return answer
+
+
+def test_answers_are_transformers_greedy_ones_to_their_end_or_their_cut(
+    pair: DemoPair, runner: PrefillRunner, model: Any
+) -> None:
+    """Prompts of unlike length decoded together, in two batches, and states captured afterwards."""
+    chats = [[{"role": "user", "content": text}] for text in QUESTIONS]
+    asked = answers.questions(chats, pair.target, Target.from_path(pair.target), MAX_LENGTH)
+    assert len({len(ids) for ids in asked.ids}) == len(QUESTIONS)
+    plan = runner.plan
+    runner.plan = lambda lengths: [range(3), range(3, len(lengths))]  # type: ignore[method-assign]
+    try:
+        samples = answers.answer(runner, asked, TOKENS, fewest=1)
+    finally:
+        runner.plan = plan  # type: ignore[method-assign]
+    for ids, sample in zip(asked.ids, samples, strict=True):
+        with torch.no_grad():
+            generated = model.generate(
+                torch.tensor([ids]), do_sample=False, max_new_tokens=TOKENS,
+                eos_token_id=sorted(asked.ends),
+            )[0].tolist()  # fmt: skip
+        assert sample.ids == [*ids, *until_it_loops(generated[len(ids) :])]
+    ended = [sample for sample in samples if sample.ids[-1] in asked.ends]
+    cut = [sample for sample in samples if sample.answer_tokens == TOKENS]
+    assert ended
+    assert cut
+    runner.select(None)
+    fresh = list(runner.prefill([sample.ids for sample in samples], torch.float32))
+    (alone,) = runner.prefill([samples[0].ids], torch.float32)
+    assert (fresh[0].streams - alone.streams).abs().max() < 1e-4
 
 
 def test_states_come_in_the_dtype_that_is_asked_for(runner: PrefillRunner) -> None:

@@ -15,8 +15,11 @@ class WordTokenizer:
     def __call__(self, text: str) -> dict[str, list[int]]:
         return {"input_ids": [len(word) for word in text.split()]}
 
-    def apply_chat_template(self, messages: Any, return_dict: bool) -> dict[str, list[int]]:
+    def apply_chat_template(
+        self, messages: Any, add_generation_prompt: bool, return_dict: bool
+    ) -> dict[str, list[int]]:
         assert return_dict
+        assert not add_generation_prompt
         if messages[0]["role"] == "system":
             raise RuntimeError("no system messages\nhere")
         return self(" ".join(message["content"] for message in messages))

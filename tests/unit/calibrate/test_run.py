@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from safetensors.torch import save_file
 
 from sglang_qwen3next_eagle3 import __main__, aux_record, launch
 from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.calibrate import plot, prompts, states
-from sglang_qwen3next_eagle3.calibrate.scoring import Depths
-from sglang_qwen3next_eagle3.calibrate.states import StoredTexts
+from sglang_qwen3next_eagle3.calibrate import answers, plot, prompts, report, states, verdict
+from sglang_qwen3next_eagle3.calibrate.answers import Questions
+from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Text
 from sglang_qwen3next_eagle3.head_files import Folder
 from tests.conftest import write_config
 from tests.support import calibration
@@ -27,6 +28,39 @@ FOUND, NOT_FOUND, REFUSED = 0, 1, 2
 @pytest.fixture(autouse=True)
 def config_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+QUESTION = 10
+"""Tokens of each text that are the question, where the target answers."""
+
+
+class SpeakingTexts:
+    """A loaded target that answers every question with the rest of its text."""
+
+    def __init__(self, texts: list[Text]) -> None:
+        self._texts = texts
+        self._said: list[list[int]] = []
+
+    def plan(self, lengths: Sequence[int]) -> list[range]:
+        return [range(len(lengths))]
+
+    def begin(self, asked: Sequence[Sequence[int]]) -> list[int]:
+        self._said = [list(ids) for ids in asked]
+        return self._next()
+
+    def step(self, tokens: Sequence[int]) -> list[int]:
+        for said, token in zip(self._said, tokens, strict=True):
+            said.append(token)
+        return self._next()
+
+    def _next(self) -> list[int]:
+        said = zip(self._texts, self._said, strict=False)
+        return [int(text.ids[len(ids)]) for text, ids in said]
+
+    def prefill(self, asked: Sequence[Sequence[int]], dtype: torch.dtype) -> Iterator[Text]:
+        for text, ids in zip(self._texts, asked, strict=False):
+            assert len(ids) == calibration.LENGTH
+            yield text
 
 
 class Setup:
@@ -42,19 +76,25 @@ class Setup:
         self.asked: dict[str, Any] = {}
         ids = [text.ids.tolist() for text in self.texts]
         monkeypatch.setattr(prompts, "tokenize", lambda *_: ids)
-        monkeypatch.setattr(states, "capture", self.capture)
+        asked = Questions([row[:QUESTION] for row in ids], frozenset(), left_out=2)
+        monkeypatch.setattr(answers, "questions", lambda *_: asked)
+        monkeypatch.setattr(states, "load", self.load)
 
-    def capture(
-        self, texts: StoredTexts, folder: Path, ids: Sequence[Sequence[int]], **asked: Any
-    ) -> None:
+    @contextmanager
+    def load(self, folder: Path, **asked: Any) -> Iterator[SpeakingTexts]:
+        assert folder == self.target
         self.asked = asked
-        done: Callable[[], None] = asked["done"]
-        chosen = self.texts[: len(ids)]
-        texts.fill(ids, iter(chosen), done)
+        yield SpeakingTexts(self.texts)
 
     def run(self, *argv: str) -> int:
+        """With the texts as given."""
         names = ["--head", str(self.head), "--target", str(self.target), "--device", "cpu"]
-        return __main__.main(["head", "calibrate", *names, *argv])
+        return __main__.main(["head", "calibrate", *names, "--no-regenerate", *argv])
+
+    def run_with_answers(self, *argv: str) -> int:
+        names = ["--head", str(self.head), "--target", str(self.target), "--device", "cpu"]
+        count = str(calibration.LENGTH - QUESTION)
+        return __main__.main(["head", "calibrate", *names, "--answer-tokens", count, *argv])
 
 
 @pytest.fixture
@@ -62,7 +102,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     return Setup(tmp_path, monkeypatch, (3, 7, 11))
 
 
-@pytest.mark.usefixtures("installed")
+@pytest.mark.usefixtures("setup", "installed")  # triton finds its plugins before
 def test_what_is_found_is_printed_written_and_picked_up_by_launch(
     setup: Setup, capsys: pytest.CaptureFixture[str], executed: dict[str, Any]
 ) -> None:
@@ -76,6 +116,7 @@ def test_what_is_found_is_printed_written_and_picked_up_by_launch(
     assert record is not None
     assert record.selection == "fork"
     assert record.measured["prompts"] == 8
+    assert record.measured["texts"] == "as given"
     argv = ["--profile", "b1", "--target", str(setup.target), "--head", str(setup.head)]
     launch.main([*argv, "--port", str(free_port())])
     assert executed["environment"][ENVIRONMENT_VARIABLE] == "fork"
@@ -94,8 +135,62 @@ def test_a_script_reads_json(setup: Setup, capsys: pytest.CaptureFixture[str]) -
     assert data["search"]["found"] == "input:3,7,11"
     assert [len(values) for values in data["top1_by_stream"]["slots"]] == [13, 13, 13]
     assert data["tokens"] == 8 * calibration.LENGTH
-    assert set(data["seconds"]) == {"prefill", "search"}
+    assert set(data["seconds"]) == {"load", "prefill", "search"}
+    assert (data["texts"], data["answer_tokens"], data["left_out"]) == ("as given", 0, 0)
     assert aux_record.find(Folder(setup.head)) is None
+
+
+def test_the_target_answers_the_built_in_prompts_itself(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert setup.run_with_answers("--json", "--no-write") == FOUND
+    data = json.loads(capsys.readouterr().out)
+    assert data["aux_layers"] == "fork"
+    assert data["candidates"][0]["top1"][0] == 1.0
+    assert data["texts"] == "own answers"
+    assert data["tokens"] == 8 * calibration.LENGTH
+    assert data["answer_tokens"] == 8 * (calibration.LENGTH - QUESTION)
+    assert data["left_out"] == 2
+    assert set(data["seconds"]) == {"load", "answers", "prefill", "search"}
+    assert setup.asked["longest"] == calibration.LENGTH
+
+
+def test_prompts_of_the_user_are_answered_on_request_only(
+    setup: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("text")
+    for flags, made in ((), "as given"), (("--regenerate",), "own answers"):
+        assert setup.run_with_answers("--no-write", "--json", "--prompts", str(file), *flags) == 0
+        assert json.loads(capsys.readouterr().out)["texts"] == made
+    assert setup.run_with_answers("--no-write") == FOUND
+    assert (
+        "8 prompts with the target's own answers (2 left out), 320 tokens, 240 of them answers"
+        in capsys.readouterr().out
+    )
+
+
+def test_answers_that_are_shorter_than_a_chain_are_refused_before_anything_is_loaded(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert setup.run_with_answers("--steps", "4", "--answer-tokens", "5") == REFUSED
+    assert "4 draft steps need --answer-tokens above 5" in capsys.readouterr().err
+    assert not setup.asked
+
+
+def test_foreign_texts_that_speak_narrowly_against_the_config_come_with_advice(
+    setup: Setup, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdict, "SMALL", 10.0)  # Any margin is small.
+    named = {"qwen3next_eagle3_aux_layers": "card"}
+    config = json.loads((setup.head / "config.json").read_text())
+    (setup.head / "config.json").write_text(json.dumps({**config, **named}))
+    setup.run("--no-write")
+    assert report.ADVICE in capsys.readouterr().out
+    setup.run_with_answers("--no-write", "--json")
+    data = json.loads(capsys.readouterr().out)
+    assert data["aux_layers"] == "fork"
+    assert data["advice"] is None, "these are the target's own answers"
 
 
 def test_the_result_may_go_beside_the_head(setup: Setup) -> None:
@@ -119,7 +214,6 @@ def test_sglang_gets_what_it_was_asked_for(setup: Setup) -> None:
     setup.run("--tp", "2", "--load-format", "auto", "--", "--mem-fraction-static", "0.5")
     assert setup.asked["tp"] == 2
     assert setup.asked["device"] == "cpu"
-    assert setup.asked["dtype"] == torch.float32
     assert list(setup.asked["extra"]) == [
         "--load-format", "auto", "--mem-fraction-static", "0.5",
     ]  # fmt: skip
@@ -135,11 +229,14 @@ def test_a_target_without_weights_is_tried_and_nothing_is_kept(
 ) -> None:
     (setup.target / "model.safetensors").unlink()
     argv = ["--load-format", "dummy", "--json", "--max-prompts", "4", "--max-length", "40"]
-    assert setup.run(*argv) == NOT_FOUND
+    assert setup.run_with_answers(*argv) == NOT_FOUND
     data = json.loads(capsys.readouterr().out)
     assert data["load_format"] == "dummy"
+    assert data["texts"] == "random tokens"
     assert data["tokens"] == 160
     assert "--skip-tokenizer-init" in setup.asked["extra"]
+    assert setup.run_with_answers(*argv, "--regenerate") == REFUSED
+    assert "--regenerate needs the target's weights" in capsys.readouterr().err
 
 
 def test_a_head_of_another_target_is_refused_before_anything_is_loaded(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,24 @@ def test_figures_are_those_of_the_chains(tmp_path: Path) -> None:
     assert score.accept_length == pytest.approx(expected)
     assert score.mean_overlap == pytest.approx(sum(overlaps) / len(overlaps), rel=1e-4)
     assert score.roots.tolist() == [calibration.LENGTH - STEPS] * 3
+
+
+def test_no_chain_begins_before_a_text_s_start(tmp_path: Path) -> None:
+    """The answer's own figures, though the head reads all of the text."""
+    made = calibration.head(tmp_path)
+    depths, start = (2, 7, 11), 15
+    (text,) = calibration.texts(made.model, depths, count=1)
+    aux = torch.cat([text.streams[depth] for depth in depths], dim=-1)
+    logits = made.model.predict(aux, text.ids, STEPS)
+    hits = chain_hits(logits, made.model.target_ids, calibration.greedy_of(text))[start:]
+    (whole,) = made.scorer.score([text], [depths], STEPS)
+    (score,) = made.scorer.score([replace(text, start=start)], [depths], STEPS)
+    assert score.roots.tolist() == [calibration.LENGTH - STEPS - start]
+    assert score.hits.tolist() == [hits.sum(0).tolist()]
+    assert score.overlap[0] < whole.overlap[0]
+    swept = made.scorer.sweep([replace(text, start=start)], depths, 1)
+    assert swept[7].roots.tolist() == [calibration.LENGTH - 1 - start]
+    assert swept[7].top1 == [1.0]
 
 
 def test_top5_counts_what_is_among_the_five_best(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sglang_qwen3next_eagle3.calibrate import states
+from sglang_qwen3next_eagle3.calibrate.prompts import Sample
 from sglang_qwen3next_eagle3.calibrate.states import StoredTexts
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.target import Target
@@ -20,7 +21,7 @@ class State:
 
 
 def test_texts_are_kept_one_a_file_and_read_again_and_again() -> None:
-    prompts = [[1, 2, 3], [4, 5]]
+    samples = [Sample([1, 2, 3]), Sample([4, 5], start=1)]
     # Views of one batch, as the runner hands them out: no text may carry the others' bytes.
     batch = State(torch.randn(13, 5, 16), torch.randn(5, 16))
     views = [
@@ -29,14 +30,14 @@ def test_texts_are_kept_one_a_file_and_read_again_and_again() -> None:
     ]
     done = []
     with StoredTexts() as texts:
-        texts.fill(prompts, iter(views), lambda: done.append(1))
+        texts.fill(samples, iter(views), lambda: done.append(1))
         folder = texts._folder
         assert len(texts) == len(done) == 2
         assert (folder / "1.pt").stat().st_size < 2 * 13 * 16 * 4 * 2 + 4096
         for _ in range(2):
             first, second = texts
-            assert first.ids.tolist() == prompts[0]
-            assert second.ids.tolist() == prompts[1]
+            assert (first.ids.tolist(), first.start) == ([1, 2, 3], 0)
+            assert (second.ids.tolist(), second.start) == ([4, 5], 1)
             assert torch.equal(second.streams, views[1].streams)
             assert torch.equal(first.last_hidden, views[0].last_hidden)
     assert not folder.exists()

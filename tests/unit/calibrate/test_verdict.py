@@ -63,6 +63,20 @@ def test_of_those_with_a_name_the_config_s_is_kept_else_the_best() -> None:
         assert found.chosen.depths == kept
 
 
+@pytest.mark.parametrize(
+    ("config", "overlap", "narrowly"),
+    [(OTHER, 0.5, False), (CARD, 0.45, True), (CARD, 0.35, False), (None, 0.45, False)],
+)
+def test_a_margin_is_small_or_not_by_what_the_head_gains_over_the_control(
+    config: Depths | None, overlap: float, narrowly: bool
+) -> None:
+    """The best overlaps by 0.5, the control by 0.1: a quarter of the gain is 0.1."""
+    named = [] if config is None else [("config", config)]
+    found = verdict({OTHER: scored(0.5), CARD: scored(overlap)}, named)
+    assert found.chosen is found.candidates[0]
+    assert found.narrowly_against_config is narrowly
+
+
 @pytest.mark.parametrize(("overlap", "learned"), [(0.11, False), (0.15, True)])
 def test_a_head_that_makes_nothing_of_the_states_has_no_selection(
     overlap: float, learned: bool

@@ -22,7 +22,7 @@ RANK = """
 import socket, sys, time
 import torch
 from sglang_qwen3next_eagle3.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.overlay.prefill_rank import Batch, Failed, Loaded
+from sglang_qwen3next_eagle3.overlay.prefill_rank import Batch, Begin, Failed, Loaded, Step
 from sglang_qwen3next_eagle3.overlay.wire import Channel
 
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
@@ -38,6 +38,16 @@ while True:
         break
     if isinstance(message, AuxSelection):
         streams = len(message.taps)
+    elif isinstance(message, Begin):
+        said = tensors[0][torch.tensor(message.lengths).cumsum(0) - 1]
+        if setup.rank == 0:
+            channel.send(None, [said + 1])
+    elif isinstance(message, Step):
+        said = said + tensors[0]
+        if setup.rank == 1 and 13 in tensors[0]:
+            channel.send(Failed(f"out of luck at {said.tolist()}"))
+        elif setup.rank == 0 and 13 not in tensors[0]:
+            channel.send(None, [said])
     elif setup.rank == 1 and 13 in tensors[0]:
         channel.send(Failed("out of luck"))
     elif setup.rank == 0 and 13 not in tensors[0]:
@@ -96,6 +106,21 @@ def test_a_failing_rank_ends_all_of_them_with_its_own_words(runner: PrefillRunne
         list(runner.prefill([[1], [13], [2]]))
     assert all(process.poll() is not None for process in processes)
     runner.close()
+
+
+def test_decoding_goes_on_from_the_caller_s_tokens_in_every_rank(runner: PrefillRunner) -> None:
+    """The pretended rank's next token is the sum of all that it was told."""
+    assert runner.begin([[7, 8], [5]]) == [9, 6]
+    assert runner.step([1, 2]) == [9, 7]
+    assert runner.step([10, 20]) == [19, 27]
+    assert len(list(runner.prefill([[1], [2]]))) == 2, "states come again afterwards"
+    with pytest.raises(UserError, match=r"stopped in rank 1: out of luck at \[32, 27\]"):
+        runner.step([13, 0])
+
+
+def test_prompts_to_continue_are_refused_as_others_are(runner: PrefillRunner) -> None:
+    with pytest.raises(ValueError, match="1 to 8 tokens"):
+        runner.begin([[1], []])
 
 
 def test_a_pool_that_is_too_small_is_refused(runner: PrefillRunner, tmp_path: Path) -> None:
