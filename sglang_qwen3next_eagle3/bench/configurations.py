@@ -1,7 +1,7 @@
 """What is compared: the names on the command line, and the profile that each of them starts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +63,27 @@ class Contender:
         )
 
 
-def parse(names: Sequence[str], base: Profile) -> list[Contender]:
-    """base: what all of them share, flags and checkpoints; a profile by name brings its own flags.
+def parse(
+    names: Sequence[str], base: Profile, given: Callable[[Profile], Profile] = lambda found: found
+) -> list[Contender]:
+    """base: the flags and checkpoints of all that are not profiles of their own.
+
+    given: what the command line says of every profile (checkpoints, ranks).
 
     Raises:
         UserError: a name that is none of `HOW_TO_SPELL`, or the same twice.
     """
     spelled = [name for text in names for name in _spread(text)]
-    for name in spelled:
-        if spelled.count(name) > 1:
+    found = [Contender(_short(name), _profile(name, base, given)) for name in spelled]
+    short = [contender.name for contender in found]
+    for name in short:
+        if short.count(name) > 1:
             raise UserError(f"configuration {name} is given twice")
-    return [Contender(name, _profile(name, base)) for name in spelled]
+    return found
+
+
+def _short(name: str) -> str:
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
 
 
 def _spread(text: str) -> list[str]:
@@ -86,7 +96,7 @@ def _spread(text: str) -> list[str]:
     return [f"{steps},1,{steps + 1}" for steps in range(first, last + 1)]
 
 
-def _profile(name: str, base: Profile) -> Profile:
+def _profile(name: str, base: Profile, given: Callable[[Profile], Profile]) -> Profile:
     if name == NONE:
         return base.override(algorithm="none")
     if name == MTP or name.startswith(f"{MTP}:"):
@@ -98,13 +108,11 @@ def _profile(name: str, base: Profile) -> Profile:
     if _TREE.fullmatch(name):
         return _eagle3(base).override(tree=_keys(_tree(name)))
     try:
-        found = profiles.load(name)
+        return given(profiles.load(name))
     except UserError as error:
-        if name.endswith((".yaml", ".yml")):
+        if name.endswith((".yaml", ".yml")) or name in profiles.profile_names():
             raise
         raise UserError(f"no configuration {name!r}: {HOW_TO_SPELL}") from error
-    own = {"target": base.target, "head": base.head if found.head else None}
-    return found.override(**own, sglang={"tp": base.sglang.get("tp")})
 
 
 def _eagle3(base: Profile) -> Profile:

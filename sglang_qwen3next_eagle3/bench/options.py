@@ -63,14 +63,17 @@ def numbers(text: str) -> list[int]:
 
 def base_profile(arguments: argparse.Namespace) -> Profile:
     """Raises UserError."""
-    chosen = profiles.load(arguments.profile)
+    return given(arguments, profiles.load(arguments.profile))
+
+
+def given(arguments: argparse.Namespace, chosen: Profile) -> Profile:
+    """The profile with the command line's checkpoints and ranks. Raises UserError."""
     if arguments.target is not None:
         chosen = chosen.model_copy(update={"target_revision": None})
-    if arguments.head is not None:
+    head = arguments.head if chosen.algorithm == "eagle3" else None
+    if head is not None:
         chosen = chosen.model_copy(update={"head_revision": None})
-    return chosen.override(
-        target=arguments.target, head=arguments.head, sglang={"tp": arguments.tp}
-    )
+    return chosen.override(target=arguments.target, head=head, sglang={"tp": arguments.tp})
 
 
 def starter(

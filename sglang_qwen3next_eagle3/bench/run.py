@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def _rows(
     base = options.base_profile(arguments)
     names = arguments.config or ["none", arguments.profile]
     rows = []
-    for contender in configurations.parse(names, base):
+    for contender in configurations.parse(names, base, partial(options.given, arguments)):
         described = contender.describe(arguments.sglang)
         start = options.starter(contender, arguments.out, arguments.sglang, arguments.start_seconds)
         rows.append((described, start))

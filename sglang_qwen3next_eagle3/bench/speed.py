@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
         base, flags = _base(arguments, scratch)
         shared = AcceptLength.create(scratch / "accept-length")
         environment = {SIMULATE_VARIABLE: str(scratch / "accept-length")}
-        contenders = configurations.parse(arguments.config or PEERS, base)
+        contenders = configurations.parse(
+            arguments.config or PEERS, base, partial(options.given, arguments)
+        )
         rows: list[tuple[Configuration, Start]] = []
         for contender in contenders:
             its = [*_head_flags(contender, flags), *flags]

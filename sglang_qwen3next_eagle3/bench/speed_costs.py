@@ -26,9 +26,9 @@ def cycles(result: Result, model: CostModel) -> Iterator[str]:
     yield "## Cycle time in ms"
     yield _table(result, model.batches, spell)
     yield (
-        "1000 x tokens of a cycle / a request's decode tok/s: drafting and verification of the whole "
-        "batch, prefill left out. Median over repetitions and accept lengths, whose extremes lie "
-        f"{markdown.percent(width)} apart at most ({where} at B={widest.batch})."
+        "1000 x tokens of a cycle / a request's decode tok/s: drafting and verification of the "
+        "whole batch, prefill left out. Median over repetitions and accept lengths, whose extremes "
+        f"lie {markdown.percent(width)} apart at most ({where} at B={widest.batch})."
     )
 
 

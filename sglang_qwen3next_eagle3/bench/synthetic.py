@@ -92,7 +92,7 @@ HEAD: dict[str, Any] = {
 FLAGS = ("--load-format", "dummy", "--skip-tokenizer-init")
 """SGLang's flags for this target."""
 HEAD_FLAGS = ("--speculative-draft-load-format", "auto")
-"""For its head: dummy weights would fill that too. (The target's own MTP layer has to be filled.)"""
+"""For its head, which dummy weights would fill too; the target's own MTP layer has to be filled."""
 
 
 def write_target(folder: Path, precision: Precision) -> Path:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sglang_qwen3next_eagle3 import __version__, aux_layers
 from sglang_qwen3next_eagle3.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.progress import Progress
 from sglang_qwen3next_eagle3.target import Target
 from sglang_qwen3next_eagle3.training import capture_folder, features
 from sglang_qwen3next_eagle3.training.encode import (
@@ -28,7 +29,6 @@ from sglang_qwen3next_eagle3.training.encode import (
     read_conversations,
 )
 from sglang_qwen3next_eagle3.training.features import Manifest
-from sglang_qwen3next_eagle3.progress import Progress
 from sglang_qwen3next_eagle3.training.specforge import target_folder
 from sglang_qwen3next_eagle3.training.workspace import sha256
 

@@ -15,11 +15,14 @@ COMMIT_VARIABLE = "GIT_COMMIT"
 def commit() -> str | None:
     """The commit of this package's repository, with `-dirty` behind it where files differ.
 
-    Outside of a clone (a wheel, a copied folder): what the variable GIT_COMMIT says, else None.
+    The variable GIT_COMMIT says it where the repository cannot (a wheel, a copied folder), and
+    wins. None if nobody knows.
     """
+    if told := os.environ.get(COMMIT_VARIABLE):
+        return told
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return os.environ.get(COMMIT_VARIABLE) or None
+        return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(

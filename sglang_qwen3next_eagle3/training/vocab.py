@@ -79,8 +79,8 @@ def choose(
 
 def count_answers(data: Path, tokenizer: Any, max_length: int) -> tuple[Counter[int], int]:
     """Occurrences of each token in the answers of a prepared file, and the conversations read."""
-    from sglang_qwen3next_eagle3.training.encode import encode, read_conversations
     from sglang_qwen3next_eagle3.progress import Progress
+    from sglang_qwen3next_eagle3.training.encode import encode, read_conversations
 
     counts: Counter[int] = Counter()
     read = 0

@@ -4,10 +4,10 @@
         --run none --run chain=3,1,4 --run wide=3,4,8 [--run wrong=3,1,4@HEAD@SELECTION]
 
 Every run is a server of its own, one after the other (--together: all at once, one asked at a
-time), asked with all prompts (--concurrency at a time, greedy, 128 new tokens) and then, for speed, with
---speed of them one at a time, repeated, in alternating order with --together. The runs' answers are
-compared with those of `none`. A prompt is a chat turn, as the target was taught: "Complete the
-following Python function:" and HumanEval's prompt.
+time), asked with all prompts (--concurrency at a time, greedy, 128 new tokens) and then, for speed,
+with --speed of them one at a time, repeated, in alternating order with --together. The runs'
+answers are compared with those of `none`. A prompt is a chat turn, as the target was taught:
+"Complete the following Python function:" and HumanEval's prompt.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.progress import Progress
 from sglang_qwen3next_eagle3.training.preparing import mixing
 from sglang_qwen3next_eagle3.training.preparing.decontaminate import Excluded
 from sglang_qwen3next_eagle3.training.preparing.formats import (
@@ -20,7 +21,6 @@ from sglang_qwen3next_eagle3.training.preparing.formats import (
 )
 from sglang_qwen3next_eagle3.training.preparing.mixing import Candidate
 from sglang_qwen3next_eagle3.training.preparing.sources import Opened, Record
-from sglang_qwen3next_eagle3.progress import Progress
 
 LISTED_ON_STDERR = 20
 LISTED_IN_REPORT = 1000

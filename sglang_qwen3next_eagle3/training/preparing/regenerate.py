@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.progress import Progress
 from sglang_qwen3next_eagle3.training.preparing.formats import (
     BadRecord,
     Conversation,
@@ -16,7 +17,6 @@ from sglang_qwen3next_eagle3.training.preparing.formats import (
     message,
 )
 from sglang_qwen3next_eagle3.training.preparing.journal import Journal
-from sglang_qwen3next_eagle3.progress import Progress
 
 if TYPE_CHECKING:
     import openai

@@ -19,7 +19,8 @@ def test_no_path_of_the_machine_is_left() -> None:
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no clone")
-def test_the_commit_is_that_of_the_clone() -> None:
+def test_the_commit_is_that_of_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(provenance.COMMIT_VARIABLE, raising=False)
     head = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
