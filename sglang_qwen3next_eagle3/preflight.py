@@ -67,7 +67,6 @@ def plan(chosen: Profile, options: Options) -> Launch:
     if chosen.algorithm == "nextn" and folder is not None:
         mtp.check(folder, argv)
     if chosen.algorithm != "eagle3":
-        environment[aux_layers.ENVIRONMENT_VARIABLE] = aux_layers.OFF
         return Launch(argv, environment, notes)
     if target is not None and head is not None:
         if head.tensors:
@@ -254,12 +253,11 @@ def _spring_quantization_trap(argv: list[str], notes: list[str]) -> list[str]:
 def _check_installation(chosen: Profile) -> None:
     from sglang_qwen3next_eagle3.overlay import contract
 
-    parts: list[contract.Part] = ["capture"] if chosen.algorithm == "eagle3" else []
+    # Without a head too: the plugin tells the last layer that it is the last.
+    parts: list[contract.Part] = ["capture"]
     parts += ["cpu_engine"] if chosen.cpu_engine else []
     parts += ["simulate"] if os.environ.get(plugin.SIMULATE_VARIABLE) else []
     contract.require(parts)
-    if not parts:
-        return
     mine = [
         point
         for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=plugin.NAME)

@@ -24,6 +24,7 @@ MODULE = "sglang.srt.models.qwen3_next"
 SET_LAYERS = f"{MODULE}:Qwen3NextForCausalLM.set_eagle3_layers_to_capture"
 FORWARD = f"{MODULE}:Qwen3NextModel.forward"
 _FINAL_TAP = "_qwen3next_eagle3_final_tap"
+_TOLD = "_qwen3next_eagle3_told"
 
 
 class Choose(Protocol):
@@ -65,7 +66,11 @@ def hooks(choose: Choose) -> tuple[Hook, ...]:
 
     return (
         Hook(SET_LAYERS, set_layers, "flags the layers of the selection instead of ids + 1"),
-        Hook(FORWARD, _forward, "appends the stream that leaves the last layer, if selected"),
+        Hook(
+            FORWARD,
+            _forward,
+            "tells the last layer that it is the last; appends the stream that leaves it, if selected",
+        ),
     )
 
 
@@ -87,9 +92,17 @@ def install(model: Any, selection: AuxSelection) -> None:
     decoder.layers_to_capture = list(selection.depths)
     model.capture_aux_hidden_states = True
     _set_final_tap(decoder, count in selection.depths)
-    # Stock 0.5.17 does not tell the last layer that it is the last. With FlashInfer's all-reduce
-    # fusion (automatic at TP > 1 on Hopper) it then leaves its all-reduce to a layer that does not
-    # exist, and the final norm sees one rank's partial sum.
+
+
+def tell_last_layer(decoder: Any) -> None:
+    """Tell the last layer of a `Qwen3NextModel` that it is the last, which stock 0.5.17 does not.
+
+    With FlashInfer's all-reduce fusion (automatic at TP > 1 on Hopper) it would leave its all-reduce
+    to a layer that does not exist, and the final norm would see one rank's partial sum.
+    """
+    if _TOLD in decoder.__dict__:
+        return
+    decoder.__dict__[_TOLD] = True
     communicator: Any = getattr(decoder.layers[-1], "layer_communicator", None)
     if hasattr(communicator, "is_last_layer"):
         communicator.is_last_layer = True
@@ -105,6 +118,8 @@ def _set_final_tap(decoder: Any, wanted: bool) -> None:
 
 
 def _forward(original: Callable[..., Any], decoder: Any, *args: Any, **kwargs: Any) -> Any:
+    # Here and not where a selection is set: without speculation and with MTP none is.
+    tell_last_layer(decoder)
     result = original(decoder, *args, **kwargs)
     entry = decoder.__dict__.get(_FINAL_TAP)
     if entry is None:

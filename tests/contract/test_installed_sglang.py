@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3 import plugin
-from sglang_qwen3next_eagle3.overlay import capture, contract
+from sglang_qwen3next_eagle3.overlay import capture, contract, simulate
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
+from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 from sglang_qwen3next_eagle3.resources import data_dir
 
 ROOT = Path(__file__).parents[2]
@@ -24,14 +25,15 @@ def installed() -> contract.Installed:
 
 
 def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
-    manifest = contract.require(["capture", "cpu_engine", "prefill"], installed)
+    manifest = contract.require(["capture", "cpu_engine", "prefill", "simulate"], installed)
     assert manifest.release == installed.release
 
 
-def test_every_hook_is_in_the_manifest(installed: contract.Installed) -> None:
+def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: Path) -> None:
     manifest = contract.read_manifest(installed.release)
     listed = {s.target for s in manifest.symbols if s.role == "hooked"}
-    tables = [*capture.hooks(capture.choose_by(None)), *HOOKS]
+    shared = AcceptLength.create(tmp_path / "number")
+    tables = [*capture.hooks(capture.choose_by(None)), *HOOKS, *simulate.hooks(shared)]
     assert {hook.target for hook in tables} == listed
     whys = {symbol.target: symbol.why for symbol in manifest.symbols}
     assert all(whys[hook.target] == hook.why for hook in tables)
@@ -72,6 +74,20 @@ def test_switched_off_or_filtered_out_it_leaves_sglang_alone(
 ) -> None:
     ended = load_plugins(tmp_path, CHECK, **environment)
     assert ended.stdout.splitlines()[-1] == "stock", ended.stderr
+
+
+SIMULATED = (
+    "from sglang.srt.speculative.eagle_worker_common import eagle_sample as f;"
+    "print('simulated' if hasattr(f, '__wrapped__') else 'stock')"
+)
+
+
+def test_acceptance_is_simulated_only_on_request(tmp_path: Path) -> None:
+    assert load_plugins(tmp_path, SIMULATED).stdout.splitlines()[-1] == "stock"
+    AcceptLength.create(tmp_path / "number")
+    named = {plugin.SIMULATE_VARIABLE: str(tmp_path / "number")}
+    ended = load_plugins(tmp_path, SIMULATED, **named)
+    assert ended.stdout.splitlines()[-1] == "simulated", ended.stderr
 
 
 def test_a_changed_source_stops_the_process_with_one_line(

@@ -74,7 +74,7 @@ def serve(folder: Path, name: str, words: list[str]) -> list[dict[str, Any]]:
     """The answers of one server, all asked at once."""
     port = free_port()
     command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "h200-fp8", "--target", "demo"]
-    command += ["--head", "demo", "--port", str(port), *words, "--", *FLAGS]
+    command += ["--port", str(port), *words, "--", *FLAGS]
     log = folder / f"{name}.log"
     try:
         with (
@@ -107,8 +107,8 @@ def started(
         futures = {}
         if "answers" in wanted:
             for name, words in (
-                ("one", ["--tp", "1"]),
-                ("many", ["--tp", str(tp)]),
+                ("one", ["--tp", "1", "--head", "demo"]),
+                ("many", ["--tp", str(tp), "--head", "demo"]),
                 ("plain", ["--tp", str(tp), "--no-speculation"]),
             ):
                 futures[name] = pool.submit(serve, folder, name, words)
@@ -130,29 +130,6 @@ def answers(started: dict[str, Future[list[dict[str, Any]]]]) -> dict[str, list[
 def seen(started: dict[str, Future[list[dict[str, Any]]]]) -> tuple[Seen, list[dict[str, Any]]]:
     """TP 1's pass, and those of the ranks of TP n."""
     return started["seen one"].result()[0]["plain"], started["seen many"].result()
-
-
-@pytest.mark.parametrize("name", ["many", "plain"])
-def test_text_begins_as_on_one_gpu(
-    answers: dict[str, list[dict[str, Any]]], tp: int, name: str
-) -> None:
-    pairs = zip(answers["one"], answers[name], strict=True)
-    common = [_common(a["output_ids"], b["output_ids"]) for a, b in pairs]
-    share = sum(common) / len(common) / NEW_TOKENS
-    equal = common.count(NEW_TOKENS)
-    figures = {"tp": tp, "server": name, "equal": equal, "common_tokens": common}
-    print(json.dumps({**figures, "common_share": round(share, 3)}))
-    assert sum(count >= FIRST for count in common) >= EQUAL_BEGINNINGS
-    assert share >= COMMON
-
-
-def test_accept_length_is_that_of_one_gpu(
-    answers: dict[str, list[dict[str, Any]]], tp: int
-) -> None:
-    one, many = _accept_length(answers["one"]), _accept_length(answers["many"])
-    print(json.dumps({"tp": tp, "accept_length": round(many, 3), "tp_1": round(one, 3)}))
-    assert one > 2.0, "the pair is trained"
-    assert abs(many / one - 1) <= ACCEPT_TOLERANCE
 
 
 @pytest.mark.parametrize("way", ["plugin", "plain"])
@@ -201,6 +178,29 @@ def test_the_last_layer_has_to_be_told_that_it_is_the_last(
     assert theirs > 2 * TOLERANCE
     # All that comes before the last layer's all-reduce is the same either way.
     assert torch.equal(stock[0].every[:-1], ranks[0]["plugin"].every[:-1])
+
+
+@pytest.mark.parametrize("name", ["many", "plain"])
+def test_text_begins_as_on_one_gpu(
+    answers: dict[str, list[dict[str, Any]]], tp: int, name: str
+) -> None:
+    pairs = zip(answers["one"], answers[name], strict=True)
+    common = [_common(a["output_ids"], b["output_ids"]) for a, b in pairs]
+    share = sum(common) / len(common) / NEW_TOKENS
+    equal = common.count(NEW_TOKENS)
+    figures = {"tp": tp, "server": name, "equal": equal, "common_tokens": common}
+    print(json.dumps({**figures, "common_share": round(share, 3)}))
+    assert sum(count >= FIRST for count in common) >= EQUAL_BEGINNINGS
+    assert share >= COMMON
+
+
+def test_accept_length_is_that_of_one_gpu(
+    answers: dict[str, list[dict[str, Any]]], tp: int
+) -> None:
+    one, many = _accept_length(answers["one"]), _accept_length(answers["many"])
+    print(json.dumps({"tp": tp, "accept_length": round(many, 3), "tp_1": round(one, 3)}))
+    assert one > 2.0, "the pair is trained"
+    assert abs(many / one - 1) <= ACCEPT_TOLERANCE
 
 
 def _common(one: list[int], other: list[int]) -> int:

@@ -149,6 +149,8 @@ class Group:
         found = []
         for selection in (every_stream(self._rank.loaded.layers), card):
             self._rank.select(selection)
+            # It is told once; what is set here after that stays.
+            capture.tell_last_layer(self._model.model)
             self._model.model.layers[-1].layer_communicator.is_last_layer = told
             self._logits.clear()
             streams, last_hidden = self._rank.extend(prompts)

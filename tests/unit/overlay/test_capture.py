@@ -117,11 +117,19 @@ def test_a_model_without_the_final_tap_is_left_alone() -> None:
     assert hidden.shape == (2, 2)
 
 
-def test_the_last_layer_is_told_that_it_is_the_last() -> None:
-    model = Model()
-    capture.install(model, select("output:3,7"))
-    told = [layer.layer_communicator.is_last_layer for layer in model.model.layers]
-    assert told == [False] * (LAYERS - 1) + [True]
+def test_the_last_layer_is_told_that_it_is_the_last_with_or_without_a_selection() -> None:
+    for text in ("output:3,7", None):
+        model = Model()
+        if text is not None:
+            capture.install(model, select(text))
+        seen = []
+
+        def stock(decoder: Decoder, tokens: int) -> Any:
+            seen.append([layer.layer_communicator.is_last_layer for layer in decoder.layers])  # noqa: B023
+            return decoder.stock_forward(tokens)
+
+        capture._forward(stock, model.model, 2)
+        assert seen == [[False] * (LAYERS - 1) + [True]], "before the first pass"
 
 
 def set_layers(model: Model, ids: list[int] | None, environment: str | None = None) -> list[str]:
