@@ -69,7 +69,7 @@ def hooks(choose: Choose) -> tuple[Hook, ...]:
         Hook(
             FORWARD,
             _forward,
-            "tells the last layer that it is the last; appends the stream that leaves it, if selected",
+            "tells the last layer that it is; appends the stream that leaves it, if selected",
         ),
     )
 
@@ -97,8 +97,8 @@ def install(model: Any, selection: AuxSelection) -> None:
 def tell_last_layer(decoder: Any) -> None:
     """Tell the last layer of a `Qwen3NextModel` that it is the last, which stock 0.5.17 does not.
 
-    With FlashInfer's all-reduce fusion (automatic at TP > 1 on Hopper) it would leave its all-reduce
-    to a layer that does not exist, and the final norm would see one rank's partial sum.
+    With FlashInfer's all-reduce fusion (automatic at TP > 1 on Hopper) it would leave its
+    all-reduce to a layer that does not exist, and the final norm would see one rank's partial sum.
     """
     if _TOLD in decoder.__dict__:
         return
