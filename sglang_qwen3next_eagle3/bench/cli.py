@@ -57,11 +57,12 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench import report
+    from sglang_qwen3next_eagle3.bench import report, speed_report
 
     result = Result.load(arguments.result)
     if arguments.readme:
-        print(report.readme_rows(result))
+        rows = speed_report.readme_rows if result.kind == "speed" else report.readme_rows
+        print(rows(result))
         return 0
     folder = arguments.result if arguments.result.is_dir() else arguments.result.parent
     if result.kind == "speed":

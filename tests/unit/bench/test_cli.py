@@ -1,0 +1,44 @@
+"""The verbs of `bench` that measure nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.__main__ import main
+from tests.support import bench_results, speed
+
+
+def test_suites_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "suites"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = {line.split()[0] for line in lines}
+    assert names == {"humaneval", "mt-bench", "smoke", "swe-bench-verified", "terminal-bench"}
+    assert main(["bench", "suites", "--json"]) == 0
+    assert {suite["name"] for suite in json.loads(capsys.readouterr().out)} == names
+
+
+def test_a_report_is_made_again_from_the_result_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, result in (("speed", speed.of_law()), ("suites", bench_results.like_the_card())):
+        result.save(tmp_path / folder / "result.json")
+        assert main(["bench", "report", str(tmp_path / folder), "--no-plots"]) == 0
+        assert (tmp_path / folder / "report.md").read_text() == capsys.readouterr().out[:-1]
+        assert main(["bench", "report", str(tmp_path / folder / "result.json"), "--readme"]) == 0
+        rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 |")]
+        assert any("3,4,8" in row for row in rows)
+
+
+@pytest.mark.parametrize("verb", [["report"], ["compare", "."]])
+def test_what_is_no_result_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    (tmp_path / "result.json").write_text('{"format": 99}')
+    first = [str(tmp_path)] if verb == ["report"] else [str(tmp_path), str(tmp_path)]
+    assert main(["bench", verb[0], *first]) == 2
+    error = capsys.readouterr().err
+    assert "is no result of `bench` in format 1" in error
+    assert error.count("\n") == 1
+    assert main(["bench", verb[0], *[f"{path}/nothing" for path in first]]) == 2
+    assert "there is no result" in capsys.readouterr().err
