@@ -187,19 +187,16 @@ def tree_of(name: str) -> Tree | None:
 def cycle_ms(measurement: Measurement) -> float | None:
     """1000 x tokens of a cycle / a request's decode rate; without speculation a token a cycle.
 
-    A request's first token is the prefill's: neither the decode rate nor the tokens of a cycle
-    count it (the accept length, as SGLang defines it, does). All requests of a batch advance
-    together, so this is the batch's cycle too. None where requests failed or figures are missing.
+    A request's first token is the prefill's: neither of the two counts it (the accept length, as
+    SGLang defines it, does). All requests of a batch advance together, so this is the batch's cycle
+    too. None where requests failed or figures are missing.
     """
     figures = measurement.figures
-    if figures.failed or figures.decode_tok_s <= 0:
+    plain = measurement.configuration == NONE
+    if figures.failed or figures.decode_tok_s <= 0 or not (plain or figures.verify_steps):
         return None
-    if measurement.configuration == NONE:
-        return 1000 / figures.decode_tok_s
-    if not figures.verify_steps:
-        return None
-    tokens = (figures.completion_tokens - figures.requests) / figures.verify_steps
-    return 1000 * tokens / figures.decode_tok_s
+    tokens = (figures.completion_tokens - figures.requests) / (figures.verify_steps or 1)
+    return 1000 * (1.0 if plain else tokens) / figures.decode_tok_s
 
 
 def terms(batch: int, tree: Tree | None, experts: tuple[int, int] = EXPERTS) -> dict[str, float]:

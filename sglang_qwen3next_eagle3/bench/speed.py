@@ -135,12 +135,8 @@ def _base(arguments: argparse.Namespace, scratch: Path) -> tuple[Profile, list[s
     target = synthetic.write_target(
         scratch / f"Qwen3-Coder-Next-{arguments.precision}", arguments.precision
     )
-    moved = {
-        "target": str(target),
-        "head": str(head),
-        "target_revision": None,
-        "head_revision": None,
-    }
+    moved: dict[str, str | None] = {"target": str(target), "head": str(head)}
+    moved |= dict.fromkeys(("target_revision", "head_revision"))
     return chosen.model_copy(update=moved), [*synthetic.FLAGS, *flags]
 
 
