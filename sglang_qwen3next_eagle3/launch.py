@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from sglang_qwen3next_eagle3 import preflight, profile
+from sglang_qwen3next_eagle3.cleaning import masked
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.preflight import Launch
 from sglang_qwen3next_eagle3.profile import MTP_TREE, Algorithm, Profile, Tree
@@ -87,19 +88,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _execute(launch: Launch) -> NoReturn:
     for note in launch.notes:
         print(f"sglang-qwen3next-eagle3: {note}", file=sys.stderr)
-    print(f"sglang-qwen3next-eagle3: {_paste(_masked(launch))}", file=sys.stderr, flush=True)
+    print(
+        f"sglang-qwen3next-eagle3: {_paste(replace(launch, argv=masked(launch.argv)))}",
+        file=sys.stderr,
+        flush=True,
+    )
     os.execvpe(launch.argv[0], launch.argv, {**os.environ, **launch.environment})
-
-
-def _masked(launch: Launch) -> Launch:
-    """The launch as it may stand in a log: without the key."""
-    argv = list(launch.argv)
-    for index, word in enumerate(launch.argv):
-        if index and launch.argv[index - 1] == "--api-key":
-            argv[index] = "***"
-        elif word.startswith("--api-key="):
-            argv[index] = "--api-key=***"
-    return replace(launch, argv=argv)
 
 
 def _override(chosen: Profile, arguments: argparse.Namespace) -> Profile:

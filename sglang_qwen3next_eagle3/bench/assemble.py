@@ -1,6 +1,6 @@
 """From the journal of a benchmark to its result."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.bench import metrics
@@ -22,8 +22,12 @@ def result(
     settings: Mapping[str, Any],
     configurations: Sequence[Configuration],
     notes: Sequence[str] = (),
+    greedy: Container[str] = (),
 ) -> Result:
-    """configurations: all that were asked for, in their order; what the journal knows wins."""
+    """configurations: all that were asked for, in their order; what the journal knows wins.
+
+    greedy: the suites whose answers can be compared.
+    """
     known = journal.configurations()
     rows = {
         c.name: known.get(c.name, c.model_copy(update={"status": "not run"}))
@@ -36,7 +40,7 @@ def result(
         (key for key in passes if key.configuration in rows),
         key=lambda k: (k.repetition, places[k.configuration], k.suite, k.batch, _length(k)),
     )
-    measured = [_measurement(key, passes, rows[key.configuration]) for key in keys]
+    measured = [_measurement(key, passes, rows[key.configuration], greedy) for key in keys]
     failed = sum(measurement.figures.failed for measurement in measured)
     lost = [f"{failed} requests failed and are not in the figures."] if failed else []
     return Result(
@@ -45,7 +49,13 @@ def result(
         settings=dict(settings),
         configurations=tuple(rows.values()),
         measurements=tuple(measured),
-        notes=(*notes, *lost, *_capped(rows.values(), measured)),
+        notes=(
+            *notes,
+            *lost,
+            *_capped(rows.values(), measured),
+            *_short(measured),
+            *_of_several_machines(journal),
+        ),
     )
 
 
@@ -60,7 +70,27 @@ def _capped(rows: Iterable[Configuration], measured: Sequence[Measurement]) -> l
     ]
 
 
-def _measurement(key: Key, passes: Mapping[Key, Pass], row: Configuration) -> Measurement:
+def _short(measured: Sequence[Measurement]) -> list[str]:
+    """Where a suite had fewer requests than were to be in flight."""
+    short = {(m.suite, m.batch) for m in measured if m.figures.requests < m.batch}
+    return [
+        f"{suite} at B={batch}: fewer requests than that, so fewer were in flight."
+        for suite, batch in sorted(short)
+    ]
+
+
+def _of_several_machines(journal: Journal) -> list[str]:
+    """Where passes were made with different software, hardware or commits."""
+    stamps = journal.stamps()
+    if len(stamps) < 2:
+        return []
+    said = "; ".join(", ".join(f"{k} {v}" for k, v in stamp.items()) for stamp in stamps)
+    return [f"Not all passes were made alike: {said}."]
+
+
+def _measurement(
+    key: Key, passes: Mapping[Key, Pass], row: Configuration, greedy: Container[str]
+) -> Measurement:
     measured = passes[key]
     draft_tokens = row.tree[2] if row.tree else None
     return Measurement(
@@ -74,7 +104,7 @@ def _measurement(key: Key, passes: Mapping[Key, Pass], row: Configuration) -> Me
             failed=len(measured.failures),
             draft_tokens=draft_tokens,
         ),
-        equality=_equality(key, passes),
+        equality=_equality(key, passes) if key.suite in greedy else None,
         simulated_accept_length=key.simulated_accept_length,
     )
 
@@ -85,8 +115,6 @@ def _equality(key: Key, passes: Mapping[Key, Pass]) -> Equality | None:
     The baseline itself is compared with its own first repetition: what differs there is the noise
     of the arithmetic, not of speculation.
     """
-    if key.simulated_accept_length is not None:
-        return None
     same = [
         other
         for other in sorted(passes)

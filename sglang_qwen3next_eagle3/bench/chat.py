@@ -1,7 +1,6 @@
 """Prompts in the target's chat format, as token ids."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3 import hub
@@ -18,25 +17,31 @@ class ChatFormat:
         """target: folder, hub name or `demo`. Raises UserError: it has no tokenizer."""
         from transformers import AutoTokenizer
 
-        folder = self._folder(target, revision)
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-        except (OSError, ValueError, KeyError) as error:
+            # Of a hub name, the tokenizer's files and nothing else.
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                self._place(target), revision=revision
+            )
+        except UserError:
+            raise
+        except Exception as error:  # tokenizers raises nothing more special
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"{target} has no tokenizer that can be read ({reason})") from None
         if not self._tokenizer.chat_template:
             raise UserError(f"{target} has no chat template: give --tokenizer with one")
 
     @staticmethod
-    def _folder(target: str, revision: str | None) -> Path:
+    def _place(target: str) -> str:
         if target == DEMO:
             from sglang_qwen3next_eagle3.demo.pair import demo_pair
 
-            return demo_pair().target
-        return hub.resolve(target, revision, "tokenizer", only_config=False)
+            return str(demo_pair().target)
+        return str(hub.local_folder(target) or target)
 
     def conversation(self, prompt: Prompt) -> Conversation:
-        return Conversation(prompt.id, lambda answers: self._turn(prompt, answers))
+        # Before any clock runs.
+        first = self._turn(prompt, ())
+        return Conversation(prompt.id, lambda a: self._turn(prompt, a) if a else first)
 
     def _turn(self, prompt: Prompt, answers: Sequence[tuple[int, ...]]) -> list[int] | None:
         if len(answers) == len(prompt.turns):

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.bench import plan, speed, suites
+from sglang_qwen3next_eagle3.bench import options, plan, speed, suites
 from sglang_qwen3next_eagle3.bench import run as run_suites
 from sglang_qwen3next_eagle3.bench.records import Result
 from sglang_qwen3next_eagle3.bench.speed import describe
+from sglang_qwen3next_eagle3.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises UserError."""
-    status: int = arguments.call(arguments)
+    try:
+        with options.interruptible():
+            status: int = arguments.call(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return run_suites.INTERRUPTED
+    except OSError as error:
+        raise UserError(f"{error.filename or 'a file'}: {error.strerror or error}") from None
     return status
 
 

@@ -10,9 +10,9 @@ import yaml
 from sglang_qwen3next_eagle3 import preflight
 from sglang_qwen3next_eagle3 import profile as profiles
 from sglang_qwen3next_eagle3.bench.records import NONE, Configuration
+from sglang_qwen3next_eagle3.cleaning import masked, without_paths
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.profile import Profile
-from sglang_qwen3next_eagle3.training.provenance import without_paths
+from sglang_qwen3next_eagle3.profile import Profile, last_value
 
 MTP = "mtp"
 DEFAULTS = "eagle3-defaults"
@@ -57,10 +57,18 @@ class Contender:
         return Configuration(
             name=self.name,
             algorithm=self.profile.algorithm,
-            tree=self.tree,
-            argv=tuple(without_paths(launch.argv)),
+            tree=_served_tree(launch.argv) or self.tree,
+            argv=tuple(without_paths(masked(launch.argv))),
             environment=without_paths(environment),
         )
+
+
+def _served_tree(argv: Sequence[str]) -> tuple[int, int, int] | None:
+    """The tree that SGLang will take: flags after `--` win."""
+    flags = ("num-steps", "eagle-topk", "num-draft-tokens")
+    values = [last_value(argv, f"--speculative-{flag}") for flag in flags]
+    steps, topk, draft = (int(v) if v and v.isdecimal() else None for v in values)
+    return None if steps is None or topk is None or draft is None else (steps, topk, draft)
 
 
 def parse(
@@ -75,10 +83,10 @@ def parse(
     """
     spelled = [name for text in names for name in _spread(text)]
     found = [Contender(_short(name), _profile(name, base, given)) for name in spelled]
-    short = [contender.name for contender in found]
-    for name in short:
-        if short.count(name) > 1:
-            raise UserError(f"configuration {name} is given twice")
+    slugs = [slug(contender.name) for contender in found]
+    for contender in found:
+        if slugs.count(slug(contender.name)) > 1:
+            raise UserError(f"configuration {contender.name} is given twice, or goes by one name")
     return found
 
 

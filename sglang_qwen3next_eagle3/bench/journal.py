@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sglang_qwen3next_eagle3.bench.configurations import slug
 from sglang_qwen3next_eagle3.bench.load import Pass
 from sglang_qwen3next_eagle3.bench.records import Configuration, Sample
@@ -41,17 +43,17 @@ class Key:
 
 
 class Journal:
-    """What has been measured in a folder."""
+    """What has been measured in a folder. stamp: what the passes of this process are made with."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, stamp: Mapping[str, Any] | None = None) -> None:
+        self.folder, self._stamp = folder, dict(stamp or {})
 
     def passes(self) -> dict[Key, Pass]:
         """Raises UserError: a file that is not a pass."""
         found = {}
-        for path in sorted((self.folder / "passes").glob("*.json")):
+        for path in self._files():
             try:
-                data = json.loads(path.read_text(encoding="utf-8"))
+                data = _read(path)
                 samples = [Sample.model_validate(sample) for sample in data["samples"]]
                 failures = [(prompt, why) for prompt, why in data["failures"]]
                 found[Key(**data["key"])] = Pass(samples, failures, data["seconds"])
@@ -64,11 +66,24 @@ class Journal:
     def has(self, key: Key) -> bool:
         return (self.folder / "passes" / key.file).is_file()
 
+    def stamps(self) -> list[dict[str, Any]]:
+        """What the passes were made with: one entry for each that differs, the oldest first."""
+        found: list[dict[str, Any]] = []
+        for path in sorted(self._files(), key=lambda path: path.stat().st_mtime_ns):
+            stamp = _read(path).get("made_with") or {}
+            if stamp not in found:
+                found.append(stamp)
+        return found
+
+    def _files(self) -> list[Path]:
+        return sorted((self.folder / "passes").glob("*.json"))
+
     def add(self, key: Key, measured: Pass) -> None:
         # The text of simulated acceptance is one token, over and over.
         left_out = {"output_ids"} if key.simulated_accept_length is not None else None
         data = {
             "key": asdict(key),
+            "made_with": self._stamp,
             "seconds": measured.seconds,
             "failures": measured.failures,
             "samples": [sample.model_dump(exclude=left_out) for sample in measured.samples],
@@ -76,11 +91,29 @@ class Journal:
         _write(self.folder / "passes" / key.file, data)
 
     def configurations(self) -> dict[str, Configuration]:
+        """Raises UserError: the file that keeps them is damaged."""
         path = self.folder / "configurations.json"
         if not path.is_file():
             return {}
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Configuration.model_validate(entry) for name, entry in data.items()}
+        try:
+            return {n: Configuration.model_validate(entry) for n, entry in _read(path).items()}
+        except ValidationError:
+            raise UserError(f"{path} is damaged: choose another --out") from None
+
+    def admit(self, configuration: Configuration) -> None:
+        """Raises UserError: passes under this name, or in its files, are of another server."""
+        for name, there in self.configurations().items():
+            same = (there.argv, there.environment, there.algorithm, there.tree) == (
+                configuration.argv, configuration.environment, configuration.algorithm,
+                configuration.tree,
+            )  # fmt: skip
+            if name != configuration.name and slug(name) != slug(configuration.name):
+                continue
+            if not same or name != configuration.name:
+                raise UserError(
+                    f"{self.folder} holds passes of another server that goes by {name}: "
+                    "choose another --out, or the same options to go on"
+                )
 
     def note(self, configuration: Configuration) -> None:
         """Keep what is known of a server."""
@@ -90,8 +123,12 @@ class Journal:
 
 
 @contextmanager
-def claim(folder: Path, request: Mapping[str, Any]) -> Iterator[Journal]:
-    """The folder for this process alone. request: JSON that says what is measured.
+def claim(
+    folder: Path, request: Mapping[str, Any], stamp: Mapping[str, Any] | None = None
+) -> Iterator[Journal]:
+    """The folder for this process alone.
+
+    request: JSON that says what is measured. stamp: what the passes are made with.
 
     Raises:
         UserError: another process is at it, or it holds another benchmark, or something else.
@@ -111,12 +148,15 @@ def claim(folder: Path, request: Mapping[str, Any]) -> Iterator[Journal]:
             raise UserError(f"another benchmark writes to {folder}: choose another --out") from None
         path = folder / "request.json"
         if path.is_file():
-            _refuse_another(folder, json.loads(path.read_text(encoding="utf-8")), wanted)
+            if (folder / "passes").is_dir():
+                _refuse_another(folder, _read(path), wanted)
+            # Nothing was measured yet: whatever was asked for before does not bind.
+            _write(path, wanted)
         elif any(folder.iterdir()):
             raise UserError(f"{folder} holds something else: choose a new folder for --out")
         else:
             _write(path, wanted)
-        yield Journal(folder)
+        yield Journal(folder, stamp)
     finally:
         os.close(handle)
 
@@ -129,6 +169,17 @@ def _refuse_another(folder: Path, there: dict[str, Any], wanted: dict[str, Any])
             f"{folder} holds a benchmark with another {key} ({there.get(key)!r}, now "
             f"{wanted.get(key)!r}): choose another --out, or give the same options to go on"
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = f"{path} is damaged ({error})"
+        raise UserError(f"{reason}: delete it, or choose another --out") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} is damaged: delete it, or choose another --out")
+    return data
 
 
 def _write(path: Path, data: Any) -> None:

@@ -99,6 +99,8 @@ class _Asking:
                 if error.fatal:
                     raise
                 return
-            self._samples[place, turn] = sample
+            self._samples[place, turn] = sample.model_copy(
+                update={"conversation": conversation.id, "turn": turn}
+            )
             answers.append(sample.output_ids)
             self._done()

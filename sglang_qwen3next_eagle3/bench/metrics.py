@@ -96,19 +96,31 @@ def accept_by_position(histograms: Sequence[Sequence[int]]) -> tuple[float, ...]
 def equality(answers: Sequence[Sample], plain: Sequence[Sample]) -> Equality:
     """Greedy answers against those to the same prompts without speculation.
 
-    A second turn whose first turn differed was asked something else and does not count.
+    A turn after one that differs was asked something else and does not count, and neither does an
+    answer whose tokens are not known.
     """
-    reference = {s.prompt: s.output_ids for s in plain}
-    shared: dict[str, int] = {}
-    equal: dict[str, bool] = {}
-    for sample in sorted(answers, key=lambda s: s.prompt):
-        other = reference.get(sample.prompt)
-        first_turn = sample.prompt.partition("#")[0]
-        if other is None or not equal.get(first_turn, True):
+    reference = {_turn(s): s.output_ids for s in plain if _is_whole(s)}
+    equal: dict[tuple[str, int], bool] = {}
+    differ: list[int] = []
+    for sample in sorted(answers, key=_turn):
+        conversation, turn = place = _turn(sample)
+        asked_alike = all(equal.get((conversation, before)) for before in range(1, turn))
+        if place not in reference or not _is_whole(sample) or not asked_alike:
             continue
-        equal[sample.prompt] = sample.output_ids == other
-        pairs = zip(sample.output_ids, other, strict=False)
-        shorter = min(len(sample.output_ids), len(other))
-        shared[sample.prompt] = next((i for i, (a, b) in enumerate(pairs) if a != b), shorter)
-    differ = tuple(sorted(shared[prompt] for prompt, same in equal.items() if not same))
-    return Equality(equal=sum(equal.values()), of=len(equal), first_divergence=differ)
+        other = reference[place]
+        equal[place] = sample.output_ids == other
+        if not equal[place]:
+            pairs = zip(sample.output_ids, other, strict=False)
+            shorter = min(len(sample.output_ids), len(other))
+            differ.append(next((i for i, (a, b) in enumerate(pairs) if a != b), shorter))
+    return Equality(
+        equal=sum(equal.values()), of=len(equal), first_divergence=tuple(sorted(differ))
+    )
+
+
+def _turn(sample: Sample) -> tuple[str, int]:
+    return sample.conversation or sample.prompt, sample.turn
+
+
+def _is_whole(sample: Sample) -> bool:
+    return len(sample.output_ids) == sample.completion_tokens

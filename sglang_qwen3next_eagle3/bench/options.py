@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -10,12 +11,14 @@ from pathlib import Path
 from sglang_qwen3next_eagle3 import profile as profiles
 from sglang_qwen3next_eagle3.bench import server as servers
 from sglang_qwen3next_eagle3.bench.configurations import Contender, slug
-from sglang_qwen3next_eagle3.bench.journal import Key
+from sglang_qwen3next_eagle3.bench.journal import Journal, Key
 from sglang_qwen3next_eagle3.bench.records import Configuration
 from sglang_qwen3next_eagle3.bench.runner import Session
 from sglang_qwen3next_eagle3.bench.server import Server
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.profile import Profile
+from sglang_qwen3next_eagle3.profile import Profile, build_argv, last_value
+
+MEASURED, INCOMPLETE, INTERRUPTED = 0, 1, 130
 
 
 def add_server_arguments(parser: argparse.ArgumentParser, profile: str) -> None:
@@ -84,11 +87,16 @@ def starter(
     environment: dict[str, str] | None = None,
 ) -> Callable[[], AbstractContextManager[Server]]:
     """What starts the contender's server through the launcher; its log goes to `folder`/logs."""
-    path = contender.write(folder / "servers")
-    words = ["--profile", str(path), "--port", "{port}"]
-    words += ["--", *extra] if extra else []
     log = folder / "logs" / f"{slug(contender.name)}.log"
-    return lambda: servers.started(words, log, environment or {}, start_seconds)
+    key = last_value([*build_argv(contender.profile), *extra], "--api-key")
+
+    def start() -> AbstractContextManager[Server]:
+        path = contender.write(folder / "servers")
+        words = ["--profile", str(path), "--port", "{port}"]
+        words += ["--", *extra] if extra else []
+        return servers.started(words, log, environment or {}, start_seconds, key)
+
+    return start
 
 
 def sessions(
@@ -121,9 +129,18 @@ def sessions(
     ]
 
 
+def status(journal: Journal, groups: Sequence[Sequence[Session]], interrupted: bool) -> int:
+    """0: all that was asked for is measured; 1: something is missing; 130: interrupted."""
+    if interrupted:
+        print("interrupted: what is done is kept, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    keys = [key for group in groups for session in group for key in session.keys]
+    return MEASURED if all(journal.has(key) for key in keys) else INCOMPLETE
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM ends a benchmark as Ctrl-C does: servers stopped, what is done kept.
+    """SIGTERM and SIGHUP end a benchmark as Ctrl-C does: servers stopped, what is done kept.
 
     Also where a shell started it in the background, whose children ignore Ctrl-C's signal.
     """
@@ -131,7 +148,8 @@ def interruptible() -> Iterator[None]:
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         for number in before:
             signal.signal(number, interrupt)

@@ -6,12 +6,13 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3.cleaning import masked, without_paths
 from sglang_qwen3next_eagle3.training import provenance
 
 PACKAGES = ("sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python")
@@ -25,7 +26,7 @@ def describe(words: Sequence[str]) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit.removesuffix("-dirty") if commit else None,
         "dirty": commit.endswith("-dirty") if commit else None,
-        "command": "sglang-qwen3next-eagle3 " + shlex.join(provenance.without_paths(list(words))),
+        "command": "sglang-qwen3next-eagle3 " + shlex.join(without_paths(masked(words))),
         "versions": {
             "sglang-qwen3next-eagle3": __version__,
             "python": platform.python_version(),
@@ -34,10 +35,22 @@ def describe(words: Sequence[str]) -> dict[str, Any]:
         "host": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": _memory()},
         "gpus": gpus(),
         "environment": {
-            name: value
+            name: without_paths(value)
             for name, value in sorted(os.environ.items())
             if name.startswith(("SGLANG_", "NCCL_", "CUDA_VISIBLE")) and "KEY" not in name
         },
+    }
+
+
+def stamp(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes passes comparable, of `describe`."""
+    dirty = " with changes" if described["dirty"] else ""
+    cards = sorted({f"{gpu['name']}, driver {gpu['driver']}" for gpu in described["gpus"]})
+    return {
+        "commit": f"{described['commit']}{dirty}",
+        "SGLang": described["versions"].get("sglang"),
+        "torch": described["versions"].get("torch"),
+        "on": "; ".join(cards) or described["host"]["cpu"],
     }
 
 

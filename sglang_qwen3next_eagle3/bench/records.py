@@ -26,7 +26,7 @@ class _Record(BaseModel):
 class Sample(_Record):
     """One answered request, as it was seen over HTTP.
 
-    prompt: its id in the suite, with `#2` behind it for a second turn.
+    prompt: its id in the suite, with `#2` behind it for a second turn; conversation: without it.
     seconds: from sending the request to the last byte; first_token_seconds: to the first token.
     chunks: (seconds since the request was sent, completion tokens so far) of every chunk that
         brought tokens.
@@ -36,6 +36,8 @@ class Sample(_Record):
     """
 
     prompt: str
+    conversation: str = ""
+    turn: int = 1
     prompt_tokens: int
     completion_tokens: int
     seconds: float
@@ -90,6 +92,8 @@ class Figures(_Record):
 
 class Equality(_Record):
     """Greedy answers of a speculative configuration against those without speculation.
+
+    of: those that were asked the same: after a turn that differs, the next one is not.
 
     first_divergence: of each answer that differs, how many tokens it shares with the other.
     """

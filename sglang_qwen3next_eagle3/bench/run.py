@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -24,15 +23,15 @@ from sglang_qwen3next_eagle3.bench.journal import Journal, Key, claim
 from sglang_qwen3next_eagle3.bench.load import Conversation
 from sglang_qwen3next_eagle3.bench.prompts import Selection
 from sglang_qwen3next_eagle3.bench.records import Configuration, Result
-from sglang_qwen3next_eagle3.bench.runner import Runner, Work
+from sglang_qwen3next_eagle3.bench.runner import Runner, Session, Work
 from sglang_qwen3next_eagle3.bench.server import Server
 from sglang_qwen3next_eagle3.bench.suites import Suite
+from sglang_qwen3next_eagle3.cleaning import masked, without_paths
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.progress import Progress
-from sglang_qwen3next_eagle3.training.provenance import without_paths
 
 Start = Callable[[], AbstractContextManager[Server]]
-INTERRUPTED, FAILED = 130, 1
+INTERRUPTED = options.INTERRUPTED
 API_KEY_VARIABLE = "SGLANG_API_KEY"
 
 
@@ -78,9 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
         suite.name: prompts.select(suite, arguments.data_dir, arguments.limit, arguments.seed)
         for suite in chosen
     }
-    with claim(arguments.out, _request(arguments, chosen)) as journal:
-        rows, target, notes = _rows(arguments)
-        chat = ChatFormat(arguments.tokenizer or target)
+    rows, target, revision = _rows(arguments)
+    described = provenance.describe(arguments.words)
+    request = _request(arguments, chosen, selections, target)
+    with claim(arguments.out, request, provenance.stamp(described)) as journal:
+        chat = ChatFormat(arguments.tokenizer or target, revision)
         conversations = {
             name: [chat.conversation(prompt) for prompt in found.prompts]
             for name, found in selections.items()
@@ -89,26 +90,24 @@ def run(arguments: argparse.Namespace) -> int:
             name: sum(len(prompt.turns) for prompt in found.prompts)
             for name, found in selections.items()
         }
-        interrupted = _measure(arguments, journal, chosen, conversations, turns, rows)
+        groups = _groups(arguments, chosen, rows)
+        interrupted = _measure(arguments, journal, chosen, conversations, turns, groups)
         result = assemble.result(
             journal,
             "suites",
-            provenance.describe(arguments.words),
+            described,
             _settings(arguments, chosen, selections, target),
             [configuration for configuration, _ in rows],
-            notes,
+            greedy=[suite.name for suite in chosen if suite.temperature == 0],
         )
         _write(arguments, result)
-    if interrupted:
-        print("interrupted: what is done is kept, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return FAILED if any(c.status == "failed" for c in result.configurations) else 0
+        return options.status(journal, groups, interrupted)
 
 
 def _rows(
     arguments: argparse.Namespace,
-) -> tuple[list[tuple[Configuration, Start]], str, list[str]]:
-    """The configurations with what starts them, the target's name, and notes."""
+) -> tuple[list[tuple[Configuration, Start]], str, str | None]:
+    """The configurations with what starts them, the target's name, and its revision."""
     if arguments.base_url is not None:
         return _running(arguments)
     base = options.base_profile(arguments)
@@ -118,23 +117,25 @@ def _rows(
         described = contender.describe(arguments.sglang)
         start = options.starter(contender, arguments.out, arguments.sglang, arguments.start_seconds)
         rows.append((described, start))
-    return rows, base.target, []
+    return rows, base.target, None if arguments.tokenizer else base.target_revision
 
 
 def _running(
     arguments: argparse.Namespace,
-) -> tuple[list[tuple[Configuration, Start]], str, list[str]]:
+) -> tuple[list[tuple[Configuration, Start]], str, str | None]:
     if arguments.config:
         raise UserError("--config starts servers, --base-url measures one that runs: choose")
     key = arguments.api_key or os.environ.get(API_KEY_VARIABLE)
     url = arguments.base_url.rstrip("/").removesuffix("/v1")
     with servers.running(url, key) as server:
         info = server.info()
+    if arguments.name is None and "speculative_algorithm" not in info:
+        raise UserError(f"{url} does not say how it serves (a router?): give it a --name")
     row = _described(arguments.name, info)
     target = str(info.get("tokenizer_path") or info.get("model_path") or "")
     if not (arguments.tokenizer or target):
         raise UserError(f"{url} does not say which model it serves: give --tokenizer")
-    return [(row, lambda: servers.running(url, key))], target, []
+    return [(row, lambda: servers.running(url, key))], target, None
 
 
 def _described(name: str | None, info: dict[str, Any]) -> Configuration:
@@ -145,23 +146,20 @@ def _described(name: str | None, info: dict[str, Any]) -> Configuration:
     ]
     whole = algorithm != "none" and all(isinstance(value, int) for value in values)
     tree = tuple(values) if whole else None
+    known = {"eagle3": "eagle3", "eagle": "nextn", "nextn": "nextn"}.get(algorithm, "none")
     spelled = ",".join(map(str, tree)) if tree else algorithm
-    known = {"eagle3": "eagle3", "eagle": "nextn", "nextn": "nextn"}
+    spelled = f"mtp:{spelled}" if known == "nextn" else spelled
+    served = without_paths([str(info[key]) for key in ("model_path", "tp_size") if key in info])
     return Configuration.model_validate(
-        {"name": name or spelled, "algorithm": known.get(algorithm, "none"), "tree": tree}
+        {"name": name or spelled, "algorithm": known, "tree": tree, "argv": served}
     )
 
 
-def _measure(
+def _groups(
     arguments: argparse.Namespace,
-    journal: Journal,
     chosen: Sequence[Suite],
-    conversations: dict[str, list[Conversation]],
-    turns: dict[str, int],
     rows: Sequence[tuple[Configuration, Start]],
-) -> bool:
-    """Whether it was interrupted."""
-
+) -> list[list[Session]]:
     def keys(configuration: Configuration, repetition: int) -> list[Key]:
         return [
             Key(configuration.name, suite.name, batch, repetition)
@@ -169,7 +167,18 @@ def _measure(
             for suite in chosen
         ]
 
-    groups = options.sessions(rows, keys, arguments.repeats, side_by_side=arguments.side_by_side)
+    return options.sessions(rows, keys, arguments.repeats, side_by_side=arguments.side_by_side)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    journal: Journal,
+    chosen: Sequence[Suite],
+    conversations: Mapping[str, Sequence[Conversation]],
+    turns: Mapping[str, int],
+    groups: Sequence[Sequence[Session]],
+) -> bool:
+    """Whether it was interrupted."""
     every = [key for group in groups for session in group for key in session.keys]
     done = sum(turns[key.suite] for key in every if journal.has(key))
     total = sum(turns[key.suite] for key in every)
@@ -188,8 +197,7 @@ def _measure(
             advance=progress.advance,
         )
         try:
-            with options.interruptible():
-                runner.run(groups)
+            runner.run(groups)
         except KeyboardInterrupt:
             return True
     return False
@@ -203,9 +211,14 @@ def _sampling(arguments: argparse.Namespace, suite: Suite) -> dict[str, Any]:
     }
 
 
-def _request(arguments: argparse.Namespace, chosen: Sequence[Suite]) -> dict[str, Any]:
+def _request(
+    arguments: argparse.Namespace,
+    chosen: Sequence[Suite],
+    selections: Mapping[str, Selection],
+    target: str,
+) -> dict[str, Any]:
     """What has to be the same for a rerun to go on. More configurations, batches and repetitions
-    may be added."""
+    may be added; the servers' own arguments are compared one by one."""
     return {
         "kind": "suites",
         "suites": [suite.model_dump(mode="json") for suite in chosen],
@@ -213,10 +226,12 @@ def _request(arguments: argparse.Namespace, chosen: Sequence[Suite]) -> dict[str
         "max_tokens": arguments.max_tokens,
         "ignore_eos": arguments.ignore_eos,
         "seed": arguments.seed,
-        "target": arguments.target,
+        "data": {name: found.settings["data"] for name, found in selections.items()},
+        "target": target,
         "head": arguments.head,
+        "tokenizer": arguments.tokenizer,
         "profile": arguments.profile if arguments.base_url is None else None,
-        "flags": arguments.sglang,
+        "flags": masked(arguments.sglang),
     }
 
 
@@ -239,7 +254,7 @@ def _settings(
             "batches": arguments.batch,
             "repeats": arguments.repeats,
             "side_by_side": arguments.side_by_side,
-            "flags": arguments.sglang,
+            "flags": masked(arguments.sglang),
         }
     )
     return cleaned

@@ -11,6 +11,8 @@ from sglang_qwen3next_eagle3.bench.journal import Journal, Key
 from sglang_qwen3next_eagle3.bench.load import Conversation, Pass
 from sglang_qwen3next_eagle3.bench.records import Configuration
 from sglang_qwen3next_eagle3.bench.server import Server, ServerFailed
+from sglang_qwen3next_eagle3.cleaning import text_without_paths
+from sglang_qwen3next_eagle3.errors import UserError
 
 WARM_TOKENS = 16
 
@@ -54,11 +56,28 @@ class Runner:
         self._stall_seconds, self._say, self._advance = stall_seconds, say, advance
 
     def run(self, groups: Sequence[Sequence[Session]]) -> None:
+        """Raises UserError: the journal holds passes of other servers by the same names."""
+        for session in (session for group in groups for session in group):
+            self._journal.admit(session.configuration)
         for group in groups:
             left = [_left(session, self._journal) for session in group]
             due = [session for session in left if session.keys]
             if due:
                 self._run_group(due)
+        self._settle(groups)
+
+    def _settle(self, groups: Sequence[Sequence[Session]]) -> None:
+        """What failed once and was made up for is no failure."""
+        missing = {
+            key.configuration
+            for group in groups
+            for session in group
+            for key in _left(session, self._journal).keys
+        }
+        for name, row in self._journal.configurations().items():
+            if row.status == "failed" and name not in missing:
+                update = {"status": "ok", "error": None, "log_tail": ()}
+                self._journal.note(row.model_copy(update=update))
 
     def _run_group(self, group: Sequence[Session]) -> None:
         with contextlib.ExitStack() as stack:
@@ -71,8 +90,11 @@ class Runner:
                 except ServerFailed as error:
                     self._failed(configuration, error)
                     continue
+                except UserError as error:
+                    self._failed(configuration, ServerFailed(str(error)))
+                    continue
                 up[configuration.name] = server
-                self._journal.note(_ready(configuration, server))
+                self._journal.note(_ready(self._known(configuration), server))
                 if server.ready_seconds is not None:
                     self._say(f"{configuration.name}: ready after {server.ready_seconds:.0f} s")
             for session, key in _interleaved(group):
@@ -116,17 +138,23 @@ class Runner:
             prompt, why = measured.failures[0]
             self._say(f"{_spell(key)}: {len(measured.failures)} failed, the first {prompt}: {why}")
 
+    def _known(self, configuration: Configuration) -> Configuration:
+        """With what earlier sessions found out, a failure included."""
+        return self._journal.configurations().get(configuration.name, configuration)
+
     def _failed(self, configuration: Configuration, error: ServerFailed) -> None:
-        update = {"status": "failed", "error": str(error), "log_tail": error.log_tail}
-        self._journal.note(configuration.model_copy(update=update))
+        lines = tuple(text_without_paths(line) for line in error.log_tail)
+        update = {"status": "failed", "error": str(error), "log_tail": lines}
+        self._journal.note(self._known(configuration).model_copy(update=update))
         self._say(f"{configuration.name}: {error}; the end of its log:")
         for line in error.log_tail[-5:]:
             self._say(f"  {line}")
 
 
 def _ready(configuration: Configuration, server: Server) -> Configuration:
-    states = server.info().get("internal_states") or [{}]
-    running = states[0].get("effective_max_running_requests_per_dp")
+    states = server.info().get("internal_states")
+    state = states[0] if isinstance(states, list) and states else {}
+    running = state.get("effective_max_running_requests_per_dp")
     update = {"ready_seconds": server.ready_seconds, "max_running_requests": running}
     return configuration.model_copy(update=update)
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 
 from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.processes import end_with_parent
 
 LAUNCHER = "sglang_qwen3next_eagle3.launch"
 STOP_SECONDS = 30
@@ -56,10 +58,9 @@ class Server:
     def info(self) -> dict[str, Any]:
         """What SGLang says of itself at /server_info; empty if it does not."""
         with contextlib.suppress(httpx.HTTPError, ValueError):
-            reply = httpx.get(f"{self.url}/server_info", headers=self.headers, timeout=10)
-            if reply.status_code == 200:
-                found: dict[str, Any] = reply.json()
-                return found
+            reply = _get(f"{self.url}/server_info", self.headers)
+            found = reply.json() if reply.status_code == 200 else None
+            return found if isinstance(found, dict) else {}
         return {}
 
     def check(self) -> None:
@@ -72,7 +73,12 @@ class Server:
 
     def _post(self, path: str) -> httpx.Response:
         try:
-            return httpx.post(f"{self.url}{path}", headers=self.headers, timeout=FLUSH_SECONDS)
+            return httpx.post(
+                f"{self.url}{path}",
+                headers=self.headers,
+                timeout=FLUSH_SECONDS,
+                trust_env=False,
+            )
         except httpx.TransportError as error:
             self.check()
             raise ServerFailed(
@@ -87,7 +93,11 @@ def tail(log: Path, lines: int = LOG_TAIL) -> list[str]:
 
 @contextlib.contextmanager
 def started(
-    words: Sequence[str], log: Path, environment: Mapping[str, str], start_seconds: float
+    words: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    start_seconds: float,
+    api_key: str | None = None,
 ) -> Iterator[Server]:
     """`python -m sglang_qwen3next_eagle3.launch WORDS`, healthy, on a free port of this machine.
 
@@ -101,22 +111,27 @@ def started(
     command += [word.replace("{port}", str(port)) for word in words]
     log.parent.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C is for the benchmark, which then ends the server.
-        )
-    server = Server(f"http://127.0.0.1:{port}", {}, process=process, log=log)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,  # Ctrl-C is for the benchmark, which then ends the server.
+                preexec_fn=end_with_parent(),
+            )
+        headers = authorization(api_key)
+        server = Server(f"http://127.0.0.1:{port}", headers, process=process, log=log)
         _wait(server, begun + start_seconds)
         server.ready_seconds = round(time.monotonic() - begun, 1)
         yield server
     finally:
-        _stop(process)
+        if process is not None:
+            with _undisturbed():
+                _stop(process)
 
 
 @contextlib.contextmanager
@@ -126,9 +141,9 @@ def running(url: str, api_key: str | None) -> Iterator[Server]:
     Raises:
         UserError: it does not answer, or does not take the key.
     """
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = authorization(api_key)
     try:
-        reply = httpx.get(f"{url}/v1/models", headers=headers, timeout=10)
+        reply = _get(f"{url}/v1/models", headers)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise UserError(
             f"no server answers at {url} ({error}): start one, or mend --base-url"
@@ -140,11 +155,40 @@ def running(url: str, api_key: str | None) -> Iterator[Server]:
     yield Server(url.rstrip("/"), headers)
 
 
+def authorization(api_key: str | None) -> dict[str, str]:
+    """Raises UserError: no header can hold it."""
+    if not api_key:
+        return {}
+    if not api_key.isascii():
+        raise UserError("the API key has letters that no HTTP header can hold")
+    return {"Authorization": f"Bearer {api_key}"}
+
+
+def _get(url: str, headers: Mapping[str, str]) -> httpx.Response:
+    # A proxy has nothing to do with a server that is measured.
+    return httpx.get(url, headers=headers, timeout=10, trust_env=False)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C does not keep a server from being ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
 def _wait(server: Server, end: float) -> None:
     while time.monotonic() < end:
         server.check()
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
+            if _get(f"{server.url}/health", server.headers).status_code == 200:
                 return
         time.sleep(0.3)
     raise ServerFailed("the server was not healthy in time", server.log_tail())

@@ -7,13 +7,14 @@ told: no checkpoint, no data. It says nothing about acceptance.
 import argparse
 import json
 import random
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3 import hub
+from sglang_qwen3next_eagle3 import profile as profiles
 from sglang_qwen3next_eagle3.bench import (
     assemble,
     configurations,
@@ -25,16 +26,15 @@ from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.journal import Journal, Key, claim
 from sglang_qwen3next_eagle3.bench.load import Conversation
 from sglang_qwen3next_eagle3.bench.records import Configuration, Result
-from sglang_qwen3next_eagle3.bench.run import FAILED, INTERRUPTED
-from sglang_qwen3next_eagle3.bench.runner import Runner, Work
+from sglang_qwen3next_eagle3.bench.runner import Runner, Session, Work
 from sglang_qwen3next_eagle3.bench.server import Server
+from sglang_qwen3next_eagle3.cleaning import masked, without_paths
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 from sglang_qwen3next_eagle3.plugin import SIMULATE_VARIABLE
-from sglang_qwen3next_eagle3.profile import Profile
+from sglang_qwen3next_eagle3.profile import DEMO, Profile
 from sglang_qwen3next_eagle3.progress import Progress
 from sglang_qwen3next_eagle3.target import Target
-from sglang_qwen3next_eagle3.training.provenance import without_paths
 
 Start = Callable[[], AbstractContextManager[Server]]
 SUITE = "synthetic"
@@ -86,13 +86,16 @@ def _lengths(text: str) -> list[float]:
 def run(arguments: argparse.Namespace) -> int:
     """0: all measured; 1: a configuration failed; 130: interrupted. Raises UserError."""
     options.require_plots(not arguments.no_plots)
-    with claim(arguments.out, _request(arguments)) as journal, options.scratch("bench-") as scratch:
-        base, flags = _base(arguments, scratch)
+    described = provenance.describe(arguments.words)
+    with (
+        claim(arguments.out, _request(arguments), provenance.stamp(described)) as journal,
+        options.scratch("bench-") as scratch,
+    ):
+        given, flags = _given(arguments, scratch)
+        base = given(profiles.load(arguments.profile))
         shared = AcceptLength.create(scratch / "accept-length")
         environment = {SIMULATE_VARIABLE: str(scratch / "accept-length")}
-        contenders = configurations.parse(
-            arguments.config or PEERS, base, partial(options.given, arguments)
-        )
+        contenders = configurations.parse(arguments.config or PEERS, base, given)
         rows: list[tuple[Configuration, Start]] = []
         for contender in contenders:
             its = [*_head_flags(contender, flags), *flags]
@@ -100,21 +103,19 @@ def run(arguments: argparse.Namespace) -> int:
                 contender, arguments.out, its, arguments.start_seconds, environment
             )
             rows.append((contender.describe(its), start))
+        groups = _groups(arguments, contenders, rows)
         vocabulary = Target.from_path(_folder(base)).vocab_size
-        interrupted = _measure(arguments, journal, contenders, rows, shared, vocabulary)
+        interrupted = _measure(arguments, journal, groups, shared, vocabulary)
         result = assemble.result(
             journal,
             "speed",
-            provenance.describe(arguments.words),
+            described,
             _settings(arguments, flags),
             [configuration for configuration, _ in rows],
             NOTES,
         )
         _write(arguments, result)
-    if interrupted:
-        print("interrupted: what is done is kept, the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return FAILED if any(c.status == "failed" for c in result.configurations) else 0
+        return options.status(journal, groups, interrupted)
 
 
 NOTES = (
@@ -125,19 +126,20 @@ NOTES = (
 )
 
 
-def _base(arguments: argparse.Namespace, scratch: Path) -> tuple[Profile, list[str]]:
-    """The profile that all share, and SGLang's flags."""
-    chosen = options.base_profile(arguments)
+def _given(
+    arguments: argparse.Namespace, scratch: Path
+) -> tuple[Callable[[Profile], Profile], list[str]]:
+    """What the command line makes of a profile, and SGLang's flags."""
+    chosen = profiles.load(arguments.profile)
     flags = _server_flags(arguments, chosen)
-    if arguments.target is not None or chosen.target == "demo":
-        return chosen, flags
-    head = synthetic.write_head(scratch / "head")
+    if arguments.target is not None or chosen.target == DEMO:
+        return partial(options.given, arguments), flags
     target = synthetic.write_target(
         scratch / f"Qwen3-Coder-Next-{arguments.precision}", arguments.precision
     )
-    moved: dict[str, str | None] = {"target": str(target), "head": str(head)}
-    moved |= dict.fromkeys(("target_revision", "head_revision"))
-    return chosen.model_copy(update=moved), [*synthetic.FLAGS, *flags]
+    head = arguments.head or str(synthetic.write_head(scratch / "head"))
+    moved = argparse.Namespace(**{**vars(arguments), "target": str(target), "head": head})
+    return partial(options.given, moved), [*synthetic.FLAGS, *flags]
 
 
 def _head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
@@ -158,22 +160,18 @@ def _server_flags(arguments: argparse.Namespace, chosen: Profile) -> list[str]:
 
 
 def _folder(base: Profile) -> Path:
-    if base.target == "demo":
+    if base.target == DEMO:
         from sglang_qwen3next_eagle3.demo.pair import demo_pair
 
         return demo_pair().target
-    return Path(base.target)
+    return hub.resolve(base.target, base.target_revision, "target", only_config=True)
 
 
-def _measure(
+def _groups(
     arguments: argparse.Namespace,
-    journal: Journal,
     contenders: Sequence[Contender],
     rows: Sequence[tuple[Configuration, Start]],
-    shared: AcceptLength,
-    vocabulary: int,
-) -> bool:
-    """Whether it was interrupted."""
+) -> list[list[Session]]:
     trees = {contender.name: contender.tree for contender in contenders}
 
     def keys(configuration: Configuration, repetition: int) -> list[Key]:
@@ -183,7 +181,17 @@ def _measure(
             for batch in arguments.batch
         ]
 
-    groups = options.sessions(rows, keys, arguments.repeats, restart=False)
+    return options.sessions(rows, keys, arguments.repeats, restart=False)
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    journal: Journal,
+    groups: Sequence[Sequence[Session]],
+    shared: AcceptLength,
+    vocabulary: int,
+) -> bool:
+    """Whether it was interrupted."""
     every = [key for group in groups for session in group for key in session.keys]
 
     # Kernels are compiled and tuned once for a batch, whatever is accepted.
@@ -220,8 +228,7 @@ def _measure(
             advance=progress.advance,
         )
         try:
-            with options.interruptible():
-                runner.run(groups)
+            runner.run(groups)
         except KeyboardInterrupt:
             return True
     return False
@@ -257,7 +264,7 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
         "target": arguments.target,
         "head": arguments.head,
         "tp": arguments.tp,
-        "flags": arguments.sglang,
+        "flags": masked(arguments.sglang),
     }
 
 
@@ -268,7 +275,7 @@ def _settings(arguments: argparse.Namespace, flags: Sequence[str]) -> dict[str, 
             "batches": arguments.batch,
             "accept_lengths": arguments.accept_lengths,
             "repeats": arguments.repeats,
-            "flags": list(flags),
+            "flags": masked(flags),
         }
     )
     return cleaned
@@ -290,7 +297,9 @@ def describe(result: Result, out: Path, *, plots: bool) -> str:
     try:
         model = cost.fit(result)
     except UserError as error:
-        return f"no cost model: {error}"
+        text = speed_report.without_model(result, str(error))
+        (out / "report.md").write_text(text, encoding="utf-8")
+        return text
     drawn = speed_report.plots(result, model, out / "plots") if plots else []
     text = speed_report.speed_report(result, model, [f"plots/{path.name}" for path in drawn])
     (out / "report.md").write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ from sglang_qwen3next_eagle3.bench.records import NONE, Result
 from sglang_qwen3next_eagle3.bench.speed_plot import plots
 from sglang_qwen3next_eagle3.bench.summary import Cell
 
-__all__ = ["plots", "readme_rows", "speed_report"]
+__all__ = ["plots", "readme_rows", "speed_report", "without_model"]
 
 _UNPUBLISHED = 2.46
 """The accept length beside figures of the card that have none: the card's mean at B=1."""
@@ -23,10 +23,7 @@ def speed_report(result: Result, model: CostModel, plots: Sequence[str] = ()) ->
     """The whole report. plots: PNGs to show, by their paths from where the report will lie."""
     measured = _Measured(result)
     parts = [
-        "# Speed of draft trees at simulated accept lengths",
-        *(["\n".join(f"- {note}" for note in result.notes)] if result.notes else []),
-        "## What was run",
-        markdown.table(["what", ""], markdown.flat(result.provenance), words=2),
+        *_head(result),
         *_beside_the_card(measured),
         *_beside_earlier(measured),
         *_speeds(measured),
@@ -40,6 +37,27 @@ def speed_report(result: Result, model: CostModel, plots: Sequence[str] = ()) ->
         *report_details.regenerate(result),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def without_model(result: Result, why: str) -> str:
+    """The report where nothing can be compared: speeds, and what failed. why: one line."""
+    parts = [
+        *_head(result),
+        f"No cost model: {why}.",
+        *_speeds(_Measured(result)),
+        *report_details.lacking(result),
+        *report_details.servers(result),
+        *report_details.settings(result),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(result: Result) -> Iterator[str]:
+    yield "# Speed of draft trees at simulated accept lengths"
+    if result.notes:
+        yield "\n".join(f"- {note}" for note in result.notes)
+    yield "## What was run"
+    yield markdown.table(["what", ""], markdown.flat(result.provenance), words=2)
 
 
 def readme_rows(result: Result) -> str:

@@ -66,6 +66,7 @@ class _Stream:
         self._prompt = prompt
         self._started = time.perf_counter()
         self._chunks: list[tuple[float, int]] = []
+        self._ids: list[int] = []
         self._last: dict[str, Any] | None = None
         self._end = self._started
 
@@ -85,6 +86,9 @@ class _Stream:
         except (ValueError, KeyError, TypeError):
             raise RequestFailed(f"an event that is not SGLang's: {data[:200]}") from None
         self._end, self._last = now, event
+        ids = event.get("output_ids") or []
+        # Whole so far, or (--incremental-streaming-output) what is new.
+        self._ids = list(ids) if len(ids) == count else [*self._ids, *ids]
         if count > (self._chunks[-1][1] if self._chunks else 0):
             self._chunks.append((now - self._started, count))
 
@@ -106,7 +110,7 @@ class _Stream:
             first_token_seconds=self._chunks[0][0],
             chunks=tuple(self._chunks),
             finish_reason=finish.get("type"),
-            output_ids=tuple(self._last.get("output_ids") or ()),
+            output_ids=tuple(self._ids),
             verify_steps=meta.get("spec_verify_ct"),
             accepted_drafts=meta.get("spec_num_correct_drafts"),
             proposed_drafts=meta.get("spec_num_proposed_drafts"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3.cleaning import without_paths
 
 FILE = "provenance.json"
 COMMIT_VARIABLE = "GIT_COMMIT"
@@ -63,14 +64,3 @@ def describe(record: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[s
     }
     cleaned: dict[str, Any] = without_paths(found)
     return cleaned
-
-
-def without_paths(value: Any) -> Any:
-    """The value with every absolute path in it cut down to its last part."""
-    if isinstance(value, Mapping):
-        return {key: without_paths(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_paths(entry) for entry in value]
-    if isinstance(value, str) and value.startswith(("/", "~")):
-        return Path(value).name
-    return value

@@ -1,19 +1,17 @@
 """SpecForge as a child process: what it prints is kept and shown, and it does not outlive us."""
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.processes import end_with_parent
 from sglang_qwen3next_eagle3.training import runlog
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def say(line: str) -> None:
@@ -48,7 +46,7 @@ def execute(
             text=True,
             errors="replace",
             pass_fds=inherit,
-            preexec_fn=_end_with_parent(),
+            preexec_fn=end_with_parent(),
         ) as process,
     ):
         assert process.stdout is not None
@@ -73,20 +71,6 @@ def execute(
             f"SpecForge {_how_it_ended(status)}: {runlog.reason(tail)}; all of its output is in "
             f"{log_file}, and the same command goes on from the last checkpoint"
         )
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """For the child: SIGTERM when this process is gone, however it went (Linux only)."""
-    if sys.platform != "linux":
-        return None
-    libc, parent = ctypes.CDLL(None), os.getpid()
-
-    def arrange() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return arrange
 
 
 def _how_it_ended(status: int) -> str:

@@ -26,7 +26,7 @@ def test_the_text_of_simulated_acceptance_is_not_kept(tmp_path: Path) -> None:
         journal.add(key, Pass([plain("a", (1, 2))], [], 1.0))
         (sample,) = journal.passes()[key].samples
     assert sample.output_ids == ()
-    assert sample.completion_tokens == 6
+    assert sample.completion_tokens == 2
 
 
 def test_no_two_passes_share_a_file() -> None:
@@ -66,13 +66,45 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_another_request_is_refused_by_the_name_of_what_differs(tmp_path: Path) -> None:
-    with claim(tmp_path, {"limit": 3, "seed": 0}):
+    with claim(tmp_path, {"limit": 2, "seed": 0}):
         pass
+    with claim(tmp_path, {"limit": 3, "seed": 0}) as journal:
+        journal.add(KEY, Pass([plain("a", (1,))], [], 1.0))
     with (
         pytest.raises(UserError, match=r"another limit \(3, now 4\)"),
         claim(tmp_path, {"limit": 4, "seed": 0}),
     ):
         pass
+
+
+def test_another_server_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    with claim(tmp_path, {}) as journal:
+        journal.note(Configuration(name="3,4,8", algorithm="eagle3", argv=("--tp", "1")))
+        journal.admit(Configuration(name="3,4,8", algorithm="eagle3", argv=("--tp", "1")))
+        journal.admit(Configuration(name="5,1,6", algorithm="eagle3", argv=("--tp", "2")))
+        for other in (
+            Configuration(name="3,4,8", algorithm="eagle3", argv=("--tp", "2")),
+            Configuration(name="3-4-8", algorithm="eagle3", argv=("--tp", "1")),
+        ):
+            with pytest.raises(UserError, match="another server that goes by 3,4,8"):
+                journal.admit(other)
+
+
+def test_what_passes_were_made_with_is_kept(tmp_path: Path) -> None:
+    for commit in ("a", "b", "b"):
+        with claim(tmp_path, {}, {"commit": commit}) as journal:
+            number = len(journal.passes())
+            journal.add(Key("none", "x", 1, number), Pass([plain("a", (1,))], [], 1.0))
+            stamps = journal.stamps()
+    assert stamps == [{"commit": "a"}, {"commit": "b"}]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"none": {"name": 3}}'])
+def test_damaged_configurations_are_one_line(tmp_path: Path, content: str) -> None:
+    with claim(tmp_path, {}) as journal:
+        (tmp_path / "configurations.json").write_text(content)
+        with pytest.raises(UserError, match="damaged"):
+            journal.configurations()
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ def sample(prompt: str = "a", **changed: object) -> Sample:
     return Sample.model_validate(values | changed)
 
 
-def plain(prompt: str, ids: tuple[int, ...]) -> Sample:
-    return sample(prompt, output_ids=ids, verify_steps=None, histogram=())
+def plain(prompt: str, ids: tuple[int, ...], turn: int = 1) -> Sample:
+    known = {"output_ids": ids, "completion_tokens": len(ids)}
+    told = {"conversation": prompt, "turn": turn, "verify_steps": None, "histogram": ()}
+    return sample(f"{prompt}#{turn}", **known, **told)
 
 
 def test_tokens_that_come_together_share_their_time() -> None:
@@ -96,9 +98,24 @@ def test_equal_answers_and_where_others_part() -> None:
     assert found.first_divergence == (1, 2)
 
 
-def test_a_second_turn_counts_only_after_an_equal_first() -> None:
-    ours = [plain("a", (1,)), plain("a#2", (5,)), plain("b", (2,)), plain("b#2", (6,))]
-    theirs = [plain("a", (1,)), plain("a#2", (7,)), plain("b", (3,)), plain("b#2", (6,))]
-    found = metrics.equality(ours, theirs)
-    assert (found.equal, found.of) == (1, 3)
-    assert found.first_divergence == (0, 0)
+def test_a_turn_counts_only_after_equal_ones() -> None:
+    def asked(*ids: int) -> list[Sample]:
+        names = ["a", "a", "a", "b", "b", "b"]
+        return [plain(n, (i,), t) for n, i, t in zip(names, ids, (1, 2, 3) * 2, strict=True)]
+
+    found = metrics.equality(asked(1, 5, 7, 2, 6, 8), asked(1, 4, 7, 2, 6, 8))
+    # Of a the first two turns, of b all three; a's second differs, its third was asked otherwise.
+    assert (found.equal, found.of) == (4, 5)
+    found = metrics.equality(asked(9, 5, 7, 2, 6, 8), asked(1, 5, 7, 2, 6, 8))
+    assert (found.equal, found.of) == (3, 4)
+    assert found.first_divergence == (0,)
+
+
+def test_an_id_may_look_like_a_turn() -> None:
+    found = metrics.equality([plain("a#2", (1,))], [plain("a#2", (1,))])
+    assert (found.equal, found.of) == (1, 1)
+
+
+def test_answers_whose_tokens_are_not_known_do_not_count() -> None:
+    unknown = plain("a", (1, 2)).model_copy(update={"output_ids": ()})
+    assert metrics.equality([unknown], [unknown]).of == 0
