@@ -160,11 +160,11 @@ def _check_flags(argv: Sequence[str], chosen: Profile, options: Options) -> None
             f"attention backend {backend or 'not set'}: {profiles.CARD_LIMIT}; use triton, or pass "
             "--allow-attention-backend to go on"
         )
-    asked = last_value(argv, "--speculative-algorithm")
-    if chosen.algorithm != "eagle3" and (asked or "").upper() == "EAGLE3":
+    asked = (last_value(argv, "--speculative-algorithm") or "").upper()
+    if (chosen.algorithm == "none" and asked) or (chosen.algorithm, asked) == ("nextn", "EAGLE3"):
         raise UserError(
-            f"{asked} after -- contradicts algorithm {chosen.algorithm}: nothing would check the "
-            "head; take a profile of algorithm eagle3 and --head"
+            f"{asked} after -- contradicts algorithm {chosen.algorithm}, and nothing would check "
+            "it: take a profile of another algorithm"
         )
     host = last_value(argv, "--host") or DEFAULT_HOST
     key = last_value(argv, "--api-key")

@@ -68,14 +68,11 @@ class Runner:
 
     def _settle(self, groups: Sequence[Sequence[Session]]) -> None:
         """What failed once and was made up for is no failure."""
-        missing = {
-            key.configuration
-            for group in groups
-            for session in group
-            for key in _left(session, self._journal).keys
-        }
+        sessions = [session for group in groups for session in group]
+        asked = {session.configuration.name for session in sessions}
+        missing = {s.configuration.name for s in sessions if _left(s, self._journal).keys}
         for name, row in self._journal.configurations().items():
-            if row.status == "failed" and name not in missing:
+            if row.status == "failed" and name in asked - missing:
                 update = {"status": "ok", "error": None, "log_tail": ()}
                 self._journal.note(row.model_copy(update=update))
 

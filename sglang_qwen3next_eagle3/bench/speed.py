@@ -6,7 +6,6 @@ told: no checkpoint, no data. It says nothing about acceptance.
 
 import argparse
 import json
-import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -24,7 +23,6 @@ from sglang_qwen3next_eagle3.bench import (
 )
 from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.journal import Journal, Key, claim
-from sglang_qwen3next_eagle3.bench.load import Conversation
 from sglang_qwen3next_eagle3.bench.records import Configuration, Result
 from sglang_qwen3next_eagle3.bench.runner import Runner, Session, Work
 from sglang_qwen3next_eagle3.bench.server import Server
@@ -204,7 +202,7 @@ def _measure(
             shared.value = -1.0 if length is None else length
 
         # Other tokens for every repetition and configuration alike.
-        asked = conversations(
+        asked = synthetic.conversations(
             key.batch, arguments.input_tokens, vocabulary, arguments.seed + key.repetition
         )
         sampling = {
@@ -239,18 +237,6 @@ def reachable(tree: tuple[int, int, int] | None, lengths: Sequence[float]) -> li
     if tree is None:
         return [None]
     return [length for length in lengths if length <= tree[0] + 1]
-
-
-def conversations(count: int, tokens: int, vocabulary: int, seed: int) -> list[Conversation]:
-    """`count` prompts of random tokens, below the special ones at the vocabulary's end."""
-    drawn = random.Random(seed)
-    ordinary = vocabulary - max(1, vocabulary // 100)
-
-    def one(place: int) -> Conversation:
-        ids = [drawn.randrange(ordinary) for _ in range(tokens)]
-        return Conversation(str(place), lambda answers: None if answers else ids)
-
-    return [one(place) for place in range(count)]
 
 
 def _request(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -5,8 +5,11 @@ names and shapes.
 """
 
 import json
+import random
 from pathlib import Path
 from typing import Any, Literal
+
+from sglang_qwen3next_eagle3.bench.load import Conversation
 
 Precision = Literal["fp8", "bf16"]
 
@@ -111,7 +114,7 @@ def write_head(folder: Path, seed: int = 0) -> Path:
     generator = torch.Generator().manual_seed(seed)
     width, inner, heads, kv, head_dim = 2048, 8192, 16, 4, 128
 
-    def random(*shape: int) -> torch.Tensor:
+    def normal(*shape: int) -> torch.Tensor:
         return (torch.randn(*shape, generator=generator) * 0.02).bfloat16()
 
     def ones() -> torch.Tensor:
@@ -122,19 +125,19 @@ def write_head(folder: Path, seed: int = 0) -> Path:
     known[ids] = True
     layer = "midlayer"
     tensors = {
-        "fc.weight": random(width, 3 * width),
-        f"{layer}.self_attn.q_proj.weight": random(heads * head_dim, 2 * width),
-        f"{layer}.self_attn.k_proj.weight": random(kv * head_dim, 2 * width),
-        f"{layer}.self_attn.v_proj.weight": random(kv * head_dim, 2 * width),
-        f"{layer}.self_attn.o_proj.weight": random(width, heads * head_dim),
-        f"{layer}.mlp.gate_proj.weight": random(inner, width),
-        f"{layer}.mlp.up_proj.weight": random(inner, width),
-        f"{layer}.mlp.down_proj.weight": random(width, inner),
+        "fc.weight": normal(width, 3 * width),
+        f"{layer}.self_attn.q_proj.weight": normal(heads * head_dim, 2 * width),
+        f"{layer}.self_attn.k_proj.weight": normal(kv * head_dim, 2 * width),
+        f"{layer}.self_attn.v_proj.weight": normal(kv * head_dim, 2 * width),
+        f"{layer}.self_attn.o_proj.weight": normal(width, heads * head_dim),
+        f"{layer}.mlp.gate_proj.weight": normal(inner, width),
+        f"{layer}.mlp.up_proj.weight": normal(inner, width),
+        f"{layer}.mlp.down_proj.weight": normal(width, inner),
         f"{layer}.input_layernorm.weight": ones(),
         f"{layer}.hidden_norm.weight": ones(),
         f"{layer}.post_attention_layernorm.weight": ones(),
         "norm.weight": ones(),
-        "lm_head.weight": random(DRAFT_VOCABULARY, width),
+        "lm_head.weight": normal(DRAFT_VOCABULARY, width),
         "d2t": ids - torch.arange(DRAFT_VOCABULARY),
         "t2d": known,
     }
@@ -142,3 +145,15 @@ def write_head(folder: Path, seed: int = 0) -> Path:
     (folder / "config.json").write_text(json.dumps(HEAD, indent=1), encoding="utf-8")
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def conversations(count: int, tokens: int, vocabulary: int, seed: int) -> list[Conversation]:
+    """`count` prompts of random tokens, below the special ones at the vocabulary's end."""
+    drawn = random.Random(seed)
+    ordinary = vocabulary - max(1, vocabulary // 100)
+
+    def one(place: int) -> Conversation:
+        ids = [drawn.randrange(ordinary) for _ in range(tokens)]
+        return Conversation(str(place), lambda answers: None if answers else ids)
+
+    return [one(place) for place in range(count)]

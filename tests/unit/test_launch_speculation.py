@@ -111,6 +111,10 @@ def test_another_tree_keeps_the_head(capsys: pytest.CaptureFixture[str]) -> None
             ["--mtp", "--", "--speculative-algorithm=EAGLE3"],
             "EAGLE3 after -- contradicts algorithm nextn",
         ),
+        (
+            ["--no-speculation", "--", "--speculative-algorithm", "NEXTN"],
+            "NEXTN after -- contradicts algorithm none",
+        ),
     ],
 )
 def test_contradictions_about_speculation_are_refused(

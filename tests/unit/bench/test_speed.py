@@ -1,11 +1,13 @@
 """`bench speed` from the command line, with servers that pretend."""
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
+from sglang_qwen3next_eagle3 import profile as profiles
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.bench import server, speed, synthetic
 from sglang_qwen3next_eagle3.bench.records import Result
@@ -56,13 +58,13 @@ def test_lengths_out_of_a_tree_s_reach_are_left_out() -> None:
 
 def test_prompts_are_random_ordinary_tokens_of_a_seed() -> None:
     def ids(seed: int) -> list[list[int]]:
-        return [list(c.turns([]) or ()) for c in speed.conversations(3, 50, 1000, seed)]
+        return [list(c.turns([]) or ()) for c in synthetic.conversations(3, 50, 1000, seed)]
 
     assert ids(0) == ids(0)
     assert ids(0) != ids(1)
     assert max(token for row in ids(0) for token in row) < 990
     assert len({tuple(row) for row in ids(0)}) == 3
-    assert speed.conversations(1, 5, 1000, 0)[0].turns([(1, 2)]) is None
+    assert synthetic.conversations(1, 5, 1000, 0)[0].turns([(1, 2)]) is None
 
 
 def test_what_cannot_be_measured_is_one_line(
@@ -71,6 +73,42 @@ def test_what_cannot_be_measured_is_one_line(
     with pytest.raises(SystemExit):
         main(words(tmp_path, "--accept-lengths", "0.5"))
     assert "accept lengths are 1 or more" in capsys.readouterr().err
+    assert main(words(tmp_path, "--config", "fast")) == 2
+    error = capsys.readouterr().err
+    assert "no configuration 'fast'" in error
+    assert error.count("\n") == 1
+
+
+def test_without_a_baseline_there_is_a_report_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"none": {"refuse": "no GPU"}}))
+    assert main(words(tmp_path, "--batch", "1")) == 1
+    report = (tmp_path / "report.md").read_text()
+    assert "No cost model: the result has no baseline" in report
+    assert "error: no GPU" in report
+    assert [m.equality for m in Result.load(tmp_path).measurements] == [None] * 8
+
+
+def test_nothing_is_downloaded_for_the_synthetic_pair(tmp_path: Path) -> None:
+    arguments = argparse.ArgumentParser()
+    speed.add_arguments(arguments)
+    asked = arguments.parse_args(["--out", str(tmp_path), "--head", "org/mine"])
+    given, flags = speed._given(asked, tmp_path)
+    for profile in ("h200-fp8", "b1"):
+        found = given(profiles.load(profile))
+        assert found.target == str(tmp_path / "Qwen3-Coder-Next-fp8")
+        assert found.head == "org/mine"
+    assert "dummy" in flags
+
+
+def test_the_fakes_are_told_what_to_accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(
+        speed.AcceptLength, "value", property(None, lambda _self, number: told.append(number))
+    )
+    assert main(words(tmp_path, "--batch", "1", "--repeats", "1")) == 0
+    assert told == [-1.0, 1.0, 1.6, 2.46, 3.0]
 
 
 def test_the_synthetic_pair_is_the_published_one_in_shape(tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""`bench run` where figures could be mixed up, lost, or give something away."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.bench import server
+from sglang_qwen3next_eagle3.bench.records import Result
+from tests.support.bench_runs import TWO, Behave, words
+from tests.support.fake_sglang import serving
+
+NONE = ("--config", "none")
+
+
+def written(folder: Path) -> str:
+    """Everything that a benchmark leaves, but the profiles that start its servers."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".yaml")
+    return "\n".join(path.read_text(errors="replace") for path in files)
+
+
+def test_an_api_key_is_written_nowhere(
+    behave: Behave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path / "own", *NONE, "--", "--api-key", "s3cret-1")) == 0
+    with serving() as fake:
+        theirs = ["--base-url", fake.url, "--name", "a", "--api-key=s3cret-2"]
+        assert main(words(tmp_path / "theirs", *theirs)) == 0
+    said = capsys.readouterr()
+    everything = written(tmp_path) + said.out + said.err
+    assert "s3cret" not in everything
+    assert "--api-key" in everything
+
+
+def test_the_same_command_on_another_server_does_not_go_on(
+    behave: Behave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path, *NONE)) == 0
+    before = (tmp_path / "result.json").read_text()
+    assert main(words(tmp_path, *NONE, "--tp", "2")) == 2
+    assert "passes of another server that goes by none" in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_text() == before
+
+
+def test_names_that_would_share_files_are_refused(
+    behave: Behave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = yaml.safe_load((Path("launch") / "demo.yaml").read_text())
+    (tmp_path / "3-1-4.yaml").write_text(yaml.safe_dump(profile))
+    own = ["--config", "3,1,4", "--config", str(tmp_path / "3-1-4.yaml")]
+    assert main(words(tmp_path / "out", *own)) == 2
+    assert "given twice, or goes by one name" in capsys.readouterr().err
+
+
+def test_a_typo_does_not_bind_the_folder(behave: Behave, tmp_path: Path) -> None:
+    behave(none={"refuse": "no GPU"})
+    assert main(words(tmp_path, *NONE, "--limit", "2")) == 1
+    behave()
+    assert main(words(tmp_path, *NONE, "--limit", "3")) == 0
+
+
+def test_a_failure_that_was_made_up_for_is_none(behave: Behave, tmp_path: Path) -> None:
+    behave(none={"crash_at": 3})
+    assert main(words(tmp_path, *TWO)) == 1
+    failed = Result.load(tmp_path).configuration("none")
+    assert (failed.status, failed.ready_seconds is not None) == ("failed", True)
+    behave()
+    # Another one does not make up for it.
+    assert main(words(tmp_path, "--config", "3,1,4")) == 0
+    assert Result.load(tmp_path).configuration("none").status == "failed"
+    assert main(words(tmp_path, *TWO)) == 0
+    mended = Result.load(tmp_path).configuration("none")
+    assert (mended.status, mended.error, mended.log_tail) == ("ok", None, ())
+
+
+def test_a_repetition_that_failed_is_not_hidden_by_the_next(behave: Behave, tmp_path: Path) -> None:
+    # The server of the first repetition answers, that of the second, the same again, does not.
+    assert main(words(tmp_path, *NONE)) == 0
+    behave(none={"crash_at": 1})
+    assert main(words(tmp_path, *NONE, "--repeats", "2")) == 1
+    result = Result.load(tmp_path)
+    assert len(result.of("none", "smoke", 1)) == 1
+    assert result.configuration("none").status == "failed"
+
+
+def test_a_log_s_folders_stay_on_the_machine(behave: Behave, tmp_path: Path) -> None:
+    behave(none={"refuse": 'File "/home/somebody/site/x.py", see /var/log/y.log: gone'})
+    assert main(words(tmp_path, *NONE)) == 1
+    (line,) = Result.load(tmp_path).configuration("none").log_tail
+    assert line == 'error: File "x.py", see y.log: gone'
+
+
+def test_a_server_that_says_nothing_of_itself_needs_a_name(
+    behave: Behave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as fake:
+        assert main(words(tmp_path, "--base-url", fake.url, "--tokenizer", "demo")) == 2
+    assert "does not say how it serves (a router?): give it a --name" in capsys.readouterr().err
+
+
+def test_a_server_that_goes_away_is_reported(behave: Behave, tmp_path: Path) -> None:
+    with serving(stall_at=4) as fake:
+        asked = ["--base-url", fake.url, "--name", "theirs", "--stall-seconds", "1"]
+        assert main(words(tmp_path, *asked)) == 1
+    assert "stalled" in str(Result.load(tmp_path).configuration("theirs").error)
+    assert "stalled" in (tmp_path / "report.md").read_text()
+
+
+def test_a_proxy_is_not_asked(
+    behave: Behave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with serving() as fake:
+        assert main(words(tmp_path, "--base-url", fake.url, "--name", "theirs")) == 0
+
+
+def test_sampled_answers_are_not_compared(behave: Behave, tmp_path: Path) -> None:
+    suite = {
+        "description": "d", "licence": "l", "temperature": 0.8, "max-tokens": 4, "seed": 0,
+        "sample-count": None, "prompt": {"id": "id", "template": "{text}"},
+        "source": {"records": [{"id": "a", "text": "x"}]},
+    }  # fmt: skip
+    (tmp_path / "warm.yaml").write_text(yaml.safe_dump(suite))
+    command = ["bench", "run", "--profile", "demo", "--suite", str(tmp_path / "warm.yaml")]
+    assert main([*command, *TWO, "--no-plots", "--out", str(tmp_path / "out")]) == 0
+    assert [m.equality for m in Result.load(tmp_path / "out").measurements] == [None, None]
+
+
+def test_fewer_prompts_than_requests_in_flight_are_noted(behave: Behave, tmp_path: Path) -> None:
+    assert main(words(tmp_path, *NONE, "--batch", "1,32")) == 0
+    assert any("smoke at B=32: fewer requests" in note for note in Result.load(tmp_path).notes)
+
+
+def test_a_second_interrupt_does_not_keep_a_server_from_ending() -> None:
+    with server._undisturbed():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_flags_that_win_name_the_tree(behave: Behave, tmp_path: Path) -> None:
+    behave(**{"3-1-4": {"per_chunk": 3}})
+    flags = ["--speculative-num-steps", "5", "--speculative-num-draft-tokens", "6"]
+    assert main(words(tmp_path, "--config", "3,1,4", "--", *flags)) == 0
+    result = Result.load(tmp_path)
+    assert result.configuration("3,1,4").tree == (5, 1, 6)
+    (found,) = result.measurements
+    assert found.figures.accept_length is not None
+    assert found.figures.card_accept_rate == pytest.approx(found.figures.accept_length / 6)
+
+
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_a_damaged_folder_is_one_line(
+    behave: Behave, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    assert main(words(tmp_path, *NONE)) == 0
+    capsys.readouterr()
+    (tmp_path / "configurations.json").write_text(content)
+    assert main(words(tmp_path, *NONE)) == 2
+    error = capsys.readouterr().err
+    assert "configurations.json is damaged" in error
+    assert error.count("\n") == 1
