@@ -4,7 +4,7 @@ In bf16, because SGLang's CUDA norms take no fp32. There the verify pass may rou
 the decode pass, so the share of equal answers is printed and not asserted; tests/e2e asserts
 equality in fp32 on the CPU. The accept
 length needs every captured stream, the last layer's output under CUDA graphs included. Figures on
-HumanEval: `python -m tests.support.measure_demo`.
+HumanEval: `bench run --target demo --head demo`.
 """
 
 import json
