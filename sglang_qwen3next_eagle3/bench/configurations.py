@@ -12,18 +12,17 @@ from sglang_qwen3next_eagle3 import profile as profiles
 from sglang_qwen3next_eagle3.bench.records import NONE, Configuration
 from sglang_qwen3next_eagle3.cleaning import masked, without_paths
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.profile import Profile, last_value
+from sglang_qwen3next_eagle3.profile import MTP_TREE, Profile, Tree, last_value
 
 MTP = "mtp"
 DEFAULTS = "eagle3-defaults"
-MTP_TREE = (3, 1, 4)
 DEFAULT_TREE = (3, 1, 4)
 """What SGLang 0.5.17 chooses for this target (arg_groups/speculative_hook.py)."""
 HOW_TO_SPELL = (
     f"write {NONE}, {MTP}, {MTP}:3,1,4, {DEFAULTS}, a tree as steps,topk,draft-tokens (3,4,8), "
     "chains:1-7, or the name or file of a profile"
 )
-_TREE = re.compile(r"(\d+),(\d+),(\d+)")
+_LIKE_A_TREE = re.compile(r"\d+,\d+,\d+")
 _CHAINS = re.compile(r"chains:(\d+)-(\d+)")
 
 
@@ -109,12 +108,13 @@ def _profile(name: str, base: Profile, given: Callable[[Profile], Profile]) -> P
         return base.override(algorithm="none")
     if name == MTP or name.startswith(f"{MTP}:"):
         text = name.removeprefix(MTP).removeprefix(":")
-        tree = _tree(text) if text else MTP_TREE
-        return base.override(algorithm="nextn", tree=_keys(tree))
+        tree = Tree.parse(text) if text else MTP_TREE
+        return base.override(algorithm="nextn", tree=tree.model_dump(by_alias=True))
     if name == DEFAULTS:
         return _eagle3(base).model_copy(update={"tree": None})
-    if _TREE.fullmatch(name):
-        return _eagle3(base).override(tree=_keys(_tree(name)))
+    if _LIKE_A_TREE.fullmatch(name):
+        tree = Tree.parse(name)
+        return _eagle3(base).override(tree=tree.model_dump(by_alias=True))
     try:
         return given(profiles.load(name))
     except UserError as error:
@@ -127,18 +127,6 @@ def _eagle3(base: Profile) -> Profile:
     if base.head is None:
         raise UserError("a tree needs a head: give --head, or a --profile that has one")
     return base
-
-
-def _tree(text: str) -> tuple[int, int, int]:
-    match = _TREE.fullmatch(text)
-    if not match:
-        raise UserError(f"tree {text!r}: write steps,topk,draft-tokens, for example 3,4,8")
-    steps, topk, draft = map(int, match.groups())
-    return steps, topk, draft
-
-
-def _keys(tree: tuple[int, int, int]) -> dict[str, int]:
-    return {"steps": tree[0], "topk": tree[1], "draft-tokens": tree[2]}
 
 
 def slug(name: str) -> str:
