@@ -13,8 +13,6 @@ NAME = "qwen3next_eagle3"
 """The name of the entry point, as `SGLANG_PLUGINS` filters it."""
 CPU_ENGINE_VARIABLE = "SGLANG_QWEN3NEXT_EAGLE3_CPU_ENGINE"
 """Set to 1, it lets stock SGLang run Qwen3-Next without a GPU (the demo profile sets it)."""
-
-
 SIMULATE_VARIABLE = "SGLANG_QWEN3NEXT_EAGLE3_SIMULATE"
 """Names the file that holds the accept length to simulate (`bench speed` sets it)."""
 

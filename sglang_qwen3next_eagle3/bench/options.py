@@ -13,10 +13,11 @@ from sglang_qwen3next_eagle3.bench import server as servers
 from sglang_qwen3next_eagle3.bench.configurations import Contender, slug
 from sglang_qwen3next_eagle3.bench.journal import Journal, Key
 from sglang_qwen3next_eagle3.bench.records import Configuration
-from sglang_qwen3next_eagle3.bench.runner import Session
+from sglang_qwen3next_eagle3.bench.runner import Runner, Session, Work
 from sglang_qwen3next_eagle3.bench.server import Server
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.profile import Profile, build_argv, last_value
+from sglang_qwen3next_eagle3.progress import Progress
 
 MEASURED, INCOMPLETE, INTERRUPTED = 0, 1, 130
 
@@ -127,6 +128,32 @@ def sessions(
         for r in every
         for c, start in (rows[::-1] if r % 2 else rows)
     ]
+
+
+def execute(
+    label: str,
+    arguments: argparse.Namespace,
+    journal: Journal,
+    groups: Sequence[Sequence[Session]],
+    workload: Callable[[Key], Work],
+    requests: Callable[[Key], int],
+) -> bool:
+    """Measure what is missing, with a bar; whether it was interrupted. requests: of a pass."""
+    every = [key for group in groups for session in group for key in session.keys]
+    done = sum(requests(key) for key in every if journal.has(key))
+    with Progress(label, sum(map(requests, every)), done=done, unit="requests") as progress:
+        runner = Runner(
+            journal,
+            workload,
+            stall_seconds=arguments.stall_seconds,
+            say=progress.say,
+            advance=progress.advance,
+        )
+        try:
+            runner.run(groups)
+        except KeyboardInterrupt:
+            return True
+    return False
 
 
 def status(journal: Journal, groups: Sequence[Sequence[Session]], interrupted: bool) -> int:

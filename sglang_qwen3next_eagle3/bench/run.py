@@ -23,12 +23,11 @@ from sglang_qwen3next_eagle3.bench.journal import Journal, Key, claim
 from sglang_qwen3next_eagle3.bench.load import Conversation
 from sglang_qwen3next_eagle3.bench.prompts import Selection
 from sglang_qwen3next_eagle3.bench.records import Configuration, Result
-from sglang_qwen3next_eagle3.bench.runner import Runner, Session, Work
+from sglang_qwen3next_eagle3.bench.runner import Session, Work
 from sglang_qwen3next_eagle3.bench.server import Server
 from sglang_qwen3next_eagle3.bench.suites import Suite
 from sglang_qwen3next_eagle3.cleaning import masked, without_paths
 from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.progress import Progress
 
 Start = Callable[[], AbstractContextManager[Server]]
 INTERRUPTED = options.INTERRUPTED
@@ -179,28 +178,13 @@ def _measure(
     groups: Sequence[Sequence[Session]],
 ) -> bool:
     """Whether it was interrupted."""
-    every = [key for group in groups for session in group for key in session.keys]
-    done = sum(turns[key.suite] for key in every if journal.has(key))
-    total = sum(turns[key.suite] for key in every)
     by_name = {suite.name: suite for suite in chosen}
 
     def workload(key: Key) -> Work:
         asked = conversations[key.suite]
         return Work(asked, _sampling(arguments, by_name[key.suite]), asked[: key.batch])
 
-    with Progress("bench", total, done=done, unit="requests") as progress:
-        runner = Runner(
-            journal,
-            workload,
-            stall_seconds=arguments.stall_seconds,
-            say=progress.say,
-            advance=progress.advance,
-        )
-        try:
-            runner.run(groups)
-        except KeyboardInterrupt:
-            return True
-    return False
+    return options.execute("bench", arguments, journal, groups, workload, lambda k: turns[k.suite])
 
 
 def _sampling(arguments: argparse.Namespace, suite: Suite) -> dict[str, Any]:

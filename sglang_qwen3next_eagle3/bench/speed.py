@@ -24,14 +24,13 @@ from sglang_qwen3next_eagle3.bench import (
 from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.journal import Journal, Key, claim
 from sglang_qwen3next_eagle3.bench.records import Configuration, Result
-from sglang_qwen3next_eagle3.bench.runner import Runner, Session, Work
+from sglang_qwen3next_eagle3.bench.runner import Session, Work
 from sglang_qwen3next_eagle3.bench.server import Server
 from sglang_qwen3next_eagle3.cleaning import masked, without_paths
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 from sglang_qwen3next_eagle3.plugin import SIMULATE_VARIABLE
 from sglang_qwen3next_eagle3.profile import DEMO, Profile
-from sglang_qwen3next_eagle3.progress import Progress
 from sglang_qwen3next_eagle3.target import Target
 
 Start = Callable[[], AbstractContextManager[Server]]
@@ -190,8 +189,6 @@ def _measure(
     vocabulary: int,
 ) -> bool:
     """Whether it was interrupted."""
-    every = [key for group in groups for session in group for key in session.keys]
-
     # Kernels are compiled and tuned once for a batch, whatever is accepted.
     warmed: set[tuple[str, int]] = set()
 
@@ -215,21 +212,7 @@ def _measure(
         warmed.add(place)
         return Work(asked, sampling, warm, simulate)
 
-    total = sum(key.batch for key in every)
-    done = sum(key.batch for key in every if journal.has(key))
-    with Progress("bench speed", total, done=done, unit="requests") as progress:
-        runner = Runner(
-            journal,
-            workload,
-            stall_seconds=arguments.stall_seconds,
-            say=progress.say,
-            advance=progress.advance,
-        )
-        try:
-            runner.run(groups)
-        except KeyboardInterrupt:
-            return True
-    return False
+    return options.execute("bench speed", arguments, journal, groups, workload, lambda k: k.batch)
 
 
 def reachable(tree: tuple[int, int, int] | None, lengths: Sequence[float]) -> list[float | None]:
