@@ -3,27 +3,21 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from sglang_qwen3next_eagle3 import aux_layers, hub
+from sglang_qwen3next_eagle3 import aux_layers
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.errors import UserError
 from sglang_qwen3next_eagle3.target import Target
-from sglang_qwen3next_eagle3.training import cli, features, hardware, run, specforge, supervise
-from sglang_qwen3next_eagle3.training.features import Manifest
+from sglang_qwen3next_eagle3.training import cli, hardware, run, specforge
 from sglang_qwen3next_eagle3.training.supervise import Outcome, Plan
 from tests.conftest import write_config
 from tests.support.small_target import CONFIG
-from tests.unit.training.test_recipe import MINIMAL
-
-DRAFT_VOCAB = 64
+from tests.support.train_runs import ErrorOf, Made
 
 
 @pytest.mark.parametrize("action", cli.ACTIONS)
@@ -46,78 +40,6 @@ def test_help_and_errors_import_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "2 []"
     assert done.stderr.startswith("error: no recipe 'nope'")
-
-
-class Made:
-    """A small target, a recipe for it, and what the steps before `run` leave."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.target = write_config(folder / "target", CONFIG)
-        self.recipe = folder / "small.yaml"
-        content = {**MINIMAL, "target": str(self.target)}
-        self.recipe.write_text(yaml.safe_dump(content))
-        self.vocab = folder / "vocab.pt"
-        size = CONFIG["vocab_size"]
-        torch.save({"d2t": torch.zeros(DRAFT_VOCAB), "t2d": torch.zeros(size)}, self.vocab)
-        self.vocab.with_name("vocab.json").write_text('{"coverage": 1.0}')
-        self.out = folder / "run"
-
-    def features(self, name: str = "features", **changes: Any) -> Path:
-        selection = aux_layers.named("card", Target(CONFIG))
-        manifest = Manifest(
-            selection=str(selection), selection_name="card", depths=selection.depths,
-            target="t", config_sha256=features.config_sha256(CONFIG),
-            weights_sha256=features.weights_sha256(self.target), hidden_size=8, data_sha256="d",
-            max_length=64, max_samples=None, backend="sglang", device="cpu", compute_dtype="auto",
-            tp=1, flags=(), versions={}, samples=10, tokens=100, samples_done=10, tokens_done=100,
-        )  # fmt: skip
-        folder = self.folder / name
-        folder.mkdir()
-        content = replace(manifest, **changes).as_json()
-        (folder / features.MANIFEST).write_text(json.dumps(content))
-        return folder
-
-    def run(self, *more: str) -> int:
-        words = ["train", "run", "--recipe", str(self.recipe), "--out", str(self.out)]
-        return main([*words, *more])
-
-    def trainable(self, *more: str) -> list[str]:
-        return ["--vocab", str(self.vocab), "--device", "cpu", *more]
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Made:
-    return Made(tmp_path)
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """What would have been handed to SpecForge."""
-    plans: list[Plan] = []
-
-    def train(plan: Plan, out: Path) -> Outcome:
-        plans.append(plan)
-        return Outcome(out / "checkpoints" / "head-step10", {"finished": "now"}, trained=True)
-
-    monkeypatch.setattr(run, "train", train)
-    return plans
-
-
-ErrorOf = Callable[..., str]
-
-
-@pytest.fixture
-def error_of(made: Made, capsys: pytest.CaptureFixture[str], trained: list[Plan]) -> ErrorOf:
-    def error(*words: str) -> str:
-        assert made.run(*words) == 2
-        assert not trained
-        printed = capsys.readouterr().err
-        assert printed.startswith("error: ")
-        assert printed.count("\n") == 1
-        return printed
-
-    return error
 
 
 def test_a_run_is_planned_from_recipe_target_and_features(
@@ -250,46 +172,6 @@ def test_a_dry_run_knows_the_published_target(
     assert config["model"]["aux_hidden_state_layer_ids"] == ids
     assert main([*words, "--aux-layers", "output:3,7,11"]) == 2
     assert "give the target as a local folder" in capsys.readouterr().err
-
-
-def test_online_writes_what_a_trainer_elsewhere_needs(
-    made: Made, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = made.folder / "train.jsonl"
-    assert made.run("--online", "--vocab", str(made.vocab)) == 2
-    assert "--data is missing; `train prepare` makes it" in capsys.readouterr().err
-    data.write_text("")
-    (made.target / specforge.INDEX).write_text("{}")
-    assert made.run("--online", "--vocab", str(made.vocab), "--data", str(data)) == 0
-    config = yaml.safe_load((made.out / supervise.CONFIG).read_text())
-    assert config["data"]["train_data_path"] == str(data)
-    draft = json.loads((made.out / supervise.DRAFT).read_text())
-    assert config["model"]["draft_model_config"] == str(made.out / supervise.DRAFT)
-    assert draft["draft_vocab_size"] == DRAFT_VOCAB
-    assert str(made.out / supervise.CONFIG) in capsys.readouterr().out
-
-
-def test_online_reads_the_config_of_a_target_on_the_hub_and_no_weights(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, Any] = {}
-
-    def resolve(name: str, **options: Any) -> Path:
-        asked.update(options, name=name)
-        return made.target
-
-    monkeypatch.setattr(hub, "resolve", resolve)
-    (made.folder / "train.jsonl").write_text("")
-    words = ["--online", "--vocab", str(made.vocab), "--data", str(made.folder / "train.jsonl")]
-    assert made.run(*words, "--target", "org/name") == 0
-    assert asked["only_config"]
-    config = yaml.safe_load((made.out / supervise.CONFIG).read_text())
-    assert config["model"]["target_model_path"] == "org/name"
-
-
-def test_online_knows_outputs_only(made: Made, error_of: ErrorOf) -> None:
-    words = ["--online", "--dry-run", "--aux-layers", "input:0,output:3,7", "--allow-gdn-aux"]
-    assert "capture servers know outputs of layers only" in error_of(*words)
 
 
 @pytest.mark.parametrize(
