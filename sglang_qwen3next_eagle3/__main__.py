@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sglang_qwen3next_eagle3 import __version__
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.errors import exit_status
 
 # Verb, module (imported only when it is called for), what it does.
 VERBS = {
@@ -32,12 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(words=words)
     arguments = parser.parse_args(words)
     called = importlib.import_module(f"{__package__}.{VERBS[arguments.verb][0]}")
-    try:
-        status: int = called.run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return status
+    return exit_status(lambda: called.run(arguments))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ from typing import NoReturn
 
 from sglang_qwen3next_eagle3 import preflight, profile
 from sglang_qwen3next_eagle3.cleaning import masked
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.errors import UserError, exit_status
 from sglang_qwen3next_eagle3.preflight import Launch
 from sglang_qwen3next_eagle3.profile import MTP_TREE, Algorithm, Profile, Tree
-
-EXIT_USER_ERROR = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,11 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m sglang_qwen3next_eagle3.launch", description=__doc__, allow_abbrev=False
     )
     add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+    arguments = parser.parse_args(argv)
+    return exit_status(lambda: run(arguments))
 
 
 if __name__ == "__main__":

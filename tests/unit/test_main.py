@@ -5,6 +5,7 @@ import pytest
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.__main__ import VERBS, main
+from sglang_qwen3next_eagle3.errors import READER_GONE
 
 
 def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +34,15 @@ def test_the_module_runs_as_a_command() -> None:
     command = [sys.executable, "-m", "sglang_qwen3next_eagle3", "launch", "--list"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "b1 " in printed
+
+
+@pytest.mark.parametrize("module", ["sglang_qwen3next_eagle3", "sglang_qwen3next_eagle3.launch"])
+def test_a_reader_that_leaves_is_no_error(module: str) -> None:
+    words = [] if module.endswith("launch") else ["launch"]
+    command = [sys.executable, "-m", module, *words, "--profile", "b1", "--dry-run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        started.stdout.close()
+        assert started.stderr.read() == b""
+    assert started.returncode == READER_GONE
