@@ -1,11 +1,11 @@
-"""`sglang-qwen3next-eagle3 bench`: run, speed, plan, compare, report, suites."""
+"""`sglang-qwen3next-eagle3 bench`: run, speed, plan, join, compare, report, suites."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.bench import options, plan, speed, suites
+from sglang_qwen3next_eagle3.bench import join, options, plan, speed, suites
 from sglang_qwen3next_eagle3.bench import run as run_suites
 from sglang_qwen3next_eagle3.bench.records import Result
 from sglang_qwen3next_eagle3.bench.speed import describe
@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     planning = add("plan", "which tree pays at which accept length, from a result of `bench speed`")
     plan.add_plan_arguments(planning)
     planning.set_defaults(call=plan.run_plan)
+    joining = add("join", "parts of one benchmark, measured on several GPUs or machines, as one")
+    join.add_arguments(joining)
+    joining.set_defaults(call=join.run)
     comparing = add("compare", "two results side by side")
     comparing.add_argument("a", type=Path, help="a result file or its folder")
     comparing.add_argument("b", type=Path, help="another")
@@ -52,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return run_suites.INTERRUPTED
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UserError(f"{error.filename or 'a file'}: {error.strerror or error}") from None
     return status

@@ -10,6 +10,7 @@ servers/, logs/                  profiles and logs of the servers
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -74,6 +75,25 @@ class Journal:
             if stamp not in found:
                 found.append(stamp)
         return found
+
+    def take(self, other: "Journal") -> int:
+        """Every pass of another journal that is not here, as it is; how many were here already.
+
+        Raises:
+            UserError: a file of it is damaged, or its servers are others by the same names.
+        """
+        here = self.configurations()
+        for name, row in other.configurations().items():
+            self.admit(row)
+            if name not in here or here[name].status != "ok":
+                self.note(row)
+        keys = other.passes()
+        new = [key for key in keys if not self.has(key)]
+        (self.folder / "passes").mkdir(parents=True, exist_ok=True)
+        for key in new:
+            # With its time, by which `stamps` sorts.
+            shutil.copy2(other.folder / "passes" / key.file, self.folder / "passes" / key.file)
+        return len(keys) - len(new)
 
     def _files(self) -> list[Path]:
         return sorted((self.folder / "passes").glob("*.json"))
@@ -159,6 +179,14 @@ def claim(
         yield Journal(folder, stamp)
     finally:
         os.close(handle)
+
+
+def request_of(folder: Path) -> dict[str, Any]:
+    """What is measured in a folder. Raises UserError: it is none of `claim`."""
+    path = folder / "request.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is no folder of `bench run` or `bench speed`: no request.json")
+    return _read(path)
 
 
 def _refuse_another(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ def describe(words: Sequence[str]) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit.removesuffix("-dirty") if commit else None,
         "dirty": commit.endswith("-dirty") if commit else None,
-        "command": "sglang-qwen3next-eagle3 " + shlex.join(without_paths(masked(words))),
+        "command": command_line(words),
         "versions": {
             "sglang-qwen3next-eagle3": __version__,
             "python": platform.python_version(),
@@ -40,6 +40,11 @@ def describe(words: Sequence[str]) -> dict[str, Any]:
             if name.startswith(("SGLANG_", "NCCL_", "CUDA_VISIBLE")) and "KEY" not in name
         },
     }
+
+
+def command_line(words: Sequence[str]) -> str:
+    """As it was given, without secrets and paths of this machine."""
+    return "sglang-qwen3next-eagle3 " + shlex.join(without_paths(masked(words)))
 
 
 def stamp(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -132,7 +132,8 @@ def regenerate(result: Result) -> Iterator[str]:
         commit = result.provenance.get("commit")
         lines = [f"git checkout {commit}"] if commit else []
         yield "## To regenerate"
-        yield markdown.code("\n".join([*lines, line]), "sh")
+        parts = [part["command"] for part in result.provenance.get("parts", ())]
+        yield markdown.code("\n".join([*lines, *parts, line]), "sh")
 
 
 def command(result: Result) -> str:
