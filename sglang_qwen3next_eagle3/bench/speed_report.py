@@ -15,6 +15,8 @@ __all__ = ["plots", "readme_rows", "speed_report", "without_model"]
 
 _UNPUBLISHED = 2.46
 """The accept length beside figures of the card that have none: the card's mean at B=1."""
+_APART = 0.2
+"""A cycle whose extremes lie further apart, relative to the median, is not one figure."""
 _QUEUED = 0.6
 """Below this share of its requests' decode rates a server did something else too."""
 
@@ -31,7 +33,7 @@ def speed_report(result: Result, model: CostModel, plots: Sequence[str] = ()) ->
         *speed_costs.break_even(result, model),
         *(f"![{plot}]({plot})" for plot in plots),
         *speed_costs.law(result, model),
-        *_doubts(measured),
+        *_doubts(measured, model),
         *report_details.servers(result),
         *report_details.settings(result),
         *report_details.regenerate(result),
@@ -201,7 +203,7 @@ def _speeds(measured: _Measured) -> Iterator[str]:
         )
 
 
-def _doubts(measured: _Measured) -> Iterator[str]:
+def _doubts(measured: _Measured, model: CostModel) -> Iterator[str]:
     """What failed, and cells that are not what their batch size says."""
     lines = [
         f"- **{summary.title(c)}** failed: {c.error or 'no reason is recorded'}"
@@ -219,6 +221,13 @@ def _doubts(measured: _Measured) -> Iterator[str]:
                 f"- {where}: the server gave {markdown.percent(share)} of {batch} requests' decode "
                 "rate, so not all were decoded at once, or prefill took the rest; GDN state caps "
                 "how many run"
+            )
+    for found in model.cells:
+        if (found.high_ms - found.low_ms) / found.cycle_ms > _APART:
+            lines.append(
+                f"- {measured.title(found.configuration)}, B={found.batch}: its cycle takes "
+                f"{found.low_ms:.2f} to {found.high_ms:.2f} ms by repetition and accept length, so "
+                f"the median, {found.cycle_ms:.2f}, stands for neither"
             )
     if lines:
         yield "## What failed or is in doubt"

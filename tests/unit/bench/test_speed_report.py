@@ -81,6 +81,16 @@ def test_a_cell_that_ran_with_fewer_at_once_is_in_doubt() -> None:
     assert doubts.count("- ") == 1
 
 
+def test_a_cycle_that_hangs_on_the_accept_length_is_in_doubt() -> None:
+    def doubts(of_another_length: float) -> str:
+        again = measurement("3,1,4", 1, of_another_length, 1.6, decoding=0.8)
+        found = SMALL.model_copy(update={"measurements": (*SMALL.measurements, again)})
+        return report(found)["What failed or is in doubt"]
+
+    assert "EAGLE3 3,1,4, B=1: its cycle takes 8.00 to 10.00 ms" in doubts(10.0)
+    assert "its cycle takes" not in doubts(9.6), "a fifth of the median, not more"
+
+
 def test_a_configuration_that_failed_is_named_with_its_reason() -> None:
     failed = configuration((5, 1, 6)).model_copy(update={"status": "failed", "error": "no memory"})
     found = SMALL.model_copy(update={"configurations": (*SMALL.configurations, failed)})
