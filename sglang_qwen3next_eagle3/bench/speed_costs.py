@@ -27,8 +27,9 @@ def cycles(result: Result, model: CostModel) -> Iterator[str]:
     yield _table(result, model.batches, spell)
     yield (
         "1000 x tokens of a cycle / a request's decode tok/s: drafting and verification of the "
-        "whole batch, prefill left out. Median over repetitions and accept lengths, whose extremes "
-        f"lie {markdown.percent(width)} apart at most ({where} at B={widest.batch})."
+        "whole batch, prefill left out. Median over repetitions and the upper half of the accept "
+        "lengths: at low ones dummy weights make a cycle cheaper than text would. The extremes of "
+        f"all lie {markdown.percent(width)} apart at most ({where} at B={widest.batch})."
     )
 
 

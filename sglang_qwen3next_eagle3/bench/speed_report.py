@@ -226,8 +226,8 @@ def _doubts(measured: _Measured, model: CostModel) -> Iterator[str]:
         if (found.high_ms - found.low_ms) / found.cycle_ms > _APART:
             lines.append(
                 f"- {measured.title(found.configuration)}, B={found.batch}: its cycle takes "
-                f"{found.low_ms:.2f} to {found.high_ms:.2f} ms by repetition and accept length, so "
-                f"the median, {found.cycle_ms:.2f}, stands for neither"
+                f"{found.low_ms:.2f} to {found.high_ms:.2f} ms by repetition and accept length; "
+                f"{found.cycle_ms:.2f} is of the upper half of the lengths"
             )
     if lines:
         yield "## What failed or is in doubt"
