@@ -23,7 +23,8 @@ def exit_status(verb: Callable[[], int]) -> int:
     try:
         status = verb()
         # Now, not while Python ends, where nobody could answer for it.
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the shell
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR

@@ -10,9 +10,10 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.bench import assemble, options, speed
 from sglang_qwen3next_eagle3.bench import run as run_suites
-from sglang_qwen3next_eagle3.bench.journal import claim, request_of
+from sglang_qwen3next_eagle3.bench.journal import claim, reading, refuse_another, request_of
 from sglang_qwen3next_eagle3.bench.provenance import command_line
 from sglang_qwen3next_eagle3.bench.records import Result
+from sglang_qwen3next_eagle3.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="of `bench run` or `bench speed`, asked for the same but for configurations, batches "
-        "and repetitions; of a pass that several hold, the first one's counts",
+        help="of `bench run` or `bench speed`, asked for the same but for configurations and "
+        "repetitions (and batches, of `bench run`); of a pass that several hold, the first one's "
+        "counts",
     )
     options.add_output_arguments(parser)
 
@@ -32,8 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     options.require_plots(not arguments.no_plots)
     parts = [Result.load(folder) for folder in arguments.folders]
     request = request_of(arguments.folders[0])
+    for folder in arguments.folders[1:]:
+        refuse_another(folder, request_of(folder), request)
+    if (arguments.out / "passes").exists():
+        raise UserError(f"{arguments.out} holds a benchmark already: choose a new folder for --out")
     with contextlib.ExitStack() as stack:
-        journals = [stack.enter_context(claim(folder, request)) for folder in arguments.folders]
+        # Parts are read only; what is being measured is not whole yet.
+        journals = [stack.enter_context(reading(folder)) for folder in arguments.folders]
         joined = stack.enter_context(claim(arguments.out, request))
         doubled = sum(joined.take(journal) for journal in journals)
         if doubled:
@@ -45,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             parts[0].kind,
             _provenance(parts, command_line(arguments.words)),
             _settings(parts),
-            (),
+            [row for part in parts for row in part.configurations],
             speed.NOTES if parts[0].kind == "speed" else (),
             _greedy(parts),
         )
@@ -59,13 +66,19 @@ def run(arguments: argparse.Namespace) -> int:
 def _provenance(parts: Sequence[Result], command: str) -> dict[str, Any]:
     """The first part's, with what differs of each part, its date and command in any case."""
     first = parts[0].provenance
+    # A part may have been joined itself: its parts are what was measured.
+    measured = [
+        {**part.provenance, **each}
+        for part in parts
+        for each in part.provenance.get("parts") or [part.provenance]
+    ]
     said = [
         {
             key: value
-            for key, value in part.provenance.items()
-            if key in ("date", "command") or value != first.get(key)
+            for key, value in each.items()
+            if key in ("date", "command") or (key != "parts" and value != first.get(key))
         }
-        for part in parts
+        for each in measured
     ]
     return {**first, "command": command, "parts": said}
 

@@ -169,7 +169,7 @@ def claim(
         path = folder / "request.json"
         if path.is_file():
             if (folder / "passes").is_dir():
-                _refuse_another(folder, _read(path), wanted)
+                refuse_another(folder, _read(path), wanted)
             # Nothing was measured yet: whatever was asked for before does not bind.
             _write(path, wanted)
         elif any(folder.iterdir()):
@@ -177,6 +177,19 @@ def claim(
         else:
             _write(path, wanted)
         yield Journal(folder, stamp)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[Journal]:
+    """A folder as it is, and nothing is written to it. Raises UserError: it is being measured."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield Journal(folder)
+    except BlockingIOError:
+        raise UserError(f"{folder} is being measured: wait until it is done") from None
     finally:
         os.close(handle)
 
@@ -189,7 +202,8 @@ def request_of(folder: Path) -> dict[str, Any]:
     return _read(path)
 
 
-def _refuse_another(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+def refuse_another(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises UserError: what a folder holds is not what is wanted."""
     differing = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
     if differing:
         key = sorted(differing)[0]

@@ -28,7 +28,7 @@ def cycles(result: Result, model: CostModel) -> Iterator[str]:
     yield (
         "1000 x tokens of a cycle / a request's decode tok/s: drafting and verification of the "
         "whole batch, prefill left out. Median over repetitions and the upper half of the accept "
-        "lengths: at low ones dummy weights make a cycle cheaper than text would. The extremes of "
+        "lengths: at low ones dummy weights probably make it cheaper than text. The extremes of "
         f"all lie {markdown.percent(width)} apart at most ({where} at B={widest.batch})."
     )
 

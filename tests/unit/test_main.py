@@ -36,6 +36,12 @@ def test_the_module_runs_as_a_command() -> None:
     assert "b1 " in printed
 
 
+def test_a_closed_output_is_no_error() -> None:
+    command = f"{sys.executable} -m sglang_qwen3next_eagle3.launch --list >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize("module", ["sglang_qwen3next_eagle3", "sglang_qwen3next_eagle3.launch"])
 def test_a_reader_that_leaves_is_no_error(module: str) -> None:
     words = [] if module.endswith("launch") else ["launch"]

@@ -74,9 +74,30 @@ def test_the_joined_folder_goes_on(
     assert main(words(both, *wanted)) == 0
     started = [line for line in capsys.readouterr().err.splitlines() if "starting" in line]
     assert len(started) == 1, "3,1,4 at B=2 alone was missing"
-    # What was measured since is not lost when the parts are joined again.
-    assert join(both, *parts) == 0
-    assert len(Result.load(both).of("3,1,4", "smoke", 2)) == 1
+    # What was measured since is not overwritten.
+    assert join(both, *parts) == 2
+    assert "choose a new folder" in capsys.readouterr().err
+
+
+def test_parts_stay_as_they_are(parts: tuple[Path, Path], tmp_path: Path) -> None:
+    def content() -> dict[Path, bytes]:
+        files = [path for part in parts for path in part.rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in files}
+
+    before = content()
+    join(tmp_path / "both", *parts)
+    assert content() == before
+
+
+def test_what_was_joined_can_be_joined(parts: tuple[Path, Path], tmp_path: Path) -> None:
+    third = tmp_path / "third"
+    assert main(words(third, "--config", "none", "--batch", "2")) == 0
+    join(tmp_path / "both", *parts)
+    assert join(tmp_path / "all", tmp_path / "both", third) == 0
+    said = Result.load(tmp_path / "all").provenance["parts"]
+    commands = [part["command"] for part in said]
+    assert ["3,1,4" in c for c in commands] == [True, False, False]
+    assert ["2,1,3" in c for c in commands] == [False, True, False]
 
 
 def test_a_server_that_failed_in_one_part_and_ran_in_the_other_is_no_failure(
@@ -108,7 +129,7 @@ def test_parts_of_another_benchmark_are_refused(
     assert join(out, *parts) == 2
     assert "is no folder of `bench run`" in capsys.readouterr().err
     assert join(parts[1], parts[1]) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    assert "choose a new folder" in capsys.readouterr().err
 
 
 def test_other_servers_by_the_same_name_are_refused(
