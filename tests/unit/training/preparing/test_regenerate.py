@@ -217,8 +217,8 @@ def test_a_server_that_fails_throughout_stops_the_run_and_keeps_what_is_done(
         done = read_lines(journal)[1:]
         assert f"{len(done)} finished conversations are kept" in message
         assert 1 <= len(done) <= 10
-        # Ten answers, then eight strikes, and at most one more under way. The first failure may come
-        # in before the tenth answer, which clears it.
+        # Ten answers, eight strikes, at most one more under way. The first failure may come in
+        # before the tenth answer, which clears it.
         assert len(target.asked) <= 20
         target.asked.clear()
         target.answer = echo
