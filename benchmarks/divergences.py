@@ -3,15 +3,16 @@
     python benchmarks/divergences.py FOLDER --suite humaneval --data-dir DATA
 
 FOLDER: of `bench run`, with its passes. Answers of every configuration are compared with those
-without speculation at the same batch size, and the latter with those of the smallest. Where two
-part, transformers asks the target in fp32, given the prompt and all tokens that both share: if the
-target all but ties the two tokens, rounding decided; a wide margin would be a wrong answer. Beside
-it stands how many of the shared positions have as narrow a margin between their two best tokens.
-Runs on a CPU, for a small target; first turns only.
+without speculation at the same batch size, if there are any, and the latter with those of the
+smallest. Where two part, transformers asks the target in fp32, given the prompt and all tokens that
+both share: if it all but ties them with its best, rounding decided; a wide margin would be a wrong
+answer. Beside it stands how many of the shared positions have as narrow a margin between their two
+best tokens. Runs on a CPU, for a small target; first turns only.
 """
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from sglang_qwen3next_eagle3.bench.journal import Journal, Key
 from sglang_qwen3next_eagle3.bench.load import Pass
 from sglang_qwen3next_eagle3.bench.records import NONE
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.errors import exit_status
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--suite", default="humaneval")
@@ -53,13 +55,15 @@ def main() -> None:
     for key, found in sorted(passes.items()):
         batch = smallest if key.configuration == NONE else key.batch
         against = Key(NONE, key.suite, batch, 0)
-        if key != against:
+        if key != against and against in passes:
             figures = compare(model, asked, found, passes[against])
             print(json.dumps({"configuration": key.configuration, "batch": key.batch, **figures}))
+    return 0
 
 
 def compare(model: Any, asked: dict[str, list[int]], one: Pass, other: Pass) -> dict[str, object]:
-    """Margins in nats: of the two tokens where answers part, and of the best two elsewhere."""
+    """Margins in nats: from the best token to the worse of the two where answers part, and between
+    the best two elsewhere."""
     plain = {sample.prompt: sample.output_ids for sample in other.samples if sample.turn == 1}
     parted: list[float] = []
     shared: list[float] = []
@@ -76,7 +80,8 @@ def compare(model: Any, asked: dict[str, list[int]], one: Pass, other: Pass) -> 
         with torch.inference_mode():
             logits = model(ids).logits[0, len(prompt) - 1 :]
         best = logits.topk(2).indices[-1].tolist()
-        parted.append(float((logits[-1, pair[0][common]] - logits[-1, pair[1][common]]).abs()))
+        held = logits[-1, [pair[0][common], pair[1][common]]]
+        parted.append(float(logits[-1].max() - held.min()))
         outside += pair[0][common] not in best or pair[1][common] not in best
         two = logits[:-1].topk(2).values
         shared += (two[:, 0] - two[:, 1]).tolist()
@@ -96,4 +101,4 @@ def compare(model: Any, asked: dict[str, list[int]], one: Pass, other: Pass) -> 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sglang_qwen3next_eagle3.bench.cost import Tree, spelled, tree_of
+from sglang_qwen3next_eagle3.bench.cost import spelled, tree_of
+from sglang_qwen3next_eagle3.bench.cycles import Tree
 from sglang_qwen3next_eagle3.errors import UserError
 
 HOW_TO_WRITE = (

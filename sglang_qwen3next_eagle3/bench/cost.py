@@ -7,9 +7,6 @@ between them. From it follows the accept length that a tree needs (plan.py).
 import json
 import os
 import re
-import statistics
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +14,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sglang_qwen3next_eagle3.bench import fitting
-from sglang_qwen3next_eagle3.bench.records import NONE, Measurement, Result
+from sglang_qwen3next_eagle3.bench.cycles import Cell, Tree, measured
+from sglang_qwen3next_eagle3.bench.records import NONE, Result
 from sglang_qwen3next_eagle3.errors import UserError
 
-Tree = tuple[int, int, int]
-"""Steps, topk, draft tokens."""
 EXPERTS = (10, 512)
 """Experts a token and experts in all: num_experts_per_tok and num_experts of Qwen3-Next."""
 
@@ -48,31 +44,6 @@ class Cycle(_Record):
 
     ms: float
     source: Literal["measured", "fitted"]
-
-
-class Cell(_Record):
-    """A configuration at a batch size, as it was measured.
-
-    cycle_ms: median over repetitions and the upper half of the simulated accept lengths. At low
-        ones dummy weights make a cycle cheaper (MTP at B=32 by two fifths), probably because tokens
-        that are all alike reach fewer experts than text does.
-    low_ms, high_ms: extremes over all repetitions and accept lengths.
-    fitted_ms: what the law says; None where it was not fitted to this algorithm.
-    """
-
-    configuration: str
-    algorithm: Literal["eagle3", "nextn", "none"]
-    tree: Tree | None
-    batch: int
-    cycle_ms: float
-    low_ms: float
-    high_ms: float
-    fitted_ms: float | None = None
-
-    @property
-    def error(self) -> float | None:
-        """The law's relative error here."""
-        return None if self.fitted_ms is None else self.fitted_ms / self.cycle_ms - 1
 
 
 class Residuals(_Record):
@@ -187,21 +158,6 @@ def tree_of(name: str) -> Tree | None:
     return None if match is None else (int(match[1]), int(match[2]), int(match[3]))
 
 
-def cycle_ms(measurement: Measurement) -> float | None:
-    """1000 x tokens of a cycle / a request's decode rate; without speculation a token a cycle.
-
-    A request's first token is the prefill's: neither of the two counts it (the accept length, as
-    SGLang defines it, does). All requests of a batch advance together, so this is the batch's cycle
-    too. None where requests failed or figures are missing.
-    """
-    figures = measurement.figures
-    plain = measurement.configuration == NONE
-    if figures.failed or figures.decode_tok_s <= 0 or not (plain or figures.verify_steps):
-        return None
-    tokens = (figures.completion_tokens - figures.requests) / (figures.verify_steps or 1)
-    return 1000 * (1.0 if plain else tokens) / figures.decode_tok_s
-
-
 def terms(batch: int, tree: Tree | None, experts: tuple[int, int] = EXPERTS) -> dict[str, float]:
     """How much of each of `TERMS` a cycle holds.
 
@@ -233,7 +189,7 @@ def fit(result: Result, experts: tuple[int, int] = EXPERTS) -> CostModel:
     """
     if result.kind != "speed":
         raise UserError("this result is of `bench run`: a cost model needs one of `bench speed`")
-    cells = _cells(result)
+    cells = measured(result)
     if not any(cell.configuration == NONE for cell in cells):
         raise UserError(
             f"the result has no baseline: measure the configuration {NONE!r} too, which all "
@@ -264,44 +220,4 @@ def fit(result: Result, experts: tuple[int, int] = EXPERTS) -> CostModel:
         ),
         experts=experts,
         provenance=provenance,
-    )
-
-
-def _cells(result: Result) -> list[Cell]:
-    configurations = {c.name: c for c in result.configurations}
-    seen: Mapping[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
-    for measurement in result.measurements:
-        if measurement.configuration not in configurations:
-            raise UserError(
-                f"the result is damaged: it measures {measurement.configuration!r}, which is not "
-                "among its configurations"
-            )
-        cycle = cycle_ms(measurement)
-        if cycle is not None:
-            length = measurement.simulated_accept_length or 0.0
-            seen[measurement.configuration, measurement.batch].append((length, cycle))
-    return [
-        _cell(name, configurations[name].algorithm, configurations[name].tree, batch, cycles)
-        for (name, batch), cycles in seen.items()
-    ]
-
-
-def _cell(
-    name: str,
-    algorithm: Literal["eagle3", "nextn", "none"],
-    tree: Tree | None,
-    batch: int,
-    seen: Sequence[tuple[float, float]],
-) -> Cell:
-    """seen: simulated accept length (0 without speculation) and cycle of every pass."""
-    middle = statistics.median({length for length, _ in seen})
-    cycles = [cycle for _, cycle in seen]
-    return Cell(
-        configuration=name,
-        algorithm=algorithm,
-        tree=tree,
-        batch=batch,
-        cycle_ms=statistics.median(cycle for length, cycle in seen if length >= middle),
-        low_ms=min(cycles),
-        high_ms=max(cycles),
     )

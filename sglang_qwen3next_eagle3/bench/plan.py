@@ -17,7 +17,8 @@ from sglang_qwen3next_eagle3.bench.accept_lengths import (
     check,
     parse_accept_lengths,
 )
-from sglang_qwen3next_eagle3.bench.cost import CostModel, Cycle, Tree, spelled, tree_of
+from sglang_qwen3next_eagle3.bench.cost import CostModel, Cycle, spelled, tree_of
+from sglang_qwen3next_eagle3.bench.cycles import Tree
 from sglang_qwen3next_eagle3.bench.records import NONE, Result
 from sglang_qwen3next_eagle3.errors import UserError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.accept_lengths import EQUAL_ACCEPTANCE
-from sglang_qwen3next_eagle3.bench.cost import CostModel, Tree
+from sglang_qwen3next_eagle3.bench.cost import CostModel
+from sglang_qwen3next_eagle3.bench.cycles import Tree
 from sglang_qwen3next_eagle3.bench.plan import Plan
 
 

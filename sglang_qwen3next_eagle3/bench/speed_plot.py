@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sglang_qwen3next_eagle3.bench.cost import CostModel, Tree, cycle_ms, spelled
+from sglang_qwen3next_eagle3.bench.cost import CostModel, spelled
+from sglang_qwen3next_eagle3.bench.cycles import Tree, cycle_ms
 from sglang_qwen3next_eagle3.bench.records import NONE, Result
 from sglang_qwen3next_eagle3.errors import UserError
 

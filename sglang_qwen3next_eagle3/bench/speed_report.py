@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from sglang_qwen3next_eagle3.bench import markdown, report_details, speed_costs, summary
 from sglang_qwen3next_eagle3.bench.card import CardFigures, read_card
-from sglang_qwen3next_eagle3.bench.cost import CostModel, Tree, spelled
+from sglang_qwen3next_eagle3.bench.cost import CostModel, spelled
+from sglang_qwen3next_eagle3.bench.cycles import Tree
 from sglang_qwen3next_eagle3.bench.earlier import read_earlier
 from sglang_qwen3next_eagle3.bench.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.records import NONE, Result

@@ -186,10 +186,10 @@ def mean_row(table: Iterable[Row]) -> Row | None:
 
 
 def missing(result: Result) -> list[tuple[Key, int, int]]:
-    """What an interrupted or failed run of suites lacks: key, repetitions there, those wanted.
+    """What an interrupted or failed run lacks: key, repetitions there, those wanted.
 
     Wanted is what the settings ask for (`suites`, `batches`, `repeats`), and no less for one
-    configuration than for another.
+    configuration than for another. Of several accept lengths the one measured least counts.
     """
     measured = cells(result)
     settings = result.settings
@@ -203,7 +203,11 @@ def missing(result: Result) -> list[tuple[Key, int, int]]:
         for suite in suites
         for batch in batches
     ]
-    there = [len(measured[key].passes) if key in measured else 0 for key in keys]
+    fewest: dict[Key, int] = {}
+    for key, cell in measured.items():
+        alike = key._replace(simulated_accept_length=None)
+        fewest[alike] = min(len(cell.passes), fewest.get(alike, wanted))
+    there = [fewest.get(key, 0) for key in keys]
     return [(key, n, wanted) for key, n in zip(keys, there, strict=True) if n < wanted]
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from sglang_qwen3next_eagle3.bench.cost import Tree, terms
+from sglang_qwen3next_eagle3.bench.cost import terms
+from sglang_qwen3next_eagle3.bench.cycles import Tree
 from sglang_qwen3next_eagle3.bench.earlier import read_earlier
 from sglang_qwen3next_eagle3.bench.records import (
     Configuration,

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3.bench.cost import CostModel, cycle_ms, fit
+from sglang_qwen3next_eagle3.bench.cost import CostModel, fit
+from sglang_qwen3next_eagle3.bench.cycles import cycle_ms
 from sglang_qwen3next_eagle3.errors import UserError
 from tests.support import speed
 from tests.support.speed import COEFFICIENTS, configuration, law, measurement

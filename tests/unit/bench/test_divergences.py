@@ -37,10 +37,10 @@ def model(ids: torch.Tensor) -> Any:
 def test_margins_are_of_the_position_where_answers_part(divergences: ModuleType) -> None:
     asked = {"a": [0, 1], "b": [0, 1], "c": [0, 1]}
     speculative = Pass([plain("a", (2, 3, 5, 0)), plain("b", (2, 3, 4)), plain("c", (4, 4))])
-    without = Pass([plain("a", (2, 3, 4, 5)), plain("b", (2, 3, 4)), plain("c", (2, 3))])
+    without = Pass([plain("a", (2, 3, 4, 5)), plain("b", (2, 3, 4)), plain("c", (5, 3))])
     found = divergences.compare(model, asked, speculative, without)
     assert (found["parted"], found["of"]) == (2, 3)
-    # a: 5 against 4 after 3, a margin of 0.25; c: 4 against 2 after 1, where 3 is second.
+    # a: 5 against 4 after 3, a margin of 0.25; c: 4 against 5 after 1, both 3.0 below 2.
     assert found["not among the best two"] == 1
     assert found["margin, median"] == (0.25 + 3.0) / 2
     assert found["margin, widest"] == 3.0

@@ -5,7 +5,12 @@ import pytest
 from sglang_qwen3next_eagle3.bench.cost import fit
 from sglang_qwen3next_eagle3.bench.earlier import read_earlier
 from sglang_qwen3next_eagle3.bench.records import Result
-from sglang_qwen3next_eagle3.bench.speed_report import plots, readme_rows, speed_report
+from sglang_qwen3next_eagle3.bench.speed_report import (
+    plots,
+    readme_rows,
+    speed_report,
+    without_model,
+)
 from sglang_qwen3next_eagle3.errors import UserError
 from tests.support import speed
 from tests.support.speed import configuration, measurement
@@ -89,6 +94,18 @@ def test_a_cycle_that_hangs_on_the_accept_length_is_in_doubt() -> None:
 
     assert "EAGLE3 3,1,4, B=1: its cycle takes 8.00 to 10.00 ms" in doubts(10.0)
     assert "its cycle takes" not in doubts(9.6), "a fifth of the median, not more"
+
+
+def test_without_a_baseline_what_was_measured_is_not_called_missing() -> None:
+    lengths = [measurement("3,1,4", 1, 8.0, length) for length in (1.0, 2.46)]
+    found = speed.result([configuration(None), configuration((3, 1, 4))], lengths)
+    missing = sections(without_model(found, "no baseline"))["What failed or is missing"]
+    assert cells(missing, "1", "no speculation") == ["synthetic", "0", "1"]
+    assert "3,1,4" not in missing
+    again = measurement("3,1,4", 1, 8.0, 1.0, repetition=1)
+    found = found.model_copy(update={"measurements": (*found.measurements, again)})
+    missing = sections(without_model(found, "no baseline"))["What failed or is missing"]
+    assert cells(missing, "1", "EAGLE3 3,1,4") == ["synthetic", "1", "2"]
 
 
 def test_a_configuration_that_failed_is_named_with_its_reason() -> None:
