@@ -51,6 +51,33 @@ def test_every_cell_is_measured_in_one_start_a_tree(
     assert "2,1,3" in capsys.readouterr().out
 
 
+def test_parts_of_two_gpus_are_joined_with_their_cost_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, both = (tmp_path / name for name in ("one", "two", "both"))
+    lengths = "1.0,2.46"
+    assert main(words(one, "--batch", "1", "--accept-lengths", lengths, "--repeats", "1")) == 0
+    assert main(words(two, "--batch", "1", "--accept-lengths", "1.6,2.46", "--repeats", "2")) == 0
+    capsys.readouterr()
+    assert (
+        main(["bench", "join", str(one), str(two), "--no-plots", "--json", "--out", str(both)]) == 0
+    )
+    printed = capsys.readouterr()
+    assert "2 passes are in several folders" in printed.err, "the baseline, and 2.46"
+    result = Result.load(both)
+    assert json.loads(printed.out) == result.model_dump(mode="json")
+    assert result.settings["accept_lengths"] == [1.0, 1.6, 2.46]
+    assert result.settings["repeats"] == 2
+    counts = {x: len(result.of("2,1,3", "synthetic", 1, x)) for x in (1.0, 1.6, 2.46)}
+    assert counts == {1.0: 1, 1.6: 2, 2.46: 2}
+    assert (
+        result.of("2,1,3", "synthetic", 1, 2.46)[0]
+        == Result.load(one).of("2,1,3", "synthetic", 1, 2.46)[0]
+    )
+    assert set(speed.NOTES) <= set(result.notes)
+    assert main(["bench", "plan", "--result", str(both), "--accept-lengths", "2.2"]) == 0
+
+
 def test_lengths_out_of_a_tree_s_reach_are_left_out() -> None:
     assert speed.reachable(None, [1.0, 3.0]) == [None]
     assert speed.reachable((1, 1, 2), [1.0, 1.6, 2.0, 2.46]) == [1.0, 1.6, 2.0]
