@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sglang_qwen3next_eagle3.bench import prompts, suites
-from sglang_qwen3next_eagle3.bench.chat import ChatFormat
-from sglang_qwen3next_eagle3.bench.journal import Journal, Key
-from sglang_qwen3next_eagle3.bench.load import Pass
-from sglang_qwen3next_eagle3.bench.records import NONE
+from sglang_qwen3next_eagle3.base.errors import exit_status
+from sglang_qwen3next_eagle3.bench.load.load import Pass
+from sglang_qwen3next_eagle3.bench.results.journal import Journal, Key
+from sglang_qwen3next_eagle3.bench.results.records import NONE
+from sglang_qwen3next_eagle3.bench.suites import prompts, suites
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
-from sglang_qwen3next_eagle3.errors import exit_status
+from sglang_qwen3next_eagle3.model.chat_format import ChatFormat
 
 
 def main() -> int:

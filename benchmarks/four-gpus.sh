@@ -60,7 +60,7 @@ describe() {
 
 step_refuse() {
   run "$PYTHON" -c "import pathlib, sys
-from sglang_qwen3next_eagle3.bench import synthetic
+from sglang_qwen3next_eagle3.bench.trees import synthetic
 synthetic.write_target(pathlib.Path(sys.argv[1]), 'fp8')" "$OUT/fp8-config"
   show "${VERB[@]}" launch --profile h200-fp8 --target "$OUT/fp8-config" --tp 8
   [ -z "$DRY_RUN" ] || return 0

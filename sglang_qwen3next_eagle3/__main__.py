@@ -6,17 +6,17 @@ import sys
 from collections.abc import Sequence
 
 from sglang_qwen3next_eagle3 import __version__
-from sglang_qwen3next_eagle3.errors import exit_status
+from sglang_qwen3next_eagle3.base.errors import exit_status
 
 # Verb, module (imported only when it is called for), what it does.
 VERBS = {
     "launch": ("launch", "start SGLang with a profile"),
-    "demo": ("demo.run", "serve the small pair on this machine's CPU and ask it a question"),
-    "chat": ("client", "ask a running server, with the figures of the answer"),
-    "train": ("training.cli", "make a head: prepare, vocab, capture, run, export, evaluate"),
-    "head": ("head_verb", "what a head is, and which layers it was trained with"),
-    "bench": ("bench.cli", "measure speed and acceptance, reproduce the card's tables, plan trees"),
-    "patches": ("patches", "what is hooked in SGLang, and whether it still holds"),
+    "demo": ("cli.demo", "serve the small pair on this machine's CPU and ask it a question"),
+    "chat": ("serving.client", "ask a running server, with the figures of the answer"),
+    "train": ("cli.train", "make a head: prepare, vocab, capture, run, export, evaluate"),
+    "head": ("cli.head", "what a head is, and which layers it was trained with"),
+    "bench": ("cli.bench", "measure speed and acceptance, reproduce the card's tables, plan trees"),
+    "patches": ("cli.patches", "what is hooked in SGLang, and whether it still holds"),
 }
 
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NoReturn
 
-from sglang_qwen3next_eagle3 import preflight, profile
-from sglang_qwen3next_eagle3.cleaning import masked
-from sglang_qwen3next_eagle3.errors import UserError, exit_status
-from sglang_qwen3next_eagle3.preflight import Launch
-from sglang_qwen3next_eagle3.profile import MTP_TREE, Algorithm, Profile, Tree
+from sglang_qwen3next_eagle3.base.errors import UserError, exit_status
+from sglang_qwen3next_eagle3.base.redact import masked
+from sglang_qwen3next_eagle3.serving import preflight, profile
+from sglang_qwen3next_eagle3.serving.preflight import Launch
+from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Algorithm, Profile, Tree
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,8 @@ import logging
 import os
 from pathlib import Path
 
-from sglang_qwen3next_eagle3 import aux_layers
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import aux_layers
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import yaml
 
-from sglang_qwen3next_eagle3 import preflight
-from sglang_qwen3next_eagle3 import profile as profiles
-from sglang_qwen3next_eagle3.bench.records import NONE, Configuration
-from sglang_qwen3next_eagle3.cleaning import masked, without_paths
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.profile import MTP_TREE, Profile, Tree, last_value
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.redact import masked, without_paths
+from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration
+from sglang_qwen3next_eagle3.serving import preflight
+from sglang_qwen3next_eagle3.serving import profile as profiles
+from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Profile, Tree, last_value
 
 MTP = "mtp"
 DEFAULTS = "eagle3-defaults"

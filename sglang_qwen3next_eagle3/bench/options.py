@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from sglang_qwen3next_eagle3 import profile as profiles
-from sglang_qwen3next_eagle3.bench import server as servers
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.bench.configurations import Contender, slug
-from sglang_qwen3next_eagle3.bench.journal import Journal, Key
-from sglang_qwen3next_eagle3.bench.records import Configuration
-from sglang_qwen3next_eagle3.bench.runner import Runner, Session, Work
-from sglang_qwen3next_eagle3.bench.server import Server
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.profile import Profile, build_argv, last_value
-from sglang_qwen3next_eagle3.progress import Progress
+from sglang_qwen3next_eagle3.bench.load.runner import Runner, Session, Work
+from sglang_qwen3next_eagle3.bench.results.journal import Journal, Key
+from sglang_qwen3next_eagle3.bench.results.records import Configuration
+from sglang_qwen3next_eagle3.serving import profile as profiles
+from sglang_qwen3next_eagle3.serving import server as servers
+from sglang_qwen3next_eagle3.serving.profile import Profile, build_argv, last_value
+from sglang_qwen3next_eagle3.serving.server import Server
 
 MEASURED, INCOMPLETE, INTERRUPTED = 0, 1, 130
 

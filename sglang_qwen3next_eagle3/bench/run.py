@@ -9,25 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.bench import (
-    assemble,
-    configurations,
-    options,
-    prompts,
-    provenance,
-    suites,
-)
-from sglang_qwen3next_eagle3.bench import server as servers
-from sglang_qwen3next_eagle3.bench.chat import ChatFormat
-from sglang_qwen3next_eagle3.bench.journal import Journal, Key, claim
-from sglang_qwen3next_eagle3.bench.load import Conversation
-from sglang_qwen3next_eagle3.bench.prompts import Selection
-from sglang_qwen3next_eagle3.bench.records import Configuration, Result
-from sglang_qwen3next_eagle3.bench.runner import Session, Work
-from sglang_qwen3next_eagle3.bench.server import Server
-from sglang_qwen3next_eagle3.bench.suites import Suite
-from sglang_qwen3next_eagle3.cleaning import masked, without_paths
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base import provenance
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.redact import masked, without_paths
+from sglang_qwen3next_eagle3.bench import configurations, options
+from sglang_qwen3next_eagle3.bench.load.load import Conversation
+from sglang_qwen3next_eagle3.bench.load.runner import Session, Work
+from sglang_qwen3next_eagle3.bench.results import assemble
+from sglang_qwen3next_eagle3.bench.results.journal import Journal, Key, claim
+from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
+from sglang_qwen3next_eagle3.bench.suites import prompts, suites
+from sglang_qwen3next_eagle3.bench.suites.prompts import Selection
+from sglang_qwen3next_eagle3.bench.suites.suites import Suite
+from sglang_qwen3next_eagle3.model.chat_format import ChatFormat
+from sglang_qwen3next_eagle3.serving import server as servers
+from sglang_qwen3next_eagle3.serving.server import Server
 
 Start = Callable[[], AbstractContextManager[Server]]
 INTERRUPTED = options.INTERRUPTED
@@ -252,8 +248,8 @@ def _write(arguments: argparse.Namespace, result: Result) -> None:
 
 def describe(result: Result, out: Path, *, plots: bool) -> str:
     """Write the report and the plots beside the result; the report's text."""
-    from sglang_qwen3next_eagle3.bench import plots as drawing
-    from sglang_qwen3next_eagle3.bench import report
+    from sglang_qwen3next_eagle3.bench.reports import plots as drawing
+    from sglang_qwen3next_eagle3.bench.reports import run as report
 
     drawn = drawing.plots(result, out / "plots") if plots and result.measurements else []
     text = report.report(result, [f"plots/{path.name}" for path in drawn])

@@ -12,26 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3 import hub
-from sglang_qwen3next_eagle3 import profile as profiles
-from sglang_qwen3next_eagle3.bench import (
-    assemble,
-    configurations,
-    options,
-    provenance,
-    synthetic,
-)
+from sglang_qwen3next_eagle3.base import provenance
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.redact import masked, without_paths
+from sglang_qwen3next_eagle3.bench import configurations, options
 from sglang_qwen3next_eagle3.bench.configurations import Contender
-from sglang_qwen3next_eagle3.bench.journal import Journal, Key, claim
-from sglang_qwen3next_eagle3.bench.records import Configuration, Result
-from sglang_qwen3next_eagle3.bench.runner import Session, Work
-from sglang_qwen3next_eagle3.bench.server import Server
-from sglang_qwen3next_eagle3.cleaning import masked, without_paths
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.bench.load.runner import Session, Work
+from sglang_qwen3next_eagle3.bench.results import assemble
+from sglang_qwen3next_eagle3.bench.results.journal import Journal, Key, claim
+from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
+from sglang_qwen3next_eagle3.bench.trees import synthetic
+from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 from sglang_qwen3next_eagle3.plugin import SIMULATE_VARIABLE
-from sglang_qwen3next_eagle3.profile import DEMO, Profile
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.serving import profile as profiles
+from sglang_qwen3next_eagle3.serving.profile import DEMO, Profile
+from sglang_qwen3next_eagle3.serving.server import Server
 
 Start = Callable[[], AbstractContextManager[Server]]
 SUITE = "synthetic"
@@ -261,7 +258,8 @@ def _write(arguments: argparse.Namespace, result: Result) -> None:
 
 def describe(result: Result, out: Path, *, plots: bool) -> str:
     """Write the cost model, the report and the plots beside the result; the report's text."""
-    from sglang_qwen3next_eagle3.bench import cost, speed_report
+    from sglang_qwen3next_eagle3.bench.reports import speed as speed_report
+    from sglang_qwen3next_eagle3.bench.trees import cost
 
     try:
         model = cost.fit(result)

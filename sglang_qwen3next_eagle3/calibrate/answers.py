@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import prompts
 from sglang_qwen3next_eagle3.calibrate.prompts import Prompt, Sample
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.target import Target
 
 CONTINUE = "Continue the following:\n\n"
 """What is asked where a prompt is a plain text."""

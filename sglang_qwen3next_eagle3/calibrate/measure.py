@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sglang_qwen3next_eagle3.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.calibrate import search, verdict
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Score, Scorer, Texts
 from sglang_qwen3next_eagle3.calibrate.search import Descent
 from sglang_qwen3next_eagle3.calibrate.verdict import Verdict
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
+from sglang_qwen3next_eagle3.model.target import Target
 
 Task = Callable[[str, int], Callable[[], None]]
 """Starts a piece of work by its label and size; the result is called for each part of it done."""

@@ -5,9 +5,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate.measure import Measurement
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.target import Target
 
 
 def require() -> None:

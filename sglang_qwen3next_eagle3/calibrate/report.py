@@ -14,7 +14,7 @@ from sglang_qwen3next_eagle3.calibrate.verdict import (
     Verdict,
     spelled,
 )
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.target import Target
 
 ADVICE = (
     "the head's config names another selection, and the texts, which are not the target's own "

@@ -12,12 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3 import __version__, aux_record, head_files, head_selection, hub
-from sglang_qwen3next_eagle3.aux_layers import AuxSelection, validate
-from sglang_qwen3next_eagle3.aux_record import AuxRecord
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.head import Head
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.head import files as head_files
+from sglang_qwen3next_eagle3.head import record as aux_record
+from sglang_qwen3next_eagle3.head import selection as head_selection
+from sglang_qwen3next_eagle3.head.head import Head
+from sglang_qwen3next_eagle3.head.record import AuxRecord
+from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, validate
+from sglang_qwen3next_eagle3.model.target import Target
 
 DUMMY_FLAGS = ("--skip-tokenizer-init",)
 
@@ -52,7 +56,7 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
     from sglang_qwen3next_eagle3.calibrate.measure import measure
     from sglang_qwen3next_eagle3.calibrate.scoring import Scorer
     from sglang_qwen3next_eagle3.calibrate.source import OWN, RANDOM, source_of
-    from sglang_qwen3next_eagle3.head_model import HeadModel
+    from sglang_qwen3next_eagle3.head.forward import HeadModel
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sglang_qwen3next_eagle3.head_model import HeadModel, rms_norm
+from sglang_qwen3next_eagle3.head.forward import HeadModel, rms_norm
 
 TOP = 5
 BLOCK = 256

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import answers, prompts
 from sglang_qwen3next_eagle3.calibrate.answers import Decoder, Questions
 from sglang_qwen3next_eagle3.calibrate.prompts import MIN_TOKENS, Sample
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.target import Target
 
 OWN, GIVEN, RANDOM = "own answers", "as given", "random tokens"
 RANDOM_PROMPTS = 24

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate.prompts import Sample
 from sglang_qwen3next_eagle3.calibrate.scoring import Text
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.target import Target
 
 if TYPE_CHECKING:
-    from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
+    from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
 
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -142,6 +142,6 @@ def load(
     Raises:
         UserError: SGLang is not there, not a known release, or failed.
     """
-    from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
+    from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
 
     return PrefillRunner(folder, device=device, tp=tp, max_length=longest, extra=extra)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sglang_qwen3next_eagle3 import aux_layers
-from sglang_qwen3next_eagle3.aux_layers import AuxSelection, Tap
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Score
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Tap
+from sglang_qwen3next_eagle3.model.target import Target
 
 RESAMPLES = 4000
 CONFIDENCE = 0.99

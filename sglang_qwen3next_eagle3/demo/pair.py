@@ -1,15 +1,15 @@
 """The small trained pair that comes with this package: a Qwen3-Next target and its EAGLE3 head.
 
 Both have the architecture of the real ones and 7.6M parameters together, trained on source code
-and documentation (`demo.making`). They show a server, a profile or a client at work, with real
-acceptance on real text; they know nothing worth asking for.
+and documentation (`examples/demo-pair`). They show a server, a profile or a client at work, with
+real acceptance on real text; they know nothing worth asking for.
 """
 
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from sglang_qwen3next_eagle3 import aux_layers
-from sglang_qwen3next_eagle3.aux_layers import AuxSelection, Resolved
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Resolved
+from sglang_qwen3next_eagle3.model.target import MODEL_TYPE, Target, layer_kinds
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
-from sglang_qwen3next_eagle3.target import MODEL_TYPE, Target, layer_kinds
 
 logger = logging.getLogger(__name__)
 

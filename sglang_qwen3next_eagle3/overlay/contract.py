@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.resources import data_dir
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.resources import data_dir
 
 Part = Literal["capture", "cpu_engine", "prefill", "simulate", "training"]
 Role = Literal["hooked", "relied_on"]

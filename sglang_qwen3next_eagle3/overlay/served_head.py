@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.head import AUX_LAYERS_KEY
+from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
 
 
 def spelled_layers() -> str | None:

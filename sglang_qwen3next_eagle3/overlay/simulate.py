@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 from sglang_qwen3next_eagle3.plugin import SIMULATE_VARIABLE
 

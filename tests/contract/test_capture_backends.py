@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3 import aux_layers
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
-from sglang_qwen3next_eagle3.target import Target
-from sglang_qwen3next_eagle3.training import capture, features
-from sglang_qwen3next_eagle3.training.encode import encode, load_tokenizer, read_conversations
-from sglang_qwen3next_eagle3.training.transformers_backend import TransformersRunner
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
+from sglang_qwen3next_eagle3.train.capture import capture, features
+from sglang_qwen3next_eagle3.train.capture.encode import encode, load_tokenizer, read_conversations
+from sglang_qwen3next_eagle3.train.transformers_backend import TransformersRunner
 from tests.support.small_target import conversation
 
 SELECTIONS = ("card", "fork", "sglang")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3 import __main__, aux_record
+from sglang_qwen3next_eagle3 import __main__
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
-from sglang_qwen3next_eagle3.head_files import Folder
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.head import record as aux_record
+from sglang_qwen3next_eagle3.head.files import Folder
+from sglang_qwen3next_eagle3.model.target import Target
 
 
 def test_the_demo_head_is_found_to_read_the_card_s_layers(

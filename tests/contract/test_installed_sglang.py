@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3 import plugin
+from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.overlay import capture, contract, simulate
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
-from sglang_qwen3next_eagle3.resources import data_dir
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3 import aux_layers
-from sglang_qwen3next_eagle3.aux_layers import AuxSelection
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import answers
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
+from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Installed, read_manifest
-from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner, every_stream, plan_batches
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner, every_stream, plan_batches
 from tests.e2e.conftest import cpu_environment, cpu_flags
 
 PROMPTS = [list(range(20, 97)), list(range(5, 200)), [7], list(range(30, 50))]

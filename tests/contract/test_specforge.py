@@ -11,12 +11,13 @@ import pytest
 import torch
 import yaml
 
-from sglang_qwen3next_eagle3 import aux_layers
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.contract import Installed
-from sglang_qwen3next_eagle3.target import Target
-from sglang_qwen3next_eagle3.training import draft, export, recipe, specforge, vocab
+from sglang_qwen3next_eagle3.train import export, vocab
+from sglang_qwen3next_eagle3.train.trainer import draft, recipe, specforge
 from tests.conftest import CODER_NEXT
 from tests.support import specforge_oracle
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
-from sglang_qwen3next_eagle3.preflight import Options, plan
-from sglang_qwen3next_eagle3.profile import load
+from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3.serving.preflight import Options, plan
+from sglang_qwen3next_eagle3.serving.profile import load
 from tests.support.server import Server, free_port, running
 
 NEW_TOKENS = 96

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.bench.records import Result
+from sglang_qwen3next_eagle3.bench.results.records import Result
 from tests.support.server import Server
 
 

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from sglang_qwen3next_eagle3.client import Client
+from sglang_qwen3next_eagle3.serving.client import Client
 from tests.support.server import Server
 
 CARD_SNIPPET = """\

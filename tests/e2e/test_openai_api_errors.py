@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sglang_qwen3next_eagle3.client import Client
+from sglang_qwen3next_eagle3.serving.client import Client
 from tests.support.server import Server
 
 QUESTION = "Write a class for a shopping cart."  # the demo target answers at length

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.demo.pair import DemoPair
+from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from tests.e2e.conftest import plain_command, refused, with_ids
 from tests.support.server import Server, free_port
 

@@ -17,8 +17,10 @@ import yaml
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
-from sglang_qwen3next_eagle3.head_model import HeadModel
-from sglang_qwen3next_eagle3.training import evaluate, features, specforge, supervise
+from sglang_qwen3next_eagle3.head.forward import HeadModel
+from sglang_qwen3next_eagle3.train import evaluate
+from sglang_qwen3next_eagle3.train.capture import features
+from sglang_qwen3next_eagle3.train.trainer import specforge, supervise
 from tests.e2e.conftest import NEW_TOKENS, Oracle
 from tests.support.server import free_port, generate, running
 

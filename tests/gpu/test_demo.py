@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
-from sglang_qwen3next_eagle3.resources import data_dir
 from tests.support.server import Server, free_port, generate, running
 
 pytestmark = pytest.mark.gpu

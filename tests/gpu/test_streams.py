@@ -6,8 +6,8 @@ Dummy weights: this compares two ways to read the same streams, not what is in t
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3 import aux_layers
-from sglang_qwen3next_eagle3.bench import synthetic
+from sglang_qwen3next_eagle3.bench.trees import synthetic
+from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.overlay import capture
 from tests.support.streams import StreamRunner
 

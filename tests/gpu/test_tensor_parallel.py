@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.target import Target
 from tests.support import tp_streams
 from tests.support.server import free_port, generate, running
 from tests.support.tp_streams import Seen

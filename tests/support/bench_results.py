@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sglang_qwen3next_eagle3.bench.records import (
+from sglang_qwen3next_eagle3.bench.results.records import (
     Configuration,
     Equality,
     Figures,

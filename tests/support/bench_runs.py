@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.bench.load import Conversation
-from sglang_qwen3next_eagle3.bench.suites import Prompt
+from sglang_qwen3next_eagle3.bench.load.load import Conversation
+from sglang_qwen3next_eagle3.bench.suites.suites import Prompt
 
 Behave = Callable[..., None]
 """The fixture `behave`: sets how the fake servers of each configuration behave."""

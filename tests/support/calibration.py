@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Scorer, Text
-from sglang_qwen3next_eagle3.head_model import HeadModel
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.head.forward import HeadModel
+from sglang_qwen3next_eagle3.model.target import Target
 from tests.support.heads import CONFIG, TARGET, VOCAB, random_tensors, write
 
 LAYERS = 12

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.training import prepare
+from sglang_qwen3next_eagle3.train.data import prepare
 
 
 def record(question: str, answer: str = "An answer of some length.", **more: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ _COMMAND = """
 import argparse
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from sglang_qwen3next_eagle3.training import prepare
+from sglang_qwen3next_eagle3.train.data import prepare
 parser = argparse.ArgumentParser()
 prepare.add_arguments(parser)
 raise SystemExit(prepare.run(parser.parse_args()))

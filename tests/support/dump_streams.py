@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from streams import StreamRunner
 
-from sglang_qwen3next_eagle3 import aux_layers
+from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.overlay import capture
 
 

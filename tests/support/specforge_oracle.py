@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.training import cpu_trainer
+from sglang_qwen3next_eagle3.train.trainer import cpu_trainer
 
 STEPS = 7
 LENGTHS = (5, 8, 9, 40, 64)
@@ -75,8 +75,8 @@ def accuracies(folder: Path) -> dict[str, Any]:
     from specforge.runtime.contracts import TrainBatch
     from specforge.training.strategies.base import Eagle3TrainStrategy
 
-    from sglang_qwen3next_eagle3.head_model import HeadModel
-    from sglang_qwen3next_eagle3.training import evaluate
+    from sglang_qwen3next_eagle3.head.forward import HeadModel
+    from sglang_qwen3next_eagle3.train import evaluate
 
     torch.manual_seed(3)
     model = _draft(folder)

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from sglang_qwen3next_eagle3.bench.cost import terms
-from sglang_qwen3next_eagle3.bench.cycles import Tree
-from sglang_qwen3next_eagle3.bench.earlier import read_earlier
-from sglang_qwen3next_eagle3.bench.records import (
+from sglang_qwen3next_eagle3.bench.results.earlier import read_earlier
+from sglang_qwen3next_eagle3.bench.results.records import (
     Configuration,
     Figures,
     Measurement,
     Percentiles,
     Result,
 )
+from sglang_qwen3next_eagle3.bench.trees.cost import terms
+from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (1.0, 1.6, 2.46, 3.0)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglang_qwen3next_eagle3.overlay import rank_process
+from sglang_qwen3next_eagle3.overlay.prefill import process as rank_process
 
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = (
@@ -116,7 +116,7 @@ class Group:
     """One rank, loaded; `look` runs all prompts through it."""
 
     def __init__(self, arguments: argparse.Namespace, extra: Sequence[str]) -> None:
-        from sglang_qwen3next_eagle3.overlay import prefill_rank
+        from sglang_qwen3next_eagle3.overlay.prefill import rank as prefill_rank
 
         flags = [
             *FLAGS,
@@ -137,9 +137,9 @@ class Group:
     def look(self, prompts: Sequence[Sequence[int]], fused: bool, told: bool) -> Seen:
         from sglang.srt.layers import flashinfer_comm_fusion
 
-        from sglang_qwen3next_eagle3 import aux_layers
+        from sglang_qwen3next_eagle3.model import aux_layers
         from sglang_qwen3next_eagle3.overlay import capture
-        from sglang_qwen3next_eagle3.overlay.prefill import every_stream
+        from sglang_qwen3next_eagle3.overlay.prefill.runner import every_stream
 
         # Once it is off it stays off, so the fused ways come first.
         if not fused:

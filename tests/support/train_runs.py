@@ -9,14 +9,14 @@ from typing import Any
 import torch
 import yaml
 
-from sglang_qwen3next_eagle3 import aux_layers
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.target import Target
-from sglang_qwen3next_eagle3.training import features
-from sglang_qwen3next_eagle3.training.features import Manifest
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.train.capture import features
+from sglang_qwen3next_eagle3.train.capture.features import Manifest
 from tests.conftest import write_config
 from tests.support.small_target import CONFIG
-from tests.unit.training.test_recipe import MINIMAL
+from tests.unit.train.trainer.test_recipe import MINIMAL
 
 DRAFT_VOCAB = 64
 ErrorOf = Callable[..., str]

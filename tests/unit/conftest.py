@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3 import launch, plugin, preflight
+from sglang_qwen3next_eagle3 import launch, plugin
 from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.serving import preflight
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3 import launch
-from sglang_qwen3next_eagle3.bench import cli, configurations, options, suites, synthetic
+from sglang_qwen3next_eagle3.bench import configurations, options
+from sglang_qwen3next_eagle3.bench.suites import suites
+from sglang_qwen3next_eagle3.bench.trees import synthetic
+from sglang_qwen3next_eagle3.cli import bench as cli
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "benchmarks" / "four-gpus.sh"

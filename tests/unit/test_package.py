@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3 import __version__, plugin, resources
+from sglang_qwen3next_eagle3 import __version__, plugin
+from sglang_qwen3next_eagle3.base import resources
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.training import specforge
+from sglang_qwen3next_eagle3.train.trainer import specforge
 
 ROOT = Path(__file__).parents[2]
 

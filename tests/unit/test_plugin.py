@@ -1,8 +1,8 @@
 import pytest
 
 from sglang_qwen3next_eagle3 import plugin
-from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import capture, contract, hooks
 
 

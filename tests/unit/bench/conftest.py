@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.bench import run as bench_run
-from sglang_qwen3next_eagle3.bench import server
+from sglang_qwen3next_eagle3.serving import server
 from tests.support import fake_sglang
 from tests.support.bench_runs import Behave, LettersAsTokens
 

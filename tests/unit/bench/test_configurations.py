@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sglang_qwen3next_eagle3 import profile as profiles
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.bench import configurations
 from sglang_qwen3next_eagle3.bench.configurations import parse
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.serving import profile as profiles
 
 BASE = profiles.load("b1")
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.bench import server
-from sglang_qwen3next_eagle3.bench.records import Result
+from sglang_qwen3next_eagle3.bench.results.records import Result
+from sglang_qwen3next_eagle3.serving import server
 from tests.support.bench_runs import TWO, Behave, words
 from tests.support.fake_sglang import serving
 

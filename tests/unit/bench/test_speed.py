@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from sglang_qwen3next_eagle3 import profile as profiles
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.bench import server, speed, synthetic
-from sglang_qwen3next_eagle3.bench.records import Result
-from sglang_qwen3next_eagle3.head import Head
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.bench import speed
+from sglang_qwen3next_eagle3.bench.results.records import Result
+from sglang_qwen3next_eagle3.bench.trees import synthetic
+from sglang_qwen3next_eagle3.head.head import Head
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.serving import profile as profiles
+from sglang_qwen3next_eagle3.serving import server
 from tests.support import fake_sglang
 
 ROOT = Path(__file__).resolve().parents[3]

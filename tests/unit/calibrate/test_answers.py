@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import answers, prompts
 from sglang_qwen3next_eagle3.calibrate.answers import Questions
 from sglang_qwen3next_eagle3.calibrate.prompts import Message, Sample
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.target import Target
 from tests.support.calibration import SMALL_TARGET, target
 
 END, ASK = 2, 99

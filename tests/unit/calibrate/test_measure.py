@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3 import aux_layers
-from sglang_qwen3next_eagle3.aux_layers import AuxSelection, Tap
 from sglang_qwen3next_eagle3.calibrate.measure import Measurement, measure
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Tap
 from tests.support import calibration
 
 TARGET = calibration.target()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import prompts
-from sglang_qwen3next_eagle3.errors import UserError
 from tests.support.calibration import target
 
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sglang_qwen3next_eagle3 import __main__, aux_record, launch
-from sglang_qwen3next_eagle3.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3 import __main__, launch
 from sglang_qwen3next_eagle3.calibrate import answers, plot, prompts, report, states, verdict
 from sglang_qwen3next_eagle3.calibrate.answers import Questions
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Text
-from sglang_qwen3next_eagle3.head_files import Folder
+from sglang_qwen3next_eagle3.head import record as aux_record
+from sglang_qwen3next_eagle3.head.files import Folder
+from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from tests.conftest import write_config
 from tests.support import calibration
 from tests.support.heads import random_tensors, write

@@ -7,7 +7,7 @@ import torch
 
 from sglang_qwen3next_eagle3.calibrate import scoring
 from sglang_qwen3next_eagle3.calibrate.scoring import Fuse, Text
-from sglang_qwen3next_eagle3.head_model import (
+from sglang_qwen3next_eagle3.head.forward import (
     chain_hits,
     conditional_accuracies,
     predicted_accept_length,

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import states
 from sglang_qwen3next_eagle3.calibrate.prompts import Sample
 from sglang_qwen3next_eagle3.calibrate.states import StoredTexts
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.target import Target
 from tests.support.calibration import SMALL_TARGET, target
 
 

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.aux_layers import parse
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Score
 from sglang_qwen3next_eagle3.calibrate.verdict import (
     Verdict,
@@ -12,7 +11,8 @@ from sglang_qwen3next_eagle3.calibrate.verdict import (
     paired,
     spelled,
 )
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.model.aux_layers import parse
+from sglang_qwen3next_eagle3.model.target import Target
 from tests.conftest import CODER_NEXT
 
 TARGET = Target.from_config(CODER_NEXT)

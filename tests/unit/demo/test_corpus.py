@@ -7,12 +7,13 @@ import json
 import tarfile
 from pathlib import Path
 
+import corpus
 import pytest
+import sources
+from corpus import Turn, excluded_ngrams, ngrams, turns
+from sources import Source, documents
 
-from sglang_qwen3next_eagle3.demo.making import corpus, sources
-from sglang_qwen3next_eagle3.demo.making.corpus import Turn, excluded_ngrams, ngrams, turns
-from sglang_qwen3next_eagle3.demo.making.sources import Source, documents
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
 
 MODULE = '''
 class Stack:

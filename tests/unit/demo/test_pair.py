@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.demo import pair as pairs
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
-from sglang_qwen3next_eagle3.errors import UserError
-from sglang_qwen3next_eagle3.head import Head
-from sglang_qwen3next_eagle3.head_files import Folder, headers
-from sglang_qwen3next_eagle3.target import Target
+from sglang_qwen3next_eagle3.head.files import Folder, headers
+from sglang_qwen3next_eagle3.head.head import Head
+from sglang_qwen3next_eagle3.model.target import Target
 
 
 @pytest.fixture(scope="module")

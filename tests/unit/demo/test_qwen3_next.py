@@ -10,15 +10,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from qwen3_next import CHUNK, Qwen3Next, delta_rule  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from sizes import Sizes  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
-
-from sglang_qwen3next_eagle3.demo.making.qwen3_next import (  # noqa: E402
-    CHUNK,
-    Qwen3Next,
-    delta_rule,
-)
-from sglang_qwen3next_eagle3.demo.making.sizes import Sizes  # noqa: E402
 
 SIZES = replace(Sizes(), vocab_size=256, hidden_size=64, num_hidden_layers=4, num_experts=4)
 

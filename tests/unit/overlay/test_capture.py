@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3 import aux_layers
-from sglang_qwen3next_eagle3.aux_layers import AuxSelection, Tap
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Tap
 from sglang_qwen3next_eagle3.overlay import capture
 
 LAYERS = 12

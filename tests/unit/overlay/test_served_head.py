@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3.head import AUX_LAYERS_KEY
+from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
+from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import capture, served_head
-from sglang_qwen3next_eagle3.target import Target
 
 SPELLED = "input:0,output:5,output:9"
 TARGET = Target({"num_hidden_layers": 12, "full_attention_interval": 4})

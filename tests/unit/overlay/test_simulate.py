@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3 import plugin
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract, simulate
 from sglang_qwen3next_eagle3.overlay import hooks as overlay_hooks
 from sglang_qwen3next_eagle3.overlay.simulate import OFF, AcceptLength, Steps

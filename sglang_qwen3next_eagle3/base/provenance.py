@@ -1,0 +1,92 @@
+"""What a figure was measured with: software, hardware, commit, command."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3.base.redact import masked, without_paths
+from sglang_qwen3next_eagle3.train import provenance
+
+PACKAGES = ("sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python")
+_GPU_QUERY = "name,memory.total,driver_version"
+
+
+def describe(words: Sequence[str]) -> dict[str, Any]:
+    """words: what was given to `sglang-qwen3next-eagle3`, without paths of this machine."""
+    commit = provenance.commit()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit.removesuffix("-dirty") if commit else None,
+        "dirty": commit.endswith("-dirty") if commit else None,
+        "command": command_line(words),
+        "versions": {
+            "sglang-qwen3next-eagle3": __version__,
+            "python": platform.python_version(),
+            **{name: version for name in PACKAGES if (version := _version(name))},
+        },
+        "host": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": _memory()},
+        "gpus": gpus(),
+        "environment": {
+            name: without_paths(value)
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("SGLANG_", "NCCL_", "CUDA_VISIBLE")) and "KEY" not in name
+        },
+    }
+
+
+def command_line(words: Sequence[str]) -> str:
+    """As it was given, without secrets and paths of this machine."""
+    return "sglang-qwen3next-eagle3 " + shlex.join(without_paths(masked(words)))
+
+
+def stamp(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes passes comparable, of `describe`."""
+    dirty = " with changes" if described["dirty"] else ""
+    cards = sorted({f"{gpu['name']}, driver {gpu['driver']}" for gpu in described["gpus"]})
+    return {
+        "commit": f"{described['commit']}{dirty}",
+        "SGLang": described["versions"].get("sglang"),
+        "torch": described["versions"].get("torch"),
+        "on": "; ".join(cards) or described["host"]["cpu"],
+    }
+
+
+def gpus() -> list[dict[str, str]]:
+    """Name, memory and driver of each; empty where nvidia-smi finds none."""
+    command = ["nvidia-smi", f"--query-gpu={_GPU_QUERY}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
+    return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory() -> float | None:
+    if sys.platform != "linux":
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

@@ -1,0 +1,106 @@
+"""B requests in flight, from the first prompt of a suite to the last."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sglang_qwen3next_eagle3.bench.load import stream
+from sglang_qwen3next_eagle3.bench.load.stream import RequestFailed
+from sglang_qwen3next_eagle3.bench.results.records import Sample
+
+Turns = Callable[[Sequence[tuple[int, ...]]], Sequence[int] | None]
+"""Given the answers so far (token ids), the next turn's input ids; None after the last turn."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One prompt of a suite. id: of its first turn; later ones have `#2`, `#3`, ... behind it."""
+
+    id: str
+    turns: Turns
+
+
+@dataclass
+class Pass:
+    """samples: in the order of the prompts. failures: (prompt, what happened).
+
+    broken: what ended the pass before its last prompt, if anything.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    broken: str | None = None
+
+
+def run(
+    url: str,
+    conversations: Sequence[Conversation],
+    batch: int,
+    sampling: Mapping[str, Any],
+    *,
+    stall_seconds: float,
+    headers: Mapping[str, str] | None = None,
+    done: Callable[[], None] = lambda: None,
+) -> Pass:
+    """All conversations, `batch` of them at a time; a stalled or lost server ends the pass."""
+    asking = _Asking(url, dict(sampling), dict(headers or {}), done)
+    return asyncio.run(asking.run(conversations, batch, stall_seconds))
+
+
+class _Asking:
+    def __init__(
+        self,
+        url: str,
+        sampling: dict[str, Any],
+        headers: dict[str, str],
+        done: Callable[[], None],
+    ) -> None:
+        self._url, self._sampling, self._headers, self._done = url, sampling, headers, done
+        self._result = Pass()
+        self._samples: dict[tuple[int, int], Sample] = {}
+
+    async def run(
+        self, conversations: Sequence[Conversation], batch: int, stall_seconds: float
+    ) -> Pass:
+        waiting = list(enumerate(conversations))[::-1]
+        async with stream.client(stall_seconds) as http:
+
+            async def slot() -> None:
+                while waiting:
+                    place, conversation = waiting.pop()
+                    await self._converse(http, place, conversation)
+
+            started = time.perf_counter()
+            slots = [asyncio.create_task(slot()) for _ in range(min(batch, len(waiting)))]
+            try:
+                await asyncio.gather(*slots)
+            except RequestFailed as error:
+                self._result.broken = str(error)
+            finally:
+                for task in slots:
+                    task.cancel()
+                await asyncio.gather(*slots, return_exceptions=True)
+            self._result.seconds = time.perf_counter() - started
+        self._result.samples = [self._samples[key] for key in sorted(self._samples)]
+        return self._result
+
+    async def _converse(self, http: Any, place: int, conversation: Conversation) -> None:
+        answers: list[tuple[int, ...]] = []
+        while (ids := conversation.turns(answers)) is not None:
+            turn = len(answers) + 1
+            name = conversation.id if turn == 1 else f"{conversation.id}#{turn}"
+            try:
+                sample = await stream.ask(http, self._url, name, ids, self._sampling, self._headers)
+            except RequestFailed as error:
+                self._result.failures.append((name, str(error)))
+                if error.fatal:
+                    raise
+                return
+            self._samples[place, turn] = sample.model_copy(
+                update={"conversation": conversation.id, "turn": turn}
+            )
+            answers.append(sample.output_ids)
+            self._done()

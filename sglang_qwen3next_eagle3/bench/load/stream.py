@@ -1,0 +1,129 @@
+"""One streamed request to SGLang's /generate, and the times at which its tokens came.
+
+/generate and not /v1/chat/completions, because only there every chunk of a stream brings the exact
+count of tokens and of verify steps.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from sglang_qwen3next_eagle3.bench.results.records import Sample
+
+CONNECT_SECONDS = 10.0
+
+
+class RequestFailed(Exception):
+    """A request without a whole answer. fatal: the server, not the request, is the cause."""
+
+    def __init__(self, message: str, *, fatal: bool = False) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
+def client(stall_seconds: float) -> httpx.AsyncClient:
+    """For any number of requests at once. stall_seconds: the longest wait for the next byte."""
+    timeout = httpx.Timeout(stall_seconds, connect=CONNECT_SECONDS, pool=None)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    # A proxy has nothing to do with a server that is measured.
+    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+
+
+async def ask(
+    http: httpx.AsyncClient,
+    url: str,
+    prompt: str,
+    input_ids: Sequence[int],
+    sampling: Mapping[str, Any],
+    headers: Mapping[str, str] | None = None,
+) -> Sample:
+    """Raises RequestFailed."""
+    body = {"input_ids": list(input_ids), "sampling_params": dict(sampling), "stream": True}
+    stream = _Stream(prompt)
+    try:
+        async with http.stream("POST", f"{url}/generate", json=body, headers=headers) as reply:
+            if reply.status_code != 200:
+                text = (await reply.aread()).decode(errors="replace")
+                raise RequestFailed(f"HTTP {reply.status_code}: {_message(text)}")
+            async for line in reply.aiter_lines():
+                stream.read(line)
+    except httpx.ReadTimeout:
+        seconds = http.timeout.read
+        raise RequestFailed(f"stalled: nothing came for {seconds:g} s", fatal=True) from None
+    except httpx.TransportError as error:
+        reason = str(error) or type(error).__name__
+        raise RequestFailed(f"the connection broke: {reason}", fatal=True) from None
+    return stream.sample()
+
+
+class _Stream:
+    """The events of one answer, read as they come."""
+
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt
+        self._started = time.perf_counter()
+        self._chunks: list[tuple[float, int]] = []
+        self._ids: list[int] = []
+        self._last: dict[str, Any] | None = None
+        self._end = self._started
+
+    def read(self, line: str) -> None:
+        """Raises RequestFailed: the server reports an error in the stream."""
+        if not line.startswith("data:"):
+            return
+        now = time.perf_counter()
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            return
+        try:
+            event = json.loads(data)
+            if "error" in event:
+                raise RequestFailed(_message(data))
+            count = int(event["meta_info"]["completion_tokens"])
+        except (ValueError, KeyError, TypeError):
+            raise RequestFailed(f"an event that is not SGLang's: {data[:200]}") from None
+        self._end, self._last = now, event
+        ids = event.get("output_ids") or []
+        # Whole so far, or (--incremental-streaming-output) what is new.
+        self._ids = list(ids) if len(ids) == count else [*self._ids, *ids]
+        if count > (self._chunks[-1][1] if self._chunks else 0):
+            self._chunks.append((now - self._started, count))
+
+    def sample(self) -> Sample:
+        """Raises RequestFailed: the answer broke off."""
+        if self._last is None or not self._chunks:
+            raise RequestFailed("the answer is empty")
+        meta = self._last["meta_info"]
+        finish = meta.get("finish_reason") or {}
+        if not finish:
+            raise RequestFailed("the answer broke off")
+        if finish.get("type") == "abort":
+            raise RequestFailed(f"aborted: {finish.get('message', 'no reason given')}")
+        return Sample(
+            prompt=self._prompt,
+            prompt_tokens=meta["prompt_tokens"],
+            completion_tokens=meta["completion_tokens"],
+            seconds=self._end - self._started,
+            first_token_seconds=self._chunks[0][0],
+            chunks=tuple(self._chunks),
+            finish_reason=finish.get("type"),
+            output_ids=tuple(self._ids),
+            verify_steps=meta.get("spec_verify_ct"),
+            accepted_drafts=meta.get("spec_num_correct_drafts"),
+            proposed_drafts=meta.get("spec_num_proposed_drafts"),
+            histogram=tuple(meta.get("spec_correct_drafts_histogram") or ()),
+        )
+
+
+def _message(text: str) -> str:
+    """What an error body says, in one line."""
+    try:
+        data = json.loads(text)
+        error = data.get("error", data)
+        text = str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(text.split())[:300] or "no reason given"

@@ -1,0 +1,236 @@
+"""A result of `bench speed` as Markdown: tables of speed, cycle times, and what a tree needs."""
+
+from collections.abc import Iterator, Sequence
+
+from sglang_qwen3next_eagle3.bench.reports import markdown, report_details, speed_costs
+from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, read_card
+from sglang_qwen3next_eagle3.bench.reports.markdown import NOTHING
+from sglang_qwen3next_eagle3.bench.reports.speed_plot import plots
+from sglang_qwen3next_eagle3.bench.results import summary
+from sglang_qwen3next_eagle3.bench.results.earlier import read_earlier
+from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
+from sglang_qwen3next_eagle3.bench.results.summary import Cell
+from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, spelled
+from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
+
+__all__ = ["plots", "readme_rows", "speed_report", "without_model"]
+
+_UNPUBLISHED = 2.46
+"""The accept length beside figures of the card that have none: the card's mean at B=1."""
+_APART = 0.2
+"""A cycle whose extremes lie further apart, relative to the median, is not one figure."""
+_QUEUED = 0.6
+"""Below this share of its requests' decode rates a server did something else too."""
+
+
+def speed_report(result: Result, model: CostModel, plots: Sequence[str] = ()) -> str:
+    """The whole report. plots: PNGs to show, by their paths from where the report will lie."""
+    measured = _Measured(result)
+    parts = [
+        *_head(result),
+        *_beside_the_card(measured),
+        *_beside_earlier(measured),
+        *_speeds(measured),
+        *speed_costs.cycles(result, model),
+        *speed_costs.break_even(result, model),
+        *(f"![{plot}]({plot})" for plot in plots),
+        *speed_costs.law(result, model),
+        *_doubts(measured, model),
+        *report_details.servers(result),
+        *report_details.settings(result),
+        *report_details.regenerate(result),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def without_model(result: Result, why: str) -> str:
+    """The report where nothing can be compared: speeds, and what failed. why: one line."""
+    parts = [
+        *_head(result),
+        f"No cost model: {why}.",
+        *_speeds(_Measured(result)),
+        *report_details.lacking(result),
+        *report_details.servers(result),
+        *report_details.settings(result),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(result: Result) -> Iterator[str]:
+    yield "# Speed of draft trees at simulated accept lengths"
+    if result.notes:
+        yield "\n".join(f"- {note}" for note in result.notes)
+    yield "## What was run"
+    yield markdown.table(["what", ""], markdown.flat(result.provenance), words=2)
+
+
+def readme_rows(result: Result) -> str:
+    """The card's rows beside ours, for the README; empty where none was measured."""
+    return "\n\n".join(list(_beside_the_card(_Measured(result)))[1:])
+
+
+class _Measured:
+    """The cells of a result by configuration, batch and simulated accept length."""
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+        self.batches = result.batches
+        self.cells: dict[tuple[str, int, float | None], Cell] = {
+            (key.configuration, key.batch, key.simulated_accept_length): cell
+            for key, cell in summary.cells(result).items()
+        }
+        names = dict.fromkeys(name for name, _, _ in self.cells)
+        self.configurations = [c for c in result.configurations if c.name in names]
+
+    @property
+    def accept_lengths(self) -> list[float]:
+        return sorted({length for _, _, length in self.cells if length is not None})
+
+    def title(self, name: str) -> str:
+        return summary.title(self.result.configuration(name))
+
+    def tok_s(self, name: str, batch: int, length: float | None) -> float | None:
+        """Output tok/s, prefill included; without speculation at any accept length."""
+        cell = self.cells.get((name, batch, None if name == NONE else length))
+        spread = None if cell is None else cell.spread("output_tok_s")
+        return None if spread is None else spread.median
+
+    def speed(self, name: str, batch: int, length: float | None) -> str:
+        """For example "280.0 (1.76x)"; with the accept length where it is not the simulated."""
+        speed = self.tok_s(name, batch, length)
+        if speed is None:
+            return NOTHING
+        plain = self.tok_s(NONE, batch, None)
+        said = markdown.speed(speed)
+        if name == NONE or length is None:
+            return said
+        if plain:
+            said += f" ({markdown.times(speed / plain)})"
+        real = self.cells[name, batch, length].spread("accept_length")
+        if real is not None and abs(real.median / length - 1) > 0.02:
+            said += f" at {markdown.length(real.median)}"
+        return said
+
+    def named(self, algorithm: str, tree: Tree | None) -> str | None:
+        """The configuration that serves so; of several the one that is named by its tree."""
+        same = [c.name for c in self.configurations if (c.algorithm, c.tree) == (algorithm, tree)]
+        own = NONE if tree is None else spelled(tree)
+        return own if own in same else next(iter(same), None)
+
+    def nearest(self, length: float) -> float | None:
+        """The simulated accept length that a published one is, as it is rounded."""
+        near = (known for known in self.accept_lengths if abs(known - length) < 0.015)
+        return next(near, None)
+
+
+def _beside_the_card(measured: _Measured) -> Iterator[str]:
+    header = ["B", "Configuration", "Card's row", "Accept length"]
+    header += ["Baseline (tok/s)", "EAGLE3 (tok/s)", "Speedup"]
+    header += ["Card: Baseline", "Card: EAGLE3", "Card: Speedup"]
+    lines = []
+    for table in read_card().tables:
+        name = measured.named("eagle3", table.tree)
+        if name is None:
+            continue
+        rows: list[tuple[str, CardFigures]] = [(row.suite, row) for row in table.rows]
+        for suite, card in [*rows, ("mean", table.mean)]:
+            if card.accept_length is None and suite != "mean":
+                continue
+            length = measured.nearest(card.accept_length or _UNPUBLISHED)
+            plain = measured.tok_s(NONE, table.batch, None)
+            with_tree = measured.tok_s(name, table.batch, length)
+            if plain is None or with_tree is None or length is None:
+                continue
+            source = suite if card.accept_length else f"{suite} (no accept length published)"
+            lines.append(
+                [
+                    str(table.batch),
+                    measured.title(name),
+                    source,
+                    markdown.length(length),
+                    markdown.speed(plain),
+                    markdown.speed(with_tree),
+                    markdown.times(with_tree / plain),
+                    markdown.speed(card.baseline),
+                    markdown.speed(card.eagle3),
+                    markdown.times(card.speedup),
+                ]
+            )
+    if lines:
+        yield "## Beside the model card"
+        yield markdown.table(header, lines, words=3)
+        yield (
+            "Ours: what the tree gives at that accept length, whatever the text. The card: "
+            f"{read_card().conditions}."
+        )
+
+
+def _beside_earlier(measured: _Measured) -> Iterator[str]:
+    earlier = read_earlier()
+    lines = []
+    for row in earlier.rows:
+        name = measured.named(row.algorithm, row.tree)
+        length = measured.nearest(earlier.accept_length)
+        for batch, theirs in row.tok_s.items():
+            ours = None if name is None else measured.tok_s(name, batch, length)
+            if name is None or ours is None:
+                continue
+            difference = f"{100 * (ours / theirs - 1):+.1f}%"
+            own = [measured.title(name), str(batch), markdown.speed(ours)]
+            lines.append([*own, markdown.speed(theirs), difference])
+    if lines:
+        yield "## Beside the measurement by hand"
+        yield f"Output tok/s at accept length {earlier.accept_length:g}."
+        header = ["Configuration", "B", "this run", "by hand", "difference"]
+        yield markdown.table(header, lines)
+        yield f"By hand: {earlier.source}; {earlier.conditions}."
+
+
+def _speeds(measured: _Measured) -> Iterator[str]:
+    header = ["Configuration", *(f"B={batch}" for batch in measured.batches)]
+    for length in measured.accept_lengths:
+        lines = []
+        for configuration in measured.configurations:
+            name = configuration.name
+            cells = [measured.speed(name, batch, length) for batch in measured.batches]
+            if set(cells) != {NOTHING}:
+                lines.append([measured.title(name), *cells])
+        yield f"## Output tok/s at accept length {length:g}"
+        yield markdown.table(header, lines)
+    if measured.accept_lengths:
+        yield (
+            "Completion tokens of all requests over the seconds of the pass, prefill included, "
+            "median over repetitions; in parentheses over no speculation at the same batch size. "
+            "A tree is left out at accept lengths above its steps + 1."
+        )
+
+
+def _doubts(measured: _Measured, model: CostModel) -> Iterator[str]:
+    """What failed, and cells that are not what their batch size says."""
+    lines = [
+        f"- **{summary.title(c)}** failed: {c.error or 'no reason is recorded'}"
+        for c in measured.result.configurations
+        if c.status == "failed"
+    ]
+    for (name, batch, length), cell in measured.cells.items():
+        where = f"{measured.title(name)}, B={batch}" + ("" if length is None else f", {length:g}")
+        if cell.failed:
+            lines.append(f"- {where}: {cell.failed} requests without an answer")
+        total, each = cell.spread("output_tok_s"), cell.spread("decode_tok_s")
+        if total and each and total.median < _QUEUED * batch * each.median:
+            share = total.median / (batch * each.median)
+            lines.append(
+                f"- {where}: the server gave {markdown.percent(share)} of {batch} requests' decode "
+                "rate, so not all were decoded at once, or prefill took the rest; GDN state caps "
+                "how many run"
+            )
+    for found in model.cells:
+        if (found.high_ms - found.low_ms) / found.cycle_ms > _APART:
+            lines.append(
+                f"- {measured.title(found.configuration)}, B={found.batch}: its cycle takes "
+                f"{found.low_ms:.2f} to {found.high_ms:.2f} ms by repetition and accept length; "
+                f"{found.cycle_ms:.2f} is of the upper half of the lengths"
+            )
+    if lines:
+        yield "## What failed or is in doubt"
+        yield "\n".join(lines)

@@ -1,0 +1,211 @@
+"""What a benchmark measures: samples, figures, and the result file that holds them.
+
+A result is one JSON file. `Result.load` and `Result.save` are its only reader and writer; the
+report, the plots, `bench compare` and `bench plan` take a `Result`.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+
+FORMAT = 1
+NONE = "none"
+"""The configuration without speculation, which all others are compared with."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sample(_Record):
+    """One answered request, as it was seen over HTTP.
+
+    prompt: its id in the suite, with `#2` behind it for a second turn; conversation: without it.
+    seconds: from sending the request to the last byte; first_token_seconds: to the first token.
+    chunks: (seconds since the request was sent, completion tokens so far) of every chunk that
+        brought tokens.
+    verify_steps: forward passes of the target that verified drafts; None without speculation.
+    accepted_drafts, proposed_drafts: draft tokens, the root not counted.
+    histogram: how many steps accepted 0, 1, 2, ... drafts.
+    """
+
+    prompt: str
+    conversation: str = ""
+    turn: int = 1
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    first_token_seconds: float
+    chunks: tuple[tuple[float, int], ...]
+    finish_reason: str | None = None
+    output_ids: tuple[int, ...] = ()
+    verify_steps: int | None = None
+    accepted_drafts: int | None = None
+    proposed_drafts: int | None = None
+    histogram: tuple[int, ...] = ()
+
+
+class Percentiles(_Record):
+    """p50, p90 and p99 of a time, in seconds."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class Figures(_Record):
+    """What one pass over a suite at one batch size gave.
+
+    seconds: wall time of the pass. output_tok_s: completion tokens of all requests over it.
+    request_tok_s: median over requests of completion tokens over their seconds, queueing and
+        prefill included.
+    decode_tok_s: the same after the first token.
+    accept_length: completion tokens over verify steps, both summed over requests; None without
+        speculation. (SGLang's definition; the first token, which prefill gives, counts.)
+    card_accept_rate: as the model card has it, accept length over draft tokens (the root counts).
+    accept_rate: accepted over proposed drafts.
+    accept_by_position: share of steps that accepted at least 1, 2, ... drafts.
+    """
+
+    requests: int
+    failed: int = 0
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    output_tok_s: float
+    request_tok_s: float
+    decode_tok_s: float
+    ttft: Percentiles
+    inter_token: Percentiles
+    verify_steps: int | None = None
+    accept_length: float | None = None
+    card_accept_rate: float | None = None
+    accept_rate: float | None = None
+    accept_by_position: tuple[float, ...] = ()
+
+
+class Equality(_Record):
+    """Greedy answers of a speculative configuration against those without speculation.
+
+    of: those that were asked the same: after a turn that differs, the next one is not.
+
+    first_divergence: of each answer that differs, how many tokens it shares with the other.
+    """
+
+    equal: int
+    of: int
+    first_divergence: tuple[int, ...] = ()
+
+
+class Configuration(_Record):
+    """A way to serve that was measured.
+
+    name: as on the command line, for example "none", "b1", "3,4,8", "mtp".
+    tree: steps, topk, draft tokens; None without speculation.
+    argv, environment: of the server, without paths of this machine.
+    max_running_requests: what the server says it runs at once; SGLang lowers it without an error
+        where GDN state does not fit.
+    status: "failed" where its server did not start or died; error and log_tail say why.
+    """
+
+    name: str
+    algorithm: Literal["eagle3", "nextn", "none"]
+    tree: tuple[int, int, int] | None = None
+    argv: tuple[str, ...] = ()
+    environment: dict[str, str] = Field(default_factory=dict)
+    ready_seconds: float | None = None
+    max_running_requests: int | None = None
+    status: Literal["ok", "failed", "not run"] = "ok"
+    error: str | None = None
+    log_tail: tuple[str, ...] = ()
+
+
+class Measurement(_Record):
+    """One pass. simulated_accept_length: what SGLang was told to accept, of `bench speed` only."""
+
+    configuration: str
+    suite: str
+    batch: int
+    repetition: int
+    figures: Figures
+    equality: Equality | None = None
+    simulated_accept_length: float | None = None
+
+
+class Result(_Record):
+    """A whole benchmark.
+
+    kind: "suites" of `bench run`, "speed" of `bench speed`.
+    provenance: date, commit, dirty, versions, hardware, command, and what else was fixed.
+    settings: what was asked for (suites with their revision and sampling, batches, repetitions,
+        seeds, target, head, and the like).
+    notes: what a reader of the figures has to know, one sentence each.
+    """
+
+    format: int = FORMAT
+    kind: Literal["suites", "speed"]
+    provenance: dict[str, Any]
+    settings: dict[str, Any]
+    configurations: tuple[Configuration, ...]
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...] = ()
+
+    def configuration(self, name: str) -> Configuration:
+        return next(c for c in self.configurations if c.name == name)
+
+    def of(
+        self, configuration: str, suite: str, batch: int, accept_length: float | None = None
+    ) -> Sequence[Measurement]:
+        """The repetitions of one cell."""
+        return [
+            m
+            for m in self.measurements
+            if (m.configuration, m.suite, m.batch) == (configuration, suite, batch)
+            and m.simulated_accept_length == accept_length
+        ]
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(m.suite for m in self.measurements))
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        return tuple(sorted({m.batch for m in self.measurements}))
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        beside = path.with_name(f".{path.name}.part")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Result":
+        """A result file, or the `result.json` of a folder.
+
+        Raises:
+            UserError: not there, not JSON, or not a result of this format.
+        """
+        if path.is_dir():
+            path = path / "result.json"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"there is no result {path}") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"cannot read the result {path}: {error}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UserError(f"{path} is no result of `bench` in format {FORMAT}: run it again")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{path} is damaged: {where}: {first['msg']}") from None

@@ -1,0 +1,223 @@
+"""What a cycle costs: one verification by the target with the drafting before it, in ms.
+
+Measured by `bench speed` for trees and batches, and fitted by a law of few terms for those
+between them. From it follows the accept length that a tree needs (plan.py).
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
+from sglang_qwen3next_eagle3.bench.trees import fitting
+from sglang_qwen3next_eagle3.bench.trees.cycles import Cell, Tree, measured
+
+EXPERTS = (10, 512)
+"""Experts a token and experts in all: num_experts_per_tok and num_experts of Qwen3-Next."""
+
+TERMS = {
+    "fixed": "a pass of the target, whatever it verifies",
+    "experts": "reading all experts; times the share that B x draft tokens reach",
+    "token": "a verified token, of B x draft tokens",
+    "sequence": "a sequence, of B",
+    "speculation": "speculating at all",
+    "step": "a draft step",
+    "branch": "a drafted branch, of B x topk x steps",
+    "branching": "a tree that branches (topk > 1)",
+}
+"""The law's coefficients, all in ms and none negative."""
+_FEWEST_CELLS = len(TERMS) + 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cycle(_Record):
+    """ms: how long a cycle takes in which all of the batch advance."""
+
+    ms: float
+    source: Literal["measured", "fitted"]
+
+
+class Residuals(_Record):
+    """Absolute relative errors of the law.
+
+    median, largest: on the cells that it was fitted to. held_out_*: on each cell by a law that
+        was fitted to all others.
+    """
+
+    cells: int
+    median: float
+    largest: float
+    held_out_median: float
+    held_out_largest: float
+
+
+class CostModel(_Record):
+    """Measured cells, and the law between them.
+
+    coefficients: ms by the names of `TERMS`; None where too few cells were measured.
+    experts: a token's and all, see `EXPERTS`. provenance: of the result that it was made from.
+    """
+
+    kind: Literal["cost-model"] = "cost-model"
+    format: Literal[1] = 1
+    cells: tuple[Cell, ...]
+    coefficients: dict[str, float] | None = None
+    residuals: Residuals | None = None
+    experts: tuple[int, int] = EXPERTS
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        return tuple(sorted({cell.batch for cell in self.cells}))
+
+    @property
+    def configurations(self) -> dict[str, Tree | None]:
+        """Name to tree, in the order of measurement; the baseline first."""
+        named = {cell.configuration: cell.tree for cell in self.cells}
+        return {NONE: None, **named}
+
+    def cell(self, configuration: str, batch: int) -> Cell | None:
+        found = (c for c in self.cells if (c.configuration, c.batch) == (configuration, batch))
+        return next(found, None)
+
+    def measured(self, configuration: str, batch: int) -> float | None:
+        """ms of a measured cell."""
+        cell = self.cell(configuration, batch)
+        return None if cell is None else cell.cycle_ms
+
+    def cycle(self, batch: int, tree: Tree | None) -> Cycle | None:
+        """A cycle of EAGLE3 with a tree, or with None a step without speculation.
+
+        None where it was not measured and lies outside of what the law was fitted to: more
+        requests, steps, branches or draft tokens than any that were measured.
+        """
+        algorithm = NONE if tree is None else "eagle3"
+        name = NONE if tree is None else spelled(tree)
+        same = [c for c in self.cells if (c.algorithm, c.tree, c.batch) == (algorithm, tree, batch)]
+        if same:
+            cell = next((c for c in same if c.configuration == name), same[0])
+            return Cycle(ms=cell.cycle_ms, source="measured")
+        ms = self.fitted(batch, tree)
+        return None if ms is None else Cycle(ms=ms, source="fitted")
+
+    def fitted(self, batch: int, tree: Tree | None) -> float | None:
+        """ms by the law, measured or not; None outside of what it was fitted to."""
+        if self.coefficients is None or not self._within(batch, tree):
+            return None
+        amounts = terms(batch, tree, self.experts)
+        return sum(self.coefficients[term] * amount for term, amount in amounts.items())
+
+    def _within(self, batch: int, tree: Tree | None) -> bool:
+        fitted = [cell for cell in self.cells if cell.fitted_ms is not None]
+        trees = [cell.tree for cell in fitted if cell.tree is not None]
+        ranges = [([cell.batch for cell in fitted], batch)]
+        if tree is not None:
+            ranges += [([t[axis] for t in trees], tree[axis]) for axis in range(3)]
+        return all(seen and min(seen) <= wanted <= max(seen) for seen, wanted in ranges)
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.part")
+        beside.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", "utf-8")
+        os.replace(beside, path)
+
+    @classmethod
+    def load(cls, path: Path) -> "CostModel":
+        """Raises UserError: not there, not JSON, or no cost model of this format."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"there is no cost model {path}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the cost model {path}: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise UserError(
+                f"{path} is no cost model of `bench speed`: {where}: {first['msg']}"
+            ) from None
+
+
+def spelled(tree: Tree) -> str:
+    return ",".join(map(str, tree))
+
+
+def tree_of(name: str) -> Tree | None:
+    """The tree that a name spells, if it does."""
+    match = re.fullmatch(r"(\d+),(\d+),(\d+)", name)
+    return None if match is None else (int(match[1]), int(match[2]), int(match[3]))
+
+
+def terms(batch: int, tree: Tree | None, experts: tuple[int, int] = EXPERTS) -> dict[str, float]:
+    """How much of each of `TERMS` a cycle holds.
+
+    The share of the experts that n tokens reach is 1 - (1 - k/E)^n, for uniform routing of each
+    to k of E.
+    """
+    steps, topk, draft = tree or (0, 0, 1)
+    reached = 1 - (1 - experts[0] / experts[1]) ** (batch * draft)
+    return {
+        "fixed": 1.0,
+        "experts": reached,
+        "token": float(batch * draft),
+        "sequence": float(batch),
+        "speculation": float(tree is not None),
+        "step": float(steps),
+        "branch": float(batch * topk * steps),
+        "branching": float(topk > 1),
+    }
+
+
+def fit(result: Result, experts: tuple[int, int] = EXPERTS) -> CostModel:
+    """The cost model of a result of `bench speed`.
+
+    The law is fitted to the EAGLE3 configurations and the baseline, by least squares of relative
+    errors; MTP, which drafts with another model, stays with what was measured.
+
+    Raises:
+        UserError: a result of another kind, or no baseline in it.
+    """
+    if result.kind != "speed":
+        raise UserError("this result is of `bench run`: a cost model needs one of `bench speed`")
+    cells = measured(result)
+    if not any(cell.configuration == NONE for cell in cells):
+        raise UserError(
+            f"the result has no baseline: measure the configuration {NONE!r} too, which all "
+            "others are compared with"
+        )
+    provenance = result.provenance
+    fitted = [i for i, cell in enumerate(cells) if cell.algorithm != "nextn"]
+    if len(fitted) < _FEWEST_CELLS:
+        return CostModel(cells=tuple(cells), experts=experts, provenance=provenance)
+    rows = [list(terms(cells[i].batch, cells[i].tree, experts).values()) for i in fitted]
+    cycles = np.array([cells[i].cycle_ms for i in fitted])
+    # Divided by what was measured, so that errors are relative and large batches do not rule.
+    relative = np.array(rows) / cycles[:, None]
+    coefficients = fitting.non_negative(relative, np.ones(len(cycles)))
+    for index, ms in zip(fitted, np.array(rows) @ coefficients, strict=True):
+        cells[index] = cells[index].model_copy(update={"fitted_ms": float(ms)})
+    inside = np.abs(relative @ coefficients - 1)
+    outside = np.abs(fitting.held_out(relative, np.ones(len(cycles))) - 1)
+    return CostModel(
+        cells=tuple(cells),
+        coefficients=dict(zip(TERMS, map(float, coefficients), strict=True)),
+        residuals=Residuals(
+            cells=len(fitted),
+            median=float(np.median(inside)),
+            largest=float(inside.max()),
+            held_out_median=float(np.median(outside)),
+            held_out_largest=float(outside.max()),
+        ),
+        experts=experts,
+        provenance=provenance,
+    )

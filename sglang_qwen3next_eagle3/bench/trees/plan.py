@@ -1,0 +1,248 @@
+"""`bench plan`: from what a cycle costs to what a tree has to accept, and which tree is best."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
+from sglang_qwen3next_eagle3.bench.trees import cost
+from sglang_qwen3next_eagle3.bench.trees.accept_lengths import (
+    EQUAL_ACCEPTANCE,
+    HOW_TO_WRITE,
+    AcceptLengths,
+    check,
+    parse_accept_lengths,
+)
+from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, Cycle, spelled, tree_of
+from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
+from sglang_qwen3next_eagle3.serving import profile
+
+
+class Row(BaseModel):
+    """A configuration at a batch size. All accept lengths count the target's own token.
+
+    break_even: the accept length at which it is as fast as no speculation; more than steps + 1
+        cannot be reached. over_chain: how many times the accept length of the EAGLE3 chain of
+        the same steps it needs to be as fast. beats_chain: the accept length from which it is
+        faster than the best of all chains at their accept lengths.
+    accept_length: as it was given; tok_s, of the batch, and speedup follow from it. Decoding
+        only: what prefill takes comes on top.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch: int
+    name: str
+    tree: Tree | None
+    cycle_ms: float
+    source: Literal["measured", "fitted"]
+    break_even: float | None = None
+    over_chain: float | None = None
+    beats_chain: float | None = None
+    accept_length: float | None = None
+    tok_s: float | None = None
+    speedup: float | None = None
+
+
+class Plan(BaseModel):
+    """best: of each batch the fastest row, where accept lengths are known of any."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: tuple[Row, ...]
+    best: dict[int, str]
+    accept_lengths: AcceptLengths | None
+
+
+class _Contender(NamedTuple):
+    tree: Tree
+    eagle3: bool
+
+    def cycle(self, model: CostModel, name: str, batch: int) -> Cycle | None:
+        cell = model.cell(name, batch)
+        if cell is not None:
+            return Cycle(ms=cell.cycle_ms, source="measured")
+        return model.cycle(batch, self.tree) if self.eagle3 else None
+
+
+def plan(
+    model: CostModel, accept_lengths: AcceptLengths | None = None, batches: Sequence[int] = ()
+) -> Plan:
+    """batches: all that were measured if empty.
+
+    Raises:
+        UserError: an unknown tree, an accept length that its tree cannot have, a batch that was
+            neither measured nor lies between measured ones, no chain for shares by position.
+    """
+    given = accept_lengths or AcceptLengths()
+    contenders = _contenders(model, given)
+    _check(given, contenders)
+    rows: list[Row] = []
+    best: dict[int, str] = {}
+    for batch in dict.fromkeys(batches or model.batches):
+        found = _rows(model, contenders, given, batch)
+        rows += found
+        known = {row.name: row.tok_s for row in found if row.tok_s is not None}
+        if len(known) > 1:
+            best[batch] = max(known, key=known.__getitem__)
+    for name in given.by_name:
+        if all(row.name != name for row in rows):
+            raise UserError(
+                f"--accept-lengths: {name} was not measured at these batches, and the model does "
+                f"not reach it; measured: {'; '.join(model.configurations)}"
+            )
+    return Plan(rows=tuple(rows), best=best, accept_lengths=accept_lengths)
+
+
+def _contenders(model: CostModel, given: AcceptLengths) -> Mapping[str, _Contender]:
+    """What was measured, of EAGLE3 each tree once, and what was asked for."""
+    found: dict[str, _Contender] = {}
+    names = list(model.configurations)
+    for cell in model.cells:
+        if cell.tree is None:
+            continue
+        name, own = cell.configuration, spelled(cell.tree)
+        again = cell.algorithm == "eagle3" and name != own and own in names
+        if not again or name in given.by_name:
+            found[name] = _Contender(cell.tree, cell.algorithm == "eagle3")
+    for name in given.by_name:
+        if name not in found and (tree := tree_of(name)):
+            found[name] = _Contender(_possible(name, tree), True)
+    return found
+
+
+def _possible(name: str, tree: Tree) -> Tree:
+    try:
+        profile.Tree(steps=tree[0], topk=tree[1], draft_tokens=tree[2])
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"--accept-lengths: no tree is {name}: {message}") from None
+    return tree
+
+
+def _check(given: AcceptLengths, contenders: Mapping[str, _Contender]) -> None:
+    for name, length in given.by_name.items():
+        if name not in contenders:
+            raise UserError(
+                f"--accept-lengths: no tree {name!r} in the cost model; it has "
+                f"{'; '.join(contenders) or 'none'}"
+            )
+        check(name, length, contenders[name].tree[0])
+    longest = max((c.tree[0] for c in contenders.values()), default=0)
+    if given.everywhere is not None and given.everywhere > longest + 1:
+        raise UserError(
+            f"--accept-lengths: {given.everywhere:g} is more than the {longest + 1} that the "
+            "longest tree can accept"
+        )
+    if given.by_position and not any(c.eagle3 and c.tree[1] == 1 for c in contenders.values()):
+        raise UserError(
+            "--accept-lengths: shares by position are of chains, and no chain was measured: "
+            "give the accept length of each tree (3,4,8=2.46)"
+        )
+
+
+def _rows(
+    model: CostModel, contenders: Mapping[str, _Contender], given: AcceptLengths, batch: int
+) -> list[Row]:
+    plain = model.cycle(batch, None)
+    if plain is None:
+        raise UserError(
+            f"--batch {batch}: no speculation was not measured there, and the model does not "
+            f"reach it; measured: {', '.join(map(str, model.batches))}"
+        )
+    found = {
+        name: (contender, cycle)
+        for name, contender in contenders.items()
+        if (cycle := contender.cycle(model, name, batch))
+    }
+    chains = [
+        length / cycle.ms
+        for name, (contender, cycle) in found.items()
+        if contender.eagle3
+        and contender.tree[1] == 1
+        and (length := given.of(name, contender.tree)) is not None
+    ]
+    rows = [_row(batch, NONE, None, plain, plain, 1.0)]
+    for name, (contender, cycle) in found.items():
+        steps = contender.tree[0]
+        length = given.of(name, contender.tree, contender.eagle3)
+        chain = model.cycle(batch, (steps, 1, steps + 1))
+        further = {
+            "break_even": cycle.ms / plain.ms,
+            "over_chain": cycle.ms / chain.ms if chain else None,
+            "beats_chain": cycle.ms * max(chains) if chains else None,
+        }
+        row = _row(batch, name, contender.tree, cycle, plain, length)
+        rows.append(row.model_copy(update=further))
+    return rows
+
+
+def _row(
+    batch: int, name: str, tree: Tree | None, cycle: Cycle, plain: Cycle, length: float | None
+) -> Row:
+    return Row(
+        batch=batch,
+        name=name,
+        tree=tree,
+        cycle_ms=cycle.ms,
+        source=cycle.source,
+        accept_length=length,
+        tok_s=None if length is None else 1000 * batch * length / cycle.ms,
+        speedup=None if length is None else length * plain.ms / cycle.ms,
+    )
+
+
+def payload(found: Plan, model: CostModel) -> dict[str, Any]:
+    """JSON-ready, for `--json`."""
+    return {
+        **found.model_dump(mode="json"),
+        "law": model.coefficients,
+        "residuals": None if model.residuals is None else model.residuals.model_dump(),
+        "provenance": model.provenance,
+    }
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--result", type=Path, metavar="PATH", help="a result of `bench speed`, or its folder"
+    )
+    source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
+    parser.add_argument(
+        "--accept-lengths", metavar="LENGTHS", help=f"{HOW_TO_WRITE}. {EQUAL_ACCEPTANCE}"
+    )
+    parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
+    parser.add_argument("--json", action="store_true", help="figures for scripts")
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Raises UserError: see `plan`; a file that is not there or is something else."""
+    from sglang_qwen3next_eagle3.bench.trees import plan_text
+
+    if arguments.model:
+        model = CostModel.load(arguments.model)
+    else:
+        model = cost.fit(Result.load(arguments.result))
+    lengths = arguments.accept_lengths
+    given = None if lengths is None else parse_accept_lengths(lengths)
+    found = plan(model, given, parse_batches(arguments.batch))
+    if arguments.json:
+        print(json.dumps(payload(found, model), indent=1))
+    else:
+        print(plan_text.text(found, model))
+    return 0
+
+
+def parse_batches(words: str | None) -> tuple[int, ...]:
+    """Of `--batch`; empty where it is not given. Raises UserError."""
+    if words is None:
+        return ()
+    parts = [word.strip() for word in words.split(",")]
+    if not all(word.isdigit() and int(word) > 0 for word in parts):
+        raise UserError(f"--batch {words}: give batch sizes as 1,8,32")
+    return tuple(map(int, parts))

@@ -1,0 +1,151 @@
+"""`sglang-qwen3next-eagle3 head inspect` and `head calibrate`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.serving.profile import DEMO
+
+TARGET = "Qwen/Qwen3-Coder-Next"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    inspect = actions.add_parser(
+        "inspect",
+        help="will it serve? reads headers and small tensors only, also on the hub",
+        description="Exit status: 0 serves, 1 serves with warnings, 2 does not serve.",
+        allow_abbrev=False,
+    )
+    inspect.add_argument("head", help="folder or hub name of an EAGLE3 head, or demo")
+    inspect.add_argument("--revision", help="revision of the head on the hub")
+    inspect.add_argument("--target", help=f"its target: folder or hub name (default {TARGET})")
+    inspect.add_argument("--target-revision", help="revision of the target on the hub")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(call=_inspect)
+    _add_calibrate(
+        actions.add_parser(
+            "calibrate",
+            help="measure which auxiliary layers it was trained with",
+            description="Which auxiliary layers was a head trained with? One load of the target in "
+            "SGLang, all streams captured, then the head's own forward for every candidate. "
+            "Exit status: 0 found, 1 not found, 2 it cannot be measured.",
+            allow_abbrev=False,
+        )
+    )
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to measure")
+    what.add_argument("--head", required=True, help="folder or hub name of the head, or demo")
+    what.add_argument("--head-revision", help="revision of the head on the hub")
+    what.add_argument("--target", help=f"its target: folder or hub name (default {TARGET})")
+    what.add_argument("--target-revision", help="revision of the target on the hub")
+    what.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="JSONL with text, messages or conversations, or a plain text (default: built in)",
+    )
+    what.add_argument(
+        "--regenerate",
+        action=argparse.BooleanOptionalAction,
+        help="let the target answer the prompts itself, greedily: what heads are trained on "
+        "(default: with the built-in prompts)",
+    )
+    what.add_argument(
+        "--answer-tokens",
+        type=_positive,
+        default=128,
+        metavar="N",
+        help="tokens of the target's longest answer (default %(default)s)",
+    )
+    what.add_argument("--max-prompts", type=_positive, metavar="N", help="use the first N")
+    what.add_argument(
+        "--max-length",
+        type=_positive,
+        default=512,
+        metavar="N",
+        help="cut longer prompts into pieces of N tokens; where the target answers them, leave "
+        "them out (default %(default)s)",
+    )
+    what.add_argument(
+        "--steps", type=_positive, default=3, help="drafts in a chain (default %(default)s)"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--tp", type=_positive, default=1, help="tensor-parallel ranks of the target")
+    how.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    how.add_argument(
+        "--load-format", help="SGLang's --load-format; dummy tries the command without weights"
+    )
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--json", action="store_true", help="print JSON")
+    out.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="top-1 agreement by stream for each slot"
+    )
+    out.add_argument("--out", type=Path, metavar="FILE", help="write the result there")
+    out.add_argument("--no-write", action="store_true", help="do not keep the result for `launch`")
+    parser.add_argument(
+        "sglang", nargs="*", metavar="-- FLAGS", help="flags for SGLang, untouched; they win"
+    )
+    parser.set_defaults(call=_calibrate)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: at least 1")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises UserError."""
+    status: int = arguments.call(arguments)
+    return status
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3.calibrate import run as calibration
+
+    if arguments.target is None:
+        arguments.target = DEMO if arguments.head == DEMO else TARGET
+    head, target = demo_folders(arguments.head, arguments.target)
+    return calibration.run(arguments, calibration.load_pair(arguments, head, target))
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3.head import inspect as head_inspect
+    from sglang_qwen3next_eagle3.head import table
+
+    name = arguments.target or (DEMO if arguments.head == DEMO else TARGET)
+    head_name, target_name = demo_folders(arguments.head, name)
+    folder = hub.resolve(target_name, arguments.target_revision, "target", only_config=True)
+    target = Target.from_path(folder)
+    files = head_inspect.files_of(head_name, arguments.revision)
+    report = head_inspect.inspect(arguments.head, files, name, target)
+    if arguments.json:
+        print(head_inspect.as_json(report))
+    else:
+        from rich.console import Console
+
+        table.show(report, Console(highlight=False, file=sys.stdout))
+    return report.status
+
+
+def demo_folders(head: str, target: str) -> tuple[str, str]:
+    """Both with the demo pair's folders in place of the name `demo`; the pair is built if need be.
+
+    Raises:
+        UserError: the pair cannot be kept.
+    """
+    if DEMO not in (head, target):
+        return head, target
+    from sglang_qwen3next_eagle3.demo.pair import demo_pair
+
+    pair = demo_pair()
+    return (
+        str(pair.head) if head == DEMO else head,
+        str(pair.target) if target == DEMO else target,
+    )

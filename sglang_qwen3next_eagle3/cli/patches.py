@@ -1,0 +1,153 @@
+"""`patches verify` and `patches new`: the manifests of what the overlay hooks in SGLang, and of
+what training relies on in SpecForge."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay.contract import Finding, Installed, Manifest, Part, Symbol
+from sglang_qwen3next_eagle3.train.trainer import specforge
+
+PARTS: tuple[Part, ...] = ("capture", "cpu_engine", "prefill", "simulate")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    verify = verbs.add_parser(
+        "verify", help="compare the manifests with the installed SGLang and SpecForge"
+    )
+    verify.add_argument("--json", action="store_true", help="print JSON for a script")
+    new = verbs.add_parser(
+        "new", help="write a manifest for another installed SGLang release, for review"
+    )
+    new.add_argument("release", help="the release, as `pip show sglang` names it")
+    new.add_argument("--out", type=Path, default=Path(), help="folder to write to (default: here)")
+    for action in (verify, new):
+        action.add_argument(
+            "--source",
+            type=Path,
+            metavar="FOLDER",
+            help="an unpacked wheel (the folder that holds sglang/) instead of what is installed",
+        )
+    verify.add_argument("--release", help="the manifest to compare with (default: the installed)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status: 0 all as reviewed, 1 something differs. Raises UserError."""
+    if arguments.action == "new":
+        return _new(arguments)
+    installed = _installed(arguments)
+    manifest = contract.read_manifest(installed.release)
+    findings = contract.compare(manifest, installed.root, PARTS)
+    trainer = None if arguments.source or arguments.release else specforge.installed()
+    trained_with, trainer_findings = _of_trainer(trainer)
+    if arguments.json:
+        theirs = trained_with and _as_json(trained_with, trainer_findings)
+        print(json.dumps({**_as_json(manifest, findings), "specforge": theirs}, indent=2))
+    else:
+        _print_table("SGLang", manifest, findings)
+        if trained_with is not None:
+            _print_table("SpecForge", trained_with, trainer_findings)
+    return 0 if all(finding.state == "ok" for finding in findings + trainer_findings) else 1
+
+
+def _of_trainer(installed: Installed | None) -> tuple[Manifest | None, list[Finding]]:
+    """SpecForge's manifest and findings, where it is installed: only training needs it."""
+    if installed is None:
+        return None, []
+    manifest = specforge.read_manifest()
+    return manifest, contract.compare(manifest, installed.root, ["training"])
+
+
+def _installed(arguments: argparse.Namespace) -> Installed:
+    installed = contract.installed_sglang()
+    release: str | None = arguments.release or (installed.release if installed else None)
+    if arguments.source is not None:
+        if not (arguments.source / "sglang").is_dir():
+            raise UserError(f"{arguments.source} holds no folder sglang/: unpack the wheel there")
+        if release is None:
+            raise UserError("which release is it? name it with --release")
+        return Installed(release, arguments.source)
+    if installed is None:
+        raise UserError("SGLang is not installed: install it, or unpack a wheel and use --source")
+    if release != installed.release:
+        raise UserError(
+            f"SGLang {installed.release} is installed, not {release}: "
+            "install that, or unpack its wheel and use --source"
+        )
+    return installed
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    installed = _installed(arguments)
+    template = contract.read_manifest(_nearest(installed.release))
+    path = arguments.out / f"sglang-{installed.release}.toml"
+    if path.exists():
+        raise UserError(f"{path} is there already: remove it or choose another folder with --out")
+    path.write_text("".join(render(template, installed)), encoding="utf-8")
+    compared = contract.compare(template, installed.root, PARTS)
+    changed = [finding for finding in compared if finding.state != "ok"]
+    print(f"{path}: {len(template.symbols)} symbols, {len(changed)} differ from {template.release}")
+    for finding in changed:
+        print(f"  review {finding.symbol.target}: {finding.state}")
+    return 0
+
+
+def _nearest(release: str) -> str:
+    known = contract.known_releases()
+    return release if release in known else known[-1]
+
+
+def render(template: Manifest, installed: Installed) -> Iterator[str]:
+    """The text of a manifest with the template's symbols as the installed source has them."""
+    yield f'release = "{installed.release}"\nreviewed = "not yet: written by `patches new`"\n'
+    for symbol in template.symbols:
+        found = contract.read_symbol(installed.root, symbol.target)
+        if found is None:
+            yield f"\n# REVIEW: {symbol.target} is not in this release ({symbol.why})\n"
+            continue
+        parameters, fingerprint = found
+        if (parameters, fingerprint) != (symbol.parameters, symbol.fingerprint):
+            yield f"\n# REVIEW: differs from {template.release}"
+        yield "\n[[symbol]]\n"
+        entry = Symbol(symbol.target, symbol.part, symbol.role, parameters, fingerprint, symbol.why)
+        yield from (f"{key} = {json.dumps(value)}\n" for key, value in _fields(entry).items())
+
+
+def _fields(symbol: Symbol) -> dict[str, object]:
+    return {
+        "target": symbol.target,
+        "part": symbol.part,
+        "role": symbol.role,
+        "parameters": list(symbol.parameters),
+        "fingerprint": symbol.fingerprint,
+        "why": symbol.why,
+    }
+
+
+def _as_json(manifest: Manifest, findings: list[Finding]) -> dict[str, object]:
+    symbols = [
+        {**_fields(finding.symbol), "state": finding.state, "detail": finding.detail}
+        for finding in findings
+    ]
+    return {"release": manifest.release, "reviewed": manifest.reviewed, "symbols": symbols}
+
+
+def _print_table(name: str, manifest: Manifest, findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{name} {manifest.release}", show_lines=True)
+    for column in ("part", "symbol", "role", "state", "why"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        symbol, state = finding.symbol, finding.detail or finding.state
+        colour = "green" if finding.state == "ok" else "red"
+        target = symbol.target.removeprefix("sglang.").replace(":", ":\n")
+        table.add_row(symbol.part, target, symbol.role, f"[{colour}]{state}[/]", symbol.why)
+    console = Console()
+    console.print(table)
+    console.print(f"reviewed: {manifest.reviewed}")

@@ -1,0 +1,114 @@
+"""Where a head's files are, a folder or the hub, and reading no more of them than is needed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import hub, safetensors_header
+from sglang_qwen3next_eagle3.model.safetensors_header import Stored
+from sglang_qwen3next_eagle3.model.target import read_config
+
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+
+class Files(Protocol):
+    """The files of one checkpoint. name: for messages."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each file."""
+
+    def read(self, file: str, start: int, stop: int) -> bytes: ...
+    def config(self) -> dict[str, Any]: ...
+    def sha256(self, file: str) -> str | None:
+        """Of a whole file, in hex; None where that is not known without reading it."""
+
+
+class Folder:
+    """A checkpoint folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        return {f.name: f.stat().st_size for f in sorted(self.path.iterdir()) if f.is_file()}
+
+    def read(self, file: str, start: int, stop: int) -> bytes:
+        with (self.path / file).open("rb") as opened:
+            opened.seek(start)
+            return opened.read(stop - start)
+
+    def config(self) -> dict[str, Any]:
+        return read_config(self.path)
+
+    def sha256(self, file: str) -> str | None:
+        with (self.path / file).open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+class OnHub(hub.Remote):
+    """A checkpoint on the hub, read by ranges."""
+
+    def config(self) -> dict[str, Any]:
+        """Raises UserError if there is none, or no JSON object."""
+        file = "config.json"
+        if file not in self.sizes:
+            raise UserError(f"{self.name} has no config.json: it is not a checkpoint")
+        try:
+            config = json.loads(self.read(file, 0, self.sizes[file]))
+        except ValueError as error:
+            raise UserError(f"{self.name}/config.json is not valid JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise UserError(f"{self.name}/config.json holds no JSON object")
+        return config
+
+
+def weight_files(files: Files) -> list[str]:
+    """The safetensors files, sorted.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = sorted(name for name in files.sizes if name.endswith(".safetensors"))
+    if not found:
+        pickles = [name for name in sorted(files.sizes) if Path(name).suffix in PICKLES]
+        has = f" (it has {pickles[0]}, a pickle: convert it to safetensors)" if pickles else ""
+        raise UserError(f"{files.name} has no .safetensors file{has}")
+    return found
+
+
+def headers(files: Files) -> dict[str, tuple[str, Stored]]:
+    """By tensor: the file it is in and its place there.
+
+    Raises:
+        UserError: no safetensors file, or one that is damaged.
+    """
+    found = {}
+    for file in weight_files(files):
+        where, read = f"{files.name}/{file}", partial(files.read, file)
+        stored = safetensors_header.read(where, files.sizes[file], read)
+        found.update({name: (file, place) for name, place in stored.items()})
+    return found
+
+
+def content_hash(files: Files) -> str | None:
+    """What tells one head's weights from another's: of its safetensors files, 64 hex digits.
+
+    The config is not part of it, so that its keys may be corrected. None where the hub does not
+    know the sha256 of a file.
+    """
+    digest = hashlib.sha256()
+    for file in weight_files(files):
+        sha256 = files.sha256(file)
+        if sha256 is None:
+            return None
+        digest.update(bytes.fromhex(sha256))
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""SpecForge's run config for a recipe: pure functions from paths and options to a mapping."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.train.trainer.recipe import OWN_FIELDS, SECTIONS, Recipe
+
+RUN_ID = "head"
+CPU = "cpu"
+STRATEGY = "eagle3"
+# Neither interval is anything that a recipe has to say: SpecForge would save nothing on the way,
+# and refuses features to evaluate on without an interval.
+SAVE_INTERVAL = 1000
+# SpecForge's default, flex_attention, has no backward pass on a CPU.
+_ON_CPU = {"attention_backend": "sdpa", "fsdp_sharding": "NO_SHARD"}
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a run reads and writes; all absolute by the time SpecForge sees them."""
+
+    target: str
+    draft_config: str
+    output: str
+    features: str = ""
+    eval_features: str | None = None
+    vocab_mapping: str | None = None
+
+
+def offline(
+    recipe: Recipe,
+    paths: Paths,
+    layer_ids: Sequence[int] | None,
+    processes: int,
+    device: str = "cuda",
+) -> dict[str, Any]:
+    """The run config of offline training on captured features.
+
+    layer_ids: for the record, None where ids cannot say it; offline, SpecForge reads three states
+        from each file and compares nothing, which is why `train run` does.
+    """
+    config = base(recipe, paths, layer_ids)
+    training = config["training"]
+    config["data"]["hidden_states_path"] = paths.features
+    if paths.eval_features is None:
+        training.pop("eval_interval", None)
+    else:
+        config["data"]["eval_hidden_states_path"] = paths.eval_features
+        training.setdefault("eval_interval", training["save_interval"] or SAVE_INTERVAL)
+    if device == CPU:
+        config["training"] = {**_ON_CPU, **training}
+    config["deployment"] = {
+        "mode": "local_colocated",
+        "trainer": {"nnodes": 1, "nproc_per_node": processes},
+    }
+    return config
+
+
+def base(recipe: Recipe, paths: Paths, layer_ids: Sequence[int] | None) -> dict[str, Any]:
+    """What offline and online training have in common."""
+    config: dict[str, Any] = {
+        name: copy.deepcopy(recipe.specforge.get(name, {})) for name in SECTIONS
+    }
+    config["model"] |= {
+        "target_model_path": paths.target,
+        "draft_model_config": paths.draft_config,
+    }
+    if layer_ids is not None:
+        config["model"]["aux_hidden_state_layer_ids"] = list(layer_ids)
+    if paths.vocab_mapping is not None:
+        config["model"]["vocab_mapping_path"] = paths.vocab_mapping
+    config["data"]["cache_dir"] = str(Path(paths.output) / "cache")
+    config["training"] = {"strategy": STRATEGY, **config["training"]}
+    config["training"].setdefault("save_interval", SAVE_INTERVAL)
+    if not config["tracking"]:
+        del config["tracking"]
+    return {**config, "run_id": RUN_ID, "output_dir": paths.output}
+
+
+def override(config: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The config with `section.field=value` settings; values are YAML.
+
+    Raises:
+        UserError: a setting is not of that form, or is not the user's to set.
+    """
+    changed = copy.deepcopy(dict(config))
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        section, dot, field = path.partition(".")
+        if not (equals and dot and field) or "." in field:
+            raise UserError(
+                f"--set {setting!r}: write section.field=value, as SpecForge names them"
+            )
+        if section not in SECTIONS:
+            raise UserError(f"--set {setting!r}: the sections are {', '.join(SECTIONS)}")
+        if field in OWN_FIELDS.get(section, ()):
+            raise UserError(
+                f"--set {setting!r}: `train run` fills in {path} itself, from its options"
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {setting!r}: the value is not YAML") from None
+        # YAML 1.1 wants a point in 1e-4, and SpecForge takes numbers as text.
+        changed.setdefault(section, {})[field] = value
+    return changed
+
+
+def optimizer_steps(config: Mapping[str, Any], samples: int) -> int:
+    """Steps that SpecForge takes on `samples` features, in all epochs.
+
+    Each process gets an equal share (the last samples repeated to make it even) and drops an
+    incomplete batch (SpecForge 0.2.0, launch.py and training/trainer.py).
+
+    Raises:
+        UserError: a process's share does not fill one batch.
+    """
+    training = config["training"]
+    processes = int(config["deployment"]["trainer"]["nproc_per_node"])
+    batch = int(training.get("batch_size", 1))
+    share = -(-samples // processes)
+    if share < batch:
+        raise UserError(
+            f"{samples} samples do not fill a batch of {batch} on each of {processes} processes: "
+            f"capture more, or pass --set training.batch_size={max(1, share)}"
+        )
+    windows = share // batch * int(training.get("num_epochs", 1))
+    steps = windows // int(training.get("accumulation_steps", 1))
+    return min(steps, int(training.get("max_steps") or steps))

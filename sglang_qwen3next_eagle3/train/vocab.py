@@ -1,0 +1,199 @@
+"""`train vocab`: which of the target's tokens the head may draft, by how often answers use them.
+
+The head's lm_head covers the draft vocabulary alone. `d2t[i]` is an offset: draft token i is
+target token i + d2t[i]; `t2d[t]` says whether target token t is in it.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAPPING, REPORT = "vocab.pt", "vocab.json"
+
+
+@dataclass(frozen=True)
+class DraftVocabulary:
+    """tokens: the target ids of the draft vocabulary, ascending. covered, total: occurrences."""
+
+    tokens: tuple[int, ...]
+    target_size: int
+    covered: int
+    total: int
+
+    @property
+    def coverage(self) -> float:
+        """Share of the counted occurrences that the draft vocabulary can express."""
+        return self.covered / self.total if self.total else 0.0
+
+    def tensors(self) -> "dict[str, Tensor]":
+        """d2t: int64 [draft vocabulary]; t2d: bool [target vocabulary]."""
+        import torch
+
+        kept = torch.tensor(self.tokens, dtype=torch.int64)
+        t2d = torch.zeros(self.target_size, dtype=torch.bool)
+        t2d[kept] = True
+        return {"d2t": kept - torch.arange(len(kept)), "t2d": t2d}
+
+
+def choose(
+    counts: Mapping[int, int], size: int, target_size: int, always: Collection[int] = ()
+) -> DraftVocabulary:
+    """The `size` most frequent tokens, those in `always` included whatever their count.
+
+    Of equally frequent tokens the lower id comes first; unused ones fill up.
+
+    Raises:
+        UserError: the size does not fit the target's vocabulary or the tokens that must be in.
+    """
+    if not 0 < size <= target_size:
+        raise UserError(f"a draft vocabulary of {size}: from 1 to the target's {target_size}")
+    if len(always) > size:
+        raise UserError(
+            f"a draft vocabulary of {size} is smaller than the {len(always)} special tokens, "
+            "which must be in it: choose a larger --size"
+        )
+    for token in (*counts, *always):
+        if not 0 <= token < target_size:
+            raise UserError(
+                f"token {token} is outside the target's vocabulary of {target_size}: "
+                "the data was not tokenized for this target"
+            )
+    forced = set(always)
+    ranked = sorted(range(target_size), key=lambda t: (t not in forced, -counts.get(t, 0), t))
+    kept = tuple(sorted(ranked[:size]))
+    covered = sum(counts.get(token, 0) for token in kept)
+    return DraftVocabulary(kept, target_size, covered, sum(counts.values()))
+
+
+def count_answers(data: Path, tokenizer: Any, max_length: int) -> tuple[Counter[int], int]:
+    """Occurrences of each token in the answers of a prepared file, and the conversations read."""
+    from sglang_qwen3next_eagle3.base.progress import Progress
+    from sglang_qwen3next_eagle3.train.capture.encode import encode, read_conversations
+
+    counts: Counter[int] = Counter()
+    read = 0
+    with Progress("counting", None) as progress:
+        for conversation in read_conversations(data):
+            sample = encode(tokenizer, conversation.messages, max_length, conversation.id)
+            progress.advance()
+            if sample is not None:
+                read += 1
+                counts.update(compress(sample.ids, sample.loss_mask))
+    return counts, read
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="train.jsonl of `train prepare`")
+    parser.add_argument("--target", required=True, help="folder, hub name or `demo`")
+    parser.add_argument("--out", type=Path, required=True, help="folder for vocab.pt, vocab.json")
+    parser.add_argument("--size", type=int, default=32000, help="default: %(default)s")
+    parser.add_argument("--max-length", type=int, default=2048, help="default: %(default)s")
+    parser.add_argument("--json", action="store_true", help="print JSON for a script")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises UserError for data or a size that does not fit."""
+    from sglang_qwen3next_eagle3.train.capture.encode import load_tokenizer
+    from sglang_qwen3next_eagle3.train.data.workspace import sha256
+    from sglang_qwen3next_eagle3.train.trainer.specforge import target_folder
+
+    if not arguments.data.is_file():
+        raise UserError(f"there is no file {arguments.data}: `train prepare` writes train.jsonl")
+    folder = target_folder(arguments.target)
+    target, tokenizer = Target.from_path(folder), load_tokenizer(folder)
+    counts, read = count_answers(arguments.data, tokenizer, arguments.max_length)
+    if not read:
+        raise UserError(f"{arguments.data}: no conversation with an answer in it")
+    special = _special(tokenizer) | _ends(target)
+    chosen = choose(counts, arguments.size, target.vocab_size, special)
+    report = write(
+        chosen,
+        arguments.out,
+        {
+            "data": str(arguments.data),
+            "data_sha256": sha256(arguments.data),
+            "conversations": read,
+            "max_length": arguments.max_length,
+        },
+    )
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        print(
+            f"{arguments.out / MAPPING}: {len(chosen.tokens)} of {target.vocab_size} tokens cover "
+            f"{chosen.coverage:.2%} of {chosen.total} answer tokens in {read} conversations"
+        )
+    if chosen.coverage < 0.95:
+        print(
+            f"warning: {1 - chosen.coverage:.1%} of the answers' tokens can never be drafted; "
+            "a larger --size accepts more",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _special(tokenizer: Any) -> set[int]:
+    # Those that have a role, and those that are only marked as special.
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(id for id, token in added if token.special)}
+
+
+def _ends(target: Target) -> set[int]:
+    """The tokens that end an answer: one that cannot be drafted costs the last step of each."""
+    ids = target.config.get("eos_token_id")
+    return set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+
+
+def write(chosen: DraftVocabulary, out: Path, source: Mapping[str, object]) -> dict[str, object]:
+    """vocab.pt as SpecForge reads it (`model.vocab_mapping_path`), and what it covers."""
+    import torch
+
+    report = {
+        **source,
+        "size": len(chosen.tokens),
+        "target_vocabulary": chosen.target_size,
+        "answer_tokens": chosen.total,
+        "coverage": round(chosen.coverage, 6),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    scratch = out / f".{MAPPING}.new"
+    torch.save(chosen.tensors(), scratch)
+    scratch.replace(out / MAPPING)
+    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def read_report(mapping: Path | None) -> dict[str, object] | None:
+    """What was written beside a vocab.pt, or None."""
+    path = mapping and mapping.with_name(REPORT)
+    if path is None or not path.is_file():
+        return None
+    found: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def sizes(mapping: Path) -> tuple[int, int]:
+    """Draft and target tokens of a vocab.pt.
+
+    Raises:
+        UserError: the file is none.
+    """
+    import torch
+
+    try:
+        content = torch.load(mapping, weights_only=True)
+        return len(content["d2t"]), len(content["t2d"])
+    except Exception:
+        raise UserError(f"{mapping} is no draft vocabulary: `train vocab` makes one") from None

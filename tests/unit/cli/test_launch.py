@@ -1,0 +1,172 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.serving import preflight
+from tests.conftest import CODER_NEXT, FP8, SMALL_HEAD, SMALL_TARGET, write_config
+from tests.unit.conftest import error_of
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert launch.main([*argv[:2], "--dry-run", "--json", *argv[2:]]) == 0
+    data: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return data
+
+
+def test_dry_run_imports_neither_torch_nor_sglang() -> None:
+    script = (
+        "import sys; from sglang_qwen3next_eagle3 import launch;"
+        "assert launch.main(['--profile', 'b1', '--dry-run']) == 0;"
+        "print(sorted({'torch', 'sglang', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.splitlines()[-1] == "[]"
+
+
+def test_the_printed_command_is_ready_to_paste(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--profile", "demo", "--dry-run", "--", "--log-level", "a b"]) == 0
+    printed = capsys.readouterr().out
+    shell = "env() { printf '%s\\n' \"$@\"; }; python() { printf '%s\\n' \"$@\"; }\n" + printed
+    words = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True).stdout
+    assert words.splitlines()[:2] == ["-m", "sglang.launch_server"]
+    assert words.splitlines()[-2:] == ["--log-level", "a b"]
+    assert "SGLANG_USE_CPU_ENGINE=1" in printed
+
+
+def test_flags_after_the_dashes_come_last(capsys: pytest.CaptureFixture[str]) -> None:
+    data = dry_run(capsys, "--profile", "b1", "--tp", "2", "--", "--port", "1", "--new-flag")
+    assert data["argv"][-3:] == ["--port", "1", "--new-flag"]
+    assert data["argv"][data["argv"].index("--tp") + 1] == "2"
+
+
+def test_options_replace_the_profile_s_values(capsys: pytest.CaptureFixture[str]) -> None:
+    data = dry_run(
+        capsys, "--profile", "b1", "--target", "a/b", "--head", "c/d", "--revision", "r1",
+        "--head-revision", "r2", "--port", "7", "--aux-layers", "fork",
+    )  # fmt: skip
+    text = " ".join(data["argv"])
+    assert "--model-path a/b --revision r1" in text
+    assert "--speculative-draft-model-path c/d --speculative-draft-model-revision r2" in text
+    assert "--port 7" in text
+    assert data["environment"] == {ENVIRONMENT_VARIABLE: "fork"}
+
+
+def test_without_a_selection_the_rule_is_left_to_the_plugin(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert dry_run(capsys, "--profile", "b1")["environment"] == {}
+
+
+def test_local_checkpoints_are_looked_into_by_a_dry_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = write_config(tmp_path / "t", SMALL_TARGET)
+    head = write_config(tmp_path / "h", {**SMALL_HEAD, "max_position_embeddings": 4096})
+    data = dry_run(capsys, "--profile", "b1", "--target", str(target), "--head", str(head))
+    assert data["environment"] == {ENVIRONMENT_VARIABLE: "card", preflight.LONGER_CONTEXT: "1"}
+    assert any("context of 4096, 262144 is served" in note for note in data["notes"])
+
+
+def test_a_shorter_context_needs_no_override(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = write_config(tmp_path / "t", SMALL_TARGET)
+    head = write_config(tmp_path / "h", {**SMALL_HEAD, "max_position_embeddings": 4096})
+    argv = ("--profile", "b1", "--target", str(target), "--head", str(head))
+    data = dry_run(capsys, *argv, "--", "--context-length", "4096")
+    assert preflight.LONGER_CONTEXT not in data["environment"]
+
+
+def test_an_explicit_quantization_spares_the_head(capsys: pytest.CaptureFixture[str]) -> None:
+    data = dry_run(capsys, "--profile", "b1", "--", "--quantization", "fp8")
+    assert data["argv"][-2:] == ["--speculative-draft-model-quantization", "unquant"]
+    assert "target only" in data["notes"][0]
+    own = ("--speculative-draft-model-quantization", "fp8")
+    data = dry_run(capsys, "--profile", "b1", "--", "--quantization", "fp8", *own)
+    assert "unquant" not in data["argv"]
+
+
+def test_profiles_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--list"]) == 0
+    assert "b32-wide  Chat load" in capsys.readouterr().out
+    assert launch.main(["--list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["b1"]["tree"]["draft-tokens"] == 8
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])
+def test_listening_beyond_this_machine_needs_a_key(
+    capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    assert "pass --api-key" in error_of(capsys, "--profile", "b1", "--host", host)
+    assert "pass --api-key" in error_of(capsys, "--profile", "b1", "--", "--host", host)
+    assert dry_run(capsys, "--profile", "b1", "--host", host, "--insecure")
+    assert dry_run(capsys, "--profile", "b1", "--host", host, "--api-key", "k")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "::1"])
+def test_this_machine_needs_no_key(capsys: pytest.CaptureFixture[str], host: str) -> None:
+    assert dry_run(capsys, "--profile", "b1", "--host", host)
+
+
+def test_another_attention_backend_is_refused_with_the_card_s_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ("--profile", "b1", "--", "--attention-backend", "fa3")
+    error = error_of(capsys, *argv)
+    assert "attention backend fa3: the model card names Triton" in error
+    assert "--allow-attention-backend" in error
+    assert dry_run(capsys, "--profile", "b1", "--allow-attention-backend", *argv[2:])
+
+
+def test_fp8_at_tp_8_is_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = write_config(tmp_path / "fp8", {**CODER_NEXT, "quantization_config": FP8})
+    argv = ("--profile", "h200-fp8", "--target", str(target))
+    for tp in (("--tp", "8"), ("--", "--tp-size", "8"), ("--", "--tensor-parallel-size=8")):
+        error = error_of(capsys, *argv, *tp)
+        assert "512 / TP 8 = 64 is not divisible by the FP8 block of 128" in error
+        assert "use --tp 1 or 2 or 4" in error
+
+
+def test_missing_profiles_and_checkpoints_are_named(
+    capsys: pytest.CaptureFixture[str], target_folder: Path
+) -> None:
+    assert "which profile?" in error_of(capsys)
+    assert "no profile 'b3'" in error_of(capsys, "--profile", "b3")
+    assert "there is no folder ./gone" in error_of(
+        capsys, "--profile", "b1", "--target", "./gone", "--dry-run"
+    )
+    assert "head: there is no folder /gone" in error_of(
+        capsys, "--profile", "b1", "--head", "/gone", "--dry-run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("installed", "words"),
+    [
+        (None, "SGLang is not installed: pip install 'sglang-qwen3next-eagle3[serve]'"),
+        (contract.Installed("0.5.20", Path("x")), "SGLang 0.5.20 is not supported: install one of"),
+        (contract.Installed("0.5.17", Path("x")), "is not what this package hooks"),
+    ],
+    ids=["absent", "unknown release", "changed source"],
+)
+def test_an_sglang_that_is_not_a_reviewed_one_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    installed: contract.Installed | None,
+    words: str,
+) -> None:
+    monkeypatch.setattr(contract, "installed_sglang", lambda: installed)
+    error = error_of(capsys, "--profile", "b1")
+    assert words in error
+    assert "0.5.14, 0.5.17, 0.5.23" in error

@@ -1,0 +1,64 @@
+import subprocess
+import sys
+
+import pytest
+
+from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3.__main__ import VERBS, main
+from sglang_qwen3next_eagle3.base.errors import READER_GONE
+
+
+def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch", "--profile", "b3"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: no profile 'b3'")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert VERBS[verb][1] in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip().endswith(__version__)
+
+
+def test_the_module_runs_as_a_command() -> None:
+    command = [sys.executable, "-m", "sglang_qwen3next_eagle3", "launch", "--list"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "b1 " in printed
+
+
+def test_a_closed_output_is_no_error() -> None:
+    command = f"{sys.executable} -m sglang_qwen3next_eagle3.launch --list >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+LARGE = "benchmarks/results/h200x1-speed"
+"""More than a pipe's writer keeps back until it ends."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sglang_qwen3next_eagle3", "launch", "--profile", "b1", "--dry-run"],
+        ["sglang_qwen3next_eagle3.launch", "--profile", "b1", "--dry-run"],
+        ["sglang_qwen3next_eagle3", "bench", "compare", LARGE, LARGE],
+    ],
+)
+def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
+    command = [sys.executable, "-m", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        started.stdout.close()
+        assert started.stderr.read() == b""
+    assert started.returncode == READER_GONE

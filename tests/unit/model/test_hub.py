@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub import errors
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import hub
+
+
+class Response:
+    """What huggingface_hub's errors read of an HTTP response."""
+
+    status_code = 404
+    headers: dict[str, str] = {}  # noqa: RUF012
+    request = None
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    assert hub.resolve(str(tmp_path)) == tmp_path.resolve()
+
+
+def test_paths_that_are_not_there_are_not_taken_for_hub_names(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "gone"), "./gone", "~/gone-too", "a/b/c", "nothing"):
+        with pytest.raises(UserError, match="there is no folder"):
+            hub.local_folder(name)
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    with pytest.raises(UserError, match="is a file"):
+        hub.local_folder(str(file))
+    assert hub.local_folder("Qwen/Qwen3-Coder-Next") is None
+
+
+def test_a_revision_goes_with_a_hub_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a revision goes with a hub name"):
+        hub.resolve(str(tmp_path), "main")
+
+
+def test_a_hub_name_is_downloaded_at_its_revision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+
+    def download(name: str, **options: object) -> str:
+        calls.append((name, options["revision"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert hub.resolve("org/name", "v1") == tmp_path
+    assert calls == [("org/name", "v1")]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.LocalEntryNotFoundError("x"), "not in the local cache and the hub cannot be"),
+        (errors.OfflineModeIsEnabled("x"), "give a local folder"),
+        (ConnectionError("x"), "the hub cannot be reached"),
+        (OSError(28, "No space left on device"), "cannot be stored.*No space left on device"),
+        (errors.RepositoryNotFoundError("x", response=Response()), "is not on the hub"),
+        (errors.GatedRepoError("x", response=Response()), "asks for consent"),
+        (errors.RevisionNotFoundError("x", response=Response()), "has no revision v1"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def download(name: str, **options: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(UserError, match=words) as caught:
+        hub.resolve("org/name", "v1", "head")
+    assert "head org/name" in str(caught.value)
+    assert "\n" not in str(caught.value)

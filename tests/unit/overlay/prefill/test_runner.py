@@ -1,0 +1,149 @@
+"""The parent's side of the prefill runner, with ranks that only pretend to be SGLang."""
+
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay.prefill import runner as prefill
+from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
+from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
+
+LAYERS, HIDDEN = 4, 2
+
+# Rank 0 answers with the ids, one more for each depth; a prompt with the id 13 is rank 1's death.
+RANK = """
+import socket, sys, time
+import torch
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
+from sglang_qwen3next_eagle3.overlay.prefill.rank import Batch, Begin, Failed, Loaded, Step
+from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
+
+channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+setup, _ = channel.receive()
+pairs = zip(setup.flags, setup.flags[1:])
+*_, tokens = (int(value) for name, value in pairs if name == "--max-total-tokens")
+channel.send(Loaded(4, 2, torch.float32, tokens, 3))
+streams = 0
+while True:
+    try:
+        message, tensors = channel.receive()
+    except EOFError:
+        break
+    if isinstance(message, AuxSelection):
+        streams = len(message.taps)
+    elif isinstance(message, Begin):
+        said = tensors[0][torch.tensor(message.lengths).cumsum(0) - 1]
+        if setup.rank == 0:
+            channel.send(None, [said + 1])
+    elif isinstance(message, Step):
+        said = said + tensors[0]
+        if setup.rank == 1 and 13 in tensors[0]:
+            channel.send(Failed(f"out of luck at {said.tolist()}"))
+        elif setup.rank == 0 and 13 not in tensors[0]:
+            channel.send(None, [said])
+    elif setup.rank == 1 and 13 in tensors[0]:
+        channel.send(Failed("out of luck"))
+    elif setup.rank == 0 and 13 not in tensors[0]:
+        ids = tensors[0].to(message.dtype)[:, None].expand(-1, 2)
+        channel.send(message, [torch.stack([ids + i for i in range(streams)]), ids])
+"""
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    def start(log: Path, cpu_engine: bool) -> tuple[subprocess.Popen[bytes], Channel]:
+        ours, theirs = socket.socketpair()
+        number = theirs.fileno()
+        process = subprocess.Popen([sys.executable, "-c", RANK, str(number)], pass_fds=[number])
+        theirs.close()
+        return process, Channel(ours)
+
+    monkeypatch.setattr(prefill.rank_process, "start", start)
+    monkeypatch.setattr(prefill.contract, "require", lambda parts: None)
+    with PrefillRunner(tmp_path, tp=2, max_length=8, log=tmp_path / "log") as runner:
+        yield runner
+
+
+def test_states_of_many_batches_come_in_the_prompts_order(runner: PrefillRunner) -> None:
+    prompts = [[100 + i] * (i % 8 + 1) for i in range(20)]
+    states = list(runner.prefill(prompts, torch.float32))
+    assert [len(s.last_hidden) for s in states] == [len(prompt) for prompt in prompts]
+    for prompt, got in zip(prompts, states, strict=True):
+        assert got.streams.shape == (LAYERS + 1, len(prompt), HIDDEN)
+        assert got.last_hidden.unique().tolist() == [prompt[0]]
+        assert got.streams[4].unique().tolist() == [prompt[0] + 4]
+
+
+def test_no_batch_is_larger_than_sglang_s_pool(runner: PrefillRunner) -> None:
+    assert [len(batch) for batch in runner.plan([1] * 7)] == [3, 3, 1]
+
+
+def test_the_next_batch_is_asked_for_before_the_last_one_is_used(runner: PrefillRunner) -> None:
+    asked = []
+
+    def batches() -> Any:
+        for number in range(3):
+            asked.append(number)
+            yield [[number]]
+
+    states = runner.prefill_batches(batches())
+    next(states)
+    assert asked == [0, 1]
+    assert len(list(states)) == 2
+
+
+def test_a_failing_rank_ends_all_of_them_with_its_own_words(runner: PrefillRunner) -> None:
+    """Rank 0 says nothing more, as one that waits in a collective for the other."""
+    processes = [process for process, _ in runner._ranks]
+    with pytest.raises(UserError, match=r"stopped in rank 1: out of luck \(log: .*log\)"):
+        list(runner.prefill([[1], [13], [2]]))
+    assert all(process.poll() is not None for process in processes)
+    runner.close()
+
+
+def test_decoding_goes_on_from_the_caller_s_tokens_in_every_rank(runner: PrefillRunner) -> None:
+    """The pretended rank's next token is the sum of all that it was told."""
+    assert runner.begin([[7, 8], [5]]) == [9, 6]
+    assert runner.step([1, 2]) == [9, 7]
+    assert runner.step([10, 20]) == [19, 27]
+    assert len(list(runner.prefill([[1], [2]]))) == 2, "states come again afterwards"
+    with pytest.raises(UserError, match=r"stopped in rank 1: out of luck at \[32, 27\]"):
+        runner.step([13, 0])
+
+
+def test_prompts_to_continue_are_refused_as_others_are(runner: PrefillRunner) -> None:
+    with pytest.raises(ValueError, match="1 to 8 tokens"):
+        runner.begin([[1], []])
+
+
+def test_a_pool_that_is_too_small_is_refused(runner: PrefillRunner, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"room for 7 tokens, 8192 are needed .*mem-fraction"):
+        PrefillRunner(tmp_path, extra=["--max-total-tokens", "7"], log=tmp_path / "log")
+
+
+def test_messages_and_tensors_of_any_kind_cross_a_socket() -> None:
+    ours, theirs = map(Channel, socket.socketpair())
+    tensors = [
+        torch.randn(3, 1000, 100).bfloat16(),
+        torch.zeros(0, 5),
+        torch.arange(6).reshape(2, 3).T,
+        torch.tensor(3.0),
+    ]
+    thread = threading.Thread(target=ours.send, args=({"a": 1}, tensors))
+    thread.start()
+    message, received = theirs.receive()
+    thread.join()
+    assert message == {"a": 1}
+    for sent, got in zip(tensors, received, strict=True):
+        assert got.dtype == sent.dtype
+        assert torch.equal(got, sent)
+    ours.close()
+    with pytest.raises(EOFError):
+        theirs.receive()

@@ -1,0 +1,117 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.train.capture import features
+from sglang_qwen3next_eagle3.train.capture.features import Manifest
+from tests.conftest import write_config
+from tests.support.small_target import CONFIG
+
+TARGET = Target(CONFIG)
+CARD = aux_layers.named("card", TARGET)
+
+
+def manifest_of(config_sha256: str = features.config_sha256(CONFIG), **changes: object) -> Manifest:
+    manifest = Manifest(
+        selection=str(CARD), selection_name="card", depths=CARD.depths, target="some/target",
+        config_sha256=config_sha256, weights_sha256="w", hidden_size=8, data_sha256="d",
+        max_length=64, max_samples=None, backend="sglang", device="cpu", compute_dtype="auto",
+        tp=1, flags=("--a",), versions={"sglang": "1"}, samples=2, tokens=30,
+    )  # fmt: skip
+    return replace(manifest, **changes)  # type: ignore[arg-type]
+
+
+def spelled(text: str) -> AuxSelection:
+    parsed = aux_layers.parse(text)
+    assert isinstance(parsed, AuxSelection)
+    return parsed
+
+
+def write(folder: Path, content: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / features.MANIFEST).write_text(json.dumps(content))
+    return folder
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    manifest = manifest_of(samples_done=2)
+    assert features.read_manifest(write(tmp_path, manifest.as_json())) == manifest
+    assert manifest.complete
+    assert manifest.aux_selection == CARD
+    assert manifest.spelled() == "output:3,7,11 (card)"
+    assert not manifest_of(samples_done=1).complete
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ({**manifest_of().as_json(), "version": 0}, "is of version 0, this package reads 1"),
+        ({"version": 1}, "is not a manifest"),
+        ({**manifest_of().as_json(), "more": 1}, "is not a manifest"),
+        ([], "is not a manifest"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path: Path, content: object, cause: str) -> None:
+    with pytest.raises(UserError, match=cause):
+        features.read_manifest(write(tmp_path, content))
+
+
+def test_features_that_do_not_say_what_they_are_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows_0-2000").mkdir()
+    with pytest.raises(UserError, match=r"no features\.json, so nothing says of which layers"):
+        features.read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["output:3,7,11", "input:4,input:8,output:11"])
+def test_the_same_streams_pass_however_they_are_spelled(text: str) -> None:
+    features.check_selection(manifest_of(), spelled(text), TARGET)
+
+
+@pytest.mark.parametrize("text", ["input:3,7,11", "output:3,7,10", "output:3,7", "input:4,8,11"])
+def test_features_of_other_layers_are_refused_with_the_way_out(text: str) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"auxiliary layers output:3,7,11 \(card\), not .*--aux-layers output:3,7,11",
+    ):
+        features.check_selection(manifest_of(), spelled(text), TARGET)
+
+
+def test_features_of_another_target_are_refused() -> None:
+    other = Target({**CONFIG, "rope_theta": 1.0})
+    with pytest.raises(UserError, match=r"another target \(some/target; its config.json differs"):
+        features.check_selection(manifest_of(), CARD, other)
+
+
+def test_a_target_s_folder_has_its_weights_compared_too(tmp_path: Path) -> None:
+    folder = write_config(tmp_path, CONFIG)
+    (folder / "model.safetensors").write_bytes(b"12345")
+    manifest = manifest_of(weights_sha256=features.weights_sha256(folder))
+    features.check_selection(manifest, CARD, folder)
+    (folder / "model.safetensors").write_bytes(b"123456")
+    with pytest.raises(UserError, match="other weights"):
+        features.check_selection(manifest, CARD, folder)
+
+
+def test_the_order_of_a_config_s_keys_does_not_matter() -> None:
+    reversed_keys = dict(reversed(CONFIG.items()))
+    assert features.config_sha256(reversed_keys) == features.config_sha256(CONFIG)
+
+
+def test_the_full_size_takes_16_kb_a_token() -> None:
+    # ids and mask 8 + 8, four states of 2048 bf16.
+    assert features.bytes_per_token(2048) == 16 + 4 * 4096
+    assert features.disk_need(1000, 0, 2048) == 16_400_000
+
+
+def test_files_lie_in_folders_of_2000() -> None:
+    paths = [features.sample_path(Path(), index) for index in (0, 1999, 2000, 4321)]
+    assert [path.as_posix() for path in paths] == [
+        "rows_0-2000/data_0.ckpt", "rows_0-2000/data_1999.ckpt",
+        "rows_2000-4000/data_2000.ckpt", "rows_4000-6000/data_4321.ckpt",
+    ]  # fmt: skip
