@@ -25,7 +25,7 @@ import signal
 import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from tests.unit.training.test_supervise import plan
+from tests.unit.train.trainer.test_supervise import plan
 from sglang_qwen3next_eagle3.train.trainer import supervise
 supervise.CPU_TRAINER = "tests.support.fake_trainer"
 out = Path(sys.argv[1])
