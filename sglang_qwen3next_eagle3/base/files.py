@@ -1,0 +1,94 @@
+"""Files that are whole or not there: atomic writes, JSON with errors of one line, hashes.
+
+Every write goes to a hidden file beside its place, is flushed to the disk, and takes its place by a
+rename: whoever reads sees the old file or the new one, also after a kill or a loss of power.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+
+_PART = ".part"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; what is there when the block ends becomes `path`.
+
+    For writers that want a path of their own (`torch.save`, `save_file`). Folders above are made.
+    A block that raises leaves `path` as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    try:
+        yield beside
+        _sync(beside)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a write that was killed left this behind; nobody needs it."""
+    return path.name.startswith(".") and path.name.endswith(_PART)
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Raises OSError."""
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """In UTF-8. Raises OSError."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
+    """Raises OSError."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, way_out: str) -> dict[str, Any]:
+    """The JSON object in a file. way_out: ends the error, for example "delete it".
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: {way_out}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): {way_out}") from None
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise UserError(f"{path} is damaged ({error}): {way_out}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged (it holds no JSON object): {way_out}")
+    return value
+
+
+def sha256(path: Path) -> str:
+    """Of the content, in hexadecimal. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """A file's content, or a folder's names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

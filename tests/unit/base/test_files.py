@@ -1,0 +1,91 @@
+"""base/files: a file is the old one or the new one, and an error is one line."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.base import files
+from sglang_qwen3next_eagle3.base.errors import UserError
+
+
+def test_json_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.json"
+    files.write_json(path, {"naïve": [1, None]})
+    assert files.read_json(path, "delete it") == {"naïve": [1, None]}
+    assert path.read_text(encoding="utf-8").endswith("}\n")
+    assert [each.name for each in path.parent.iterdir()] == ["a.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+
+    def fail() -> None:
+        with files.replacing(path) as beside:
+            beside.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_is_killed_leaves_the_old_file_and_its_rest_counts_for_nothing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"old": True})
+    killed = (
+        "import os, pathlib, sys\n"
+        "from sglang_qwen3next_eagle3.base import files\n"
+        "with files.replacing(pathlib.Path(sys.argv[1])) as beside:\n"
+        "    beside.write_text('{\"half')\n"
+        f"    os.kill(os.getpid(), {signal.SIGKILL})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed, str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert files.read_json(path, "") == {"old": True}
+    (rest,) = set(tmp_path.iterdir()) - {path}
+    assert files.is_unfinished(rest)
+    assert not files.is_unfinished(path)
+    assert list(tmp_path.glob("*.json")) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b'{"a": ', "is damaged (Expecting value"),
+        (b"\xff\xfe", "is damaged ('utf-8' codec"),
+        (b"[1]", "is damaged (it holds no JSON object)"),
+        (None, "is not there"),
+    ],
+)
+def test_what_is_no_json_object_is_told_in_one_line_with_the_way_out(
+    tmp_path: Path, content: bytes | None, cause: str
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        files.read_json(path, "make it again")
+    message = str(caught.value)
+    assert message.startswith(f"{path} {cause}")
+    assert message.endswith(": make it again")
+    assert "\n" not in message
+
+
+def test_a_folder_in_the_place_of_a_file_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\): name a file"):
+        files.read_json(tmp_path, "name a file")
+
+
+def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    files.write_bytes(path, os.urandom(100_000))
+    assert files.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
