@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["error", "warning", "note"]
+RANKS: dict[Level, int] = {"note": 0, "warning": 1, "error": 2}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,6 @@ def note(subject: str, text: str, remedy: str = "") -> Finding:
     return Finding("note", subject, text, remedy)
 
 
-def exit_status(findings: Iterable[Finding]) -> int:
-    """0: at most notes; 1: warnings; 2: errors."""
-    ranks = {"note": 0, "warning": 1, "error": 2}
-    return max((ranks[finding.level] for finding in findings), default=0)
+def worst(findings: Iterable[Finding]) -> int:
+    """How a check ends as an exit status. 0: at most notes; 1: warnings; 2: errors."""
+    return max((RANKS[finding.level] for finding in findings), default=0)

@@ -12,11 +12,17 @@ class Progress:
     """with Progress("regenerating", total=500, done=120) as progress: progress.advance()
 
     total: None where it is not known; done: what an earlier run finished, which does not count
-    for the rate.
+    for the rate; announced: a log gets the label as a line of its own when the work begins.
     """
 
     def __init__(
-        self, label: str, total: int | None, *, done: int = 0, unit: str = "conversations"
+        self,
+        label: str,
+        total: int | None,
+        *,
+        done: int = 0,
+        unit: str = "conversations",
+        announced: bool = False,
     ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
@@ -25,6 +31,7 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.count = self._start = done
         self._started = self._said = time.monotonic()
+        self._announced = announced
         console = Console(stderr=True)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -39,6 +46,8 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self._announced and self._bar.disable:
+            self.say(self.label)
         return self
 
     def __exit__(
@@ -55,11 +64,20 @@ class Progress:
         if now - self._said < self._interval:
             return
         self._said = now
-        figures = self.figures(now - self._started)
         if self._bar.disable:
-            print(f"{self.label}: {figures}", file=sys.stderr, flush=True)
+            self.say(f"{self.label}: {self.figures()}")
         else:
-            self._bar.update(self._task, completed=self.count, figures=figures)
+            self.status(self.figures())
+
+    def begin(self, count: int) -> None:
+        """It stands at `count`, and the rate counts from here: what came before was warming up."""
+        self.count = self._start = count
+        self._started = time.monotonic()
+        self.status("")
+
+    def status(self, text: str) -> None:
+        """What is being done, behind the bar; a log does not get it."""
+        self._bar.update(self._task, completed=self.count, figures=text)
 
     def say(self, line: str) -> None:
         """A line of its own, above the bar."""
@@ -68,8 +86,10 @@ class Progress:
         else:
             self._bar.console.print(line, highlight=False, markup=False)
 
-    def figures(self, seconds: float) -> str:
-        """`120/500 conversations, 3.2/s, 2 min left`, `seconds` after the start."""
+    def figures(self, seconds: float | None = None) -> str:
+        """`120/500 conversations, 3.2/s, 2 min left`, `seconds` (now) after the start."""
+        if seconds is None:
+            seconds = time.monotonic() - self._started
         rate = (self.count - self._start) / seconds if seconds > 0 else 0.0
         known = f"/{self.total}" if self.total is not None else ""
         line = f"{self.count}{known} {self.unit}, {rate:.1f}/s"

@@ -1,4 +1,4 @@
-"""What a figure was measured with: software, hardware, commit, command."""
+"""What something was made or measured with: commit, versions, hardware, command, date."""
 
 import importlib.metadata
 import os
@@ -6,31 +6,32 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
-from sglang_qwen3next_eagle3.train import provenance
 
+DISTRIBUTION = "sglang-qwen3next-eagle3"
 PACKAGES = ("sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python")
+COMMIT_VARIABLE = "GIT_COMMIT"
 _GPU_QUERY = "name,memory.total,driver_version"
 
 
 def describe(words: Sequence[str]) -> dict[str, Any]:
     """words: what was given to `sglang-qwen3next-eagle3`, without paths of this machine."""
-    commit = provenance.commit()
+    told = commit()
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.removesuffix("-dirty") if commit else None,
-        "dirty": commit.endswith("-dirty") if commit else None,
+        "date": now(),
+        "commit": told.removesuffix("-dirty") if told else None,
+        "dirty": told.endswith("-dirty") if told else None,
         "command": command_line(words),
         "versions": {
-            "sglang-qwen3next-eagle3": __version__,
+            DISTRIBUTION: __version__,
             "python": platform.python_version(),
-            **{name: version for name in PACKAGES if (version := _version(name))},
+            **versions(PACKAGES),
         },
         "host": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": _memory()},
         "gpus": gpus(),
@@ -42,9 +43,48 @@ def describe(words: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def commit() -> str | None:
+    """The commit of this package's repository, with `-dirty` behind it where files differ.
+
+    The variable GIT_COMMIT says it where the repository cannot (a wheel, a copied folder), and
+    wins. None if nobody knows.
+    """
+    if told := os.environ.get(COMMIT_VARIABLE):
+        return told
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def version(name: str) -> str | None:
+    """Of an installed distribution; None if it is not there."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Those of the distributions that are installed."""
+    return {name: found for name in names if (found := version(name))}
+
+
 def command_line(words: Sequence[str]) -> str:
     """As it was given, without secrets and paths of this machine."""
-    return "sglang-qwen3next-eagle3 " + shlex.join(without_paths(masked(words)))
+    return f"{DISTRIBUTION} " + shlex.join(without_paths(masked(words)))
 
 
 def stamp(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,13 +108,6 @@ def gpus() -> list[dict[str, str]]:
         return []
     rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
     return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu() -> str:

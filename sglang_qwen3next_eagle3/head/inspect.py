@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.findings import Finding, error, exit_status
+from sglang_qwen3next_eagle3.base.findings import Finding, error, worst
 from sglang_qwen3next_eagle3.head import findings as head_findings
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head import selection
@@ -33,7 +33,7 @@ class Report:
     @property
     def status(self) -> int:
         """Exit status: 0 serves, 1 serves with warnings, 2 does not serve."""
-        return exit_status(self.findings)
+        return worst(self.findings)
 
     @property
     def verdict(self) -> str:

@@ -1,37 +1,12 @@
 """Where a head comes from, as it is written beside the weights: nothing of the machine's paths."""
 
-import os
-import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.redact import without_paths
 
 FILE = "provenance.json"
-COMMIT_VARIABLE = "GIT_COMMIT"
-
-
-def commit() -> str | None:
-    """The commit of this package's repository, with `-dirty` behind it where files differ.
-
-    The variable GIT_COMMIT says it where the repository cannot (a wheel, a copied folder), and
-    wins. None if nobody knows.
-    """
-    if told := os.environ.get(COMMIT_VARIABLE):
-        return told
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(
-            [*command, "--exclude=*"], capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def describe(record: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:

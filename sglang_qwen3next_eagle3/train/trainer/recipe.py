@@ -1,15 +1,16 @@
 """Training recipes: a YAML file in, a validated `Recipe` out."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.schema import Strict
 
+FOLDER = Path(__file__).parent / "recipes"
 Positive = Annotated[int, Field(ge=1)]
 SECTIONS = ("model", "data", "training", "tracking")
 """SpecForge's sections that a recipe may fill."""
@@ -27,16 +28,7 @@ OWN_FIELDS = {
 """What `train run` fills in itself, from its options and the run folder."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=lambda name: name.replace("_", "-"),
-        populate_by_name=True,
-    )
-
-
-class Draft(_Strict):
+class Draft(Strict):
     """The sizes of a head that do not follow from its target."""
 
     vocab_size: Positive
@@ -52,7 +44,7 @@ class Draft(_Strict):
         return self
 
 
-class Hardware(_Strict):
+class Hardware(Strict):
     """gpus: in all; tp: of the target's capture; dp: training processes, a batch each."""
 
     gpus: Positive
@@ -60,14 +52,14 @@ class Hardware(_Strict):
     dp: Positive
 
 
-class Data(_Strict):
+class Data(Strict):
     """samples: conversations; sources: hub names, for `train prepare`."""
 
     samples: Positive
     sources: list[str] = Field(default_factory=list)
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """specforge: sections of SpecForge's run config, as its schema names them."""
 
     description: str
@@ -81,39 +73,22 @@ class Recipe(_Strict):
 
 
 def names() -> tuple[str, ...]:
-    folder = files(__package__).joinpath("recipes")
-    return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir()))
+    return schema.names(FOLDER)
 
 
-def load(name: str) -> Recipe:
+def load(name_or_file: str) -> Recipe:
     """A recipe by its name, or from a file.
 
     Raises:
         UserError: there is none, or it is not a recipe.
     """
-    if name not in names() and not Path(name).is_file():
-        raise UserError(f"no recipe {name!r}: there are {', '.join(names())}, or give a file")
-    try:
-        if name in names():
-            text = files(__package__).joinpath("recipes", f"{name}.yaml").read_text("utf-8")
-        else:
-            text = Path(name).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {name}: not YAML ({' '.join(str(error).split())})") from None
-    except OSError as error:
-        raise UserError(f"recipe {name} cannot be read: {error.strerror}") from None
-    return parse(content, name)
+    path = schema.find("recipe", FOLDER, name_or_file)
+    return parse(schema.read_mapping(path, "recipe"), name_or_file)
 
 
 def parse(content: Mapping[str, Any], name: str) -> Recipe:
     """A recipe from a mapping; `name` is for the error message."""
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
-        raise UserError(f"recipe {name}: {where}{first['msg']}") from None
+    recipe = schema.validate(Recipe, content, f"recipe {name}")
     for section, fields in recipe.specforge.items():
         if section not in SECTIONS:
             raise UserError(

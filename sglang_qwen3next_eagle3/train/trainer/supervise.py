@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from sglang_qwen3next_eagle3.base import provenance
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.train import provenance
 from sglang_qwen3next_eagle3.train.trainer import runconfig, runlog, specforge
 from sglang_qwen3next_eagle3.train.trainer.recipe import Recipe
 from sglang_qwen3next_eagle3.train.trainer.trainer_process import execute, say

@@ -35,3 +35,22 @@ def test_a_log_gets_a_line_now_and_then(
         "asking: 60/100 conversations, 1.0/s, 40 s left",
         "asking: 90/100 conversations, 1.0/s, 10 s left",
     ]
+
+
+def test_warming_up_does_not_count_for_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    work = Progress("training", 100, unit="steps")
+    now[0] = 60.0
+    work.begin(1)
+    now[0] = 70.0
+    work.advance(20)
+    assert work.figures() == "21/100 steps, 2.0/s, 40 s left"
+
+
+def test_a_log_gets_the_label_where_the_work_announces_itself(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Progress("loading the target", 1, announced=True) as work:
+        work.status("only for a terminal")
+    assert capsys.readouterr().err == "loading the target\n"

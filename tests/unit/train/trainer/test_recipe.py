@@ -36,7 +36,7 @@ def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sources": []}, "recipe r: sources: Extra inputs are not permitted"),
+        ({"sources": []}, "recipe r: sources: unknown key; known are description, target"),
         ({"draft": {}}, "recipe r: draft.vocab-size: Field required"),
         ({"hardware": {"gpus": 0, "tp": 1, "dp": 1}}, "recipe r: hardware.gpus: "),
         (
@@ -60,7 +60,7 @@ def test_what_is_wrong_in_a_recipe_is_named(change: dict[str, Any], message: str
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [", "not YAML"), (b"\xff\xfe\x00", "not YAML"), (b"- 1", "a valid dictionary")],
+    [(b"a: [", "not YAML"), (b"\xff\xfe\x00", "not YAML"), (b"- 1", "holds no mapping")],
 )
 def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "mine.yaml"
@@ -71,5 +71,5 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes, mes
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
-    with pytest.raises(UserError, match="no recipe 'cart': there are card, demo, or give a file"):
+    with pytest.raises(UserError, match="no recipe 'cart': choose one of card, demo, or give"):
         recipe.load("cart")
