@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help train-env demo serve test test-fast test-gpu lint format wheel clean
+.PHONY: help train-env demo serve test test-fast test-gpu lint format readme wheel clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ lint: $(INSTALLED)  ## ruff and mypy
 format: $(INSTALLED)  ## Let ruff sort and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: $(INSTALLED)  ## README's tables from benchmarks/results
+	$(BIN)/python -m tests.support.readme
 
 wheel: $(INSTALLED)  ## dist/*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
