@@ -1,11 +1,15 @@
-"""What the person at the keyboard can mend, and how the command line ends."""
+"""What ends a verb early, and the one place that turns it into an exit status."""
 
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 USER_ERROR = 2
+INTERRUPTED = 128 + signal.SIGINT
 READER_GONE = 128 + signal.SIGPIPE
 """As a shell reports a program that wrote into a closed pipe."""
 
@@ -18,18 +22,117 @@ class UserError(Exception):
     """
 
 
-def exit_status(verb: Callable[[], int]) -> int:
-    """Run a verb; its status, or that of what ended it."""
+class ServerFailed(Exception):
+    """A process of ours that did not start, died or stalled; the command line exits with 2.
+
+    log_tail: the end of what it printed, which is shown below the message.
+    """
+
+    def __init__(self, message: str, log_tail: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.log_tail = tuple(log_tail)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: what is done is kept and what was started is ended, as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What a verb wants executed in its place. environment: beyond this process's own."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def exit_status(verb: Callable[[], int | Replacement]) -> int:
+    """Run a verb; its status, or that of what ended it. Nothing comes back from a replacement.
+
+    2: the user can mend it, told in one line. 130, 129 and 143: Ctrl-C, SIGHUP and SIGTERM, without
+    a traceback. 141: who read the output is gone.
+    """
     try:
-        status = verb()
-        # Now, not while Python ends, where nobody could answer for it.
-        if sys.stdout is not None:  # closed by the shell
-            sys.stdout.flush()
+        with interruptible():
+            result = verb()
+            # Now, not while Python ends, where nobody could answer for it.
+            if sys.stdout is not None:  # closed by the shell
+                sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return _tell(str(error))
+    except ServerFailed as error:
+        tail = "".join(f"\n{line}" for line in error.log_tail)
+        return _tell(f"{error}{'; the end of its log:' if tail else ''}{tail}")
+    except Terminated as ended:
+        print(f"ended by {ended}", file=sys.stderr)
+        return 128 + ended.number
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # Who read our output (`head`, a pager that was left) wants no more of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
-    return status
+    except OSError as error:
+        if error.strerror is None:
+            raise  # A library's own error: nobody can mend it by what it says.
+        return _tell(f"{error.filename or 'a file'}: {error.strerror}")
+    if isinstance(result, Replacement):
+        # After `interruptible`: SGLang finds the signals as they were.
+        os.execvpe(result.argv[0], list(result.argv), {**os.environ, **result.environment})
+    return result
+
+
+def _tell(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return USER_ERROR
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, by an exception: what cleans up behind it
+    does so.
+
+    Ctrl-C's signal too where it is ignored, as a shell's background children do; SIGHUP stays
+    ignored under nohup. Threads other than the main one have no say in signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _frame: object) -> None:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise Terminated(number)
+
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C does not keep what was started from being ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -1,12 +1,199 @@
-"""Child processes that do not outlive the one that started them."""
+"""Processes that we start: how they are started, waited for, ended, and what they said."""
 
+import contextlib
 import ctypes
 import os
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
 
+from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError, uninterrupted
+
+STOP_SECONDS = 30.0
+"""What a process gets to end by itself, before it is killed."""
+LOG_LINES, LINE_LENGTH = 25, 400
 _PR_SET_PDEATHSIG = 1
+
+
+class Child:
+    """A process in a group of its own, with all that it starts. name: of it in messages.
+
+    log: where its output goes; None where the caller reads it from `process.stdout`.
+    """
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", log: Path | None = None, name: str = "the server"
+    ) -> None:
+        self.process, self.log, self.name = process, log, name
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str],
+        log: Path | None = None,
+        *,
+        name: str = "the server",
+        environment: Mapping[str, str] | None = None,
+        inherit: Sequence[int] = (),
+        append: bool = False,
+    ) -> "Child":
+        """Start it: it does not outlive this process, and a terminal's Ctrl-C does not reach it.
+
+        log: None gives a pipe to read from. environment: beyond the caller's. inherit: file
+        descriptors that it keeps.
+        """
+        with contextlib.ExitStack() as stack:
+            output: int | IO[bytes] = subprocess.PIPE
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                output = stack.enter_context(log.open("ab" if append else "wb"))
+            process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                pass_fds=tuple(inherit),
+                start_new_session=True,  # Ctrl-C is for us, who then end it.
+                preexec_fn=end_with_parent(),
+            )
+        return cls(process, log, name)
+
+    def ended(self, seconds: float = 0.0) -> int | None:
+        """Its exit status, waited for so long; None while it runs.
+
+        A process that broke a connection a moment ago may not be gone yet: give it some seconds
+        before it is said to be alive.
+        """
+        try:
+            return self.process.wait(seconds) if seconds > 0 else self.process.poll()
+        except subprocess.TimeoutExpired:
+            return None
+
+    def check(self, seconds: float = 0.0) -> None:
+        """Raises ServerFailed: it has ended, or does so within these seconds."""
+        if (status := self.ended(seconds)) is not None:
+            raise ServerFailed(f"{self.name} ended: {ending(status)}", self.tail())
+
+    def tail(self, lines: int = LOG_LINES) -> list[str]:
+        """The last lines of its log."""
+        return tail(self.log, lines) if self.log is not None else []
+
+    def wait_until(
+        self,
+        ready: Callable[[], bool],
+        seconds: float,
+        *,
+        waiting: Callable[[float], None] = lambda elapsed: None,
+        pause: float = 0.3,
+    ) -> float:
+        """Ask again and again whether it is ready; the seconds that it took.
+
+        waiting: called with the seconds so far before each pause.
+
+        Raises:
+            ServerFailed: it ends, or is not ready in time.
+        """
+        begun = time.monotonic()
+        while (elapsed := time.monotonic() - begun) < seconds:
+            self.check()
+            if ready():
+                return time.monotonic() - begun
+            waiting(elapsed)
+            time.sleep(pause)
+        raise ServerFailed(f"{self.name} was not healthy in time", self.tail())
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """End it and all that it started: asked first, killed after `seconds`.
+
+        The whole group, since the children of a process that was killed outlive it. Nothing
+        interrupts this.
+        """
+        with uninterrupted():
+            for number, grace in ((signal.SIGTERM, seconds), (signal.SIGKILL, STOP_SECONDS)):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.process.pid, number)
+                if self.ended(grace) is None:
+                    continue
+                if number == signal.SIGKILL or not _group_lives(self.process.pid):
+                    break
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def child(
+    command: Sequence[str],
+    log: Path | None = None,
+    *,
+    name: str = "the server",
+    environment: Mapping[str, str] | None = None,
+    inherit: Sequence[int] = (),
+    append: bool = False,
+) -> Iterator[Child]:
+    """`Child.start`, ended with the block."""
+    started: Child | None = None
+    try:
+        started = Child.start(
+            command, log, name=name, environment=environment, inherit=inherit, append=append
+        )
+        yield started
+    finally:
+        if started is not None:
+            started.stop()
+
+
+def ending(status: int) -> str:
+    """How a process ended, for people. status: of Popen, or 128 + a signal as shells report it."""
+    number = -status if status < 0 else status - 128
+    if number <= 0 or number not in set(signal.Signals):
+        return f"exit status {status}"
+    name = signal.Signals(number).name
+    return f"{name}, out of memory?" if name == "SIGKILL" else name
+
+
+def tail(log: Path, lines: int = LOG_LINES) -> list[str]:
+    """The last lines of a log, none of them endless; empty where there is no log."""
+    with contextlib.suppress(OSError), log.open(encoding="utf-8", errors="replace") as stream:
+        return [line.rstrip()[:LINE_LENGTH] for line in deque(stream, maxlen=lines)]
+    return []
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says anything."""
+    said = [line.strip() for line in tail(log, 100) if line.strip()]
+    return said[-1] if said else "it said nothing"
+
+
+def free_port(preferred: int = 0) -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment, the preferred one if it is free.
+
+    Raises:
+        UserError: there is none.
+    """
+    for port in dict.fromkeys((preferred, 0)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise UserError("no free port on 127.0.0.1")
+
+
+def healthy(url: str, headers: Mapping[str, str] | None = None, seconds: float = 5.0) -> bool:
+    """Whether a server answers at /health. No proxy is asked on the way."""
+    import httpx
+
+    with contextlib.suppress(httpx.TransportError):
+        reply = httpx.get(f"{url}/health", headers=headers, timeout=seconds, trust_env=False)
+        return reply.status_code == 200
+    return False
 
 
 def end_with_parent() -> Callable[[], None] | None:
@@ -21,3 +208,14 @@ def end_with_parent() -> Callable[[], None] | None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return arrange
+
+
+def _group_lives(group: int, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        time.sleep(0.1)
+    return True

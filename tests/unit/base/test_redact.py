@@ -1,4 +1,77 @@
-from sglang_qwen3next_eagle3.base.redact import without_paths
+import pytest
+
+from sglang_qwen3next_eagle3.base.redact import (
+    is_secret,
+    masked,
+    text_without_secrets,
+    without_paths,
+    without_secrets,
+)
+
+SECRET_FLAGS = ["--api-key", "--admin-api-key", "--ssl-keyfile-password", "--hf-token"]
+
+
+@pytest.mark.parametrize("flag", [*SECRET_FLAGS, "--api-k", "--ap", "--admin", "--ssl-keyfile-p"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_no_secret_stays_in_a_command_line(flag: str, joined: bool) -> None:
+    given = [f"{flag}=K3Y"] if joined else [flag, "K3Y"]
+    words = masked(["launch", "--port", "1", *given, "--tp", "4"])
+    assert "K3Y" not in " ".join(words)
+    assert words[:3] == ["launch", "--port", "1"]
+    assert words[-2:] == ["--tp", "4"]
+
+
+def test_a_secret_that_looks_like_a_flag_hides_itself_only() -> None:
+    assert masked(["--api-key", "--api-key", "--tp", "4"]) == ["--api-key", "***", "--tp", "4"]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--attention-backend", "--ssl-keyfile", "--bucket-time-to-first-token", "--max-total-tokens"],
+)
+def test_what_is_no_secret_is_shown(flag: str) -> None:
+    assert masked([flag, "1"]) == [flag, "1"]
+    assert not is_secret(flag)
+
+
+def test_variables_and_hub_tokens_are_masked_wherever_they_stand() -> None:
+    words = ["HF_TOKEN=abc", "--config=x", "hf_abcdefghijklmnop"]
+    assert masked(words) == ["HF_TOKEN=***", "--config=x", "***"]
+
+
+def test_a_profile_is_written_without_its_keys() -> None:
+    profile = {
+        "target": "a/b",
+        "sglang": {"api-key": "K3Y", "tp": 4, "ssl-keyfile-password": "P"},
+        "environment": {"HF_TOKEN": "T", "OMP_NUM_THREADS": "1"},
+        "flags": ["--admin-api-key", "A"],
+    }
+    assert without_secrets(profile) == {
+        "target": "a/b",
+        "sglang": {"api-key": "***", "tp": 4, "ssl-keyfile-password": "***"},
+        "environment": {"HF_TOKEN": "***", "OMP_NUM_THREADS": "1"},
+        "flags": ["--admin-api-key", "***"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "clean"),
+    [
+        (
+            "server_args=ServerArgs(api_key='K3Y', port=1)",
+            "server_args=ServerArgs(api_key=***, port=1)",
+        ),
+        ("ServerArgs(api_key=None, tp=1)", "ServerArgs(api_key=None, tp=1)"),
+        ('{"api_key": "K3Y", "port": 1}', '{"api_key": ***, "port": 1}'),
+        ("python -m x --api-key K3Y --tp 4", "python -m x --api-key *** --tp 4"),
+        ("python -m x --api-k=K3Y --tp 4", "python -m x --api-k=*** --tp 4"),
+        ("a key opens a door", "a key opens a door"),
+        ("token: hf_abcdefghijklmnop", "token: ***"),
+        ("seen hf_abcdefghijklmnop here", "seen *** here"),
+    ],
+)
+def test_a_log_line_loses_the_values_only(line: str, clean: str) -> None:
+    assert text_without_secrets(line) == clean
 
 
 def test_no_path_of_the_machine_is_left() -> None:

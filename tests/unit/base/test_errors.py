@@ -1,0 +1,109 @@
+"""How a verb ends: the status, and what is said."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from sglang_qwen3next_eagle3.base.errors import (
+    Replacement,
+    ServerFailed,
+    Terminated,
+    UserError,
+    exit_status,
+    interruptible,
+)
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def verb() -> int:
+        raise error
+
+    return verb
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("no such file: give another"), 2, "error: no such file: give another\n"),
+        (
+            ServerFailed("the server ended: exit status 3", ["first", "last"]),
+            2,
+            "error: the server ended: exit status 3; the end of its log:\nfirst\nlast\n",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Terminated(signal.SIGTERM), 143, "ended by SIGTERM\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "there.json"),
+            2,
+            "error: there.json: No such file or directory\n",
+        ),
+    ],
+)
+def test_what_ends_a_verb_is_a_status_and_a_line(
+    error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_status(raising(error)) == status
+    assert capsys.readouterr().err == said
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError):
+        exit_status(raising(KeyError("x")))
+    with pytest.raises(OSError, match="not of the system"):
+        exit_status(raising(OSError("not of the system")))
+
+
+def test_a_verb_is_replaced_with_the_signals_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    seen = {}
+
+    def execute(file: str, argv: list[str], environment: dict[str, str]) -> None:
+        seen.update(argv=argv, own=environment["OWN"], handler=signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setattr("os.execvpe", execute)
+    exit_status(lambda: Replacement(["sglang", "x"], {"OWN": "1"}))
+    assert seen == {"argv": ["sglang", "x"], "own": "1", "handler": handler}
+
+
+VERB = """
+import sys, time
+from sglang_qwen3next_eagle3.base.errors import exit_status
+def verb():
+    try:
+        print("up", flush=True)
+        time.sleep(30)
+    finally:
+        print("cleaned", flush=True)
+sys.exit(exit_status(verb))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_a_verb_behind_its_cleaning_up(number: int, status: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", VERB], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        assert started.stdout.readline() == "up\n"
+        started.send_signal(number)
+        assert started.stdout.read() == "cleaned\n"
+        assert started.stderr.read().count("\n") == 1
+    assert started.returncode == status
+
+
+def test_nohup_keeps_ignoring_the_hangup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,153 @@
+"""Real processes: started, waited for, ended with all that they started."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.base.errors import ServerFailed
+from sglang_qwen3next_eagle3.base.processes import (
+    Child,
+    child,
+    ending,
+    free_port,
+    healthy,
+    last_line,
+    tail,
+)
+from tests.support import fake_sglang
+
+# Ignores SIGTERM if told to, and starts a child of its own that sleeps on.
+PARENT = """
+import signal, subprocess, sys, time
+if "stubborn" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(inner.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def gone(pid: int, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        time.sleep(0.05)
+    return False
+
+
+def first_line(log: Path) -> str:
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if log.is_file() and log.read_text().endswith("\n"):
+            return log.read_text().split("\n")[0]
+        time.sleep(0.02)
+    raise AssertionError(f"nothing in {log}")
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_the_end_takes_the_whole_group(tmp_path: Path, stubborn: bool) -> None:
+    log = tmp_path / "logs" / "child.log"
+    words = ["stubborn"] if stubborn else []
+    started = Child.start([sys.executable, "-c", PARENT, *words], log)
+    inner = int(first_line(log))
+    started.stop(seconds=0.5)
+    assert started.ended() == (-signal.SIGKILL if stubborn else -signal.SIGTERM)
+    assert gone(inner)
+
+
+def test_a_child_is_ended_when_the_block_is_left_by_an_error(tmp_path: Path) -> None:
+    log = tmp_path / "child.log"
+    with pytest.raises(KeyError), child([sys.executable, "-c", PARENT], log) as started:
+        raise KeyError
+    assert started.ended() is not None
+
+
+def test_a_child_does_not_outlive_the_parent_that_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "child.log"
+    code = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from sglang_qwen3next_eagle3.base.processes import Child\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        f"print(Child.start(sleep, Path({str(log)!r})).process.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as ours:
+        assert ours.stdout is not None
+        pid = int(ours.stdout.readline())
+        ours.kill()
+    assert gone(pid)
+
+
+def test_an_early_end_is_told_with_the_log(tmp_path: Path) -> None:
+    code = "print('out of luck'); raise SystemExit(3)"
+    with (
+        child([sys.executable, "-c", code], tmp_path / "log", name="SGLang") as started,
+        pytest.raises(ServerFailed, match="^SGLang ended: exit status 3$") as failed,
+    ):
+        started.wait_until(lambda: False, 20)
+    assert failed.value.log_tail == ("out of luck",)
+
+
+def test_who_is_never_ready_is_told_so(tmp_path: Path) -> None:
+    seen: list[float] = []
+    with (
+        child([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log") as started,
+        pytest.raises(ServerFailed, match="not healthy in time"),
+    ):
+        started.wait_until(lambda: False, 0.1, waiting=seen.append, pause=0.02)
+    assert len(seen) > 1
+
+
+def test_a_crash_that_breaks_a_connection_is_seen_when_it_is_waited_for(tmp_path: Path) -> None:
+    code = "import time; time.sleep(0.3); raise SystemExit(3)"
+    with child([sys.executable, "-c", code], tmp_path / "log") as started:
+        started.check()
+        with pytest.raises(ServerFailed, match="exit status 3"):
+            started.check(20)
+
+
+def test_a_server_is_healthy_when_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the environment names a proxy, which knows nothing of this machine."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with fake_sglang.serving() as fake:
+        assert healthy(fake.url)
+    assert not healthy(fake.url)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(0, "exit status 0"), (3, "exit status 3"), (-9, "SIGKILL, out of memory?"), (143, "SIGTERM")],
+)
+def test_an_end_is_spelled(status: int, said: str) -> None:
+    assert ending(status) == said
+
+
+def test_the_tail_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert tail(log) == []
+    log.write_text("".join(f"{n}\n" for n in range(40)) + "x" * 1000 + "\n\n", encoding="utf-8")
+    assert tail(log, 3) == ["39", "x" * 400, ""]
+    assert last_line(log) == "x" * 400
+    log.write_text("\n")
+    assert last_line(log) == "it said nothing"
+
+
+def test_a_port_that_is_taken_is_not_free() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
+    assert free_port() > 0
