@@ -23,11 +23,12 @@ from sglang_qwen3next_eagle3.bench.results.journal import Journal, Key, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 from sglang_qwen3next_eagle3.plugin import SIMULATE_VARIABLE
 from sglang_qwen3next_eagle3.serving import profile as profiles
-from sglang_qwen3next_eagle3.serving.profile import DEMO, Profile
+from sglang_qwen3next_eagle3.serving.profile import Profile
 from sglang_qwen3next_eagle3.serving.server import Server
 
 Start = Callable[[], AbstractContextManager[Server]]
@@ -154,10 +155,6 @@ def _server_flags(arguments: argparse.Namespace, chosen: Profile) -> list[str]:
 
 
 def _folder(base: Profile) -> Path:
-    if base.target == DEMO:
-        from sglang_qwen3next_eagle3.demo.pair import demo_pair
-
-        return demo_pair().target
     return hub.resolve(base.target, base.target_revision, "target", only_config=True)
 
 

@@ -122,12 +122,13 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
     return NOT_FOUND if figures["aux_layers"] is None else FOUND
 
 
-def load_pair(arguments: argparse.Namespace, head: str, target: str) -> Pair:
-    """The checkpoints on disk, checked as `launch` checks them. head, target: folders or hub names.
+def load_pair(arguments: argparse.Namespace) -> Pair:
+    """The checkpoints on disk, checked as `launch` checks them.
 
     Raises:
         UserError: they are not there, or not a pair.
     """
+    head, target = arguments.head, arguments.target
     head_folder = hub.resolve(head, arguments.head_revision, "head")
     config = hub.resolve(target, arguments.target_revision, "target", only_config=True)
     found, its_target = Head.from_path(head_folder), Target.from_path(config)

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.serving.profile import DEMO
 
 TARGET = "Qwen/Qwen3-Coder-Next"
 
@@ -111,8 +111,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     if arguments.target is None:
         arguments.target = DEMO if arguments.head == DEMO else TARGET
-    head, target = demo_folders(arguments.head, arguments.target)
-    return calibration.run(arguments, calibration.load_pair(arguments, head, target))
+    return calibration.run(arguments, calibration.load_pair(arguments))
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -120,10 +119,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.head import table
 
     name = arguments.target or (DEMO if arguments.head == DEMO else TARGET)
-    head_name, target_name = demo_folders(arguments.head, name)
-    folder = hub.resolve(target_name, arguments.target_revision, "target", only_config=True)
+    folder = hub.resolve(name, arguments.target_revision, "target", only_config=True)
     target = Target.from_path(folder)
-    files = head_inspect.files_of(head_name, arguments.revision)
+    files = head_inspect.files_of(arguments.head, arguments.revision)
     report = head_inspect.inspect(arguments.head, files, name, target)
     if arguments.json:
         print(head_inspect.as_json(report))
@@ -132,20 +130,3 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
         table.show(report, Console(highlight=False, file=sys.stdout))
     return report.status
-
-
-def demo_folders(head: str, target: str) -> tuple[str, str]:
-    """Both with the demo pair's folders in place of the name `demo`; the pair is built if need be.
-
-    Raises:
-        UserError: the pair cannot be kept.
-    """
-    if DEMO not in (head, target):
-        return head, target
-    from sglang_qwen3next_eagle3.demo.pair import demo_pair
-
-    pair = demo_pair()
-    return (
-        str(pair.head) if head == DEMO else head,
-        str(pair.target) if target == DEMO else target,
-    )

@@ -48,7 +48,7 @@ def files_of(name: str, revision: str | None = None) -> Files:
     """
     from huggingface_hub import constants
 
-    folder = hub.local_folder(name)
+    folder = hub.local_folder(name, "head")
     if folder is None and not constants.HF_HUB_OFFLINE:
         return OnHub(name, revision, "head")
     return Folder(hub.resolve(name, revision, "head"))

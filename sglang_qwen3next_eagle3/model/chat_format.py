@@ -7,7 +7,6 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.bench.load.load import Conversation
 from sglang_qwen3next_eagle3.bench.suites.suites import Prompt
 from sglang_qwen3next_eagle3.model import hub
-from sglang_qwen3next_eagle3.serving.profile import DEMO
 
 
 class ChatFormat:
@@ -20,7 +19,7 @@ class ChatFormat:
         try:
             # Of a hub name, the tokenizer's files and nothing else.
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                self._place(target), revision=revision
+                str(hub.local_folder(target) or target), revision=revision
             )
         except UserError:
             raise
@@ -29,14 +28,6 @@ class ChatFormat:
             raise UserError(f"{target} has no tokenizer that can be read ({reason})") from None
         if not self._tokenizer.chat_template:
             raise UserError(f"{target} has no chat template: give --tokenizer with one")
-
-    @staticmethod
-    def _place(target: str) -> str:
-        if target == DEMO:
-            from sglang_qwen3next_eagle3.demo.pair import demo_pair
-
-            return str(demo_pair().target)
-        return str(hub.local_folder(target) or target)
 
     def conversation(self, prompt: Prompt) -> Conversation:
         # Before any clock runs.

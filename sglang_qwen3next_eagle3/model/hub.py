@@ -1,4 +1,4 @@
-"""A checkpoint by a local path or a hub name."""
+"""A checkpoint by a local path, a hub name or the name `demo`."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,18 +8,32 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 
+DEMO = "demo"
+"""The name of the small pair that comes with this package, its target or its head."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PARTIAL_CONTENT = 206
 # What serving reads; other formats and original-weight folders of a repository stay there.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "tokenizer*"]
+_CONFIG = ["config.json"]
+_TOKENIZER = [
+    "config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.jinja",
+]  # fmt: skip
 
 
-def local_folder(name: str) -> Path | None:
+def local_folder(name: str, what: str = "target") -> Path | None:
     """The folder that `name` is, or None if it is spelled as a hub name and no such folder exists.
+
+    what: "head" for that of the demo pair.
 
     Raises:
         UserError: it is spelled as a path and is not there, or is neither.
     """
+    if name == DEMO:
+        from sglang_qwen3next_eagle3.demo.pair import demo_pair
+
+        pair = demo_pair()
+        return pair.head if what == "head" else pair.target
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -31,11 +45,18 @@ def local_folder(name: str) -> Path | None:
 
 
 def resolve(
-    name: str, revision: str | None = None, what: str = "checkpoint", *, only_config: bool = False
+    name: str,
+    revision: str | None = None,
+    what: str = "checkpoint",
+    *,
+    only_config: bool = False,
+    only_tokenizer: bool = False,
 ) -> Path:
     """The folder with the checkpoint, downloaded into the hub's cache if need be.
 
-    only_config: its `config.json` is enough; the weights stay where they are.
+    what: "target" or "head", for messages, and to tell which one of the demo pair is meant.
+    only_config: its `config.json` is enough; only_tokenizer: that and the tokenizer's files are.
+        The weights stay where they are.
 
     `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` are honoured by huggingface_hub, which
     also draws the progress bars and resumes a broken download.
@@ -43,14 +64,14 @@ def resolve(
     Raises:
         UserError: not there, not reachable, or not allowed.
     """
-    folder = local_folder(name)
+    folder = local_folder(name, what)
     if folder is not None:
         if revision is not None:
             raise UserError(f"{name} is a local folder: a revision goes with a hub name")
         return folder
     from huggingface_hub import snapshot_download
 
-    patterns = ["config.json"] if only_config else _PATTERNS
+    patterns = _CONFIG if only_config else _TOKENIZER if only_tokenizer else _PATTERNS
     with _explained(name, revision, what):
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
 

@@ -20,10 +20,11 @@ from sglang_qwen3next_eagle3.head import selection
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub
+from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target, read_config
 from sglang_qwen3next_eagle3.serving import mtp
 from sglang_qwen3next_eagle3.serving import profile as profiles
-from sglang_qwen3next_eagle3.serving.profile import DEMO, Profile, last_value
+from sglang_qwen3next_eagle3.serving.profile import Profile, last_value
 
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 ENTRY_POINT_GROUP = "sglang.srt.plugins"

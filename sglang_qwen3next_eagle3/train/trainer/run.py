@@ -16,7 +16,6 @@ from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.hub import local_folder
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.serving.profile import DEMO
 from sglang_qwen3next_eagle3.train import vocab
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.features import Manifest
@@ -148,7 +147,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _fit(arguments: argparse.Namespace, chosen: Recipe, name: str) -> _Fitted:
-    folder = DEMO if name == DEMO else local_folder(name)
+    folder = local_folder(name)
     if folder is None and arguments.dry_run:
         # The target is not here to be asked, and a dry run downloads nothing.
         spelled = arguments.aux_layers or chosen.aux_layers

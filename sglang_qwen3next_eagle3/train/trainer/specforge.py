@@ -10,7 +10,6 @@ from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Installed, Manifest
-from sglang_qwen3next_eagle3.serving.profile import DEMO
 
 RELEASE = "0.2.0"
 HOW_TO_INSTALL = "`make train-env`, or pip install --no-deps specforge==0.2.0 and accelerate"
@@ -74,10 +73,6 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 def target_folder(name: str) -> Path:
     """The checkpoint folder of a target: a folder, a hub name or `demo`."""
-    if name == DEMO:
-        from sglang_qwen3next_eagle3.demo.pair import demo_pair
-
-        return demo_pair().target
     return hub.resolve(name, what="target")
 
 

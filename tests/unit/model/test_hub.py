@@ -1,3 +1,4 @@
+from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -29,6 +30,37 @@ def test_paths_that_are_not_there_are_not_taken_for_hub_names(tmp_path: Path) ->
     with pytest.raises(UserError, match="is a file"):
         hub.local_folder(str(file))
     assert hub.local_folder("Qwen/Qwen3-Coder-Next") is None
+
+
+def test_demo_is_the_target_or_the_head_of_the_pair() -> None:
+    assert hub.resolve("demo", what="target").parts[-2:] == ("demo", "target")
+    assert hub.resolve("demo", what="head").parts[-2:] == ("demo", "head")
+    assert hub.local_folder("demo") == hub.resolve("demo")
+    with pytest.raises(UserError, match="a revision goes with a hub name"):
+        hub.resolve("demo", "main")
+
+
+@pytest.mark.parametrize("only", ["only_config", "only_tokenizer"])
+def test_weights_are_left_on_the_hub_where_they_are_not_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, only: str
+) -> None:
+    patterns: list[str] = []
+
+    def download(name: str, *, allow_patterns: list[str], **options: object) -> str:
+        patterns.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub.resolve("org/name", **{only: True})
+    taken = {
+        name: any(fnmatch(name, pattern) for pattern in patterns)
+        for name in ("config.json", "tokenizer.json", "model-00001-of-00040.safetensors")
+    }
+    assert taken == {
+        "config.json": True,
+        "tokenizer.json": only == "only_tokenizer",
+        "model-00001-of-00040.safetensors": False,
+    }
 
 
 def test_a_revision_goes_with_a_hub_name(tmp_path: Path) -> None:
