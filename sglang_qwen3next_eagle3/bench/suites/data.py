@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import sha256
+from sglang_qwen3next_eagle3.base.records import open_hub, read_file
 from sglang_qwen3next_eagle3.bench.suites.suite import PLACEHOLDER, HubData, LocalFile, Suite
-from sglang_qwen3next_eagle3.train.data.sources import Source, open_source, read_file
 
 _GZIP = b"\x1f\x8b"
 
@@ -84,8 +85,7 @@ def _local(suite: Suite, file: LocalFile, folder: Path, paths: list[Path]) -> Da
     digests = []
     for path in paths:
         try:
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = sha256(path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
         if file.sha256 not in (None, digest):
@@ -123,9 +123,8 @@ def _yaml(path: Path) -> Iterator[Record]:
 
 
 def _hub(suite: Suite, hub: HubData, folder: Path | None) -> Data:
-    source = Source(hub.dataset, config=hub.config, split=hub.split, revision=hub.revision)
     try:
-        opened = open_source(source)
+        opened = open_hub(hub.dataset, config=hub.config, split=hub.split, revision=hub.revision)
         rows = [
             Record(f"{hub.dataset}, row {row.number}", _mapping(hub.dataset, row.value))
             for row in opened.records()

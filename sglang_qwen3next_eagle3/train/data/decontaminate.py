@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from sglang_qwen3next_eagle3.base import records
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.train.data import sources
 from sglang_qwen3next_eagle3.train.data.formats import Conversation
 
 # GPT-3 (arXiv:2005.14165, appendix C) and most since call 13 words in common an overlap.
@@ -60,7 +60,7 @@ def read_texts(path: Path) -> Iterator[str]:
         UserError: the file cannot be read, or a line holds none: half a list guards nothing.
     """
     found = False
-    for record in sources.read_file(path):
+    for record in records.read_file(path):
         texts = list(_texts(record.value))
         if not texts:
             raise UserError(

@@ -11,11 +11,12 @@ from typing import IO, Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.progress import Progress
+from sglang_qwen3next_eagle3.base.records import Record
 from sglang_qwen3next_eagle3.train.data import mixing
 from sglang_qwen3next_eagle3.train.data.decontaminate import Excluded
 from sglang_qwen3next_eagle3.train.data.formats import BadRecord, Conversation, detect, parse
 from sglang_qwen3next_eagle3.train.data.mixing import Candidate
-from sglang_qwen3next_eagle3.train.data.sources import Opened, Record
+from sglang_qwen3next_eagle3.train.data.sources import Opened
 
 LISTED_ON_STDERR = 20
 LISTED_IN_REPORT = 1000

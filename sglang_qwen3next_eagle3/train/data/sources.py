@@ -1,26 +1,21 @@
 """Where conversations come from: local files and hub data sets, record by record."""
 
-import gzip
-import hashlib
-import io
-import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import sha256
+from sglang_qwen3next_eagle3.base.records import HubRows, Record, open_hub, read_file
 from sglang_qwen3next_eagle3.train.data.formats import FORMATS
 
 SPELLING = "PATH_OR_NAME[,weight=W][,format=F][,config=C][,split=S][,revision=R]"
 _OPTIONS = ("weight", "format", "config", "split", "revision")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _SUFFIXES = (".json", ".jsonl", ".gz", ".parquet")
-_CHUNK = 1 << 20
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -43,17 +38,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Record:
-    """number: the row or item, from 1; line: where it starts in a text file; problem: why `value`
-    could not be read."""
-
-    number: int
-    line: int | None
-    value: object = None
-    problem: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
 class Opened:
     """A source that exists. identity: what tells its content from another (for provenance and
     resuming); rows: how many records, if known beforehand."""
@@ -61,11 +45,11 @@ class Opened:
     source: Source
     identity: dict[str, Any]
     rows: int | None
-    hub: Any = None
+    hub: HubRows | None = None
 
     def records(self) -> Iterator[Record]:
         if self.hub is not None:
-            return (Record(number, None, row) for number, row in enumerate(self.hub, 1))
+            return self.hub.records()
         return read_file(Path(self.source.name).expanduser())
 
 
@@ -126,164 +110,11 @@ def open_source(source: Source) -> Opened:
     """
     path = source.path
     if path is not None:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return Opened(source, {"sha256": digest}, None)
+        return Opened(source, {"sha256": sha256(path)}, None)
     if Path(source.name).expanduser().is_dir():
         raise UserError(f"{source.name} is a folder: give a JSON, JSONL or Parquet file in it")
     named_as_file = source.name.endswith(_SUFFIXES) or not _HUB_NAME.fullmatch(source.name)
     if named_as_file:
         raise UserError(f"there is no file {source.name}: give a local file or a hub name")
-    return _open_hub(source)
-
-
-def _open_hub(source: Source) -> Opened:
-    try:
-        import datasets  # type: ignore[import-untyped]
-        from datasets.exceptions import (  # type: ignore[import-untyped]
-            DatasetNotFoundError,
-            DatasetsError,
-        )
-    except ImportError:
-        raise UserError(
-            f"{source.name}: hub data sets need `pip install datasets`; or give a local file"
-        ) from None
-    what, split = f"data set {source.name}", source.split or "train"
-    try:
-        loaded = datasets.load_dataset(
-            source.name, source.config, split=split, revision=source.revision
-        )
-    except DatasetNotFoundError as error:
-        raise UserError(
-            f"{what} is not on the hub (or private or gated: set HF_TOKEN), nor is there such a "
-            f"file: {_line(error)}"
-        ) from None
-    except ConnectionError as error:
-        raise UserError(
-            f"{what} is neither a local file nor in the local cache, and the hub cannot be reached "
-            f"({_line(error)}): go online, or download it elsewhere and give the file"
-        ) from None
-    except (DatasetsError, ValueError, RuntimeError) as error:
-        raise UserError(f"{what}, split {split}: {_line(error)}") from None
-    except OSError as error:
-        raise UserError(f"{what} cannot be read or stored: {_line(error)}") from None
-    identity = {
-        "dataset": source.name,
-        "config": loaded.info.config_name or source.config,
-        "split": split,
-        "revision": source.revision,
-        "fingerprint": loaded._fingerprint,
-    }
-    return Opened(source, identity, len(loaded), loaded)
-
-
-def read_file(path: Path) -> Iterator[Record]:
-    """The records of a JSONL file, of a JSON file with one array, or of a Parquet file; the first
-    two may be gzipped. Which it is shows in the bytes, not in the name.
-
-    Raises:
-        UserError: the file is not there, or cut short so that what follows cannot be told.
-    """
-    try:
-        raw = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    with raw:
-        magic = raw.read(4)
-        raw.seek(0)
-        if magic == b"PAR1":
-            yield from _parquet(raw, path)
-            return
-        stream = gzip.GzipFile(fileobj=raw) if magic[:2] == b"\x1f\x8b" else raw
-        try:
-            head = stream.peek(64).removeprefix(_BOM).lstrip()
-            yield from _array(stream, path) if head[:1] == b"[" else _lines(stream)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path}: the gzip file is broken ({_line(error)})") from None
-
-
-def _lines(stream: io.BufferedIOBase) -> Iterator[Record]:
-    for number, line in enumerate(stream, 1):
-        text = line.removeprefix(_BOM) if number == 1 else line
-        if text.strip():
-            yield _json_line(number, text)
-
-
-def _json_line(number: int, text: bytes) -> Record:
-    try:
-        return Record(number, number, json.loads(text.decode()))
-    except UnicodeDecodeError as error:
-        problem = ("not_utf8", f"byte {error.start + 1} is not UTF-8")
-    except json.JSONDecodeError as error:
-        problem = ("not_json", f"{error.msg} at column {error.colno}")
-    except RecursionError:
-        problem = ("not_json", "nested too deeply")
-    return Record(number, number, problem=problem)
-
-
-def _array(stream: io.BufferedIOBase, path: Path) -> Iterator[Record]:
-    """The items of one JSON array, without holding the whole of it: ShareGPT is 640 MB of one."""
-    decoder = json.JSONDecoder()
-    text = io.TextIOWrapper(cast(BinaryIO, stream), "utf-8-sig")
-    buffer, at, line, number = "", 0, 1, 0
-
-    def skip(pattern: re.Pattern[str]) -> None:
-        nonlocal at, line
-        end = pattern.match(buffer, at).end()  # type: ignore[union-attr]
-        line += buffer.count("\n", at, end)
-        at = end
-
-    def more() -> bool:
-        nonlocal buffer, at
-        # As much again as could not be decoded, so that a long item costs linear time.
-        read = text.read(max(_CHUNK, len(buffer) - at))
-        buffer, at = buffer[at:] + read, 0
-        return bool(read)
-
-    try:
-        while "[" not in buffer:
-            more()
-        skip(re.compile(r"\s*\["))
-        while True:
-            skip(re.compile(r"[\s,]*"))
-            if at == len(buffer) and more():
-                continue
-            if buffer[at : at + 1] == "]":
-                return
-            try:
-                value, end = decoder.raw_decode(buffer, at)
-            except json.JSONDecodeError as error:
-                if more():
-                    continue
-                raise UserError(
-                    f"{path}:{line}: item {number + 1} of the JSON array is broken or cut short "
-                    f"({error.msg}): fetch the file again, or convert it to JSONL"
-                ) from None
-            number += 1
-            yield Record(number, line, value)
-            line += buffer.count("\n", at, end)
-            at = end
-    except UnicodeDecodeError:
-        raise UserError(f"{path}:{line}: not UTF-8 in item {number + 1} or after it") from None
-    except RecursionError:
-        raise UserError(f"{path}:{line}: item {number + 1} is nested too deeply") from None
-
-
-def _parquet(stream: BinaryIO, path: Path) -> Iterator[Record]:
-    try:
-        import pyarrow  # type: ignore[import-untyped]
-        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
-    except ImportError:
-        raise UserError(f"{path}: Parquet files need `pip install pyarrow`") from None
-    try:
-        number = 0
-        for batch in ParquetFile(stream).iter_batches(1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield Record(number, None, row)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    hub = open_hub(source.name, config=source.config, split=source.split, revision=source.revision)
+    return Opened(source, hub.identity, hub.count, hub)

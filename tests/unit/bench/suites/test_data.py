@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.records import HubRows
 from sglang_qwen3next_eagle3.bench.suites import data
 from sglang_qwen3next_eagle3.bench.suites.suites import Suite, load
-from sglang_qwen3next_eagle3.train.data.sources import Opened, Source
 
 ROWS = [{"id": "a", "word": "one"}, {"id": "b", "word": "two"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -47,24 +47,24 @@ def refusal(suite: Suite, folder: Path | None) -> str:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """A hub with one data set: ROWS. What was asked of it."""
-    asked: list[Source] = []
+    asked: list[tuple[str, dict[str, Any]]] = []
 
-    def open_source(source: Source) -> Opened:
-        asked.append(source)
-        return Opened(source, {"dataset": source.name, "revision": source.revision}, 2, ROWS)
+    def open_hub(name: str, **options: Any) -> HubRows:
+        asked.append((name, options))
+        return HubRows({"dataset": name, "revision": options["revision"]}, 2, ROWS)
 
-    monkeypatch.setattr(data, "open_source", open_source)
+    monkeypatch.setattr(data, "open_hub", open_hub)
     return asked
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_source(source: Source) -> Opened:
-        raise UserError(f"data set {source.name} cannot be reached")
+    def open_hub(name: str, **_: Any) -> HubRows:
+        raise UserError(f"data set {name} cannot be reached")
 
-    monkeypatch.setattr(data, "open_source", open_source)
+    monkeypatch.setattr(data, "open_hub", open_hub)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_terminal_bench_takes_an_export_and_the_repository_s_folder(tmp_path: Pa
 
 
 def test_the_first_file_that_is_there_wins_over_later_ones_and_the_hub(
-    tmp_path: Path, hub: list[Source]
+    tmp_path: Path, hub: list[tuple[str, dict[str, Any]]]
 ) -> None:
     (tmp_path / "b.jsonl").write_text('{"id": 1}')
     (tmp_path / "c.jsonl").write_text('{"id": 2}')
@@ -140,11 +140,11 @@ def test_the_first_file_that_is_there_wins_over_later_ones_and_the_hub(
 
 @pytest.mark.parametrize("given", [True, False])
 def test_without_a_file_the_hub_is_asked_for_the_pinned_revision(
-    tmp_path: Path, hub: list[Source], given: bool
+    tmp_path: Path, hub: list[tuple[str, dict[str, Any]]], given: bool
 ) -> None:
     wanted = suite({"path": "a.jsonl"}, hub={**HUB, "config": "c", "fields": {"text": "word"}})
     read = data.read(wanted, tmp_path if given else None)
-    assert hub == [Source("owner/name", config="c", split="test", revision="v1")]
+    assert hub == [("owner/name", {"config": "c", "split": "test", "revision": "v1"})]
     assert [record.fields["text"] for record in read.records] == ["one", "two"]
     assert read.origin == {"dataset": "owner/name", "revision": "v1"}
 
@@ -214,7 +214,7 @@ def test_wrong_data_is_refused_where_it_is_wrong(
 
 
 def test_an_empty_data_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "open_source", lambda source: Opened(source, {}, 0, []))
+    monkeypatch.setattr(data, "open_hub", lambda name, **_: HubRows({}, 0, []))
     assert "data set owner/name holds no records" in refusal(suite(hub=HUB), None)
 
 
