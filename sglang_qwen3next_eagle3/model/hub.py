@@ -1,24 +1,25 @@
-"""A checkpoint by a local path, a hub name or the name `demo`."""
+"""A checkpoint by a local path, by a hub name, or as `demo`."""
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.demo import demo_pair
 
 DEMO = "demo"
-"""The name of the small pair that comes with this package, its target or its head."""
+"""As a target or head: the small pair that comes with this package (a folder is `./demo`)."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-PARTIAL_CONTENT = 206
-# What serving reads; other formats and original-weight folders of a repository stay there.
+# What serving reads; other formats of a repository stay there.
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "tokenizer*"]
 _CONFIG = ["config.json"]
 _TOKENIZER = [
     "config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt",
     "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.jinja",
 ]  # fmt: skip
+_NOT_IN_FOLDERS = ["*/*"]
+"""Original weights and exports lie in folders, and a pattern's * crosses them."""
 
 
 def local_folder(name: str, what: str = "target") -> Path | None:
@@ -30,8 +31,6 @@ def local_folder(name: str, what: str = "target") -> Path | None:
         UserError: it is spelled as a path and is not there, or is neither.
     """
     if name == DEMO:
-        from sglang_qwen3next_eagle3.demo.pair import demo_pair
-
         pair = demo_pair()
         return pair.head if what == "head" else pair.target
     path = Path(name).expanduser()
@@ -73,7 +72,13 @@ def resolve(
 
     patterns = _CONFIG if only_config else _TOKENIZER if only_tokenizer else _PATTERNS
     with _explained(name, revision, what):
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        found = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=_NOT_IN_FOLDERS,
+        )
+    return Path(found)
 
 
 class Remote:
@@ -84,16 +89,16 @@ class Remote:
     """
 
     def __init__(self, name: str, revision: str | None = None, what: str = "checkpoint") -> None:
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, HfFileSystem
 
         self.name, self._what = name, what
         api = HfApi()
         with _explained(name, revision, what):
             info = api.model_info(name, revision=revision, files_metadata=True)
         self._files = {file.rfilename: file for file in info.siblings or ()}
-        self._endpoint = api.endpoint
         # What was listed is what is read, whatever is pushed in between.
         self.revision = info.sha or revision
+        self._hub = HfFileSystem(endpoint=api.endpoint)
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -107,21 +112,18 @@ class Remote:
 
     def read(self, file: str, start: int, stop: int) -> bytes:
         """Bytes start .. stop of a file."""
-        from huggingface_hub import constants, hf_hub_url, utils
-
         if stop <= start:
             return b""
-        url = hf_hub_url(self.name, file, revision=self.revision, endpoint=self._endpoint)
-        http: Any = utils
-        headers = {**http.build_hf_headers(), "Range": f"bytes={start}-{stop - 1}"}
-        with _explained(self.name, self.revision, self._what):
-            response = http.get_session().get(
-                url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-            )
-            http.hf_raise_for_status(response)
-        content = bytes(response.content)
+        # A listed size and no cache: one request for these bytes, and none besides.
+        opened = {"size": self.sizes[file], "cache_type": "none"}
+        with (
+            _explained(self.name, self.revision, self._what),
+            self._hub.open(f"{self.name}/{file}", "rb", revision=self.revision, **opened) as stream,
+        ):
+            stream.seek(start)
+            content = bytes(stream.read(stop - start))
         # A server that does not know ranges sends the whole file.
-        return content if response.status_code == PARTIAL_CONTENT else content[start:stop]
+        return content[start:stop] if len(content) > stop - start else content
 
 
 @contextmanager
@@ -138,9 +140,9 @@ def _explained(name: str, revision: str | None, what: str) -> Iterator[None]:
     )
 
     unreachable: tuple[type[Exception], ...] = (
-        LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HfHubHTTPError,
+        HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError,
+        *_transport_errors(),
     )  # fmt: skip
-    unreachable += _transport_errors()
     at = f" at revision {revision}" if revision else ""
     try:
         yield
@@ -153,6 +155,10 @@ def _explained(name: str, revision: str | None, what: str) -> Iterator[None]:
     except RepositoryNotFoundError:
         raise UserError(f"{what} {name} is not on the hub (or private: set HF_TOKEN)") from None
     except unreachable as error:
+        # Of a download it stands behind the cache that has no copy either.
+        status = _status(error) or _status(error.__cause__)
+        if status is not None:
+            raise UserError(f"{what} {name}{at}: the hub {_refused(status)}") from None
         raise UserError(
             f"{what} {name}{at} is not in the local cache and the hub cannot be reached "
             f"({type(error).__name__}): go online, or give a local folder"
@@ -164,6 +170,22 @@ def _explained(name: str, revision: str | None, what: str) -> Iterator[None]:
         ) from None
     except HFValidationError as error:
         raise UserError(f"{what} {name}: {error}") from None
+
+
+def _status(error: BaseException | None) -> int | None:
+    """Of the hub's answer, if it gave one."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _refused(status: int) -> str:
+    if status in (401, 403):
+        return f"does not let you read it (HTTP {status}): set HF_TOKEN to one that may"
+    if status == 429:
+        return "is asked too often from here (HTTP 429): wait a while, or set HF_TOKEN"
+    if status >= 500:
+        return f"has a fault of its own (HTTP {status}): try again later, or give a local folder"
+    return f"answers with HTTP {status}: check the name and the revision, or give a local folder"
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

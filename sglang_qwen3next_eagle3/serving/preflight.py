@@ -20,7 +20,6 @@ from sglang_qwen3next_eagle3.head import selection
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub
-from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target, read_config
 from sglang_qwen3next_eagle3.serving import mtp
 from sglang_qwen3next_eagle3.serving import profile as profiles
@@ -128,24 +127,19 @@ def prepare(chosen: Profile, options: Options) -> Launch:
 
 def _with_demo(chosen: Profile) -> Profile:
     """The profile with the demo pair's folders in place of the name `demo`."""
-    if DEMO not in (chosen.target, chosen.head):
-        return chosen
-    from sglang_qwen3next_eagle3.demo.pair import demo_pair
-
-    pair = demo_pair()
-    return chosen.model_copy(
-        update={
-            "target": str(pair.target) if chosen.target == DEMO else chosen.target,
-            "head": str(pair.head) if chosen.head == DEMO else chosen.head,
-        }
-    )
+    folders = {
+        what: str(hub.resolve(hub.DEMO, what=what))
+        for what in ("target", "head")
+        if getattr(chosen, what) == hub.DEMO
+    }
+    return chosen.model_copy(update=folders)
 
 
 def _local(name: str | None, what: str) -> Path | None:
-    if name is None or name == DEMO:
+    if name is None:
         return None
     try:
-        return hub.local_folder(name)
+        return hub.local_folder(name, what)
     except UserError as error:
         raise UserError(f"{what}: {error}") from None
 

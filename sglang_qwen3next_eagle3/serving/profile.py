@@ -12,7 +12,6 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.resources import data_dir
 
 SERVER_MODULE = "sglang.launch_server"
-"""As a target or head: the small pair that comes with this package."""
 TRITON = "triton"
 CARD_LIMIT = (
     "the model card names Triton as required (FlashInfer fails on head_dim 256 with hybrid "

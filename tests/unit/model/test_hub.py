@@ -1,9 +1,11 @@
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
+from huggingface_hub.utils import filter_repo_objects
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import hub
@@ -12,9 +14,22 @@ from sglang_qwen3next_eagle3.model import hub
 class Response:
     """What huggingface_hub's errors read of an HTTP response."""
 
-    status_code = 404
     headers: dict[str, str] = {}  # noqa: RUF012
     request = None
+
+    def __init__(self, status_code: int = 404) -> None:
+        self.status_code = status_code
+
+
+def answered(status: int) -> errors.HfHubHTTPError:
+    return errors.HfHubHTTPError("x", response=Response(status))
+
+
+def absent_because_of(status: int) -> errors.LocalEntryNotFoundError:
+    """What a download raises where the cache has no copy and the hub refuses one."""
+    error = errors.LocalEntryNotFoundError("x")
+    error.__cause__ = answered(status)
+    return error
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
@@ -82,9 +97,34 @@ def test_a_hub_name_is_downloaded_at_its_revision(
     assert calls == [("org/name", "v1")]
 
 
+def test_folders_of_a_repository_stay_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = ["config.json", "model.safetensors", "original/a.safetensors", "onnx/config.json"]
+    taken: list[str] = []
+
+    def download(name: str, **options: Any) -> str:
+        patterns = {key: options[f"{key}_patterns"] for key in ("allow", "ignore")}
+        taken[:] = filter_repo_objects(
+            files, allow_patterns=patterns["allow"], ignore_patterns=patterns["ignore"]
+        )
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    hub.resolve("org/name")
+    assert taken == ["config.json", "model.safetensors"]
+    hub.resolve("org/name", only_config=True)
+    assert taken == ["config.json"]
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (answered(403), r"does not let you read it \(HTTP 403\): set HF_TOKEN"),
+        (absent_because_of(403), r"does not let you read it \(HTTP 403\)"),
+        (answered(429), r"asked too often from here \(HTTP 429\): wait"),
+        (absent_because_of(500), r"a fault of its own \(HTTP 500\): try again later"),
+        (answered(416), "answers with HTTP 416"),
         (errors.LocalEntryNotFoundError("x"), "not in the local cache and the hub cannot be"),
         (errors.OfflineModeIsEnabled("x"), "give a local folder"),
         (ConnectionError("x"), "the hub cannot be reached"),
