@@ -14,6 +14,7 @@ from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.head import contract
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head import selection as head_selection
@@ -132,7 +133,7 @@ def load_pair(arguments: argparse.Namespace) -> Pair:
     head_folder = hub.resolve(head, arguments.head_revision, "head")
     config = hub.resolve(target, arguments.target_revision, "target", only_config=True)
     found, its_target = Head.from_path(head_folder), Target.from_path(config)
-    found.check(its_target)
+    contract.check(found, its_target)
     error = its_target.tp_error(arguments.tp)
     if error is not None:
         raise UserError(f"{error}: choose another --tp")

@@ -116,7 +116,6 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.head import inspect as head_inspect
-    from sglang_qwen3next_eagle3.head import table
 
     name = arguments.target or (DEMO if arguments.head == DEMO else TARGET)
     folder = hub.resolve(name, arguments.target_revision, "target", only_config=True)
@@ -128,5 +127,5 @@ def _inspect(arguments: argparse.Namespace) -> int:
     else:
         from rich.console import Console
 
-        table.show(report, Console(highlight=False, file=sys.stdout))
+        head_inspect.show(report, Console(highlight=False, file=sys.stdout))
     return report.status

@@ -194,21 +194,6 @@ def greedy_of(last_hidden: Tensor, lm_head: Tensor, block: int = 512) -> Tensor:
     return torch.cat([(part @ lm_head.T).argmax(-1) for part in parts])
 
 
-def chain_hits(logits: Sequence[Tensor], target_ids: Tensor, greedy: Tensor) -> Tensor:
-    """Which drafts the target would have chosen itself, bool [T - steps, steps].
-
-    logits: of `HeadModel.predict` with the same number of steps; greedy: of `greedy_of`, [T].
-    A token outside the draft vocabulary cannot be drafted, so it counts as a miss. The roots are
-    those whose chain lies within the text.
-    """
-    roots = len(greedy) - len(logits)
-    hits = []
-    for k, step in enumerate(logits):
-        drafted = target_ids[step[:roots].argmax(-1)]
-        hits.append(drafted == greedy[k + 1 : k + 1 + roots].to(drafted.device))
-    return torch.stack(hits, dim=-1)
-
-
 def conditional_accuracies(hits: Tensor) -> list[float]:
     """Accuracy at each step among the chains that were right until then; hits: [roots, steps].
 

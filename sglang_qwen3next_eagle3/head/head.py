@@ -12,7 +12,6 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head.files import Files, Folder
 from sglang_qwen3next_eagle3.model.safetensors_header import ITEM_BYTES, Stored
-from sglang_qwen3next_eagle3.model.target import Target
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
 AUX_LAYERS_KEY = "qwen3next_eagle3_aux_layers"
@@ -142,21 +141,6 @@ class Head:
         """How many states SGLang will build fc for: `num_aux_hidden_states`, else ids, else 3."""
         declared = self.config.get("num_aux_hidden_states")
         return int(declared) if declared else len(self.layer_ids or ()) or 3
-
-    def check(self, target: Target) -> None:
-        """Refuse a head that SGLang would load wrongly, or that belongs to another target.
-
-        SGLang skips tensors whose names it does not know and keeps random weights for those that
-        are missing, so nothing but this check tells.
-
-        Raises:
-            UserError: the first error that `head inspect` reports about its files, and the way out.
-        """
-        from sglang_qwen3next_eagle3.head import findings
-
-        for finding in findings.of(self, target):
-            if finding.level == "error":
-                raise UserError(f"the head {self.path}: {finding}")
 
     def expected_tensors(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes that a head of this config must have (norms, d2t and lm_head included).

@@ -1,14 +1,14 @@
 """`head inspect`: will this head serve this target, and what has to be known about it?"""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.findings import Finding, error, worst
-from sglang_qwen3next_eagle3.head import findings as head_findings
+from sglang_qwen3next_eagle3.head import contract, selection
 from sglang_qwen3next_eagle3.head import record as aux_record
-from sglang_qwen3next_eagle3.head import selection
 from sglang_qwen3next_eagle3.head.files import Files, Folder, OnHub
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
@@ -16,6 +16,12 @@ from sglang_qwen3next_eagle3.head.selection import CALIBRATE
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+VERDICT_COLOURS = ("green", "yellow", "red")
 VERDICTS = ("serves", "serves, with warnings", "does not serve")
 
 
@@ -60,7 +66,7 @@ def inspect(name: str, files: Files, target_name: str, target: Target) -> Report
         head = Head.from_files(files)
     except UserError as refused:
         return Report(name, target_name, target, None, None, (error("file", str(refused)),))
-    found = head_findings.of(head, target)
+    found = contract.findings(head, target)
     record = None
     command = f"{CALIBRATE} --target {target_name} --head {name}"
     if "fc.weight" in head.tensors and not any(finding.level == "error" for finding in found):
@@ -127,3 +133,57 @@ def as_json(report: Report) -> str:
             for name, info in sorted(head.tensors.items())
         }
     return json.dumps(data, indent=2)
+
+
+def show(report: Report, console: "Console") -> None:
+    """Print a report for people: what the head is, its tensors, the findings, the verdict."""
+    from rich.markup import escape
+
+    if report.head is not None:
+        console.print(_facts(report.head, report.target))
+        console.print(_tensors(report.head))
+    for finding in sorted(report.findings, key=lambda found: list(COLOURS).index(found.level)):
+        colour = COLOURS[finding.level]
+        console.print(f"[{colour}]{finding.level}[/] {escape(finding.text)}", soft_wrap=True)
+        if finding.remedy:
+            console.print(f"    -> {escape(finding.remedy)}", soft_wrap=True)
+    colour = VERDICT_COLOURS[report.status]
+    name, target = escape(report.name), escape(report.target_name)
+    console.print(f"[bold {colour}]{report.verdict}[/]: {name} for {target}", soft_wrap=True)
+
+
+def _facts(head: Head, target: Target) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in _lines(head, target):
+        table.add_row(f"[bold]{name}[/]", escape(value))
+    return table
+
+
+def _lines(head: Head, target: Target) -> Iterator[tuple[str, str]]:
+    f = facts(head, target)
+    size = f["bytes"] / 2**20
+    yield "size", f"{f['parameters']:,} parameters, {size:,.1f} MiB in {', '.join(f['dtypes'])}"
+    yield "shape", f"{f.get('layers', '?')} layers, hidden {f.get('hidden_size', '?')}"
+    yield "embedding", "in the file, not used" if f["own_embedding"] else "shared with the target"
+    if "aux_states" in f:
+        ids = f"config names {f['aux_ids']}" if "aux_ids" in f else "config names no layers"
+        yield "auxiliary states", f"{f['aux_states']}, {ids}"
+    vocabulary = f"{f.get('draft_vocab_size', '?')} of {f.get('vocab_size', '?')} tokens"
+    if "coverage" in f:
+        vocabulary += f" ({f['coverage']:.1%})"
+    if "t2d_agrees" in f:
+        vocabulary += ", d2t and t2d agree" if f["t2d_agrees"] else ", d2t and t2d disagree"
+    yield "draft vocabulary", vocabulary
+    yield "context", f"{f.get('context', 'not named')}, the target has {f['target_context']}"
+
+
+def _tensors(head: Head) -> "Table":
+    from rich.table import Table
+
+    table = Table("tensor", "shape", "dtype", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name, info in sorted(head.tensors.items()):
+        table.add_row(name, " x ".join(map(str, info.shape)), info.dtype)
+    return table

@@ -8,17 +8,23 @@ and not with another head that takes its place. Two places are looked at, in thi
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3.base import files as base_files
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head.files import Files, content_hash, weight_files
 from sglang_qwen3next_eagle3.model import aux_layers
 
+logger = logging.getLogger(__name__)
+
 FILE = "aux_layers.json"
+NAME_DIGITS = 16
+"""Of the head's hash, in the name of its record."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def folder() -> Path:
 
 
 def default_path(record: AuxRecord) -> Path:
-    return folder() / f"{record.head[:16]}.json"
+    return folder() / f"{record.head[:NAME_DIGITS]}.json"
 
 
 def save(record: AuxRecord, path: Path) -> None:
@@ -60,11 +66,8 @@ def save(record: AuxRecord, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(_as_json(record), indent=1) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        base_files.write_json(path, _as_json(record), indent=1)
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror or error}): give another file with --out"
@@ -75,12 +78,20 @@ def find(files: Files) -> AuxRecord | None:
     """The record of the head with these files, or None.
 
     Raises:
-        UserError: there is one for it that cannot be read.
+        UserError: there is one for it that cannot be read. Damaged ones of other heads are named in
+            the log and passed over: they are no reason not to serve this one.
     """
-    candidates = [record for record in _candidates(files) if record.head_bytes == _bytes(files)]
-    if not candidates:
+    damaged: dict[Path, UserError] = {}
+    size = _bytes(files)
+    candidates = [record for record in _candidates(files, damaged) if record.head_bytes == size]
+    if not candidates and not damaged:
         return None
     head = content_hash(files)
+    for path, error in damaged.items():
+        # By the name that `default_path` gives it.
+        if head is not None and path.stem == head[:NAME_DIGITS]:
+            raise error
+        logger.warning("%s; it is passed over, as of another head", error)
     return next((record for record in candidates if record.head == head), None)
 
 
@@ -88,11 +99,16 @@ def _bytes(files: Files) -> int:
     return sum(files.sizes[name] for name in weight_files(files))
 
 
-def _candidates(files: Files) -> Iterator[AuxRecord]:
+def _candidates(files: Files, damaged: dict[Path, UserError]) -> Iterator[AuxRecord]:
     if FILE in files.sizes:
         yield _parse(files.read(FILE, 0, files.sizes[FILE]), f"{files.name}/{FILE}")
     for path in sorted(folder().glob("*.json")):
-        yield _parse(path.read_bytes(), str(path))
+        try:
+            yield _parse(path.read_bytes(), str(path))
+        except OSError as error:
+            damaged[path] = UserError(f"{path} cannot be read ({error.strerror}): delete it")
+        except UserError as error:
+            damaged[path] = error
 
 
 def _as_json(record: AuxRecord) -> dict[str, Any]:

@@ -1,18 +1,16 @@
-"""What a Qwen3-Next target is: layer kinds, sizes and bytes, from its `config.json` alone."""
+"""What a Qwen3-Next target is: layer kinds and sizes, from its `config.json` alone."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.model import weights
-from sglang_qwen3next_eagle3.model.weights import LayerKind
 
 MODEL_TYPE = "qwen3_next"
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
+LayerKind = Literal["attention", "gdn"]
 
 
 def layer_kinds(config: Mapping[str, Any]) -> tuple[LayerKind, ...]:
@@ -101,6 +99,11 @@ class Target:
         return int(self.config["max_position_embeddings"])
 
     @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer, as far as the config names them."""
+        return end_tokens(self.config)
+
+    @property
     def fp8_block(self) -> tuple[int, int] | None:
         """Rows and columns of a quantization block, or None if the weights are not block FP8."""
         quantization = self.config.get("quantization_config") or {}
@@ -108,13 +111,6 @@ class Target:
         if quantization.get("quant_method") != "fp8" or block is None:
             return None
         return int(block[0]), int(block[1])
-
-    @property
-    def dtype(self) -> str:
-        """The dtype that the checkpoint's weights are stored in: a key of `DTYPE_BYTES`."""
-        if self.fp8_block is not None:
-            return "fp8"
-        return str(self.config.get("dtype") or self.config.get("torch_dtype") or "bfloat16")
 
     def tp_error(self, tp: int) -> str | None:
         """Why the target cannot be split over `tp` ranks, or None if it can.
@@ -140,79 +136,6 @@ class Target:
                 )
         return None
 
-    def weights(self, tp: int = 1) -> tuple[weights.Weights, ...]:
-        """All weights that SGLang loads (the checkpoint's MTP layer is not among them)."""
-        return tuple(weights.of(self.config, self.kinds, tp))
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the whole model, embedding and lm_head included."""
-        return sum(group.elements for group in self.weights())
-
-    def weight_bytes(self, dtype: str | None = None, tp: int = 1) -> int:
-        """Bytes of the weights on one rank, in `dtype` (default: the checkpoint's).
-
-        "fp8" means blocks with one fp32 scale each where the checkpoint quantizes, else bf16.
-        """
-        dtype = dtype or self.dtype
-        if dtype not in DTYPE_BYTES:
-            raise UserError(f"unknown dtype {dtype!r}: one of {', '.join(DTYPE_BYTES)}")
-        total = 0
-        for group in self.weights(tp):
-            if dtype != "fp8":
-                total += group.per_rank * DTYPE_BYTES[dtype]
-            elif not group.quantized:
-                total += group.per_rank * DTYPE_BYTES["bfloat16"]
-            else:
-                rows, columns = self.fp8_block or (128, 128)
-                total += group.per_rank + group.per_rank // (rows * columns) * 4
-        return total
-
-    def gdn_state_bytes(
-        self,
-        tp: int = 1,
-        draft_tokens: int = 0,
-        state_dtype: str = "float32",
-        conv_dtype: str = "bfloat16",
-    ) -> int:
-        """Bytes of Gated DeltaNet state that one running request holds on one rank.
-
-        Per GDN layer a recurrent state (value heads, key dim, value dim) and a convolution window
-        (channels, kernel - 1); speculation keeps one more of each for every draft token
-        (SGLang 0.5.17, mem_cache/memory_pool.py, MambaPool).
-        """
-        heads = int(self.config["linear_num_value_heads"]) // tp
-        recurrent = heads * self._key_head_dim * self._value_head_dim * DTYPE_BYTES[state_dtype]
-        window = self._conv_channels // tp * (int(self.config["linear_conv_kernel_dim"]) - 1)
-        per_layer = recurrent + window * DTYPE_BYTES[conv_dtype]
-        return len(self.gdn_layers) * per_layer * (1 + draft_tokens)
-
-    def kv_bytes_per_token(self, tp: int = 1, dtype: str = "bfloat16") -> int:
-        """Bytes of keys and values that one token holds on one rank, over all attention layers."""
-        heads = max(1, int(self.config["num_key_value_heads"]) // tp)
-        width = heads * int(self.config["head_dim"])
-        return len(self.attention_layers) * 2 * width * DTYPE_BYTES[dtype]
-
-    @property
-    def _key_head_dim(self) -> int:
-        return int(self.config["linear_key_head_dim"])
-
-    @property
-    def _value_head_dim(self) -> int:
-        return int(self.config["linear_value_head_dim"])
-
-    @property
-    def _key_dim(self) -> int:
-        return int(self.config["linear_num_key_heads"]) * self._key_head_dim
-
-    @property
-    def _value_dim(self) -> int:
-        return int(self.config["linear_num_value_heads"]) * self._value_head_dim
-
-    @property
-    def _conv_channels(self) -> int:
-        return 2 * self._key_dim + self._value_dim
-
 
 _REQUIRED = (
     "hidden_size", "vocab_size", "max_position_embeddings", "num_attention_heads",
@@ -220,6 +143,16 @@ _REQUIRED = (
     "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim", "num_experts",
     "moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size",
 )  # fmt: skip
+
+
+def end_tokens(*configs: Mapping[str, Any]) -> frozenset[int]:
+    """All `eos_token_id` of these configs (config.json, generation_config.json): one, a list, or
+    none."""
+    found: set[int] = set()
+    for config in configs:
+        ids = config.get("eos_token_id")
+        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    return frozenset(found)
 
 
 def read_config(path: Path) -> dict[str, Any]:

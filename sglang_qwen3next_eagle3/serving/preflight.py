@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.head import contract as head_contract
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head import selection
 from sglang_qwen3next_eagle3.head.files import Folder
@@ -74,7 +75,7 @@ def plan(chosen: Profile, options: Options) -> Launch:
         return Launch(argv, environment, notes)
     if target is not None and head is not None:
         if head.tensors:
-            head.check(target)
+            head_contract.check(head, target)
         count = head.aux_count if head.tensors else head.declared_aux_count
         value, explained = _selection(chosen, target, head, count, argv)
         environment[aux_layers.ENVIRONMENT_VARIABLE] = value
@@ -107,7 +108,7 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     _check_tp(target, argv)
     explained: list[str] = []
     if head is not None:
-        head.check(target)
+        head_contract.check(head, target)
         _, explained = _selection(asked, target, head, head.aux_count, argv)
     folders = {
         "target": str(hub.resolve(chosen.target, revision, "target")),

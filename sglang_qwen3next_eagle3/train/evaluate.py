@@ -88,7 +88,7 @@ def evaluate(arguments: argparse.Namespace) -> Evaluation:
     """Score a head on captured features; their selection must be the head's own."""
     import torch
 
-    from sglang_qwen3next_eagle3.head import record
+    from sglang_qwen3next_eagle3.head import contract, record
     from sglang_qwen3next_eagle3.head import selection as head_selection
     from sglang_qwen3next_eagle3.head.files import Folder
     from sglang_qwen3next_eagle3.head.forward import HeadModel
@@ -97,7 +97,7 @@ def evaluate(arguments: argparse.Namespace) -> Evaluation:
 
     folder = specforge.target_folder(arguments.target)
     target, head = Target.from_path(folder), Head.from_path(arguments.head)
-    head.check(target)
+    contract.check(head, target)
     selection = head_selection.resolve(
         head,
         target,

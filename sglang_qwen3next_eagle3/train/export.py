@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.head import contract
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train import provenance
@@ -90,7 +91,7 @@ def _export(
     head = Head.from_path(out)
     if any("embed_tokens" in name for name in head.tensors):
         raise UserError(f"{checkpoint}: the export carries an embedding, the target's is shared")
-    head.check(target)
+    contract.check(head, target)
     progress = _progress(checkpoint)
     progress["metrics"] = runlog.last_metrics(folder / runs.LOG, progress.get("step", 0))
     _write_json(out / provenance.FILE, provenance.describe(record, progress))

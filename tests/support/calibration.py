@@ -1,5 +1,6 @@
 """A synthetic target and head whose right selection is known, and texts of theirs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,3 +81,19 @@ def texts(model: HeadModel, trained: Depths | None, count: int = 6, seed: int = 
             greedy[1:] = model.target_ids[model.predict(aux, ids, 1)[0].argmax(-1)]
         found.append(text_of(ids, streams, greedy))
     return found
+
+
+def chain_hits(logits: Sequence[Tensor], target_ids: Tensor, greedy: Tensor) -> Tensor:
+    """Which drafts the target would have chosen itself, bool [T - steps, steps]: an oracle, written
+    apart from the product's.
+
+    logits: of `HeadModel.predict` with the same number of steps; greedy: of `greedy_of`, [T].
+    A token outside the draft vocabulary cannot be drafted, so it counts as a miss. The roots are
+    those whose chain lies within the text.
+    """
+    roots = len(greedy) - len(logits)
+    hits = []
+    for k, step in enumerate(logits):
+        drafted = target_ids[step[:roots].argmax(-1)]
+        hits.append(drafted == greedy[k + 1 : k + 1 + roots].to(drafted.device))
+    return torch.stack(hits, dim=-1)

@@ -8,7 +8,6 @@ import torch
 from sglang_qwen3next_eagle3.calibrate import scoring
 from sglang_qwen3next_eagle3.calibrate.scoring import Fuse, Text
 from sglang_qwen3next_eagle3.head.forward import (
-    chain_hits,
     conditional_accuracies,
     predicted_accept_length,
 )
@@ -43,7 +42,7 @@ def test_figures_are_those_of_the_chains(tmp_path: Path) -> None:
     for text in texts:
         aux = torch.cat([text.streams[depth] for depth in depths], dim=-1)
         logits = model.predict(aux, text.ids, STEPS)
-        hits.append(chain_hits(logits, model.target_ids, calibration.greedy_of(text)))
+        hits.append(calibration.chain_hits(logits, model.target_ids, calibration.greedy_of(text)))
         own = logits[0].softmax(-1)
         theirs = (text.last_hidden @ calibration.LM_HEAD.T).softmax(-1)
         for root in range(len(text.ids) - STEPS):
@@ -66,7 +65,9 @@ def test_no_chain_begins_before_a_text_s_start(tmp_path: Path) -> None:
     (text,) = calibration.texts(made.model, depths, count=1)
     aux = torch.cat([text.streams[depth] for depth in depths], dim=-1)
     logits = made.model.predict(aux, text.ids, STEPS)
-    hits = chain_hits(logits, made.model.target_ids, calibration.greedy_of(text))[start:]
+    hits = calibration.chain_hits(logits, made.model.target_ids, calibration.greedy_of(text))[
+        start:
+    ]
     (whole,) = made.scorer.score([text], [depths], STEPS)
     (score,) = made.scorer.score([replace(text, start=start)], [depths], STEPS)
     assert score.roots.tolist() == [calibration.LENGTH - STEPS - start]

@@ -10,11 +10,11 @@ from torch import Tensor
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head.forward import (
     HeadModel,
-    chain_hits,
     conditional_accuracies,
     greedy_of,
     predicted_accept_length,
 )
+from tests.support import calibration
 from tests.support.heads import CONFIG, random_tensors, write
 
 LENGTH, STEPS = 13, 4
@@ -193,7 +193,7 @@ def test_hits_are_drafts_that_the_target_would_have_chosen() -> None:
     greedy = torch.tensor([0, 7, 9, 5, 8])  # at position p, of token p + 1
     first = torch.eye(3)[[1, 2, 2, 0]]  # root 0 drafts 7, 1: 9, 2: 9
     second = torch.eye(3)[[2, 1, 1]]  # root 0 drafts 9, 1: 7, 2: 7
-    hits = chain_hits([first, second], target_ids, greedy)
+    hits = calibration.chain_hits([first, second], target_ids, greedy)
     # Step 0 of root t is held against greedy[t + 1]: 7, 9, 5; step 1 against 9, 5, 8. The last
     # one, 8, is outside the draft vocabulary.
     assert hits.tolist() == [[True, True], [True, False], [False, False]]

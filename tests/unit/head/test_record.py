@@ -74,3 +74,25 @@ def test_a_folder_that_cannot_be_written_is_one_line(head: Path, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write .*give another file with --out"):
         aux_record.save(record_of(head), tmp_path / "file" / "record.json")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"aux-layers": 3'])
+def test_a_damaged_record_of_another_head_is_named_and_passed_over(
+    head: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = record_of(head)
+    aux_record.save(record, aux_record.default_path(record))
+    other = aux_record.folder() / "0123456789abcdef.json"
+    other.write_text(content)
+    assert aux_record.find(Folder(head)) == record
+    assert f"{other} is not a calibration" in caplog.text
+    aux_record.default_path(record).unlink()
+    assert aux_record.find(Folder(head)) is None
+
+
+def test_a_damaged_record_of_this_head_is_refused(head: Path) -> None:
+    path = aux_record.default_path(record_of(head))
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(UserError, match="is not a calibration: delete it"):
+        aux_record.find(Folder(head))
