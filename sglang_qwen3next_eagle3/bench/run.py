@@ -77,8 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
     request = _request(arguments, chosen, selections, target)
     with claim(arguments.out, request, provenance.stamp(described)) as journal:
         chat = ChatFormat(arguments.tokenizer or target, revision)
+        chat.require_template("give --tokenizer with one")
         conversations = {
-            name: [chat.conversation(prompt) for prompt in found.prompts]
+            name: [Conversation.of(prompt, chat) for prompt in found.prompts]
             for name, found in selections.items()
         }
         turns = {

@@ -4,15 +4,15 @@ A little-trained head is told from its neighbours on such text only, and learns 
 alone; so with these texts nothing is scored before the answer begins.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import prompts
 from sglang_qwen3next_eagle3.calibrate.prompts import Prompt, Sample
+from sglang_qwen3next_eagle3.model.chat_format import ChatFormat, Conversation, questions_of
 from sglang_qwen3next_eagle3.model.target import Target
 
 CONTINUE = "Continue the following:\n\n"
@@ -51,11 +51,11 @@ def questions(asked: Sequence[Prompt], folder: Path, target: Target, length: int
     Raises:
         UserError: the target's folder has no tokenizer or no chat format, or no prompt is left.
     """
-    tokenizer = prompts.tokenizer_of(folder)
+    chat_format = ChatFormat(folder)
     found = []
     for prompt in asked:
         chat = _asked(prompt)
-        ids = prompts.templated(chat, tokenizer, folder, answer=True) if chat else []
+        ids = prompts.templated(chat_format, chat, answer=True) if chat else []
         if 0 < len(ids) <= length:
             found.append(ids)
     if not found:
@@ -63,9 +63,7 @@ def questions(asked: Sequence[Prompt], folder: Path, target: Target, length: int
             f"no prompt asks anything in {length} tokens: give shorter ones, a greater "
             "--max-length, or --no-regenerate"
         )
-    own_end = tokenizer.eos_token_id
-    ends = _end_tokens(folder, target) | ({own_end} if own_end is not None else set())
-    return Questions(found, frozenset(ends), len(asked) - len(found))
+    return Questions(found, chat_format.end_tokens(target), len(asked) - len(found))
 
 
 def answer(
@@ -134,25 +132,9 @@ def _loop(given: Sequence[int]) -> int:
     return 0
 
 
-def _asked(prompt: Prompt) -> list[prompts.Message]:
+def _asked(prompt: Prompt) -> Conversation:
     """The conversation up to the last answer; empty where nobody asks anything."""
     if isinstance(prompt, str):
         half = prompt[: len(prompt) // 2].strip()
         return [{"role": "user", "content": CONTINUE + half}] if half else []
-    count = len(prompt)
-    while count and prompt[count - 1]["role"] == "assistant":
-        count -= 1
-    return prompt[:count]
-
-
-def _end_tokens(folder: Path, target: Target) -> set[int]:
-    """What the checkpoint says ends an answer; generation_config.json may name more than one."""
-    try:
-        defaults: Any = json.loads((folder / "generation_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        defaults = {}
-    found: set[int] = set()
-    for config in (defaults, target.config):
-        ids = config.get("eos_token_id")
-        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
-    return found
+    return questions_of(prompt)

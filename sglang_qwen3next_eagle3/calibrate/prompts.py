@@ -5,13 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.chat_format import (
+    BadRecord,
+    ChatFormat,
+    Conversation,
+    messages_of,
+)
 from sglang_qwen3next_eagle3.model.target import Target
 
-Message = dict[str, str]
-Prompt = str | list[Message]
+Prompt = str | Conversation
 """A text as it stands, or a conversation in the target's chat format."""
 
 
@@ -23,10 +27,6 @@ class Sample:
     ids: Sequence[int]
     start: int = 0
     answer_tokens: int = 0
-
-
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 def built_in() -> list[Prompt]:
@@ -68,10 +68,10 @@ def tokenize(prompts: list[Prompt], folder: Path, length: int) -> list[list[int]
     Raises:
         UserError: the target's folder has no tokenizer, or no chat format where one is needed.
     """
-    tokenizer = tokenizer_of(folder)
+    chat = ChatFormat(folder)
     found: list[list[int]] = []
     for prompt in prompts:
-        ids = _encode(prompt, tokenizer, folder)
+        ids = chat.encode(prompt) if isinstance(prompt, str) else templated(chat, prompt)
         pieces = [ids[start : start + length] for start in range(0, len(ids), length)]
         found += [piece for piece in pieces if len(piece) >= min(length, MIN_TOKENS)]
     if not found:
@@ -79,40 +79,19 @@ def tokenize(prompts: list[Prompt], folder: Path, length: int) -> list[list[int]
     return found
 
 
-def tokenizer_of(folder: Path) -> Any:
-    """The target's own.
-
-    Raises:
-        UserError: its folder has none that can be read.
-    """
-    from transformers import AutoTokenizer
-
-    # Without these transformers makes an empty tokenizer of the architecture's kind.
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise UserError(f"the target {folder} has no tokenizer: give a whole checkpoint")
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the target {folder} has no tokenizer that can be read ({_first_line(error)}): "
-            "download it again"
-        ) from None
-
-
-def templated(chat: list[Message], tokenizer: Any, folder: Path, answer: bool = False) -> list[int]:
+def templated(chat: ChatFormat, conversation: Conversation, answer: bool = False) -> list[int]:
     """A conversation in the target's chat format. answer: up to where its next answer begins.
 
     Raises:
         UserError: the format is missing, or takes no such conversation.
     """
     try:
-        found = tokenizer.apply_chat_template(chat, add_generation_prompt=answer, return_dict=True)
-    except Exception as error:  # templates raise what they like
+        return chat.ids(conversation, answer=answer)
+    except ValueError as error:
         raise UserError(
-            f"the chat format of {folder} does not take a conversation ({_first_line(error)}): "
+            f"the chat format of {chat.name} does not take a conversation ({error}): "
             "give --prompts with plain texts and --no-regenerate"
         ) from None
-    return list(found["input_ids"])
 
 
 def random_tokens(target: Target, count: int, length: int, seed: int = 0) -> list[list[int]]:
@@ -129,44 +108,22 @@ MIN_TOKENS = 16
 """A text that is shorter has too few roots to say anything."""
 
 
-def _encode(prompt: Prompt, tokenizer: Any, folder: Path) -> list[int]:
-    if isinstance(prompt, str):
-        ids: list[int] = tokenizer(prompt)["input_ids"]
-        return ids
-    return templated(prompt, tokenizer, folder)
-
-
 def _parse(text: str, where: str) -> Iterator[Prompt]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
             yield _prompt(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, BadRecord) as error:
+            detail = error.detail if isinstance(error, BadRecord) else error
             raise UserError(
                 f"{where}, line {number}: a JSON object with text, messages or conversations "
-                "is expected"
+                f"is expected ({detail})"
             ) from None
 
 
-def _prompt(entry: dict[str, Any]) -> Prompt:
-    if "text" in entry:
-        if not isinstance(entry["text"], str):
-            raise TypeError
-        return entry["text"]
-    if "messages" in entry:
-        return [
-            {"role": str(message["role"]), "content": str(message["content"])}
-            for message in entry["messages"]
-        ]
-    return [
-        {
-            "role": SHAREGPT_ROLES.get(turn.get("from"), turn.get("role")),
-            "content": str(turn["value"] if "value" in turn else turn["content"]),
-        }
-        for turn in entry["conversations"]
-    ]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def _prompt(entry: object) -> Prompt:
+    if isinstance(entry, dict) and isinstance(entry.get("text"), str):
+        text: str = entry["text"]
+        return text
+    return list(messages_of(entry))

@@ -15,7 +15,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model", "tokenizer*"]
 _CONFIG = ["config.json"]
 _TOKENIZER = [
-    "config.json", "generation_config.json", "tokenizer*", "vocab.json", "merges.txt",
+    "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "*.model",
     "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.jinja",
 ]  # fmt: skip
 _NOT_IN_FOLDERS = ["*/*"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, messages_of
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.trainer import specforge
 
@@ -221,7 +222,7 @@ def measure(
     }
 
 
-def read_prompts(path: Path) -> list[list[dict[str, str]]]:
+def read_prompts(path: Path) -> list[Conversation]:
     """The prompts of a JSONL file: `prompt`, or `conversations` up to the first answer.
 
     Raises:
@@ -237,15 +238,15 @@ def read_prompts(path: Path) -> list[list[dict[str, str]]]:
     return found
 
 
-def _prompt(line: str, where: str) -> list[dict[str, str]]:
+def _prompt(line: str, where: str) -> Conversation:
     try:
         entry = json.loads(line)
-        if isinstance(entry.get("prompt"), str):
+        if isinstance(entry, dict) and isinstance(entry.get("prompt"), str):
             return [{"role": "user", "content": entry["prompt"]}]
-        turns = [{"role": t["role"], "content": t["content"]} for t in entry["conversations"]]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        turns = []
-    asked = list(takewhile(lambda turn: turn["role"] != "assistant", turns))
+        said = messages_of(entry)
+        asked = list(takewhile(lambda turn: turn["role"] != "assistant", said))
+    except (ValueError, BadRecord):
+        asked = []
     if not asked:
         raise UserError(
             f"{where}: neither `prompt` nor `conversations` that begin with a question: "

@@ -12,13 +12,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sglang_qwen3next_eagle3.model.chat_format import ChatFormat
 
 MAPPING, REPORT = "vocab.pt", "vocab.json"
 
@@ -77,7 +79,7 @@ def choose(
     return DraftVocabulary(kept, target_size, covered, sum(counts.values()))
 
 
-def count_answers(data: Path, tokenizer: Any, max_length: int) -> tuple[Counter[int], int]:
+def count_answers(data: Path, chat: "ChatFormat", max_length: int) -> tuple[Counter[int], int]:
     """Occurrences of each token in the answers of a prepared file, and the conversations read."""
     from sglang_qwen3next_eagle3.base.progress import Progress
     from sglang_qwen3next_eagle3.train.capture.encode import encode, read_conversations
@@ -86,7 +88,7 @@ def count_answers(data: Path, tokenizer: Any, max_length: int) -> tuple[Counter[
     read = 0
     with Progress("counting", None) as progress:
         for conversation in read_conversations(data):
-            sample = encode(tokenizer, conversation.messages, max_length, conversation.id)
+            sample = encode(chat, conversation.messages, max_length, conversation.id)
             progress.advance()
             if sample is not None:
                 read += 1
@@ -105,18 +107,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises UserError for data or a size that does not fit."""
-    from sglang_qwen3next_eagle3.train.capture.encode import load_tokenizer
+    from sglang_qwen3next_eagle3.train.capture.encode import load_format
     from sglang_qwen3next_eagle3.train.data.workspace import sha256
-    from sglang_qwen3next_eagle3.train.trainer.specforge import target_folder
 
     if not arguments.data.is_file():
         raise UserError(f"there is no file {arguments.data}: `train prepare` writes train.jsonl")
-    folder = target_folder(arguments.target)
-    target, tokenizer = Target.from_path(folder), load_tokenizer(folder)
-    counts, read = count_answers(arguments.data, tokenizer, arguments.max_length)
+    chat = load_format(arguments.target)
+    target = Target.from_path(chat.folder)
+    counts, read = count_answers(arguments.data, chat, arguments.max_length)
     if not read:
         raise UserError(f"{arguments.data}: no conversation with an answer in it")
-    special = _special(tokenizer) | _ends(target)
+    special = chat.special_tokens() | chat.end_tokens(target)
     chosen = choose(counts, arguments.size, target.vocab_size, special)
     report = write(
         chosen,
@@ -142,18 +143,6 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
-
-
-def _special(tokenizer: Any) -> set[int]:
-    # Those that have a role, and those that are only marked as special.
-    added = tokenizer.added_tokens_decoder.items()
-    return {*tokenizer.all_special_ids, *(id for id, token in added if token.special)}
-
-
-def _ends(target: Target) -> set[int]:
-    """The tokens that end an answer: one that cannot be drafted costs the last step of each."""
-    ids = target.config.get("eos_token_id")
-    return set(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
 
 def write(chosen: DraftVocabulary, out: Path, source: Mapping[str, object]) -> dict[str, object]:

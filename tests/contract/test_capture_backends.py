@@ -19,7 +19,7 @@ from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
 from sglang_qwen3next_eagle3.train.capture import capture, features
-from sglang_qwen3next_eagle3.train.capture.encode import encode, load_tokenizer, read_conversations
+from sglang_qwen3next_eagle3.train.capture.encode import encode, load_format, read_conversations
 from sglang_qwen3next_eagle3.train.transformers_backend import TransformersRunner
 from tests.support.small_target import conversation
 
@@ -92,7 +92,7 @@ def runner(pair: DemoPair) -> Iterator[PrefillRunner]:
 def test_the_backends_states_agree_in_fp32_for_each_selection(
     pair: DemoPair, runner: PrefillRunner, data: Path, text: str
 ) -> None:
-    tokenizer = load_tokenizer(pair.target)
+    tokenizer = load_format(pair.target)
     samples = [encode(tokenizer, c.messages, 512) for c in read_conversations(data)]
     prompts = [sample.ids for sample in samples if sample is not None]
     selection = aux_layers.named(text, Target.from_path(pair.target))

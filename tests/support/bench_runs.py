@@ -1,10 +1,7 @@
 """What tests of `bench run` share: its arguments, and a chat format that needs no tokenizer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-from sglang_qwen3next_eagle3.bench.load.load import Conversation
-from sglang_qwen3next_eagle3.bench.suites.suites import Prompt
 
 Behave = Callable[..., None]
 """The fixture `behave`: sets how the fake servers of each configuration behave."""
@@ -12,16 +9,17 @@ TWO = ("--config", "none", "--config", "3,1,4")
 
 
 class LettersAsTokens:
+    """The interface of `ChatFormat`: a letter is a token, a chat its contents in a row."""
+
     def __init__(self, target: str, revision: str | None = None) -> None: ...
 
-    def conversation(self, prompt: Prompt) -> Conversation:
-        def turns(answers: Sequence[tuple[int, ...]]) -> list[int] | None:
-            if len(answers) == len(prompt.turns):
-                return None
-            ids = [ord(letter) for turn in prompt.turns[: len(answers) + 1] for letter in turn]
-            return ids + [token for answer in answers for token in answer]
+    def require_template(self, way_out: str) -> None: ...
 
-        return Conversation(prompt.id, turns)
+    def ids(self, conversation: Sequence[Mapping[str, str]], *, answer: bool = False) -> list[int]:
+        return [ord(letter) for message in conversation for letter in message["content"]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
 
 
 def words(out: Path, *more: str) -> list[str]:

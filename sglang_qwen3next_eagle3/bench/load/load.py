@@ -9,6 +9,8 @@ from typing import Any
 from sglang_qwen3next_eagle3.bench.load import stream
 from sglang_qwen3next_eagle3.bench.load.stream import RequestFailed
 from sglang_qwen3next_eagle3.bench.results.records import Sample
+from sglang_qwen3next_eagle3.bench.suites.suite import Prompt
+from sglang_qwen3next_eagle3.model.chat_format import ChatFormat, Message
 
 Turns = Callable[[Sequence[tuple[int, ...]]], Sequence[int] | None]
 """Given the answers so far (token ids), the next turn's input ids; None after the last turn."""
@@ -20,6 +22,26 @@ class Conversation:
 
     id: str
     turns: Turns
+
+    @classmethod
+    def of(cls, prompt: Prompt, chat: ChatFormat) -> "Conversation":
+        """A prompt's turns in the target's chat format, with the answers between them."""
+        # Before any clock runs.
+        first = _turn(prompt, chat, ())
+        return cls(prompt.id, lambda answers: _turn(prompt, chat, answers) if answers else first)
+
+
+def _turn(prompt: Prompt, chat: ChatFormat, answers: Sequence[tuple[int, ...]]) -> list[int] | None:
+    if len(answers) == len(prompt.turns):
+        return None
+    messages: list[Message] = []
+    if prompt.system:
+        messages.append({"role": "system", "content": prompt.system})
+    for place, turn in enumerate(prompt.turns[: len(answers) + 1]):
+        messages.append({"role": "user", "content": turn})
+        if place < len(answers):
+            messages.append({"role": "assistant", "content": chat.decode(answers[place])})
+    return chat.ids(messages, answer=True)
 
 
 @dataclass

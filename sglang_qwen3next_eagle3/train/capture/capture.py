@@ -27,7 +27,7 @@ from sglang_qwen3next_eagle3.train.capture import folder as capture_folder
 from sglang_qwen3next_eagle3.train.capture.encode import (
     Sample,
     encode,
-    load_tokenizer,
+    load_format,
     read_conversations,
 )
 from sglang_qwen3next_eagle3.train.capture.features import Manifest
@@ -163,12 +163,12 @@ _Compact = tuple[str, "array[int]", bytes]
 
 
 def _encode(arguments: argparse.Namespace, folder: Path) -> list[_Compact]:
-    tokenizer = load_tokenizer(folder)
+    chat = load_format(folder)
     kept: list[_Compact] = []
     left_out = 0
     with Progress("encoding", arguments.max_samples) as progress:
         for conversation in read_conversations(arguments.data):
-            sample = encode(tokenizer, conversation.messages, arguments.max_length, conversation.id)
+            sample = encode(chat, conversation.messages, arguments.max_length, conversation.id)
             progress.advance()
             if sample is None:
                 left_out += 1

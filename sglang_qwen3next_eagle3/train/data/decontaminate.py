@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sglang_qwen3next_eagle3.base import records
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.train.data.formats import Conversation
+from sglang_qwen3next_eagle3.model import chat_format
+from sglang_qwen3next_eagle3.model.chat_format import Conversation
 
 # GPT-3 (arXiv:2005.14165, appendix C) and most since call 13 words in common an overlap.
 NGRAM = 13
@@ -76,12 +77,9 @@ def read_texts(path: Path) -> Iterator[str]:
 def _texts(record: object) -> Iterator[str]:
     if not isinstance(record, Mapping):
         return
-    messages = record.get("messages") or record.get("conversations") or []
-    contents = [
-        m.get("content", m.get("value")) if isinstance(m, Mapping) else None for m in messages
-    ]
-    turns = record.get("turns") or []
-    for text in (record.get("prompt"), *turns, *contents):
+    turns = (record.get("turns"), *(record.get(key) for key in chat_format.KEYS))
+    listed = [turn for value in turns if isinstance(value, list) for turn in value]
+    for text in (record.get("prompt"), *chat_format.texts_of(listed)):
         if isinstance(text, str) and text.strip():
             yield text
 

@@ -7,18 +7,10 @@ hands every further key of a record to the chat template; so neither is let thro
 """
 
 import unicodedata
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypedDict, cast
+from collections.abc import Mapping
 
-Role = Literal["system", "user", "assistant", "tool"]
-
-
-class Message(TypedDict):
-    role: Role
-    content: str
-
-
-Conversation = list[Message]
+from sglang_qwen3next_eagle3.model import chat_format
+from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, Message, Role
 
 # Where the messages stand, in the order of preference.
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -28,21 +20,6 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations"),
 }
 
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-}
 _FOLLOWS: dict[Role | None, tuple[Role, ...]] = {
     None: ("system", "user"),
     "system": ("user",),
@@ -52,15 +29,6 @@ _FOLLOWS: dict[Role | None, tuple[Role, ...]] = {
 }
 # Within a message these would open and close turns of Qwen's chat format, loss mask included.
 _MARKUP = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-
-
-class BadRecord(Exception):
-    """A record that cannot be trained on. reason: a name to count by; detail: for people."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
 
 
 def detect(record: object) -> str | None:
@@ -87,13 +55,7 @@ def parse(record: object, format_name: str) -> Conversation:
     Raises:
         BadRecord: it does not hold a conversation with an answer.
     """
-    if not isinstance(record, Mapping):
-        raise BadRecord("not_an_object", f"a JSON object was expected, not {_kind(record)}")
-    turns = next((record[k] for k in FORMATS[format_name] if record.get(k) is not None), None)
-    if not isinstance(turns, list):
-        keys = " or ".join(f"`{key}`" for key in FORMATS[format_name])
-        raise BadRecord("other_format", f"no list {keys}, which format {format_name} has")
-    messages = [message(role, content) for role, content in _pairs(turns)]
+    messages = list(map(_checked, chat_format.messages_of(record, FORMATS[format_name])))
     start = 1 if messages and messages[0]["role"] == "system" else 0
     while start < len(messages) and messages[start]["role"] == "assistant":
         del messages[start]
@@ -110,46 +72,23 @@ def parse(record: object, format_name: str) -> Conversation:
     return messages
 
 
-def _pairs(turns: list[Any]) -> Iterator[tuple[object, object]]:
-    for index, turn in enumerate(turns):
-        if isinstance(turn, str):
-            yield ("user", "assistant")[index % 2], turn
-            continue
-        if not isinstance(turn, Mapping):
-            raise BadRecord("not_a_message", f"message {index + 1} is {_kind(turn)}")
-        # Only its content would be kept, and the head trained on answers without the calls.
-        if turn.get("tool_calls") or turn.get("function_call"):
-            raise BadRecord("tool_calls", f"message {index + 1} calls tools outside its content")
-        yield turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-
-
 def message(role: object, content: object) -> Message:
-    """A message with its role as SpecForge names it. Raises BadRecord."""
-    known = _ROLES.get(role) if isinstance(role, str) else None
-    if known is None:
-        raise BadRecord("unknown_role", f"role {role!r}")
-    text = _text(content)
+    """A message that may be trained on. Raises BadRecord."""
+    return _checked(chat_format.message(role, content))
+
+
+def _checked(one: Message) -> Message:
+    role, text = one["role"], one["content"]
     if not text.strip():
-        raise BadRecord("empty_message", f"a {known} message is empty")
+        raise BadRecord("empty_message", f"a {role} message is empty")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadRecord("not_unicode", f"a {known} message holds half a surrogate pair") from None
+        raise BadRecord("not_unicode", f"a {role} message holds half a surrogate pair") from None
     for markup in _MARKUP:
         if markup in text:
-            raise BadRecord("chat_markup", f"a {known} message contains {markup}")
-    return {"role": known, "content": text}
-
-
-def _text(content: object) -> str:
-    """A string, or the text parts of OpenAI's list form, joined."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list) and content:
-        parts = [p.get("text") if isinstance(p, Mapping) else None for p in content]
-        if all(isinstance(part, str) for part in parts):
-            return "".join(cast(list[str], parts))
-    raise BadRecord("not_text", f"a content is {_kind(content)}, not text")
+            raise BadRecord("chat_markup", f"a {role} message contains {markup}")
+    return one
 
 
 def normalised(text: str) -> str:
@@ -159,7 +98,3 @@ def normalised(text: str) -> str:
 
 def _is_list_of(value: object, kind: type) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], kind)
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__

@@ -10,7 +10,8 @@ from fractions import Fraction
 from hashlib import blake2b
 from typing import NamedTuple
 
-from sglang_qwen3next_eagle3.train.data.formats import Conversation, normalised
+from sglang_qwen3next_eagle3.model.chat_format import Conversation
+from sglang_qwen3next_eagle3.train.data.formats import normalised
 
 
 class Candidate(NamedTuple):

@@ -12,9 +12,10 @@ from typing import IO, Any
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.base.records import Record
+from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation
 from sglang_qwen3next_eagle3.train.data import mixing
 from sglang_qwen3next_eagle3.train.data.decontaminate import Excluded
-from sglang_qwen3next_eagle3.train.data.formats import BadRecord, Conversation, detect, parse
+from sglang_qwen3next_eagle3.train.data.formats import detect, parse
 from sglang_qwen3next_eagle3.train.data.mixing import Candidate
 from sglang_qwen3next_eagle3.train.data.sources import Opened
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.progress import Progress
-from sglang_qwen3next_eagle3.train.data.formats import BadRecord, Conversation, Message, message
+from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, Message
+from sglang_qwen3next_eagle3.train.data.formats import message
 from sglang_qwen3next_eagle3.train.data.journal import Journal
 
 if TYPE_CHECKING:

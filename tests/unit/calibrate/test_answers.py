@@ -8,7 +8,8 @@ import pytest
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import answers, prompts
 from sglang_qwen3next_eagle3.calibrate.answers import Questions
-from sglang_qwen3next_eagle3.calibrate.prompts import Message, Sample
+from sglang_qwen3next_eagle3.calibrate.prompts import Sample
+from sglang_qwen3next_eagle3.model.chat_format import Message, Role
 from sglang_qwen3next_eagle3.model.target import Target
 from tests.support.calibration import SMALL_TARGET, target
 
@@ -93,11 +94,12 @@ class Tokenizer:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(prompts, "tokenizer_of", lambda _: Tokenizer())
+    (tmp_path / "tokenizer.json").touch()
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda _: Tokenizer())
     return tmp_path
 
 
-def turn(role: str, content: str) -> Message:
+def turn(role: Role, content: str) -> Message:
     return {"role": role, "content": content}
 
 

@@ -8,7 +8,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.train.capture.encode import (
     Sample,
     encode,
-    load_tokenizer,
+    load_format,
     read_conversations,
 )
 from tests.support.small_target import FORGETFUL, conversation, write_tokenizer
@@ -22,7 +22,7 @@ def answer(text: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return load_tokenizer(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+    return load_format(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
 def encoded(tokenizer: Any, *messages: dict[str, str], max_length: int = 1000) -> Sample:
@@ -34,14 +34,14 @@ def encoded(tokenizer: Any, *messages: dict[str, str], max_length: int = 1000) -
 
 def trained_on(tokenizer: Any, sample: Sample) -> str:
     pairs = zip(sample.ids, sample.loss_mask, strict=True)
-    text: str = tokenizer.decode([token for token, used in pairs if used])
+    text: str = tokenizer.tokenizer.decode([token for token, used in pairs if used])
     return text
 
 
 def test_the_whole_rendered_conversation_is_encoded(tokenizer: Any) -> None:
     sample = encoded(tokenizer, QUESTION, answer("Yo"))
     assert sample.id == "c1"
-    assert tokenizer.decode(sample.ids) == (
+    assert tokenizer.tokenizer.decode(sample.ids) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
     )
 
@@ -81,7 +81,7 @@ def test_nothing_remains_where_the_cut_is_before_the_first_answer(tokenizer: Any
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
-    forgetful = load_tokenizer(write_tokenizer(tmp_path, FORGETFUL))
+    forgetful = load_format(write_tokenizer(tmp_path, FORGETFUL))
     once = encode(forgetful, [QUESTION, answer("[hm]Yo")], 1000)
     assert once is not None
     assert trained_on(forgetful, once) == "[hm]Yo<|im_end|>"
@@ -90,17 +90,17 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> No
 
 
 def test_a_template_that_refuses_a_conversation_is_quoted(tmp_path: Path) -> None:
-    strict = load_tokenizer(write_tokenizer(tmp_path, "{{ raise_exception('no system turn') }}"))
+    strict = load_format(write_tokenizer(tmp_path, "{{ raise_exception('no system turn') }}"))
     with pytest.raises(UserError, match="'c7': the target's chat template refuses it .*no system"):
         encode(strict, [QUESTION, answer("x")], 1000, "c7")
 
 
 def test_a_tokenizer_without_template_or_none_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no chat template"):
-        load_tokenizer(write_tokenizer(tmp_path / "silent", template=None))
+        load_format(write_tokenizer(tmp_path / "silent", template=None))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="has no tokenizer that loads"):
-        load_tokenizer(tmp_path / "empty")
+    with pytest.raises(UserError, match="has no tokenizer: give a whole"):
+        load_format(tmp_path / "empty")
 
 
 def test_conversations_are_read_line_by_line(tmp_path: Path) -> None:

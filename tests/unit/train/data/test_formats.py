@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3.train.data.formats import BadRecord, detect, normalised, parse
+from sglang_qwen3next_eagle3.model.chat_format import BadRecord
+from sglang_qwen3next_eagle3.train.data.formats import detect, normalised, parse
 
 QUESTION = {"role": "user", "content": "How?"}
 ANSWER = {"role": "assistant", "content": "So."}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_qwen3next_eagle3.train.data.formats import Conversation
+from sglang_qwen3next_eagle3.model.chat_format import Conversation
 from sglang_qwen3next_eagle3.train.data.mixing import (
     Candidate,
     content_key,
