@@ -12,7 +12,7 @@ from sglang_qwen3next_eagle3.base.errors import exit_status
 VERBS = {
     "launch": ("launch", "start SGLang with a profile"),
     "demo": ("cli.demo", "serve the small pair on this machine's CPU and ask it a question"),
-    "chat": ("serving.client", "ask a running server, with the figures of the answer"),
+    "chat": ("cli.chat", "ask a running server, with the figures of the answer"),
     "train": ("cli.train", "make a head: prepare, vocab, capture, run, export, evaluate"),
     "head": ("cli.head", "what a head is, and which layers it was trained with"),
     "bench": ("cli.bench", "measure speed and acceptance, reproduce the card's tables, plan trees"),

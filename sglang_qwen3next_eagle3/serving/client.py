@@ -1,4 +1,4 @@
-"""A client for the served model, over the `openai` SDK, with the figures of speculation.
+"""A client for the served model, over its OpenAI API, with the figures of speculation.
 
 client = Client("http://127.0.0.1:30000")
 print(client.chat("Write a Python function to merge two sorted lists.").text)
@@ -6,20 +6,22 @@ for piece in client.chat("And a test for it.", stream=True):
     print(piece, end="")
 """
 
-import argparse
+import contextlib
+import ipaddress
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 
 if TYPE_CHECKING:
-    import openai
+    import httpx
 
 DEFAULT_BASE_URL = "http://127.0.0.1:30000"
+CONNECT_SECONDS = 10.0
+_DONE = "[DONE]"
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
@@ -32,6 +34,7 @@ class Answer:
     verify_steps: forward passes of the target that verified drafts; None without speculation.
     exact: the server said so. SGLang sends no figures with a stream, so there the steps are the
         growths of the token count that were seen, and steps that arrived together count as one.
+    tool_calls: as the OpenAI API gives them: id, type and function (name, arguments).
     """
 
     text: str
@@ -42,6 +45,7 @@ class Answer:
     first_token_seconds: float | None = None
     verify_steps: int | None = None
     exact: bool = True
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def accept_length(self) -> float | None:
@@ -64,35 +68,50 @@ class Answer:
 
 
 class AnswerStream(Iterator[str]):
-    """The pieces of an answer as they arrive; `answer` holds the whole once they are read."""
+    """The pieces of an answer as they arrive; `answer` holds the whole once they are read.
 
-    def __init__(self, chunks: "openai.Stream[Any]", started: float) -> None:
-        self._chunks = chunks
-        self._started = started
-        self._pieces = self._read()
+    Reading raises UserError where the server goes away or fails in the middle.
+    """
+
+    def __init__(self, server: "Client", body: Mapping[str, Any], seconds: float) -> None:
         self.answer: Answer | None = None
+        self._stack = contextlib.ExitStack()
+        self._started = time.perf_counter()
+        with server.explained(seconds):
+            request = server.http.stream("POST", "/v1/chat/completions", json=body, timeout=seconds)
+            self._response = self._stack.enter_context(request)
+            if self._response.status_code != 200:
+                self._response.read()
+                self.close()
+                raise _refusal(self._response)
+        self._pieces = self._read(server, seconds)
 
     def __next__(self) -> str:
         return next(self._pieces)
 
     def close(self) -> None:
         """Stop reading; the server drops the request."""
-        self._chunks.close()
+        self._pieces = iter(())
+        self._stack.close()
 
-    def _read(self) -> Iterator[str]:
+    def _read(self, server: "Client", seconds: float) -> Iterator[str]:
         text: list[str] = []
+        calls: dict[int, dict[str, Any]] = {}
         counts: list[int] = []
         prompt_tokens, finish_reason, first = 0, None, None
-        for chunk in self._chunks:
-            if chunk.usage is not None:
-                prompt_tokens = chunk.usage.prompt_tokens
-                counts.append(chunk.usage.completion_tokens)
-            for choice in chunk.choices:
-                finish_reason = choice.finish_reason or finish_reason
-                if choice.delta.content:
-                    first = first or time.perf_counter() - self._started
-                    text.append(choice.delta.content)
-                    yield choice.delta.content
+        with self._stack, server.explained(seconds):
+            for chunk in self._chunks():
+                if usage := chunk.get("usage"):
+                    prompt_tokens = usage["prompt_tokens"]
+                    counts.append(usage["completion_tokens"])
+                for choice in chunk.get("choices") or ():
+                    finish_reason = choice.get("finish_reason") or finish_reason
+                    delta = choice.get("delta") or {}
+                    _add_calls(calls, delta.get("tool_calls") or ())
+                    if delta.get("content"):
+                        first = first or time.perf_counter() - self._started
+                        text.append(delta["content"])
+                        yield delta["content"]
         tokens = max(counts, default=0)
         # The first token comes from the prefill, not from a verify step.
         steps = len({count for count in counts if count > 0}) - 1
@@ -106,11 +125,29 @@ class AnswerStream(Iterator[str]):
             # Without speculation every token is a step of its own.
             verify_steps=steps if 0 < steps < tokens - 1 else None,
             exact=False,
+            tool_calls=tuple(calls[index] for index in sorted(calls)),
         )
+
+    def _chunks(self) -> Iterator[dict[str, Any]]:
+        for line in self._response.iter_lines():
+            data = line.removeprefix("data:").strip()
+            if not line.startswith("data:"):
+                continue
+            if data == _DONE:
+                return
+            chunk = json.loads(data)
+            if "error" in chunk or chunk.get("object") == "error":
+                raise UserError(f"the server failed in the middle of the answer: {_message(chunk)}")
+            yield chunk
+        raise UserError("the answer broke off: the server or the connection to it ended")
 
 
 class Client:
-    """Talks to one server. base_url: with or without `/v1`; model: any name, SGLang serves one."""
+    """Talks to one server, without retries: its seconds are those of one request.
+
+    base_url: with or without `/v1`; model: any name, SGLang serves one; timeout: seconds without a
+    byte of the answer. Proxies of the environment are asked for other machines only.
+    """
 
     def __init__(
         self,
@@ -120,13 +157,16 @@ class Client:
         model: str = "default",
         timeout: float = 600.0,
     ) -> None:
-        import openai
+        import httpx
 
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
         self.model = model
-        self.openai = openai.OpenAI(
-            base_url=f"{self.base_url}/v1", api_key=api_key or "none", timeout=timeout
-        )
+        self.timeout = timeout
+        with self.explained(timeout):
+            url = httpx.URL(self.base_url)
+            self.http = httpx.Client(
+                base_url=url, headers=authorization(api_key), trust_env=not is_loopback(url.host)
+            )
 
     @overload
     def chat(self, prompt: Prompt, *, stream: Literal[False] = False, **options: Any) -> Answer: ...
@@ -139,92 +179,120 @@ class Client:
     ) -> Answer | AnswerStream:
         """One answer to a prompt or to a list of messages.
 
-        options: those of the OpenAI API (max_tokens, stop, tools, ...); temperature is 0 unless
-            given, which is where speculation pays most.
+        options: those of the OpenAI API (max_tokens, stop, tools, ...), and SGLang's own;
+            temperature is 0 unless given, which is where speculation pays most. `extra_body` adds
+            to them, `timeout` is for this request.
 
         Raises:
-            UserError: no server there, or it refused the request.
+            UserError: no server there, it refused the request, or it did not answer in time.
         """
-        import openai
-
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        options = {"temperature": 0, "model": self.model, "messages": messages, **options}
-        create: Any = self.openai.chat.completions.create
+        seconds = float(options.pop("timeout", self.timeout))
+        body = {"temperature": 0, "model": self.model, "messages": messages}
+        body |= {**options.pop("extra_body", {}), **options}
+        if body.get("n", 1) != 1:
+            raise UserError(f"n={body['n']}: one answer is given at a time; ask again for another")
+        if stream:
+            usage = {"include_usage": True, "continuous_usage_stats": True}
+            body |= {"stream": True, "stream_options": usage}
+            return AnswerStream(self, body, seconds)
+        body = {"return_meta_info": True, **body}
         started = time.perf_counter()
+        with self.explained(seconds):
+            reply = self.http.post("/v1/chat/completions", json=body, timeout=seconds)
+        if reply.status_code != 200:
+            raise _refusal(reply)
+        with self.explained(seconds):
+            answer = _answer(reply.json())
+        return replace(answer, seconds=time.perf_counter() - started)
+
+    @contextlib.contextmanager
+    def explained(self, seconds: float) -> Iterator[None]:
+        """What goes wrong between here and the server, as one line with the way out."""
+        import httpx
+
         try:
-            if stream:
-                usage = {"include_usage": True, "continuous_usage_stats": True}
-                chunks = create(stream=True, stream_options=usage, **options)
-                return AnswerStream(chunks, started)
-            body = {"return_meta_info": True, **options.pop("extra_body", {})}
-            reply = create(extra_body=body, **options)
-        except openai.APIConnectionError:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError):
             raise UserError(
                 f"no server answers at {self.base_url}: start one with "
                 "`sglang-qwen3next-eagle3 launch --profile demo`, or name it with --base-url"
             ) from None
-        except openai.APIStatusError as error:
-            raise UserError(f"the server refused ({error.status_code}): {_reason(error)}") from None
-        answer = _answer(reply)
-        return replace(answer, seconds=time.perf_counter() - started)
+        except httpx.TimeoutException:
+            raise UserError(
+                f"{self.base_url} timed out: no byte of the answer came for {seconds:g} s; ask for "
+                "fewer tokens, or wait longer (Client(timeout=...))"
+            ) from None
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise UserError(
+                f"{self.base_url!r} is no address of a server ({error}): write it as "
+                f"{DEFAULT_BASE_URL}"
+            ) from None
+        except httpx.TransportError as error:
+            raise UserError(
+                f"the connection to {self.base_url} broke ({error or type(error).__name__}): see "
+                "whether the server still runs"
+            ) from None
+        except (ValueError, LookupError, TypeError):
+            raise UserError(
+                f"{self.base_url} does not answer as the OpenAI API does: is it an SGLang server?"
+            ) from None
 
 
-def _answer(reply: Any) -> Answer:
-    choice = reply.choices[0]
-    meta = getattr(choice, "meta_info", None) or {}
-    return Answer(
-        text=choice.message.content or "",
-        finish_reason=choice.finish_reason,
-        prompt_tokens=reply.usage.prompt_tokens,
-        completion_tokens=reply.usage.completion_tokens,
-        seconds=0.0,
-        verify_steps=meta.get("spec_verify_ct"),
-    )
+def authorization(api_key: str | None) -> dict[str, str]:
+    """The header that carries the key. Raises UserError: no header can hold it."""
+    if not api_key:
+        return {}
+    if not api_key.isascii():
+        raise UserError("the API key has letters that no HTTP header can hold")
+    return {"Authorization": f"Bearer {api_key}"}
 
 
-def _reason(error: "openai.APIStatusError") -> str:
-    body = error.body
-    message = body.get("message") if isinstance(body, dict) else None
-    return " ".join(str(message or error.message).split())
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help="the question; - reads it from standard input")
-    parser.add_argument("--base-url", default=DEFAULT_BASE_URL, help="default: %(default)s")
-    parser.add_argument("--api-key")
-    parser.add_argument("--system", help="a system message before the question")
-    parser.add_argument("--max-tokens", type=int, default=512, help="default: %(default)s")
-    parser.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
-    parser.add_argument(
-        "--json", action="store_true", help="print the whole answer and its exact figures as JSON"
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Stream the answer to the terminal, or print it as JSON. Raises UserError."""
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
-    messages = [{"role": "user", "content": prompt}]
-    if arguments.system:
-        messages.insert(0, {"role": "system", "content": arguments.system})
-    client = Client(arguments.base_url, api_key=arguments.api_key)
-    options = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
-    if arguments.json:
-        answer = client.chat(messages, **options)
-        extra = {
-            "accept_length": answer.accept_length,
-            "tokens_per_second": answer.tokens_per_second,
-        }
-        print(json.dumps({**asdict(answer), **extra}, indent=2, ensure_ascii=False))
-        return 0
-    stream = client.chat(messages, stream=True, **options)
+def is_loopback(host: str) -> bool:
+    """Whether an address is one of this machine only."""
+    if host == "localhost":
+        return True
     try:
-        for piece in stream:
-            print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        stream.close()
-        print("\ninterrupted: the server drops the request", file=sys.stderr)
-        return 130
-    print()
-    if stream.answer is not None:
-        print(f"[{stream.answer.figures()}]", file=sys.stderr)
-    return 0
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _answer(reply: Mapping[str, Any]) -> Answer:
+    choice = reply["choices"][0]
+    return Answer(
+        text=choice["message"].get("content") or "",
+        finish_reason=choice.get("finish_reason"),
+        prompt_tokens=reply["usage"]["prompt_tokens"],
+        completion_tokens=reply["usage"]["completion_tokens"],
+        seconds=0.0,
+        verify_steps=(choice.get("meta_info") or {}).get("spec_verify_ct"),
+        tool_calls=tuple(choice["message"].get("tool_calls") or ()),
+    )
+
+
+def _add_calls(calls: dict[int, dict[str, Any]], deltas: Sequence[Mapping[str, Any]]) -> None:
+    """A call comes in pieces: its name first, then its arguments bit by bit."""
+    for delta in deltas:
+        call = calls.setdefault(
+            int(delta.get("index") or 0),
+            {"id": None, "type": "function", "function": {"name": "", "arguments": ""}},
+        )
+        call["id"] = delta.get("id") or call["id"]
+        for key, value in (delta.get("function") or {}).items():
+            if key in call["function"]:
+                call["function"][key] += value or ""
+
+
+def _refusal(response: "httpx.Response") -> UserError:
+    try:
+        message = _message(response.json())
+    except ValueError:
+        message = " ".join(response.text[:200].split())
+    return UserError(f"the server refused ({response.status_code}): {message}")
+
+
+def _message(body: Any) -> str:
+    inner = body.get("error", body) if isinstance(body, dict) else body
+    message = inner.get("message") if isinstance(inner, dict) else None
+    return " ".join(str(message or inner).split())

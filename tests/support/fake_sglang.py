@@ -39,6 +39,7 @@ class Behaviour:
     running: int = 48
     chunk_seconds: float = 0.0
     say: str = "fake server ready"
+    pid_file: str = ""
 
 
 @dataclass
@@ -62,6 +63,14 @@ def answer(ids: list[int], length: int, differs_at: int | None = None) -> list[i
     return [token if place < differs_at else 999 - token for place, token in enumerate(plain)]
 
 
+def _chat(asked: dict[str, Any]) -> dict[str, Any]:
+    text = f"an answer to {asked['messages'][-1]['content']}"
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    usage = {"prompt_tokens": 5, "completion_tokens": 10}
+    return {"choices": [{**choice, "meta_info": {"spec_verify_ct": 4}}], "usage": usage}
+
+
 def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
     lock = threading.Lock()
 
@@ -82,6 +91,9 @@ def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
                 self._send(200, {})
                 return
             asked = json.loads(body)
+            if self.path == "/v1/chat/completions":
+                self._send(200, _chat(asked))
+                return
             with lock:
                 fake.bodies.append(asked)
                 number = len(fake.bodies)
@@ -182,6 +194,9 @@ def main() -> None:
     if behaviour.refuse:
         print(f"error: {behaviour.refuse}", flush=True)
         sys.exit(2)
+    if behaviour.pid_file:
+        with open(behaviour.pid_file, "w") as stream:
+            stream.write(str(os.getpid()))
     time.sleep(behaviour.start_seconds)
     server = server_of(Fake(behaviour), int(words[words.index("--port") + 1]))
     print(behaviour.say, flush=True)

@@ -1,18 +1,19 @@
 """Start a real server for a test session and take it down again."""
 
 import contextlib
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from sglang_qwen3next_eagle3.base.errors import ServerFailed
+from sglang_qwen3next_eagle3.base.processes import child, free_port, healthy
+
+__all__ = ["Server", "free_port", "generate", "running"]
 
 START_SECONDS = 240
 
@@ -39,12 +40,6 @@ def generate(server: Server, new_tokens: int, **prompt: Any) -> dict[str, Any]:
     return answer
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(
     command: Sequence[str],
@@ -53,35 +48,12 @@ def running(
     environment: dict[str, str] | None = None,
     start_seconds: int = START_SECONDS,
 ) -> Iterator[Server]:
-    """The command's server, healthy; it and its children are killed at the end."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
-    server = Server(f"http://127.0.0.1:{port}", log, process)
-    try:
-        _wait(server, start_seconds)
-        yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+    """The command's server, healthy; it and its children are ended with the block."""
+    url = f"http://127.0.0.1:{port}"
+    with child([sys.executable, *command], log, environment=environment) as started:
+        server = Server(url, log, started.process)
         try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait(server: Server, start_seconds: int) -> None:
-    end = time.monotonic() + start_seconds
-    while time.monotonic() < end:
-        assert server.process.poll() is None, server.printed()[-4000:]
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.3)
-    raise AssertionError(f"not healthy after {start_seconds} s\n{server.printed()[-4000:]}")
+            started.wait_until(lambda: healthy(url), start_seconds)
+        except ServerFailed as error:
+            raise AssertionError(f"{error}\n{server.printed()[-4000:]}") from None
+        yield server

@@ -6,13 +6,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.redact import text_without_paths
 from sglang_qwen3next_eagle3.bench.load import load
 from sglang_qwen3next_eagle3.bench.load.load import Conversation, Pass
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, Key
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
-from sglang_qwen3next_eagle3.serving.server import Server, ServerFailed
+from sglang_qwen3next_eagle3.serving.server import Server
 
 WARM_TOKENS = 16
 

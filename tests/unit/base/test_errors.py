@@ -16,6 +16,7 @@ from sglang_qwen3next_eagle3.base.errors import (
     UserError,
     exit_status,
     interruptible,
+    uninterrupted,
 )
 
 
@@ -107,3 +108,11 @@ def test_nohup_keeps_ignoring_the_hangup() -> None:
             time.sleep(0.01)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_interrupt_does_not_keep_what_was_started_from_being_ended() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with uninterrupted():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) == before

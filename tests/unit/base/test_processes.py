@@ -1,7 +1,5 @@
 """Real processes: started, waited for, ended with all that they started."""
 
-import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -22,6 +20,7 @@ from sglang_qwen3next_eagle3.base.processes import (
     tail,
 )
 from tests.support import fake_sglang
+from tests.support.processes import gone
 
 # Ignores SIGTERM if told to, and starts a child of its own that sleeps on.
 PARENT = """
@@ -32,20 +31,6 @@ inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print(inner.pid, flush=True)
 time.sleep(60)
 """
-
-
-def gone(pid: int, seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        time.sleep(0.05)
-    return False
 
 
 def first_line(log: Path) -> str:

@@ -1,7 +1,5 @@
 """`bench run` where figures could be mixed up, lost, or give something away."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +7,6 @@ import yaml
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.bench.results.records import Result
-from sglang_qwen3next_eagle3.serving import server
 from tests.support.bench_runs import TWO, Behave, words
 from tests.support.fake_sglang import serving
 
@@ -134,14 +131,6 @@ def test_sampled_answers_are_not_compared(behave: Behave, tmp_path: Path) -> Non
 def test_fewer_prompts_than_requests_in_flight_are_noted(behave: Behave, tmp_path: Path) -> None:
     assert main(words(tmp_path, *NONE, "--batch", "1,32")) == 0
     assert any("smoke at B=32: fewer requests" in note for note in Result.load(tmp_path).notes)
-
-
-def test_a_second_interrupt_does_not_keep_a_server_from_ending() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with server._undisturbed():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_flags_that_win_name_the_tree(behave: Behave, tmp_path: Path) -> None:

@@ -1,86 +1,21 @@
-import argparse
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.serving import client
 from sglang_qwen3next_eagle3.serving.client import Answer, Client
-
-
-class FakeServer(BaseHTTPRequestHandler):
-    """Answers as SGLang does, by what the prompt says."""
-
-    requests: list[dict[str, Any]] = []  # noqa: RUF012
-    # Token counts that the chunks of a stream report, the prefill's token first.
-    counts = (1, 3, 6, 7)
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.requests.append({**body, "path": self.path, "key": self.headers["Authorization"]})
-        if body["messages"][-1]["content"] == "too long":
-            self._send(400, {"object": "error", "message": "longer than\nthe context"})
-        elif body.get("stream"):
-            self._stream()
-        else:
-            self._send(200, self._completion(body))
-
-    def _completion(self, body: dict[str, Any]) -> dict[str, Any]:
-        choice: dict[str, Any] = {
-            "index": 0, "finish_reason": "length",
-            "message": {"role": "assistant", "content": "def merge"},
-        }  # fmt: skip
-        if body.get("return_meta_info"):
-            choice["meta_info"] = {"spec_verify_ct": 4}
-        usage = {"prompt_tokens": 5, "completion_tokens": 10, "total_tokens": 15}
-        head = {"id": "1", "object": "chat.completion", "created": 0, "model": "default"}
-        return {**head, "choices": [choice], "usage": usage}
-
-    def _stream(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        head = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "default"}
-        for index, count in enumerate(self.counts):
-            last = index == len(self.counts) - 1
-            delta = {"content": f"{count} "}
-            finish = "stop" if last else None
-            choice = {"index": 0, "delta": delta, "finish_reason": finish}
-            usage = {"prompt_tokens": 5, "completion_tokens": count, "total_tokens": 5 + count}
-            self._event({**head, "choices": [choice], "usage": usage})
-        self._event({**head, "choices": [], "usage": usage})
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def _event(self, data: dict[str, Any]) -> None:
-        self.wfile.write(f"data: {json.dumps(data)}\n\n".encode())
-
-    def _send(self, status: int, data: dict[str, Any]) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(data).encode())
-
-    def log_message(self, *_: object) -> None: ...
+from tests.support.fake_chat import FakeChat, serving
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    FakeServer.requests.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def server() -> Iterator[FakeChat]:
+    with serving() as fake:
+        yield fake
 
 
-def run(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    client.add_arguments(parser)
-    return client.run(parser.parse_args(words))
+@pytest.fixture
+def url(server: FakeChat) -> str:
+    return server.url
 
 
 def test_an_answer_carries_the_server_s_figures(url: str) -> None:
@@ -94,11 +29,11 @@ def test_an_answer_carries_the_server_s_figures(url: str) -> None:
     assert "accept length 2.50" in answer.figures()
 
 
-def test_greedy_is_the_default_and_options_win(url: str) -> None:
-    asking = Client(f"{url}/v1/", api_key="secret")
+def test_greedy_is_the_default_and_options_win(server: FakeChat) -> None:
+    asking = Client(f"{server.url}/v1/", api_key="secret")
     asking.chat("a")
     asking.chat([{"role": "system", "content": "s"}], temperature=0.7, extra_body={"top_k": 3})
-    first, second = FakeServer.requests
+    first, second = server.requests
     assert (first["temperature"], first["model"]) == (0, "default")
     assert first["messages"] == [{"role": "user", "content": "a"}]
     assert first["path"] == "/v1/chat/completions"
@@ -121,11 +56,9 @@ def test_a_stream_yields_pieces_and_then_the_whole(url: str) -> None:
     assert answer.first_token_seconds is not None
 
 
-def test_a_stream_without_speculation_has_no_accept_length(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(FakeServer, "counts", (1, 2, 3, 4))
-    stream = Client(url).chat("a", stream=True)
+def test_a_stream_without_speculation_has_no_accept_length(server: FakeChat) -> None:
+    server.counts = (1, 2, 3, 4)
+    stream = Client(server.url).chat("a", stream=True)
     list(stream)
     assert stream.answer is not None
     assert stream.answer.accept_length is None
@@ -143,26 +76,89 @@ def test_an_absent_server_is_said_with_the_way_to_start_one() -> None:
         Client("http://127.0.0.1:9").chat("a")
 
 
-def test_chat_streams_and_ends_with_one_line_of_figures(
-    url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run("hello", "--base-url", url, "--system", "be brief", "--max-tokens", "7") == 0
-    printed = capsys.readouterr()
-    assert printed.out == "1 3 6 7 \n"
-    assert printed.err.startswith("[7 tokens, ")
-    assert printed.err.count("\n") == 1
-    assert [m["role"] for m in FakeServer.requests[0]["messages"]] == ["system", "user"]
-    assert FakeServer.requests[0]["max_tokens"] == 7
-
-
-def test_chat_prints_json_for_scripts(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("hello", "--base-url", url, "--json") == 0
-    data = json.loads(capsys.readouterr().out)
-    assert data["text"] == "def merge"
-    assert data["accept_length"] == 2.5
-
-
 def test_figures_of_an_empty_answer_divide_by_nothing() -> None:
     answer = Answer("", "stop", 3, 0, seconds=0.0, verify_steps=0)
     assert answer.accept_length is None
     assert answer.tokens_per_second == 0.0
+
+
+def test_a_proxy_is_not_asked_about_this_machine(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    assert Client(url).chat("a").text == "def merge"
+    with pytest.raises(UserError, match=r"no server answers at http://10\.1\.2\.3"):
+        # Of another machine it is, and this one is not there.
+        Client("http://10.1.2.3:30000", timeout=5).chat("a")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("cut", "the answer broke off|the connection to .* broke"),
+        ("cut in a chunk", "the connection to .* broke"),
+        ("error", "the server failed in the middle of the answer: out of memory"),
+        ("stall", "timed out: no byte of the answer came for 0.3 s"),
+        ("nonsense", "does not answer as the OpenAI API does"),
+    ],
+)
+def test_a_stream_that_breaks_is_one_line_after_what_came(
+    url: str, prompt: str, words: str
+) -> None:
+    stream = Client(url, timeout=0.3).chat(prompt, stream=True)
+    seen: list[str] = []
+    with pytest.raises(UserError, match=words) as caught:
+        seen.extend(stream)
+    assert seen == ["1 ", "3 "]
+    assert "\n" not in str(caught.value)
+    assert stream.answer is None
+    assert list(stream) == []
+
+
+def test_a_request_is_sent_once_and_told_as_what_it_was(server: FakeChat) -> None:
+    with pytest.raises(UserError, match=r"timed out: no byte of the answer came for 0\.3 s"):
+        Client(server.url, timeout=0.3).chat("stall")
+    with pytest.raises(UserError, match=r"refused \(503\): busy"):
+        Client(server.url).chat("busy")
+    with pytest.raises(UserError, match="the connection to .* broke"):
+        Client(server.url).chat("cut")
+    assert len(server.requests) == 3
+
+
+def test_a_closed_stream_is_at_its_end(url: str) -> None:
+    stream = Client(url).chat("a", stream=True)
+    assert next(stream) == "1 "
+    stream.close()
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tool_calls_are_part_of_the_answer(url: str, stream: bool) -> None:
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    found = Client(url).chat("call", tools=tools, stream=stream)
+    if not isinstance(found, Answer):
+        assert list(found) == []
+        assert found.answer is not None
+        found = found.answer
+    function = {"name": "add", "arguments": '{"a": 1}'}
+    assert found.tool_calls == ({"id": "c1", "type": "function", "function": function},)
+    assert found.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_more_than_one_answer_at_once_is_refused(server: FakeChat, stream: bool) -> None:
+    with pytest.raises(UserError, match="n=2: one answer is given at a time"):
+        Client(server.url).chat("a", n=2, stream=stream)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("base_url", ["127.0.0.1:30000", "http://[::", "ftp://a"])
+def test_what_is_no_address_is_said(base_url: str) -> None:
+    with pytest.raises(UserError, match="is no address of a server"):
+        Client(base_url).chat("a")
+
+
+def test_a_server_of_something_else_is_told_from_ours(url: str) -> None:
+    with pytest.raises(UserError, match="does not answer as the OpenAI API does"):
+        Client(url).chat("nonsense")

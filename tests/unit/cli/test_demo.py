@@ -1,0 +1,97 @@
+"""`demo` with a stand-in for SGLang: how it starts, answers and ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.serving import server
+from tests.support import fake_sglang
+from tests.support.processes import gone
+
+DEMO = (
+    "import sys\n"
+    "from sglang_qwen3next_eagle3.serving import server\n"
+    "server.LAUNCHER = 'tests.support.fake_sglang'\n"
+    "from sglang_qwen3next_eagle3.__main__ import main\n"
+    "sys.exit(main(['demo', *sys.argv[1:]]))\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(server, "LAUNCHER", fake_sglang.__name__)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # A proxy knows nothing of a server on this machine.
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+
+
+def test_it_asks_and_stops_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--question", "What?"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("an answer to What?\n[10 tokens, ")
+    assert "Keep it running" in printed.out
+    assert "ready after" in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_start_is_told_with_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour = {"demo": {"refuse": "no room on this machine"}}
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps(behaviour))
+    assert main(["demo"]) == 2
+    error = capsys.readouterr().err
+    assert "the server ended: exit status 2 (log: " in error
+    assert "error: no room on this machine" in error
+    (folder,) = tmp_path.iterdir()
+    assert "no room" in (folder / "server.log").read_text(), "what failed can be looked into"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["while it serves", "while it starts"])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, None), (signal.SIGKILL, -9)]
+)
+def test_no_end_leaves_the_server_behind(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    status: int | None,
+    seconds: float,
+) -> None:
+    pid_file = tmp_path.parent / f"{tmp_path.name}.pid"
+    behaviour = {"start_seconds": seconds, "pid_file": str(pid_file)}
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": behaviour}))
+    command = [sys.executable, "-c", DEMO, "--serve"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        if seconds:
+            while not pid_file.is_file() or not pid_file.read_text():
+                assert started.poll() is None
+                time.sleep(0.05)
+        else:
+            while "Ctrl-C stops it" not in started.stdout.readline():
+                assert started.poll() is None
+        started.send_signal(number)
+        error = started.stderr.read()
+        started.stdout.read()
+    if status is None:
+        status = 130 if seconds else 0
+    assert started.returncode == status
+    assert "Traceback" not in error
+    assert gone(int(pid_file.read_text()))
+    if number != signal.SIGKILL:
+        assert list(tmp_path.iterdir()) == []
