@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base import figures
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.bench.configurations import Contender, slug
 from sglang_qwen3next_eagle3.bench.load.runner import Runner, Session, Work
@@ -196,9 +196,4 @@ def require_plots(wanted: bool) -> None:
     """Before hours of measuring. Raises UserError: there is no matplotlib."""
     if not wanted:
         return
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "plots need matplotlib: pip install 'sglang-qwen3next-eagle3[plot]', or --no-plots"
-        ) from None
+    figures.require("--no-plots")

@@ -252,7 +252,7 @@ def describe(result: Result, out: Path, *, plots: bool) -> str:
     from sglang_qwen3next_eagle3.bench.reports import plots as drawing
     from sglang_qwen3next_eagle3.bench.reports import run as report
 
-    drawn = drawing.plots(result, out / "plots") if plots and result.measurements else []
+    drawn = drawing.run_plots(result, out / "plots") if plots and result.measurements else []
     text = report.report(result, [f"plots/{path.name}" for path in drawn])
     (out / "report.md").write_text(text, encoding="utf-8")
     return text

@@ -255,6 +255,7 @@ def _write(arguments: argparse.Namespace, result: Result) -> None:
 
 def describe(result: Result, out: Path, *, plots: bool) -> str:
     """Write the cost model, the report and the plots beside the result; the report's text."""
+    from sglang_qwen3next_eagle3.bench.reports import plots as drawing
     from sglang_qwen3next_eagle3.bench.reports import speed as speed_report
     from sglang_qwen3next_eagle3.bench.trees import cost
 
@@ -264,7 +265,7 @@ def describe(result: Result, out: Path, *, plots: bool) -> str:
         text = speed_report.without_model(result, str(error))
         (out / "report.md").write_text(text, encoding="utf-8")
         return text
-    drawn = speed_report.plots(result, model, out / "plots") if plots else []
+    drawn = drawing.speed_plots(result, model, out / "plots") if plots else []
     text = speed_report.speed_report(result, model, [f"plots/{path.name}" for path in drawn])
     (out / "report.md").write_text(text, encoding="utf-8")
     (out / "cost-model.json").write_text(model.model_dump_json(indent=1) + "\n", encoding="utf-8")

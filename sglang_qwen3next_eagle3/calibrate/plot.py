@@ -1,19 +1,10 @@
 """Top-1 agreement by stream for each slot of fc, as a picture."""
 
-import importlib
-import importlib.util
 from pathlib import Path
-from typing import Any
 
-from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base import figures
 from sglang_qwen3next_eagle3.calibrate.measure import Measurement
 from sglang_qwen3next_eagle3.model.target import Target
-
-
-def require() -> None:
-    """Raises UserError where matplotlib is not installed: better before the measurement."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("--plot needs matplotlib: pip install matplotlib") from None
 
 
 def save(measurement: Measurement, target: Target, title: str, path: Path) -> None:
@@ -25,13 +16,8 @@ def save(measurement: Measurement, target: Target, title: str, path: Path) -> No
     Raises:
         UserError: the file cannot be written.
     """
-    # Not pyplot, which keeps figures and looks for a display. Untyped, so by name.
-    figures: Any = importlib.import_module("matplotlib.figure")
-    agg: Any = importlib.import_module("matplotlib.backends.backend_agg")
     slots = len(measurement.profile)
-    size = (max(6.0, 0.22 * target.num_layers), 2.2 * slots)
-    figure = figures.Figure(figsize=size, layout="constrained")
-    agg.FigureCanvasAgg(figure)
+    figure = figures.figure(max(6.0, 0.22 * target.num_layers), 2.2 * slots)
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots(slots, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     depths = range(target.num_layers + 1)
@@ -49,10 +35,7 @@ def save(measurement: Measurement, target: Target, title: str, path: Path) -> No
     axes[-1].set_xticks(range(0, target.num_layers + 1, step))
     axes[-1].set_xticklabels([_name(depth) for depth in depths[::step]], rotation=60, ha="right")
     axes[-1].set_xlabel("stream (grey: what an attention layer puts out)", fontsize=8)
-    try:
-        figure.savefig(path, format="png", dpi=150)
-    except OSError as error:
-        raise UserError(f"cannot write the plot {path}: {error.strerror or error}") from None
+    figures.save(figure, path)
 
 
 def _name(depth: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.figures import require as require_matplotlib
 from sglang_qwen3next_eagle3.head import contract
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
@@ -48,12 +49,10 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
         UserError: the pair, the prompts or SGLang do not allow it.
     """
     if arguments.plot is not None:
-        from sglang_qwen3next_eagle3.calibrate import plot
-
-        plot.require()
+        require_matplotlib()
     import torch
 
-    from sglang_qwen3next_eagle3.calibrate import report, states
+    from sglang_qwen3next_eagle3.calibrate import plot, report, states
     from sglang_qwen3next_eagle3.calibrate.measure import measure
     from sglang_qwen3next_eagle3.calibrate.scoring import Scorer
     from sglang_qwen3next_eagle3.calibrate.source import OWN, RANDOM, source_of

@@ -1,36 +1,48 @@
-"""A result of `bench run` as pictures."""
+"""Results as pictures: of `bench run` (`run_plots`) and of `bench speed` (`speed_plots`)."""
 
-import importlib
-import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.base.errors import UserError
+import numpy as np
+
+from sglang_qwen3next_eagle3.base import figures
+from sglang_qwen3next_eagle3.base.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    YELLOW,
+)
 from sglang_qwen3next_eagle3.bench.reports.card import read_card
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Row, Spread
+from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, spelled
+from sglang_qwen3next_eagle3.bench.trees.cycles import Tree, cycle_ms
 
-# Okabe and Ito's palette, told apart by colour-blind readers; its yellow is too pale for lines.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7")
-GREY = "0.35"
-"""Of the baseline."""
+COLOURS = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE)
+"""Of configurations; the baseline is grey."""
 _MARKERS = "osD^vP"
 _HATCHES = ("", "///", "...")
 _WIDTH = 8.0
 _ACROSS = 2
-_DPI = 150
+_TREES = (RED, GREEN, PURPLE, YELLOW)
+_BLUES = ("#9ecae8", SKY, "#2b8cc4", BLUE, "#00456e")
+"""Chains share one scale."""
+_REACH = 4.0
+"""Up to this accept length speedups are drawn, or further where it was measured."""
+_CHAINS = 4
+"""As many chains are drawn: all of them lie on each other."""
 
 
-def require() -> None:
-    """Raises UserError where matplotlib is not installed: better before the measurement."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("plots need matplotlib: pip install matplotlib") from None
-
-
-def plots(result: Result, folder: Path) -> list[Path]:
+def run_plots(result: Result, folder: Path) -> list[Path]:
     """The PNGs that the result has figures for, in this order; each is some 1200 pixels wide.
 
     speedup.png: by suite and batch. acceptance.png: by position, at the smallest batch of each
@@ -40,7 +52,6 @@ def plots(result: Result, folder: Path) -> list[Path]:
     Raises:
         UserError: matplotlib is not installed, or a file cannot be written.
     """
-    require()
     drawn = []
     for name, draw in (
         ("speedup.png", _speedup),
@@ -49,7 +60,7 @@ def plots(result: Result, folder: Path) -> list[Path]:
     ):
         figure = draw(result)
         if figure is not None:
-            drawn.append(_save(figure, folder / name))
+            drawn.append(figures.save(figure, folder / name))
     return drawn
 
 
@@ -93,7 +104,7 @@ def _speedup(result: Result) -> Any:
     }
     if not tables:
         return None
-    figure, panels = _figure(len(tables), 1, 2.5)
+    figure, panels = _panels(len(tables), 1, 2.5)
     labels = [*map(read_card().title, result.suites)] + ["Mean"] * (len(result.suites) > 1)
     top = max(bar.high for table in tables.values() for _, bars in table for bar in bars.values())
     for panel, (batch, table) in zip(panels, tables.items(), strict=True):
@@ -149,7 +160,7 @@ def _acceptance(result: Result) -> Any:
             curves.setdefault(key.suite, {}).setdefault(key.configuration, curve)
     if not curves:
         return None
-    figure, panels = _figure(len(curves), _ACROSS, 2.7, sharex=True, sharey=True)
+    figure, panels = _panels(len(curves), _ACROSS, 2.7, sharex=True, sharey=True)
     for panel, (suite, lines) in zip(panels, curves.items(), strict=True):
         for name, curve in lines.items():
             label = summary.title(result.configuration(name))
@@ -157,7 +168,7 @@ def _acceptance(result: Result) -> Any:
         panel.set_title(read_card().title(suite), loc="left", fontsize=10)
         panel.set_ylim(0, 1.02)
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.yaxis.set_major_formatter(_ticker().PercentFormatter(1.0))
+        panel.yaxis.set_major_formatter(figures.ticker().PercentFormatter(1.0))
     figure.supxlabel("draft position", fontsize=9)
     figure.supylabel("verify steps that accept it", fontsize=9)
     _legend(figure, panels)
@@ -175,7 +186,7 @@ def _throughput(result: Result) -> Any:
             line.append((request.median, total.median, key.batch))
     if not points or len(result.batches) < 2:
         return None
-    figure, panels = _figure(len(points), _ACROSS, 3.0)
+    figure, panels = _panels(len(points), _ACROSS, 3.0)
     for panel, (suite, lines) in zip(panels, points.items(), strict=True):
         for name, line in lines.items():
             across, up, batches = zip(*line, strict=True)
@@ -197,15 +208,11 @@ def _throughput(result: Result) -> Any:
     return figure
 
 
-def _figure(count: int, across: int, height: float, **options: Any) -> tuple[Any, Sequence[Any]]:
+def _panels(count: int, across: int, height: float, **options: Any) -> tuple[Any, Sequence[Any]]:
     """A figure with `count` panels, `across` in a row, each so many inches high."""
-    # Not pyplot, which keeps figures and looks for a display. Untyped, so by name.
-    figures: Any = importlib.import_module("matplotlib.figure")
-    agg: Any = importlib.import_module("matplotlib.backends.backend_agg")
     columns = min(across, count)
     lines = math.ceil(count / columns)
-    figure = figures.Figure(figsize=(_WIDTH, height * lines + 0.7), layout="constrained")
-    agg.FigureCanvasAgg(figure)
+    figure = figures.figure(_WIDTH, height * lines + 0.7)
     panels = list(figure.subplots(lines, columns, squeeze=False, **options).flat)
     for panel in panels[count:]:
         panel.remove()
@@ -239,15 +246,141 @@ def _legend(figure: Any, panels: Sequence[Any]) -> None:
     figure.legend(list(found.values()), list(found), fontsize=8, **place)
 
 
-def _ticker() -> Any:
-    return importlib.import_module("matplotlib.ticker")
+@dataclass(frozen=True)
+class _Line:
+    name: str
+    label: str
+    tree: Tree | None
+    eagle3: bool
+    style: dict[str, Any]
 
 
-def _save(figure: Any, path: Path) -> Path:
-    save: Callable[..., None] = figure.savefig
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(path, format="png", dpi=_DPI)
-    except OSError as error:
-        raise UserError(f"cannot write the plot {path}: {error.strerror or error}") from None
-    return path
+def speed_plots(result: Result, model: CostModel, folder: Path) -> list[Path]:
+    """The PNGs that were written: `cycle.png`, and `speedup.png` where there is a baseline to it.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    lines = _lines(model)
+    written = [_cycles(model, lines, folder / "cycle.png")]
+    ends = [batch for batch in model.batches if model.cycle(batch, None)]
+    if len(lines) > 1 and ends:
+        shown = ends[:1] + ends[1:][-1:]
+        written.append(_speedups(result, model, lines, shown, folder / "speedup.png"))
+    return written
+
+
+def _lines(model: CostModel) -> list[_Line]:
+    """The baseline, MTP and other models, a few of the chains, all trees."""
+    algorithms = {cell.configuration: cell.algorithm for cell in model.cells}
+    trees = {
+        name: tree
+        for name, tree in model.configurations.items()
+        if tree and (name == spelled(tree) or spelled(tree) not in algorithms)
+    }
+    named = {name: tree for name, tree in trees.items() if algorithms[name] == "eagle3"}
+    chains = sorted((name for name in named if named[name][1] == 1), key=lambda n: named[n])
+    drawn = [chains[i] for i in _spread(len(chains))]
+    blues = [_BLUES[i] for i in _spread(len(drawn), len(_BLUES))]
+    lines = [_Line(NONE, "no speculation", None, False, {"color": BLACK, "marker": "o"})]
+    others = [name for name, algorithm in algorithms.items() if algorithm == "nextn"]
+    for name in others:
+        style = {"color": ORANGE, "marker": "^"}
+        tree = model.configurations[name]
+        lines.append(_Line(name, f"MTP {spelled(tree or (0, 0, 0))}", tree, False, style))
+    for name, color in zip(drawn, blues, strict=True):
+        lines.append(_Line(name, name, named[name], True, {"color": color, "marker": "s"}))
+    wide = [name for name in named if named[name][1] > 1]
+    for index, name in enumerate(wide):
+        style = {"color": _TREES[index % len(_TREES)], "marker": "D"}
+        lines.append(_Line(name, name, named[name], True, style))
+    return lines
+
+
+def _spread(count: int, over: int | None = None) -> list[int]:
+    """At most `_CHAINS` places, evenly from the first to the last; or `count` places of `over`."""
+    last, places = (count - 1, min(count, _CHAINS)) if over is None else (over - 1, count)
+    return sorted({round(i) for i in np.linspace(0, max(last, 0), places)}) if places > 0 else []
+
+
+def _cycles(model: CostModel, lines: Sequence[_Line], path: Path) -> Path:
+    figure, axes = _row_of_panels(1)
+    panel = axes[0]
+    dense = np.unique(np.geomspace(model.batches[0], model.batches[-1], 60).round())
+    for line in lines:
+        points = [(b, ms) for b in model.batches if (ms := model.measured(line.name, b))]
+        if not points:
+            continue
+        color = line.style["color"]
+        panel.plot([], [], linewidth=1.2, label=line.label, **line.style)
+        panel.plot(*zip(*points, strict=True), linestyle="none", markersize=5, **line.style)
+        curve = [(b, ms) for b in dense if (ms := _law(model, line, int(b))) is not None]
+        drawn, dashes = (curve, "-") if curve else (points, ":")
+        panel.plot(*zip(*drawn, strict=True), color=color, linewidth=1.2, linestyle=dashes)
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log", base=2)
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_formatter(figures.ticker().FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.set_xticks(model.batches)
+    panel.set_xlabel("batch size")
+    panel.set_ylabel("ms a cycle")
+    panel.set_title("Cycle: drafting and verification of the whole batch", fontsize=10)
+    panel.legend(
+        title="points: measured\nlines: fitted (dotted: not)",
+        loc="upper left",
+        fontsize=8,
+        title_fontsize=8,
+    )
+    return figures.save(figure, path)
+
+
+def _law(model: CostModel, line: _Line, batch: int) -> float | None:
+    """Fitted also where it was measured, to show how far it lies from that."""
+    if model.coefficients is None or not (line.eagle3 or line.tree is None):
+        return None
+    return model.fitted(batch, line.tree)
+
+
+def _speedups(
+    result: Result, model: CostModel, lines: Sequence[_Line], batches: Sequence[int], path: Path
+) -> Path:
+    figure, axes = _row_of_panels(len(batches))
+    real = [m.figures.accept_length or 0.0 for m in result.measurements]
+    shown = max([_REACH, *real])
+    for panel, batch in zip(axes, batches, strict=True):
+        plain = model.cycle(batch, None)
+        for line in lines:
+            cell = model.cell(line.name, batch)
+            if line.tree is None or cell is None or plain is None:
+                continue
+            even, end = cell.cycle_ms / plain.ms, min(line.tree[0] + 1, shown)
+            label = f"{line.label}: {even:.2f}"
+            panel.plot([], [], linewidth=1.2, label=label, **line.style)
+            color = line.style["color"]
+            panel.plot([1, end], [1 / even, end / even], color=color, linewidth=1.2)
+            points = [
+                (m.figures.accept_length, m.figures.accept_length * plain.ms / cycle)
+                for m in result.measurements
+                if (m.configuration, m.batch) == (line.name, batch)
+                and m.figures.accept_length is not None
+                and (cycle := cycle_ms(m)) is not None
+            ]
+            if points:
+                panel.plot(*zip(*points, strict=True), linestyle="none", markersize=4, **line.style)
+            if even <= end:
+                panel.plot([even], [1], marker="|", markersize=13, color=color, markeredgewidth=2)
+        panel.axhline(1, color=BLACK, linewidth=0.8)
+        panel.set_title(f"B={batch}: decode speed over no speculation", fontsize=10)
+        panel.set_xlabel("accept length")
+        panel.legend(title="breaks even (|) at", loc="upper left", fontsize=8, title_fontsize=8)
+    axes[0].set_ylabel("times no speculation")
+    return figures.save(figure, path)
+
+
+def _row_of_panels(count: int) -> tuple[Any, Any]:
+    figure = figures.figure(1 + 5.2 * count, 4.8)
+    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    for panel in axes:
+        panel.grid(color="0.9", linewidth=0.6)
+        panel.set_axisbelow(True)
+    return figure, axes

@@ -5,15 +5,12 @@ from collections.abc import Iterator, Sequence
 from sglang_qwen3next_eagle3.bench.reports import markdown, report_details, speed_costs
 from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, read_card
 from sglang_qwen3next_eagle3.bench.reports.markdown import NOTHING
-from sglang_qwen3next_eagle3.bench.reports.speed_plot import plots
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.earlier import read_earlier
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, spelled
 from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
-
-__all__ = ["plots", "readme_rows", "speed_report", "without_model"]
 
 _UNPUBLISHED = 2.46
 """The accept length beside figures of the card that have none: the card's mean at B=1."""

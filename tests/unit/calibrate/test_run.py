@@ -272,7 +272,7 @@ def test_a_plot_without_matplotlib_is_refused_before_the_measurement(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert setup.run("--plot", "out.png") == REFUSED
-    assert "--plot needs matplotlib: pip install matplotlib" in capsys.readouterr().err
+    assert "plots need matplotlib: pip install" in capsys.readouterr().err
     assert not setup.asked
 
 

@@ -43,7 +43,7 @@ def labels(panel: Any) -> list[str]:
 
 
 def test_each_picture_is_a_png_as_wide_as_a_readme(tmp_path: Path) -> None:
-    written = plots.plots(through_batches(), tmp_path / "new")
+    written = plots.run_plots(through_batches(), tmp_path / "new")
     assert [path.name for path in written] == ["speedup.png", "acceptance.png", "throughput.png"]
     for path in written:
         head = path.read_bytes()[:24]
@@ -90,11 +90,11 @@ def test_a_mean_over_fewer_suites_is_not_drawn_beside_the_others() -> None:
 
 def test_without_a_baseline_there_is_no_picture_of_speedups(tmp_path: Path) -> None:
     made = result([WIDE], passes("3,4,8", "humaneval", 1, [150], 2.0))
-    assert [path.name for path in plots.plots(made, tmp_path)] == ["acceptance.png"]
+    assert [path.name for path in plots.run_plots(made, tmp_path)] == ["acceptance.png"]
 
 
 def test_nothing_measured_gives_no_pictures(tmp_path: Path) -> None:
-    assert plots.plots(result([BASELINE], []), tmp_path) == []
+    assert plots.run_plots(result([BASELINE], []), tmp_path) == []
 
 
 def test_acceptance_is_a_line_a_configuration_over_the_draft_positions() -> None:
@@ -124,11 +124,11 @@ def test_without_matplotlib_the_way_out_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="plots need matplotlib: pip install matplotlib"):
-        plots.plots(repeated(), tmp_path)
+    with pytest.raises(UserError, match="plots need matplotlib: pip install"):
+        plots.run_plots(repeated(), tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write the plot .*speedup\.png: "):
-        plots.plots(repeated(), tmp_path / "file")
+        plots.run_plots(repeated(), tmp_path / "file")

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.bench.reports.plots import speed_plots
 from sglang_qwen3next_eagle3.bench.reports.speed import (
-    plots,
     readme_rows,
     speed_report,
     without_model,
@@ -164,7 +164,7 @@ def test_plots_are_written_and_shown(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = speed.of_law()
     model = fit(result)
-    written = plots(result, model, tmp_path / "plots")
+    written = speed_plots(result, model, tmp_path / "plots")
     assert [path.name for path in written] == ["cycle.png", "speedup.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     assert "![plots/cycle.png](plots/cycle.png)" in speed_report(result, model, ["plots/cycle.png"])
@@ -173,7 +173,7 @@ def test_plots_are_written_and_shown(tmp_path: Path) -> None:
 def test_a_baseline_alone_has_a_plot_and_a_report(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     result = speed.result([configuration(None)], [measurement("none", 1, 5.0)])
-    assert [p.name for p in plots(result, fit(result), tmp_path)] == ["cycle.png"]
+    assert [p.name for p in speed_plots(result, fit(result), tmp_path)] == ["cycle.png"]
     assert "Accept length to break even" not in report(result)
 
 
@@ -182,4 +182,4 @@ def test_a_plot_that_cannot_be_written_is_said_in_a_line(tmp_path: Path) -> None
     (tmp_path / "plots").write_text("a file")
     result = speed.of_law()
     with pytest.raises(UserError, match="cannot write the plot .*cycle.png"):
-        plots(result, fit(result), tmp_path / "plots")
+        speed_plots(result, fit(result), tmp_path / "plots")
