@@ -29,6 +29,7 @@ def register() -> None:
             _activate_cpu_engine()
         if environment != aux_layers.OFF:
             _hook_capture(environment)
+            _hook_requests()
         if os.environ.get(SIMULATE_VARIABLE):
             _simulate(Path(os.environ[SIMULATE_VARIABLE]))
     except UserError as error:
@@ -68,6 +69,16 @@ def _hook_capture(environment: str | None) -> None:
         _refuse_later(error)
         return
     hooks.apply(capture.hooks(capture.choose_by(environment, served_head.spelled_layers)))
+
+
+def _hook_requests() -> None:
+    from sglang_qwen3next_eagle3.overlay import hooks
+    from sglang_qwen3next_eagle3.overlay.requests.hooks import ENTRIES
+
+    try:
+        hooks.apply(ENTRIES)
+    except (ImportError, AttributeError) as error:
+        logger.warning("sglang-qwen3next-eagle3 leaves requests to SGLang: %s", error)
 
 
 def _refuse_later(error: UserError) -> None:

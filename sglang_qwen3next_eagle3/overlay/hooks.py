@@ -44,16 +44,20 @@ class Hook:
 def apply(hooks: Iterable[Hook]) -> None:
     """Put every hook in place, once; a second call changes nothing.
 
+    Several hooks of one symbol stand around one another, the last one outermost.
+
     Raises:
         AttributeError, ImportError: the installed SGLang has no such symbol.
     """
     for hook in hooks:
         owner, name = _owner(hook)
         original = getattr(owner, name)
-        if getattr(original, MARK, None) == hook.target:
+        present: tuple[str, ...] = getattr(original, MARK, ())
+        key = f"{hook.target} {hook.replacement.__module__}.{hook.replacement.__qualname__}"
+        if key in present:
             continue
         wrapped = _wrap(original, hook)
-        setattr(wrapped, MARK, hook.target)
+        setattr(wrapped, MARK, (*present, key))
         setattr(owner, name, wrapped)
 
 

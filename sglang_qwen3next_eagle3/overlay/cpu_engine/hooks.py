@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from sglang_qwen3next_eagle3.overlay.cpu_engine import ENVIRONMENT, SHIM_DIR, conv, norms, states
+from sglang_qwen3next_eagle3.overlay.cpu_engine import (
+    ENVIRONMENT,
+    SHIM_DIR,
+    conv,
+    grammar,
+    norms,
+    sampling,
+    states,
+)
 from sglang_qwen3next_eagle3.overlay.cpu_engine.ops import OPS
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 
@@ -85,6 +93,7 @@ def _allocate_on_cpu(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
 _AMX_BACKEND = "sglang.srt.layers.attention.intel_amx_backend:IntelAMXAttnBackend"
 _STATE_SCATTER = "sglang.kernels.ops.mamba.mamba_state_scatter_triton"
 _MEMORY_POOL = "sglang.srt.mem_cache.memory_pool"
+_XGRAMMAR = "sglang.srt.constrained.xgrammar_backend"
 
 HOOKS: tuple[Hook, ...] = (
     Hook(
@@ -150,5 +159,68 @@ HOOKS: tuple[Hook, ...] = (
         _nothing,
         "It warms up a Triton kernel that SGLANG_NATIVE_MOVE_KV_CACHE leaves unused.",
         "replace",
+    ),
+    Hook(
+        f"{_XGRAMMAR}:_allocate_token_bitmask",
+        grammar.allocate,
+        "It pins memory, which needs CUDA.",
+        "replace",
+    ),
+    Hook(
+        f"{_XGRAMMAR}:XGrammarGrammar.apply_vocab_mask",
+        grammar.apply_mask,
+        "It knows no CPU tensors.",
+        "replace",
+    ),
+    Hook(
+        f"{_XGRAMMAR}:XGrammarGrammarBackend.apply_vocab_mask",
+        grammar.mask_logits,
+        "It knows no CPU tensors.",
+        "replace",
+    ),
+    Hook(
+        "sglang.srt.speculative.eagle_worker_common:eagle_sample",
+        sampling.sample_or_verify,
+        "On a CPU it verifies greedily, whatever temperature is asked for.",
+    ),
+    Hook(
+        "sgl_kernel:top_k_renorm_prob",
+        sampling.top_k_renorm_prob,
+        "It is a CUDA operator.",
+        "replace",
+    ),
+    Hook(
+        "sgl_kernel:top_p_renorm_prob",
+        sampling.top_p_renorm_prob,
+        "It is a CUDA operator.",
+        "replace",
+    ),
+    Hook(
+        "sgl_kernel:tree_speculative_sampling_target_only",
+        sampling.verify_by_sampling,
+        "It is a CUDA operator.",
+        "replace",
+    ),
+    Hook(
+        "sglang.kernels.ops.sampling.murmur_hash:murmur_hash32",
+        sampling.murmur_hash32,
+        "It is a Triton kernel; verification takes its seeded numbers from it.",
+        "replace",
+    ),
+    Hook(
+        "sglang.srt.layers.sampler:murmur_hash32",
+        sampling.murmur_hash32,
+        "It is a Triton kernel; sampling without drafts takes its seeded numbers from it.",
+        "replace",
+    ),
+    Hook(
+        "sglang.srt.layers.sampler:top_k_top_p_min_p_sampling_from_probs_torch",
+        sampling.sample_with_min_p,
+        "It refuses min_p together with seeds.",
+    ),
+    Hook(
+        "sglang.srt.sampling.sampling_batch_info:SamplingBatchInfo.from_schedule_batch",
+        sampling.seeded,
+        "It takes a request's seed only with deterministic inference.",
     ),
 )

@@ -1,0 +1,7 @@
+"""What a request may ask for, and that speculation does not change what it gets.
+
+SGLang 0.5.17 lets some requests end its scheduler, and answers others differently with speculation
+than without. Each module mends one cause, for CPU and GPU alike: `admission` what may come in,
+`room` how long it may become, `choices` several answers, `endings` where an answer ends,
+`penalties` what depends on what was said. `hooks` names the symbols.
+"""

@@ -1,0 +1,202 @@
+"""The SGLang symbols that the room of requests replaces, and when.
+
+They are put in place where a process learns which target it serves, so that the servers of other
+models in the same environment stay stock.
+"""
+
+import logging
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
+from sglang_qwen3next_eagle3.overlay.requests import (
+    admission,
+    choices,
+    endings,
+    penalties,
+    room,
+)
+from sglang_qwen3next_eagle3.overlay.requests.admission import Limits
+from sglang_qwen3next_eagle3.target import MODEL_TYPE
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER = "sglang.srt.managers.tokenizer_manager:TokenizerManager"
+_SCHEDULER = "sglang.srt.managers.scheduler:Scheduler"
+
+
+def _when_the_target_is_known(original: Callable[..., None], owner: Any) -> None:
+    original(owner)
+    if getattr(owner.model_config.hf_config, "model_type", None) != MODEL_TYPE:
+        return
+    if _is_reviewed():
+        apply(HOOKS)
+
+
+def _is_reviewed() -> bool:
+    """Whether this release's requests were reviewed. Others are served as stock SGLang does.
+
+    Raises:
+        SystemExit: it was, and its source is another.
+    """
+    installed = contract.installed_sglang()
+    release = installed.release if installed else "unknown"
+    known = release in contract.known_releases()
+    if not known or not contract.read_manifest(release).of("requests"):
+        logger.warning("sglang-qwen3next-eagle3: SGLang %s keeps its own way with requests", release)
+        return False
+    try:
+        contract.require(["requests"], installed)
+    except UserError as error:
+        raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
+    return True
+
+
+def _limits(server_args: Any, model_config: Any) -> Limits:
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+    algorithm = SpeculativeAlgorithm.from_string(server_args.speculative_algorithm)
+    return Limits(
+        vocab_size=model_config.vocab_size,
+        hidden_size=model_config.hidden_size,
+        speculative=not algorithm.is_none(),
+        eagle3=algorithm.is_eagle3(),
+        multi_item_scoring=bool(getattr(server_args, "enable_mis", False)),
+    )
+
+
+def _create_tokenized_object(
+    original: Callable[..., Any], manager: Any, request: Any, *args: Any, **kwargs: Any
+) -> Any:
+    try:
+        tokenized = original(manager, request, *args, **kwargs)
+    except (ValueError, AssertionError):
+        raise
+    except Exception as error:  # SGLang takes most fields without looking at their types.
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if hasattr(tokenized, "return_logprob"):
+        limits = _limits(manager.server_args, manager.model_config)
+        reason = admission.refusal(tokenized, limits)
+        if reason is not None:
+            raise ValueError(reason)
+        admission.adjust(tokenized, limits)
+    return tokenized
+
+
+def _handle_parallel_sampling(original: Callable[..., None], request: Any) -> None:
+    asked = request.sampling_params
+    for one in asked if isinstance(asked, list) else [asked]:
+        if not isinstance(one, dict):
+            continue
+        if one.get("n") is None:
+            one.pop("n", None)
+        elif (reason := admission.too_many_choices(one["n"])) is not None:
+            raise ValueError(reason)
+    original(request)
+
+
+def _handle_generate_request(
+    original: Callable[..., None], scheduler: Any, received: Any
+) -> None:
+    limits = _limits(scheduler.server_args, scheduler.model_config)
+    reason = admission.refusal(received, limits)
+    if reason is None:
+        admission.adjust(received, limits)
+        original(scheduler, received)
+        return
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.sampling.sampling_params import SamplingParams
+
+    harmless = SamplingParams(max_new_tokens=0, temperature=0.0)
+    harmless.normalize(None)
+    refused = Req(
+        received.rid,
+        "",
+        array("q", [0]),
+        harmless,
+        stream=received.stream,
+        vocab_size=limits.vocab_size,
+        http_worker_ipc=received.http_worker_ipc,
+        time_stats=received.time_stats,
+    )
+    refused.tokenizer = scheduler.tokenizer
+    refused.set_finish_with_abort(reason)
+    scheduler.init_req_max_new_tokens(refused)
+    scheduler._add_request_to_queue(refused)
+
+
+ENTRIES: tuple[Hook, ...] = (
+    Hook(
+        f"{_TOKENIZER}.init_model_config",
+        _when_the_target_is_known,
+        "The first place where the server's process knows its target.",
+    ),
+    Hook(
+        f"{_SCHEDULER}.init_model_config",
+        _when_the_target_is_known,
+        "The first place where a scheduler knows its target.",
+    ),
+)
+"""In place in every server; what they do for other targets than Qwen3-Next is nothing."""
+
+HOOKS: tuple[Hook, ...] = (
+    Hook(
+        f"{_TOKENIZER}._create_tokenized_object",
+        _create_tokenized_object,
+        "Refuses what would raise in the scheduler, whose end is the server's.",
+    ),
+    Hook(
+        "sglang.srt.managers.io_struct:GenerateReqInput._handle_parallel_sampling",
+        _handle_parallel_sampling,
+        "Refuses a number of choices that is none, or too many to hold.",
+    ),
+    Hook(
+        f"{_SCHEDULER}.handle_generate_request",
+        _handle_generate_request,
+        "Refuses the same where another process has tokenized the request.",
+    ),
+    Hook(
+        f"{_TOKENIZER}._validate_one_request",
+        room.validate_one_request,
+        "Names the prompt's own length, not with the drafts' slots added.",
+    ),
+    Hook(
+        f"{_SCHEDULER}.init_req_max_new_tokens",
+        room.init_req_max_new_tokens,
+        "Keeps the drafts' slots free in the context and in the pool, too.",
+    ),
+    Hook(
+        f"{_TOKENIZER}._send_one_request",
+        choices.send_one_request,
+        "Gives each of n choices a seed of its own.",
+    ),
+    Hook(
+        "sglang.srt.managers.schedule_batch:Req.update_finish_state",
+        endings.update_finish_state,
+        "Looks at the tokens of one step of speculation one by one.",
+    ),
+    Hook(
+        "sglang.srt.sampling.sampling_batch_info:SamplingBatchInfo.from_schedule_batch",
+        penalties.from_schedule_batch,
+        "Starts penalties from what was said before a request was retracted.",
+    ),
+    Hook(
+        "sglang.srt.speculative.eagle_worker_common:eagle_sample",
+        penalties.verify,
+        "Penalizes every draft for the tokens on its own branch.",
+    ),
+    Hook(
+        "sglang.srt.sampling.sampling_batch_info:SamplingBatchInfo.copy_for_forward",
+        penalties.copy_for_forward,
+        "Takes along which requests are penalized.",
+    ),
+    Hook(
+        "sglang.srt.model_executor.model_runner:ModelRunner.sample",
+        penalties.sample,
+        "Penalizes by the token that the step began with, which the host may not know yet.",
+    ),
+)
+"""In place in a server of Qwen3-Next."""
