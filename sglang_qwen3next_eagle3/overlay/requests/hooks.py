@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.requests import (
@@ -20,7 +20,7 @@ from sglang_qwen3next_eagle3.overlay.requests import (
     room,
 )
 from sglang_qwen3next_eagle3.overlay.requests.admission import Limits
-from sglang_qwen3next_eagle3.target import MODEL_TYPE
+from sglang_qwen3next_eagle3.model.target import MODEL_TYPE
 
 logger = logging.getLogger(__name__)
 
