@@ -12,6 +12,7 @@ from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.overlay import capture, contract, simulate
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
+from sglang_qwen3next_eagle3.overlay.requests import hooks as request_hooks
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 
 ROOT = Path(__file__).parents[2]
@@ -25,18 +26,19 @@ def installed() -> contract.Installed:
 
 
 def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
-    manifest = contract.require(["capture", "cpu_engine", "prefill", "simulate"], installed)
+    manifest = contract.require(
+        ["capture", "cpu_engine", "prefill", "requests", "simulate"], installed
+    )
     assert manifest.release == installed.release
 
 
 def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: Path) -> None:
     manifest = contract.read_manifest(installed.release)
-    listed = {s.target for s in manifest.symbols if s.role == "hooked"}
+    listed = {(s.target, s.why) for s in manifest.symbols if s.role == "hooked"}
     shared = AcceptLength.create(tmp_path / "number")
     tables = [*capture.hooks(capture.choose_by(None)), *HOOKS, *simulate.hooks(shared)]
-    assert {hook.target for hook in tables} == listed
-    whys = {symbol.target: symbol.why for symbol in manifest.symbols}
-    assert all(whys[hook.target] == hook.why for hook in tables)
+    tables += [*request_hooks.ENTRIES, *request_hooks.HOOKS]
+    assert {(hook.target, hook.why) for hook in tables} == listed
 
 
 def load_plugins(

@@ -10,7 +10,7 @@ plugin is not loaded in additional tokenizer processes.
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,6 +213,3 @@ def _nests(part: Any, inside: bool) -> bool:
     if isinstance(part, list | tuple):
         return any(_nests(item, inside) for item in part)
     return False
-
-
-Check = Callable[[Any, Limits], Iterator[str]]

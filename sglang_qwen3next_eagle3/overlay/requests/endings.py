@@ -58,4 +58,3 @@ def _end_with_the_grammar(request: Any, grammar: Any) -> None:
     end = min(accepted, len(request.output_ids))
     request.finished_len = end
     request.finished_reason = FINISH_MATCHED_TOKEN(matched=request.output_ids[end - 1])
-

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.target import MODEL_TYPE
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.requests import (
@@ -20,7 +21,6 @@ from sglang_qwen3next_eagle3.overlay.requests import (
     room,
 )
 from sglang_qwen3next_eagle3.overlay.requests.admission import Limits
-from sglang_qwen3next_eagle3.model.target import MODEL_TYPE
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,9 @@ def _is_reviewed() -> bool:
     release = installed.release if installed else "unknown"
     known = release in contract.known_releases()
     if not known or not contract.read_manifest(release).of("requests"):
-        logger.warning("sglang-qwen3next-eagle3: SGLang %s keeps its own way with requests", release)
+        logger.warning(
+            "sglang-qwen3next-eagle3: SGLang %s keeps its own way with requests", release
+        )
         return False
     try:
         contract.require(["requests"], installed)
@@ -98,9 +100,26 @@ def _handle_parallel_sampling(original: Callable[..., None], request: Any) -> No
     original(request)
 
 
-def _handle_generate_request(
-    original: Callable[..., None], scheduler: Any, received: Any
+def _normalize(original: Callable[..., None], request: Any) -> None:
+    try:
+        original(request)
+    except (TypeError, IndexError, AttributeError, KeyError) as error:
+        # The shapes of a body's fields do not go together.
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if request.is_single and not isinstance(request.rid, str):
+        raise ValueError("rid must be one string, since there is one prompt.")
+
+
+def _validate_one_request(
+    original: Callable[..., None], manager: Any, request: Any, input_ids: Any
 ) -> None:
+    try:
+        room.validate_one_request(original, manager, request, input_ids)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _handle_generate_request(original: Callable[..., None], scheduler: Any, received: Any) -> None:
     limits = _limits(scheduler.server_args, scheduler.model_config)
     reason = admission.refusal(received, limits)
     if reason is None:
@@ -154,13 +173,18 @@ HOOKS: tuple[Hook, ...] = (
         "Refuses a number of choices that is none, or too many to hold.",
     ),
     Hook(
+        "sglang.srt.managers.io_struct:GenerateReqInput.normalize_batch_and_arguments",
+        _normalize,
+        "Answers shapes that do not go together with 400.",
+    ),
+    Hook(
         f"{_SCHEDULER}.handle_generate_request",
         _handle_generate_request,
         "Refuses the same where another process has tokenized the request.",
     ),
     Hook(
         f"{_TOKENIZER}._validate_one_request",
-        room.validate_one_request,
+        _validate_one_request,
         "Names the prompt's own length, not with the drafts' slots added.",
     ),
     Hook(

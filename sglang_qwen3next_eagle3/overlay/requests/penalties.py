@@ -103,10 +103,7 @@ def along_the_tree(base: Totals, rates: Rates, tokens: Tensor, parent: Tensor) -
     length = base.length.new_empty(requests, count)
     for node in range(count):
         token = tokens[:, node].long()
-        if node == 0:
-            before = base
-        else:
-            before = Totals(frequency, said, length).at(parent[:, node])
+        before = base if node == 0 else Totals(frequency, said, length).at(parent[:, node])
         frequency[:, node] = before.frequency
         frequency[rows, node, token] += rates.frequency[:, 0]
         said[:, node] = before.said
@@ -261,9 +258,7 @@ def _restore(penalizer: Any, rows: list[int], totals: Totals, rates: Rates) -> N
     if hasattr(penalizer, "cumulated_frequency_penalties"):
         penalizer.cumulated_frequency_penalties[rows] = totals.frequency
     if hasattr(penalizer, "cumulated_presence_penalties"):
-        penalizer.cumulated_presence_penalties[rows] = torch.where(
-            totals.said, rates.presence, 0.0
-        )
+        penalizer.cumulated_presence_penalties[rows] = torch.where(totals.said, rates.presence, 0.0)
     if hasattr(penalizer, "cumulated_repetition_penalties"):
         penalizer.cumulated_repetition_penalties[rows] = torch.where(
             totals.said, rates.repetition, 1.0

@@ -52,3 +52,16 @@ def test_a_symbol_that_is_not_there_is_an_error(module: ModuleType) -> None:
         apply([Hook("a_stock_module:Engine.gone", lambda: None, "none")])
     with pytest.raises(ImportError):
         apply([Hook("no_such_module:f", lambda: None, "none")])
+
+
+def test_two_hooks_of_one_symbol_stand_around_one_another(module: ModuleType) -> None:
+    def double(original, engine, x):  # type: ignore[no-untyped-def]
+        return 2 * original(engine, x)
+
+    def add(original, engine, x):  # type: ignore[no-untyped-def]
+        return original(engine, x) + 1
+
+    hooks = [Hook("a_stock_module:Engine.run", f, "changes") for f in (double, add)]
+    apply(hooks)
+    apply(hooks)
+    assert module.Engine().run(3) == 7

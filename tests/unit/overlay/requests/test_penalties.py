@@ -108,7 +108,7 @@ def test_every_draft_is_penalized_for_its_own_branch_over_several_steps() -> Non
 
 
 def test_without_a_tree_the_sums_round_as_sglang_s_do() -> None:
-    """0.1 a hundred times is not ten in float32; a near tie of logits hangs on such a difference."""
+    """0.1 a hundred times is not ten in float32, and a near tie of logits hangs on that."""
     asked = request([], frequency_penalty=0.1)
     total = torch.zeros(())
     for _ in range(100):
@@ -125,15 +125,21 @@ def test_logits_beyond_the_vocabulary_stay() -> None:
     """The LM head may be padded."""
     asked = request([], presence_penalty=1.0)
     logits = torch.zeros(1, VOCABULARY + 9)
-    Step([asked], torch.tensor([[4]]), torch.zeros(1, 1, dtype=torch.long)).apply(logits, VOCABULARY)
+    Step([asked], torch.tensor([[4]]), torch.zeros(1, 1, dtype=torch.long)).apply(
+        logits, VOCABULARY
+    )
     assert logits[0].nonzero().flatten().tolist() == [4]
 
 
 @pytest.mark.parametrize("asked", [{"presence_penalty": 1.0}, {"min_new_tokens": 3}])
-def test_a_request_that_was_retracted_goes_on_from_what_it_had_said(asked: dict[str, float]) -> None:
+def test_a_request_that_was_retracted_goes_on_from_what_it_had_said(
+    asked: dict[str, float],
+) -> None:
     """The new prefill's own token is not yet in; the step that begins with it adds it."""
     again = request([7, 8], **asked)
     logits = torch.zeros(1, VOCABULARY)
-    Step([again], torch.tensor([[9]]), torch.zeros(1, 1, dtype=torch.long)).apply(logits, VOCABULARY)
+    Step([again], torch.tensor([[9]]), torch.zeros(1, 1, dtype=torch.long)).apply(
+        logits, VOCABULARY
+    )
     expected = by_hand(torch.zeros(VOCABULARY), [7, 8, 9], again.sampling_params)
     assert logits[0].tolist() == expected.tolist()

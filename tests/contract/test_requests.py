@@ -1,0 +1,242 @@
+"""What the room of requests does to SGLang's own request objects."""
+
+import random
+from array import array
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sglang.srt.managers.io_struct import GenerateReqInput, TokenizedGenerateReqInput
+from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.sampling.sampling_params import SamplingParams
+
+from sglang_qwen3next_eagle3.overlay.requests import admission, endings, room
+from sglang_qwen3next_eagle3.overlay.requests.admission import Limits, refusal
+
+LIMITS = Limits(vocab_size=4096, hidden_size=192, speculative=True, eagle3=True)
+
+
+class Letters:
+    """A tokenizer of one letter a token; the end of text is 0."""
+
+    eos_token_id = 0
+    additional_stop_token_ids = None
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    def decode(self, ids: Any, **_: Any) -> str:
+        return "".join(chr(i) for i in ids)
+
+
+def tokenized(ids: list[int] | None = None, **fields: Any) -> TokenizedGenerateReqInput:
+    sampling = fields.pop("sampling_params", None) or SamplingParams(**fields.pop("sampling", {}))
+    if not sampling.is_normalized:
+        sampling.normalize(Letters())
+    values: dict[str, Any] = {
+        "rid": "a",
+        "input_text": "",
+        "input_ids": array("q", [1, 2, 3] if ids is None else ids),
+        "input_embeds": None,
+        "mm_inputs": None,
+        "token_type_ids": None,
+        "sampling_params": sampling,
+        "return_logprob": False,
+        "logprob_start_len": -1,
+        "top_logprobs_num": 0,
+        "token_ids_logprob": None,
+        "stream": False,
+        **fields,
+    }
+    return TokenizedGenerateReqInput(**values)
+
+
+def test_an_ordinary_request_is_admitted() -> None:
+    sampling = {"stop": ["x"], "logit_bias": {"5": -100.0}, "stop_regex": "a+b", "top_k": 40}
+    assert refusal(tokenized(sampling=sampling), LIMITS) is None
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"ids": [4096]}, "token id 4096; the vocabulary has the ids 0 to 4095"),
+    ({"ids": [-1]}, "token id -1"),
+    ({"ids": [5, 99999, 6]}, "token id 99999"),
+    ({"ids": []}, "at least one token"),
+    ({"top_logprobs_num": 5000}, "from 0 to 1024, got 5000"),
+    ({"top_logprobs_num": -1}, "from 0 to 1024, got -1"),
+    ({"top_logprobs_num": "3"}, "top_logprobs_num has a wrong type"),
+    ({"logprob_start_len": -2}, "at least -1"),
+    ({"input_embeds": [[0.0] * 191]}, "rows of 192 numbers"),
+    ({"input_embeds": [[1e39] * 192]}, "finite"),
+    ({"input_embeds": []}, "rows of 192 numbers"),
+    ({"sampling": {"max_new_tokens": 1.5}}, "max_new_tokens has a wrong type"),
+    ({"sampling": {"regex": 5}}, "regex has a wrong type"),
+    ({"sampling": {"sampling_seed": 2**64}}, "sampling_seed has a wrong type"),
+    ({"sampling": {"logit_bias": {"5": float("inf")}}}, "finite float32"),
+    ({"sampling": {"logit_bias": {"5": 1e39}}}, "finite float32"),
+    ({"sampling": {"stop_token_ids": [4096]}}, "stop_token_ids contains 4096"),
+    ({"sampling": {"stop_regex": "(a+)+$"}}, "repeats a repetition"),
+    ({"sampling": {"stop_regex": ["x", "((a|b*)c)*"]}}, "repeats a repetition"),
+    ({"custom_logit_processor": "x"}, "custom_logit_processor does not work with speculative"),
+    ({"return_hidden_states": True}, "return_hidden_states does not work with EAGLE3"),
+    ({"return_hidden_states": "last"}, "return_hidden_states does not work with EAGLE3"),
+    ({"positional_embed_overrides": [1]}, "positional_embed_overrides has a wrong type"),
+    ({"multi_item_delimiter_indices": [1]}, "--enable-mis"),
+    ({"priority": 2**70}, "priority has a wrong type"),
+]
+
+
+@pytest.mark.parametrize(("fields", "reason"), REFUSED, ids=[str(f)[:40] for f, _ in REFUSED])
+def test_what_would_end_the_scheduler_is_refused_in_one_sentence(
+    fields: dict[str, Any], reason: str
+) -> None:
+    found = refusal(tokenized(**fields), LIMITS)
+    assert found is not None
+    assert reason in found
+    assert "\n" not in found
+
+
+def test_without_speculation_more_is_served() -> None:
+    plain = Limits(vocab_size=4096, hidden_size=192)
+    assert refusal(tokenized(return_hidden_states=True), plain) is None
+    assert refusal(tokenized(custom_logit_processor="x"), plain) is None
+
+
+def test_a_top_k_beyond_the_vocabulary_takes_every_token() -> None:
+    request = tokenized(sampling={"top_k": 2**40})
+    admission.adjust(request, LIMITS)
+    assert request.sampling_params.top_k == 1 << 30
+    request = tokenized(sampling={"top_k": 40})
+    admission.adjust(request, LIMITS)
+    assert request.sampling_params.top_k == 40
+
+
+@pytest.mark.parametrize("n", [0, -1, 129, 10**9, 1.5, "3", True])
+def test_a_number_of_choices_that_cannot_be_is_refused(n: Any) -> None:
+    assert admission.too_many_choices(n) is not None
+    assert admission.too_many_choices(128) is None
+
+
+def test_every_field_of_a_request_is_looked_at() -> None:
+    """So that a field that a later release adds is not taken unseen."""
+    unchecked = set(TokenizedGenerateReqInput.__struct_fields__) - {
+        name for name, _ in admission._kinds(TokenizedGenerateReqInput)
+    }
+    assert unchecked == {"input_ids", "input_embeds", "mm_inputs", "mm_data_mooncake", "time_stats"}
+    assert {name for name, _ in admission._kinds(SamplingParams)} == set(
+        SamplingParams.__struct_fields__
+    )
+    assert "sampling_params" in GenerateReqInput.__dataclass_fields__
+
+
+def request(max_new_tokens: int, **sampling: Any) -> Req:
+    asked = SamplingParams(max_new_tokens=max_new_tokens, temperature=0.0, **sampling)
+    asked.normalize(Letters())
+    made = Req("a", "", array("q", [1]), asked, vocab_size=4096)
+    made.tokenizer = Letters()
+    return made
+
+
+def end(made: Req, tokens: list[int], steps: list[int], hooked: bool) -> tuple[Any, ...]:
+    """Say the tokens in steps of these sizes until the request ends: why and with what."""
+    at = 0
+    for size in steps:
+        new = tokens[at : at + size]
+        at += size
+        made.output_ids.extend(new)
+        if hooked:
+            endings.update_finish_state(Req.update_finish_state, made, len(new))
+        else:
+            made.update_finish_state(len(new))
+        if made.finished():
+            break
+    reason = made.finished_reason.to_json() if made.finished_reason else None
+    return reason, list(made.output_ids_through_stop)
+
+
+def test_an_answer_ends_where_it_ends_token_by_token_whatever_the_steps() -> None:
+    """Random texts over few letters, with everything that can end them."""
+    rng = random.Random(5)
+    ended = 0
+    for _ in range(400):
+        tokens = [rng.choice([97, 98, 99, 0]) for _ in range(24)]
+        sampling: dict[str, Any] = {
+            "stop": rng.choice([None, ["ab"], ["cab", "bb"], ["abcabc"]]),
+            "stop_token_ids": rng.choice([None, [98], [99]]),
+            "stop_regex": rng.choice([None, "a[bc]a"]),
+            "ignore_eos": rng.choice([False, False, True]),
+        }
+        most = rng.randint(1, 20)
+        steps: list[int] = []
+        while sum(steps) < len(tokens):
+            steps.append(min(rng.randint(1, 5), len(tokens) - sum(steps)))
+        one_by_one = end(request(most, **sampling), tokens, [1] * len(tokens), hooked=False)
+        in_steps = end(request(most, **sampling), tokens, steps, hooked=True)
+        assert in_steps == one_by_one, (sampling, most, steps, tokens)
+        ended += one_by_one[0]["type"] == "stop"
+    assert ended > 100
+
+
+def test_the_tokens_behind_the_end_stay_in_the_request() -> None:
+    """The cache holds their KV, and SGLang counts by them."""
+    made = request(10)
+    end(made, [97, 0, 98, 99], [4], hooked=True)
+    assert list(made.output_ids) == [97, 0, 98, 99]
+    assert made.finished_len == 2
+
+
+class Grammar:
+    """Complete after three tokens."""
+
+    def __init__(self) -> None:
+        self.accepted_tokens: list[int] = []
+
+    def is_terminated(self) -> bool:
+        return len(self.accepted_tokens) >= 3
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["verified", "decoded"])
+def test_an_answer_ends_with_its_grammar_and_not_one_token_later(late: bool) -> None:
+    """Without speculation SGLang advances the grammar behind the question whether it is over."""
+    made = request(10, ignore_eos=True)
+    grammar = Grammar()
+    made.grammar = grammar
+    for token in (97, 98, 0, 99):
+        if not late and len(grammar.accepted_tokens) < 3:
+            grammar.accepted_tokens.append(token)
+        made.output_ids.append(token)
+        endings.update_finish_state(Req.update_finish_state, made, 1)
+        if made.finished():
+            break
+        if late:
+            grammar.accepted_tokens.append(token)
+    assert list(made.output_ids_through_stop) == [97, 98, 0]
+    assert made.finished_reason.to_json() == {"type": "stop", "matched": 0}
+    assert made.grammar is grammar
+
+
+def test_room_counts_the_prompt_as_it_is() -> None:
+    assert room.too_long(4083, 1, 4096, 12) is None
+    reason = room.too_long(4084, 4, 4096, 12)
+    assert reason is not None
+    assert "The prompt has 4084 tokens; it may have at most 4083" in reason
+    reason = room.too_long(4000, 200, 4096, 12)
+    assert reason is not None
+    assert "4200 together; there is room for 4084" in reason
+    assert room.most_new_tokens(200, 4096, 12, 1200, 1) == 1200 - 200 - 24 - 1
+    assert room.most_new_tokens(4000, 4096, 12, 32768, 1) == 84
+    assert room.most_new_tokens(1190, 4096, 12, 1200, 1) == 0
+
+
+def test_a_prompt_that_fits_is_left_to_sglang() -> None:
+    manager = SimpleNamespace(
+        num_reserved_tokens=12,
+        allow_auto_truncate=False,
+        validate_total_tokens=True,
+        context_len=4096,
+    )
+    asked = SimpleNamespace(sampling_params={"max_new_tokens": 5})
+    called: list[Any] = []
+    room.validate_one_request(lambda *a: called.append(a), manager, asked, [1] * 10)
+    assert len(called) == 1
+    with pytest.raises(ValueError, match="has 4080 tokens and 5 more"):
+        room.validate_one_request(lambda *a: called.append(a), manager, asked, [1] * 4080)
