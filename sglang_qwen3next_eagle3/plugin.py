@@ -29,7 +29,6 @@ def register() -> None:
             _activate_cpu_engine()
         if environment != aux_layers.OFF:
             _hook_capture(environment)
-            _hook_requests()
         if os.environ.get(SIMULATE_VARIABLE):
             _simulate(Path(os.environ[SIMULATE_VARIABLE]))
     except UserError as error:
@@ -69,6 +68,7 @@ def _hook_capture(environment: str | None) -> None:
         _refuse_later(error)
         return
     hooks.apply(capture.hooks(capture.choose_by(environment, served_head.spelled_layers)))
+    _hook_requests()
 
 
 def _hook_requests() -> None:

@@ -4,6 +4,7 @@ from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import capture, contract, hooks
+from sglang_qwen3next_eagle3.overlay.requests.hooks import ENTRIES
 
 
 @pytest.fixture
@@ -25,9 +26,11 @@ def unsupported(monkeypatch: pytest.MonkeyPatch, applied: list[str]) -> None:
     monkeypatch.setattr(contract, "require", refuse)
 
 
-def test_both_capture_hooks_are_applied(applied: list[str]) -> None:
+def test_the_hooks_of_capture_and_those_that_wait_for_the_target_are_applied(
+    applied: list[str],
+) -> None:
     plugin.register()
-    assert applied == [capture.SET_LAYERS, capture.FORWARD]
+    assert applied == [capture.SET_LAYERS, capture.FORWARD, *(hook.target for hook in ENTRIES)]
 
 
 def test_off_leaves_sglang_alone(applied: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
