@@ -6,15 +6,12 @@ from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.overlay import environment as variables
 
 logger = logging.getLogger(__name__)
 
 NAME = "qwen3next_eagle3"
 """The name of the entry point, as `SGLANG_PLUGINS` filters it."""
-CPU_ENGINE_VARIABLE = "SGLANG_QWEN3NEXT_EAGLE3_CPU_ENGINE"
-"""Set to 1, it lets stock SGLang run Qwen3-Next without a GPU (the demo profile sets it)."""
-SIMULATE_VARIABLE = "SGLANG_QWEN3NEXT_EAGLE3_SIMULATE"
-"""Names the file that holds the accept length to simulate (`bench speed` sets it)."""
 
 
 def register() -> None:
@@ -25,12 +22,12 @@ def register() -> None:
     """
     environment = os.environ.get(aux_layers.ENVIRONMENT_VARIABLE, "").strip() or None
     try:
-        if os.environ.get(CPU_ENGINE_VARIABLE) == "1":
+        if os.environ.get(variables.CPU_ENGINE) == "1":
             _activate_cpu_engine()
         if environment != aux_layers.OFF:
             _hook_capture(environment)
-        if os.environ.get(SIMULATE_VARIABLE):
-            _simulate(Path(os.environ[SIMULATE_VARIABLE]))
+        if os.environ.get(variables.SIMULATE):
+            _simulate(Path(os.environ[variables.SIMULATE]))
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
 

@@ -25,8 +25,8 @@ from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
-from sglang_qwen3next_eagle3.plugin import SIMULATE_VARIABLE
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving.profile import Profile
 from sglang_qwen3next_eagle3.serving.server import Server
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         given, flags = _given(arguments, scratch)
         base = given(profiles.load(arguments.profile))
         shared = AcceptLength.create(scratch / "accept-length")
-        environment = {SIMULATE_VARIABLE: str(scratch / "accept-length")}
+        environment = {variables.SIMULATE: str(scratch / "accept-length")}
         contenders = configurations.parse(arguments.config or PEERS, base, given)
         rows: list[tuple[Configuration, Start]] = []
         for contender in contenders:

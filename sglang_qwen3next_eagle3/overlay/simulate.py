@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay.environment import SIMULATE
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
-from sglang_qwen3next_eagle3.plugin import SIMULATE_VARIABLE
 
 SAMPLE = "sglang.srt.speculative.eagle_worker_common:eagle_sample"
 OFF = -1.0
@@ -30,11 +30,11 @@ class AcceptLength:
             with path.open("r+b") as stream:
                 if os.fstat(stream.fileno()).st_size != _NUMBER.size:
                     raise UserError(
-                        f"{path} holds no accept length: {SIMULATE_VARIABLE} is for `bench speed`"
+                        f"{path} holds no accept length: {SIMULATE} is for `bench speed`"
                     )
                 self._map = mmap.mmap(stream.fileno(), _NUMBER.size)
         except OSError as error:
-            raise UserError(f"{SIMULATE_VARIABLE}={path}: {error.strerror}") from None
+            raise UserError(f"{SIMULATE}={path}: {error.strerror}") from None
 
     @classmethod
     def create(cls, path: Path) -> "AcceptLength":

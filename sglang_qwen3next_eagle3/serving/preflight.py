@@ -22,6 +22,7 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.target import Target, read_config
+from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import mtp
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving.profile import Profile, last_value
@@ -222,7 +223,7 @@ def _cpu_environment(chosen: Profile) -> dict[str, str]:
     path = [str(SHIM_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **ENVIRONMENT,
-        plugin.CPU_ENGINE_VARIABLE: "1",
+        variables.CPU_ENGINE: "1",
         "PYTHONPATH": os.pathsep.join(path),
     }
 
@@ -256,7 +257,7 @@ def _check_installation(chosen: Profile) -> None:
     # Without a head too: the plugin tells the last layer that it is the last.
     parts: list[contract.Part] = ["capture"]
     parts += ["cpu_engine"] if chosen.cpu_engine else []
-    parts += ["simulate"] if os.environ.get(plugin.SIMULATE_VARIABLE) else []
+    parts += ["simulate"] if os.environ.get(variables.SIMULATE) else []
     contract.require(parts)
     mine = [
         point

@@ -10,7 +10,7 @@ import pytest
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.resources import data_dir
-from sglang_qwen3next_eagle3.overlay import capture, contract, simulate
+from sglang_qwen3next_eagle3.overlay import capture, contract, environment, simulate
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
 from sglang_qwen3next_eagle3.overlay.requests import hooks as request_hooks
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
@@ -87,7 +87,7 @@ SIMULATED = (
 def test_acceptance_is_simulated_only_on_request(tmp_path: Path) -> None:
     assert load_plugins(tmp_path, SIMULATED).stdout.splitlines()[-1] == "stock"
     AcceptLength.create(tmp_path / "number")
-    named = {plugin.SIMULATE_VARIABLE: str(tmp_path / "number")}
+    named = {environment.SIMULATE: str(tmp_path / "number")}
     ended = load_plugins(tmp_path, SIMULATED, **named)
     assert ended.stdout.splitlines()[-1] == "simulated", ended.stderr
 

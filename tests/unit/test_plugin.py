@@ -3,7 +3,7 @@ import pytest
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.overlay import capture, contract, hooks
+from sglang_qwen3next_eagle3.overlay import capture, contract, environment, hooks
 from sglang_qwen3next_eagle3.overlay.requests.hooks import ENTRIES
 
 
@@ -12,7 +12,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The targets of the hooks that would be applied."""
     targets: list[str] = []
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.delenv(plugin.CPU_ENGINE_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.CPU_ENGINE, raising=False)
     monkeypatch.setattr(contract, "require", lambda parts: None)
     monkeypatch.setattr(hooks, "apply", lambda table: targets.extend(h.target for h in table))
     return targets

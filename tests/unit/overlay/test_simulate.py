@@ -6,7 +6,7 @@ import pytest
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.overlay import contract, simulate
+from sglang_qwen3next_eagle3.overlay import contract, environment, simulate
 from sglang_qwen3next_eagle3.overlay import hooks as overlay_hooks
 from sglang_qwen3next_eagle3.overlay.simulate import OFF, AcceptLength, Steps
 
@@ -75,13 +75,13 @@ def test_the_plugin_simulates_only_when_told(
     monkeypatch.setenv("SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS", "off")
     monkeypatch.setattr(contract, "require", lambda parts: None)
     monkeypatch.setattr(overlay_hooks, "apply", lambda t: applied.extend(h.target for h in t))
-    monkeypatch.delenv(plugin.SIMULATE_VARIABLE, raising=False)
+    monkeypatch.delenv(environment.SIMULATE, raising=False)
     plugin.register()
     assert applied == []
     AcceptLength.create(tmp_path / "number")
-    monkeypatch.setenv(plugin.SIMULATE_VARIABLE, str(tmp_path / "number"))
+    monkeypatch.setenv(environment.SIMULATE, str(tmp_path / "number"))
     plugin.register()
     assert applied == [simulate.SAMPLE]
-    monkeypatch.setenv(plugin.SIMULATE_VARIABLE, str(tmp_path / "nothing"))
+    monkeypatch.setenv(environment.SIMULATE, str(tmp_path / "nothing"))
     with pytest.raises(SystemExit, match="nothing"):
         plugin.register()

@@ -1,0 +1,9 @@
+"""Environment variables by which the launching process tells the plugin what to do.
+
+They are read in every process of the server; `model.aux_layers` names the one of the selection.
+"""
+
+CPU_ENGINE = "SGLANG_QWEN3NEXT_EAGLE3_CPU_ENGINE"
+"""Set to 1, it lets stock SGLang run Qwen3-Next without a GPU (the demo profile sets it)."""
+SIMULATE = "SGLANG_QWEN3NEXT_EAGLE3_SIMULATE"
+"""Names the file that holds the accept length to simulate (`bench speed` sets it)."""
