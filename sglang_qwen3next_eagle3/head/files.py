@@ -71,6 +71,11 @@ class OnHub(hub.Remote):
         return config
 
 
+def has_weights(files: Files) -> bool:
+    """Whether there are any, in a format that can be read or not."""
+    return any(Path(name).suffix in {".safetensors", *PICKLES} for name in files.sizes)
+
+
 def weight_files(files: Files) -> list[str]:
     """The safetensors files, sorted.
 

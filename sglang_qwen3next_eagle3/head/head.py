@@ -77,11 +77,16 @@ class Head:
         return cls.from_files(Folder(path))
 
     @classmethod
-    def from_files(cls, files: Files) -> "Head":
-        """As `from_path`, from wherever the files are."""
+    def from_files(cls, files: Files, *, whole: bool = True) -> "Head":
+        """As `from_path`, from wherever the files are.
+
+        whole: False also takes a config whose weights are not there yet, as a head without tensors.
+        """
         config = files.config()
         if ARCHITECTURE not in (config.get("architectures") or []):
             raise _not_eagle3(files, config)
+        if not whole and not head_files.has_weights(files):
+            return cls(Path(files.name), config, {})
         found = head_files.headers(files)
         tensors = {
             normalise(name): TensorInfo(place.shape, place.dtype)

@@ -1,36 +1,57 @@
 """From a profile to what will be executed: everything is checked before SGLang is started.
 
-`plan` is pure but for reading local config files and serves `--dry-run`; `prepare` also resolves
+`plan` is pure but for reading local files and serves `--dry-run`; `prepare` also resolves
 checkpoints, reads the head and looks at this machine.
 """
 
 import importlib.metadata
-import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import contract as head_contract
+from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head import selection
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub
-from sglang_qwen3next_eagle3.model.target import Target, read_config
+from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.serving import mtp
+from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving import profile as profiles
-from sglang_qwen3next_eagle3.serving.profile import Profile, last_value
+from sglang_qwen3next_eagle3.serving.client import is_loopback
+from sglang_qwen3next_eagle3.serving.flags import Parsed
+from sglang_qwen3next_eagle3.serving.profile import Profile, Tree
 
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 ENTRY_POINT_GROUP = "sglang.srt.plugins"
-TP_FLAGS = ("--tp", "--tp-size", "--tensor-parallel-size")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
+TRITON = "triton"
+CARD_LIMIT = (
+    "the model card names Triton as required (FlashInfer fails on head_dim 256 with hybrid "
+    "attention and GDN layers)"
+)
+MTP_PREFIX = "mtp."
+"""Of the MTP layer's tensors (SGLang 0.5.17, models/qwen3_next.py, load_weights)."""
+_BACKENDS = {
+    "--attention-backend": "attention backend",
+    "--prefill-attention-backend": "attention backend of the prefill",
+    "--decode-attention-backend": "attention backend of decoding",
+}
+# What would be served unchecked, and the option that has it checked.
+_CHECKED = {
+    "--model-path": "--target",
+    "--revision": "--revision before the --",
+    "--speculative-draft-model-path": "--head",
+    "--speculative-draft-model-revision": "--head-revision",
+}
+_RANKS = {"--tp-size": "TP", "--dp-size": "DP", "--pp-size": "PP"}
+_TREE = ("--speculative-num-steps", "--speculative-eagle-topk", "--speculative-num-draft-tokens")
 
 
 @dataclass(frozen=True)
@@ -44,11 +65,39 @@ class Options:
 
 @dataclass(frozen=True)
 class Launch:
-    """What will be executed. environment: what is set beyond the caller's; notes: decisions."""
+    """What will be executed, in the parts of its command line.
 
-    argv: list[str]
-    environment: dict[str, str]
-    notes: list[str]
+    words: the profile's flags, behind the interpreter and the module; extra: the user's, which win;
+    guards: what has to follow from both. environment: what is set beyond the caller's. notes:
+    decisions, for people.
+    """
+
+    words: tuple[str, ...]
+    extra: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def argv(self) -> list[str]:
+        return [*self.words, *self.extra, *self.guards]
+
+    @property
+    def url(self) -> str:
+        """Where it will answer, from this machine."""
+        given = flags.parse(self.argv)
+        host = given.value("--host") or DEFAULT_HOST
+        anywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+        return f"http://{anywhere.get(host, host)}:{given.value('--port') or DEFAULT_PORT}"
+
+
+@dataclass(frozen=True)
+class _Checkpoints:
+    """The folders that are known so far; whole: so is all that is in them."""
+
+    target: Path | None
+    head: Path | None
+    whole: bool = False
 
 
 def plan(chosen: Profile, options: Options) -> Launch:
@@ -58,35 +107,17 @@ def plan(chosen: Profile, options: Options) -> Launch:
     selections are in the printed command; what only the hub knows is decided at launch.
 
     Raises:
-        UserError: the profile, the options or a local config do not fit together.
+        UserError: the profile, the options or a local checkpoint do not fit together.
     """
-    notes: list[str] = []
-    chosen = _with_demo(chosen)
-    folder, head_folder = _local(chosen.target, "target"), _local(chosen.head, "head")
-    argv = [*profiles.build_argv(chosen), *options.extra]
-    _check_flags(argv, chosen, options)
-    environment = {**chosen.environment, **_cpu_environment(chosen)}
-    target = Target.from_path(folder) if folder else None
-    head = _peek(head_folder) if head_folder else None
-    if target is not None:
-        _check_tp(target, argv)
-    if chosen.algorithm == "nextn" and folder is not None:
-        mtp.check(folder, argv)
-    if chosen.algorithm != "eagle3":
-        return Launch(argv, environment, notes)
-    if target is not None and head is not None:
-        if head.tensors:
-            head_contract.check(head, target)
-        count = head.aux_count if head.tensors else head.declared_aux_count
-        value, explained = _selection(chosen, target, head, count, argv)
-        environment[aux_layers.ENVIRONMENT_VARIABLE] = value
-        notes += explained
-        _spring_context_trap(target, head, argv, environment, notes)
-    elif chosen.aux_layers is not None:
-        allow = f" {aux_layers.ALLOW_GDN}" if chosen.allow_gdn_aux else ""
-        environment[aux_layers.ENVIRONMENT_VARIABLE] = f"{chosen.aux_layers}{allow}"
-    argv = _spring_quantization_trap(argv, notes)
-    return Launch(argv, environment, notes)
+    found = _Checkpoints(_local(chosen.target, "target"), _local(chosen.head, "head"))
+    served = chosen.model_copy(
+        update={
+            what: str(getattr(found, what))
+            for what in ("target", "head")
+            if getattr(chosen, what) == hub.DEMO
+        }
+    )
+    return _decide(chosen, served, found, options)
 
 
 def prepare(chosen: Profile, options: Options) -> Launch:
@@ -97,44 +128,70 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     Raises:
         UserError: the first thing that would keep the server from starting or from serving right.
     """
-    argv = plan(chosen, options).argv
+    given = flags.parse(plan(chosen, options).argv)
     _check_installation(chosen)
-    _check_port(argv)
-    asked, chosen = chosen, _with_demo(chosen)
+    _check_address(given)
     head = None
     if chosen.head is not None:
-        head = Head.from_path(hub.resolve(chosen.head, chosen.head_revision, "head"))
+        head = hub.resolve(chosen.head, chosen.head_revision, "head")
+        Head.from_path(head)
     revision = chosen.target_revision
-    target = Target.from_path(hub.resolve(chosen.target, revision, "target", only_config=True))
-    _check_tp(target, argv)
-    explained: list[str] = []
-    if head is not None:
-        head_contract.check(head, target)
-        _, explained = _selection(asked, target, head, head.aux_count, argv)
+    config = hub.resolve(chosen.target, revision, "target", only_config=True)
+    _decide(chosen, chosen, _Checkpoints(config, head, whole=True), options)
+    target = hub.resolve(chosen.target, revision, "target")
     folders = {
-        "target": str(hub.resolve(chosen.target, revision, "target")),
-        "head": None if head is None else str(head.path),
+        "target": str(target),
+        "head": None if head is None else str(head),
         "target_revision": None,
         "head_revision": None,
     }
-    launch = plan(chosen.model_copy(update=folders), options)
-    argv = [sys.executable, *launch.argv[1:]]
-    if asked.target != folders["target"] and last_value(argv, "--served-model-name") is None:
-        at = len(argv) - len(options.extra)
-        argv[at:at] = ["--served-model-name", asked.target]
-    # The same lines, with the checkpoints as the user spells them.
-    notes = [*explained, *launch.notes[len(explained) :]]
-    return replace(launch, argv=argv, notes=notes)
+    served = chosen.model_copy(update=folders)
+    found = _Checkpoints(target, head, whole=True)
+    return _decide(chosen, served, found, options, python=sys.executable)
 
 
-def _with_demo(chosen: Profile) -> Profile:
-    """The profile with the demo pair's folders in place of the name `demo`."""
-    folders = {
-        what: str(hub.resolve(hub.DEMO, what=what))
-        for what in ("target", "head")
-        if getattr(chosen, what) == hub.DEMO
-    }
-    return chosen.model_copy(update=folders)
+def _decide(
+    asked: Profile,
+    served: Profile,
+    found: _Checkpoints,
+    options: Options,
+    python: str = "python",
+) -> Launch:
+    """The command for `served`: the profile as it was `asked` for, with the checkpoints that are
+    found in their places. Notes and names are those that were asked for."""
+    words = profiles.build_argv(served, python)
+    given = flags.parse([*words, *options.extra])
+    _check_flags(given, flags.parse(options.extra), asked, options)
+    if served.target != asked.target and given.value("--served-model-name") is None:
+        words += ["--served-model-name", asked.target]
+    launch = Launch(
+        words=tuple(words),
+        extra=options.extra,
+        environment={**asked.environment, **_cpu_environment(asked)},
+    )
+    target = Target.from_path(found.target) if found.target else None
+    if target is not None:
+        _check_tp(target, given)
+    if asked.algorithm == "nextn" and found.target is not None:
+        _check_mtp(found.target, given)
+    if asked.algorithm != "eagle3":
+        return launch
+    # For a dry run a head's config without any weights is enough.
+    head = Head.from_files(Folder(found.head), whole=found.whole) if found.head else None
+    if head is not None and target is not None:
+        launch = _with_head(launch, asked, head, target, given)
+    elif asked.aux_layers is not None:
+        allow = f" {aux_layers.ALLOW_GDN}" if asked.allow_gdn_aux else ""
+        launch = _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: f"{asked.aux_layers}{allow}"})
+    return _spare_head_quantization(launch, given)
+
+
+def _and(launch: Launch, environment: dict[str, str], *notes: str) -> Launch:
+    return replace(
+        launch,
+        environment={**launch.environment, **environment},
+        notes=(*launch.notes, *notes),
+    )
 
 
 def _local(name: str | None, what: str) -> Path | None:
@@ -146,73 +203,132 @@ def _local(name: str | None, what: str) -> Path | None:
         raise UserError(f"{what}: {error}") from None
 
 
-def _peek(folder: Path) -> Head:
-    """A head as far as it can be read: a folder without weights is enough for a dry run."""
-    try:
-        return Head.from_path(folder)
-    except UserError:
-        return Head(folder, read_config(folder), {})
-
-
-def _check_flags(argv: Sequence[str], chosen: Profile, options: Options) -> None:
-    backend = last_value(argv, "--attention-backend")
-    if backend != profiles.TRITON and not chosen.cpu_engine and not options.allow_attention_backend:
-        raise UserError(
-            f"attention backend {backend or 'not set'}: {profiles.CARD_LIMIT}; use triton, or pass "
-            "--allow-attention-backend to go on"
-        )
-    asked = (last_value(argv, "--speculative-algorithm") or "").upper()
-    if (chosen.algorithm == "none" and asked) or (chosen.algorithm, asked) == ("nextn", "EAGLE3"):
+def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options) -> None:
+    """given: all of the command line; extra: of it what stands behind `--`."""
+    for name, option in _CHECKED.items():
+        for entry in extra.of(name):
+            raise UserError(
+                f"{entry.word} after -- would be served without being looked at: use {option}"
+            )
+    asked = (extra.value("--speculative-algorithm") or "").upper()
+    if asked and asked != profiles.SGLANG_NAMES[chosen.algorithm]:
         raise UserError(
             f"{asked} after -- contradicts algorithm {chosen.algorithm}, and nothing would check "
             "it: take a profile of another algorithm"
         )
-    host = last_value(argv, "--host") or DEFAULT_HOST
-    key = last_value(argv, "--api-key")
-    if not _is_loopback(host) and not key and not options.insecure:
+    _check_tree(given)
+    if not chosen.cpu_engine and not options.allow_attention_backend:
+        _check_backends(given)
+    for name, what in _RANKS.items():
+        ranks = _ranks(given, name, what)
+        if chosen.cpu_engine and ranks != 1:
+            raise UserError(
+                f"{what} {ranks}: the CPU engine serves with one process: leave {name} at 1"
+            )
+    port = given.value("--port") or str(DEFAULT_PORT)
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"port {port!r}: a number from 1 to 65535")
+    host = given.value("--host") or DEFAULT_HOST
+    if not is_loopback(host) and not given.value("--api-key") and not options.insecure:
         raise UserError(
             f"listening on {host} lets everybody who reaches it use the server: "
             "pass --api-key KEY, or --insecure if something else guards it"
         )
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def _check_backends(given: Parsed) -> None:
+    for name, what in _BACKENDS.items():
+        backend = given.value(name)
+        if backend == TRITON or (backend is None and name != "--attention-backend"):
+            continue
+        raise UserError(
+            f"{what} {backend or 'not set'}: {CARD_LIMIT}; use triton, or pass "
+            "--allow-attention-backend to go on"
+        )
 
 
-def _check_tp(target: Target, argv: Sequence[str]) -> None:
-    text = last_value(argv, *TP_FLAGS) or "1"
+def _check_tree(given: Parsed) -> None:
+    """Flags after `--` may change a part of the profile's tree, and then there may be none."""
+    values = [given.value(name) for name in _TREE]
+    if all(value is not None for value in values):
+        Tree.parse(",".join(map(str, values)))
+
+
+def _ranks(given: Parsed, name: str, what: str) -> int:
+    text = given.value(name)
+    if text is None:
+        return 1
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"TP {text!r}: a whole number of ranks from 1")
-    error = target.tp_error(int(text))
+        raise UserError(f"{what} {text!r}: a whole number of ranks from 1")
+    return int(text)
+
+
+def _check_tp(target: Target, given: Parsed) -> None:
+    error = target.tp_error(_ranks(given, "--tp-size", "TP"))
     if error is not None:
         fitting = [n for n in (1, 2, 4, 8, 16) if target.tp_error(n) is None]
         raise UserError(f"{error}: use --tp {' or '.join(map(str, fitting))}")
 
 
-def _selection(
-    chosen: Profile, target: Target, head: Head, count: int, argv: Sequence[str]
-) -> tuple[str, list[str]]:
-    """The value of the plugin's environment variable, and the lines that explain it."""
-    option = chosen.aux_layers
+def _check_mtp(target: Path, given: Parsed) -> None:
+    """SGLang starts without the layer's weights, too, and then accepts next to nothing.
+
+    A folder without weights, or one whose weights are not loaded, may be served with random ones.
+    """
+    files = Folder(target)
+    safetensors = any(name.endswith(".safetensors") for name in files.sizes)
+    if given.value("--load-format") == "dummy" or not safetensors:
+        return
+    if not any(name.startswith(MTP_PREFIX) for name in head_files.headers(files)):
+        raise UserError(
+            f"the target {target} has no MTP layer (no tensor {MTP_PREFIX}*): serve it with an "
+            "EAGLE3 head, or with algorithm none (--no-speculation)"
+        )
+
+
+def _with_head(launch: Launch, asked: Profile, head: Head, target: Target, given: Parsed) -> Launch:
+    """Which states it is fed with, and what its config makes necessary."""
+    if head.tensors:
+        head_contract.check(head, target)
+    option = asked.aux_layers
     # An option decides alone; a calibration that is not asked for is not read either.
-    record = None if option is not None else aux_record.find(Folder(head.path))
+    record = aux_record.find(Folder(head.path)) if option is None and head.tensors else None
     resolved = selection.resolve(
-        head, target, record, count=count, option=option, allow_gdn=chosen.allow_gdn_aux
+        head,
+        target,
+        record,
+        count=head.aux_count if head.tensors else head.declared_aux_count,
+        option=option,
+        allow_gdn=asked.allow_gdn_aux,
     )
     notes = [resolved.describe(target)]
     if option is None:
-        command = f"{selection.CALIBRATE} --target {chosen.target} --head {chosen.head}"
-        tp = last_value(argv, *TP_FLAGS)
+        command = f"{selection.CALIBRATE} --target {asked.target} --head {asked.head}"
+        tp = given.value("--tp-size")
         command += f" --tp {tp}" if tp not in (None, "1") else ""
         doubts = selection.doubts(head, target, record, command)
         notes += [f"warning: {doubt}" for doubt in doubts]
-    return aux_layers.to_environment(resolved.selection, target), notes
+    value = aux_layers.to_environment(resolved.selection, target)
+    launch = _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: value}, *notes)
+    # SGLang builds the draft with the target's context and refuses a head that declares less.
+    context = given.number("--context-length") or target.context_length
+    if head.context_length >= context:
+        return launch
+    return _and(
+        launch,
+        {LONGER_CONTEXT: "1"},
+        f"the head declares a context of {head.context_length}, {context} is served: "
+        f"{LONGER_CONTEXT}=1 is set (positions are rotary, nothing is truncated)",
+    )
+
+
+def _spare_head_quantization(launch: Launch, given: Parsed) -> Launch:
+    """An explicit --quantization would quantize the head too, which SGLang cannot load."""
+    draft = "--speculative-draft-model-quantization"
+    if given.value("--quantization") is None or given.value(draft) is not None:
+        return launch
+    note = f"--quantization is for the target only: {draft} unquant is added"
+    return _and(replace(launch, guards=(draft, "unquant")), {}, note)
 
 
 def _cpu_environment(chosen: Profile) -> dict[str, str]:
@@ -221,34 +337,7 @@ def _cpu_environment(chosen: Profile) -> dict[str, str]:
     from sglang_qwen3next_eagle3.overlay.cpu_engine import ENVIRONMENT, SHIM_DIR
 
     path = [str(SHIM_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        **ENVIRONMENT,
-        variables.CPU_ENGINE: "1",
-        "PYTHONPATH": os.pathsep.join(path),
-    }
-
-
-def _spring_context_trap(
-    target: Target, head: Head, argv: Sequence[str], environment: dict[str, str], notes: list[str]
-) -> None:
-    """SGLang builds the draft with the target's context and refuses a head that declares less."""
-    asked = last_value(argv, "--context-length")
-    context = int(asked) if asked and asked.isdecimal() else target.context_length
-    if head.context_length < context:
-        environment[LONGER_CONTEXT] = "1"
-        notes.append(
-            f"the head declares a context of {head.context_length}, {context} is served: "
-            f"{LONGER_CONTEXT}=1 is set (positions are rotary, nothing is truncated)"
-        )
-
-
-def _spring_quantization_trap(argv: list[str], notes: list[str]) -> list[str]:
-    """An explicit --quantization would quantize the head too, which SGLang cannot load."""
-    draft = "--speculative-draft-model-quantization"
-    if last_value(argv, "--quantization") is None or last_value(argv, draft) is not None:
-        return argv
-    notes.append(f"--quantization is for the target only: {draft} unquant is added")
-    return [*argv, draft, "unquant"]
+    return {**ENVIRONMENT, variables.CPU_ENGINE: "1", "PYTHONPATH": os.pathsep.join(path)}
 
 
 def _check_installation(chosen: Profile) -> None:
@@ -277,23 +366,21 @@ def _check_installation(chosen: Profile) -> None:
         )
 
 
-def _check_port(argv: Sequence[str]) -> None:
-    host = last_value(argv, "--host") or DEFAULT_HOST
-    text = last_value(argv, "--port") or str(DEFAULT_PORT)
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise UserError(f"port {text!r}: a number from 1 to 65535")
+def _check_address(given: Parsed) -> None:
+    """Raises UserError: somebody listens there, or it is none of this machine's."""
+    host = given.value("--host") or DEFAULT_HOST
+    port = given.number("--port") or DEFAULT_PORT
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, int(text), type=socket.SOCK_STREAM
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror:
         raise UserError(f"host {host!r} is not an address of this machine") from None
+    family, kind, protocol, _, address = found
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
             raise UserError(
-                f"cannot listen on {host} port {text} ({error.strerror}): is another server "
+                f"cannot listen on {host} port {port} ({error.strerror}): is another server "
                 "running there? choose another with --port"
             ) from None

@@ -1,15 +1,18 @@
 """Launch profiles: a YAML file in, a validated `Profile` and SGLang's command line out."""
 
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.schema import Strict, kebab
+from sglang_qwen3next_eagle3.serving import flags
+from sglang_qwen3next_eagle3.serving.flags import last_value as last_value
 
 SERVER_MODULE = "sglang.launch_server"
 TRITON = "triton"
@@ -19,41 +22,32 @@ CARD_LIMIT = (
 )
 
 Algorithm = Literal["eagle3", "nextn", "none"]
-"""What drafts: an EAGLE3 head, the target's own MTP layer (SGLang's name: NEXTN), or nothing."""
+"""What drafts: an EAGLE3 head, the target's own MTP layer, or nothing."""
+SGLANG_NAMES: dict[Algorithm, str] = {"eagle3": "EAGLE3", "nextn": "NEXTN", "none": ""}
 FlagValue = bool | int | float | str | list[int] | list[str]
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
 _TREE = re.compile(r"([0-9]+),([0-9]+),([0-9]+)")
-# These have fields of their own, or follow from them.
+# What has a field of its own, by SGLang's names for it.
 _OWNED = {
-    "model-path": "target",
-    "model": "target",
-    "revision": "target-revision",
-    "speculative-algorithm": "algorithm",
-    "speculative-draft-model-path": "head",
-    "speculative-draft-model-revision": "head-revision",
-    "speculative-num-steps": "tree.steps",
-    "speculative-eagle-topk": "tree.topk",
-    "speculative-num-draft-tokens": "tree.draft-tokens",
-    "tp-size": "sglang.tp",
-    "tensor-parallel-size": "sglang.tp",
-    "trust-remote-code": "nothing: Qwen3-Next is part of SGLang and transformers",
+    "--model-path": "target",
+    "--revision": "target-revision",
+    "--speculative-algorithm": "algorithm",
+    "--speculative-draft-model-path": "head",
+    "--speculative-draft-model-revision": "head-revision",
+    "--speculative-num-steps": "tree.steps",
+    "--speculative-eagle-topk": "tree.topk",
+    "--speculative-num-draft-tokens": "tree.draft-tokens",
+    "--trust-remote-code": "nothing: Qwen3-Next is part of SGLang and transformers",
+    "--config": "the keys of the profile itself",
 }
+# One spelling, so that --tp on the command line replaces it.
+_SPELLED = {"tp-size": "tp", "tensor-parallel-size": "tp"}
 
 _OF_A_HEAD = ("head", "head-revision", "aux-layers", "allow-gdn-aux")
 _SPECULATION = (*_OF_A_HEAD, "tree")
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=_kebab, populate_by_name=True
-    )
-
-
-class Tree(_Strict):
+class Tree(Strict):
     """The shape of a draft: `steps` levels, `topk` branches a node, `draft_tokens` verified.
 
     With topk 1 it is a chain.
@@ -77,7 +71,7 @@ class Tree(_Strict):
         try:
             return cls(steps=steps, topk=topk, draft_tokens=draft_tokens)
         except ValidationError as error:
-            raise UserError(f"tree {text}: {_first(error)}") from None
+            raise UserError(f"tree {text}: {schema.first_error(error)}") from None
 
     @property
     def capacity(self) -> int:
@@ -107,7 +101,7 @@ MTP_TREE = Tree(steps=3, topk=1, draft_tokens=4)
 """What SGLang chooses for the MTP layer (0.5.17, arg_groups/speculative_hook.py)."""
 
 
-class Profile(_Strict):
+class Profile(Strict):
     """One way to serve: what, on which hardware, with which speculation and which SGLang flags.
 
     tree: None leaves its shape to SGLang.
@@ -129,13 +123,17 @@ class Profile(_Strict):
 
     @field_validator("sglang")
     @classmethod
-    def _flags_are_flags(cls, flags: dict[str, FlagValue]) -> dict[str, FlagValue]:
-        for name in flags:
+    def _flags_are_flags(cls, given: dict[str, FlagValue]) -> dict[str, FlagValue]:
+        for name in given:
             if not _FLAG.fullmatch(name):
                 raise ValueError(f"{name!r} is not an SGLang flag: write it without dashes before")
-            if name in _OWNED:
-                raise ValueError(f"{name!r} does not belong here: use {_OWNED[name]}")
-        return flags
+            if name in _SPELLED:
+                raise ValueError(f"{name!r} does not belong here: use sglang.{_SPELLED[name]}")
+            flag = flags.find(f"--{name}")
+            owners = [_OWNED[known] for known in flag.names if known in _OWNED] if flag else []
+            if owners:
+                raise ValueError(f"{name!r} does not belong here: use {owners[0]}")
+        return given
 
     @field_validator("environment")
     @classmethod
@@ -180,19 +178,76 @@ class Profile(_Strict):
 
         With another algorithm, the head, the tree and the selection of this one are dropped.
         """
-        changed = {_kebab(k): v for k, v in fields.items() if v is not None}
-        flags = {k: v for k, v in (sglang or {}).items() if v is not None}
+        changed = {kebab(k): v for k, v in fields.items() if v is not None}
+        replaced = {k: v for k, v in (sglang or {}).items() if v is not None}
         data = self.model_dump(by_alias=True)
         if changed.get("algorithm", self.algorithm) != self.algorithm:
             data = {k: v for k, v in data.items() if k not in _SPECULATION}
-        return _validate(
-            {**data, **changed, "sglang": {**self.sglang, **flags}}, "with these options"
+        data |= {**changed, "sglang": {**self.sglang, **replaced}}
+        return schema.validate(Profile, data, "with these options")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a command line says in place of a profile's values; None leaves one.
+
+    tree: as `Tree.parse` reads it. no_speculation and mtp choose the algorithm.
+    """
+
+    target: str | None = None
+    head: str | None = None
+    revision: str | None = None
+    head_revision: str | None = None
+    aux_layers: str | None = None
+    allow_gdn_aux: bool = False
+    no_speculation: bool = False
+    mtp: bool = False
+    tree: str | None = None
+    tp: int | None = None
+    host: str | None = None
+    port: int | None = None
+    api_key: str | None = None
+
+    def apply(self, chosen: Profile) -> Profile:
+        """The profile with them. Raises UserError: they contradict it or each other."""
+        # A revision belongs to the checkpoint it was pinned for.
+        if self.target is not None:
+            chosen = chosen.model_copy(update={"target_revision": None})
+        if self.head is not None:
+            chosen = chosen.model_copy(update={"head_revision": None})
+        algorithm, tree = self._speculation(chosen)
+        return chosen.override(
+            target=self.target,
+            algorithm=algorithm,
+            tree=tree,
+            head=self.head,
+            target_revision=self.revision,
+            head_revision=self.head_revision,
+            aux_layers=self.aux_layers,
+            allow_gdn_aux=self.allow_gdn_aux or None,
+            sglang={
+                "tp": self.tp,
+                "host": self.host,
+                "port": self.port,
+                "api-key": self.api_key,
+            },
         )
+
+    def _speculation(self, chosen: Profile) -> tuple[Algorithm | None, Tree | None]:
+        if self.no_speculation and self.mtp:
+            raise UserError("--no-speculation and --mtp contradict each other: pass one of them")
+        tree = None if self.tree is None else Tree.parse(self.tree)
+        if self.no_speculation:
+            return "none", tree
+        if self.mtp:
+            # A profile that says nextn has chosen for itself.
+            return "nextn", tree or (None if chosen.algorithm == "nextn" else MTP_TREE)
+        return None, tree
 
 
 def profile_names() -> tuple[str, ...]:
     """The names of the profiles that come with the package."""
-    return tuple(sorted(path.stem for path in data_dir("launch").glob("*.yaml")))
+    return schema.names(data_dir("launch"))
 
 
 def load(name_or_file: str) -> Profile:
@@ -201,42 +256,7 @@ def load(name_or_file: str) -> Profile:
     Raises:
         UserError: no such profile or file, not YAML, unknown keys, impossible values.
     """
-    if name_or_file.endswith((".yaml", ".yml")):
-        path = Path(name_or_file).expanduser()
-        if not path.is_file():
-            raise UserError(f"no profile file {path}")
-    elif name_or_file in profile_names():
-        path = data_dir("launch") / f"{name_or_file}.yaml"
-    else:
-        raise UserError(
-            f"no profile {name_or_file!r}: choose one of {', '.join(profile_names())}, "
-            "or give a .yaml file of your own"
-        )
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds no mapping of profile keys")
-    return _validate(data, f"profile {name_or_file}")
-
-
-def _validate(data: Mapping[str, Any], what: str) -> Profile:
-    try:
-        return Profile.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"{what}: {_first(error)}") from None
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, behind its place where it has one."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(_kebab(name) for name in Profile.model_fields)
-        message = f"unknown key; known are {known}" if "." not in where else "unknown key"
-    return f"{where}: {message}" if where else message
+    return schema.load(Profile, "profile", data_dir("launch"), name_or_file)
 
 
 def build_argv(profile: Profile, python: str = "python") -> list[str]:
@@ -257,7 +277,7 @@ def build_argv(profile: Profile, python: str = "python") -> list[str]:
 def _speculation(profile: Profile) -> list[str]:
     if profile.algorithm == "none":
         return []
-    argv = ["--speculative-algorithm", profile.algorithm.upper()]
+    argv = ["--speculative-algorithm", SGLANG_NAMES[profile.algorithm]]
     if profile.head is not None:
         argv += ["--speculative-draft-model-path", profile.head]
     if profile.head_revision:
@@ -278,18 +298,3 @@ def _flag(name: str, value: FlagValue) -> list[str]:
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}", str(value)]
-
-
-def last_value(argv: Sequence[str], *names: str) -> str | None:
-    """What SGLang's parser will take for a flag: its last value in `argv`, under any of its names.
-
-    A flag without a value gives the empty string; an absent one None.
-    """
-    found: str | None = None
-    for index, word in enumerate(argv):
-        name, equals, value = word.partition("=")
-        if name not in names:
-            continue
-        following = argv[index + 1] if index + 1 < len(argv) else "--"
-        found = value if equals else ("" if following.startswith("--") else following)
-    return found

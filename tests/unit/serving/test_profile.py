@@ -234,7 +234,7 @@ def test_options_win_over_the_profile_and_are_checked_like_it() -> None:
 
 def test_the_last_value_of_a_flag_counts_under_any_of_its_names() -> None:
     argv = ["--tp", "4", "--port=1", "--tp-size", "2", "--flag", "--port", "2", "--end"]
-    assert last_value(argv, "--tp", "--tp-size") == "2"
+    assert last_value(argv, "--tp") == last_value(argv, "--tensor-parallel-size") == "2"
     assert last_value(argv, "--port") == "2"
     assert last_value(argv, "--flag") == ""
     assert last_value(argv, "--end") == ""

@@ -1,0 +1,143 @@
+"""`launch`: a profile becomes a running SGLang.
+
+It checks what would otherwise fail silently, prints what it decided, and is replaced by SGLang's
+own server. Flags after `--` go to SGLang untouched and win.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import fields
+
+from sglang_qwen3next_eagle3.base.errors import Replacement, UserError
+from sglang_qwen3next_eagle3.base.redact import masked
+from sglang_qwen3next_eagle3.serving import preflight, profile
+from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL
+from sglang_qwen3next_eagle3.serving.preflight import Launch, Options
+from sglang_qwen3next_eagle3.serving.profile import Overrides, Profile
+
+PROGRAM = "sglang-qwen3next-eagle3"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to serve")
+    what.add_argument("--profile", metavar="NAME", help="a profile, or a .yaml file of your own")
+    what.add_argument("--target", help="checkpoint folder or hub name instead of the profile's")
+    what.add_argument("--head", help="EAGLE3 head: folder or hub name instead of the profile's")
+    what.add_argument("--revision", help="revision of the target on the hub (commit, tag, branch)")
+    what.add_argument("--head-revision", help="revision of the head on the hub")
+    what.add_argument(
+        "--aux-layers",
+        metavar="SELECTION",
+        help="auxiliary hidden states: card, fork, sglang, output:3,23,47, input:3,output:23,47",
+    )
+    what.add_argument("--allow-gdn-aux", action="store_true", help="let them name GDN layers")
+    drafts = parser.add_argument_group("speculation instead of the profile's")
+    drafts.add_argument(
+        "--no-speculation", action="store_true", help="nothing drafts: the baseline"
+    )
+    drafts.add_argument(
+        "--mtp",
+        action="store_true",
+        help="the target's own MTP layer drafts, without a head (tree 3,1,4)",
+    )
+    drafts.add_argument(
+        "--tree", metavar="S,K,D", help="steps, topk and draft tokens of the tree, as 3,4,8"
+    )
+    how = parser.add_argument_group("how to serve")
+    how.add_argument("--tp", type=int, help="tensor-parallel ranks (GPUs)")
+    how.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    how.add_argument("--port", type=int)
+    how.add_argument("--api-key", help="require this key from every client")
+    how.add_argument("--insecure", action="store_true", help="listen beyond this machine unguarded")
+    how.add_argument(
+        "--allow-attention-backend",
+        action="store_true",
+        help="serve with another attention backend than Triton",
+    )
+    parser.add_argument("--list", action="store_true", help="list the profiles")
+    parser.add_argument("--dry-run", action="store_true", help="print environment and command only")
+    parser.add_argument("--json", action="store_true", help="with --list or --dry-run: print JSON")
+    parser.add_argument(
+        "sglang", nargs="*", metavar="-- FLAGS", help="flags for SGLang, untouched; they win"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int | Replacement:
+    """Print, or what is to be executed. Raises UserError."""
+    if arguments.list:
+        return _list(arguments.json)
+    if arguments.profile is None:
+        names = ", ".join(profile.profile_names())
+        raise UserError(f"which profile? --profile NAME, one of {names} (--list explains them)")
+    overrides = Overrides(**{f.name: getattr(arguments, f.name) for f in fields(Overrides)})
+    chosen = overrides.apply(profile.load(arguments.profile))
+    options = Options(
+        extra=tuple(arguments.sglang),
+        insecure=arguments.insecure,
+        allow_attention_backend=arguments.allow_attention_backend,
+    )
+    if arguments.dry_run:
+        _print(preflight.plan(chosen, options), arguments.json)
+        return 0
+    launch = preflight.prepare(chosen, options)
+    for line in (*launch.notes, _paste(launch, masked(launch.argv)), _ask(launch)):
+        print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
+    return Replacement(launch.argv, launch.environment)
+
+
+def _ask(launch: Launch) -> str:
+    """How to talk to it, once it is up."""
+    url = launch.url
+    where = "" if url == DEFAULT_BASE_URL else f" --base-url {url}"
+    return f"it will answer at {url}; ask it with `{PROGRAM} chat{where} 'What is a heap?'`"
+
+
+def _list(as_json: bool) -> int:
+    profiles = {name: profile.load(name) for name in profile.profile_names()}
+    if as_json:
+        data = {name: p.model_dump(by_alias=True) for name, p in profiles.items()}
+        print(json.dumps(data, indent=2))
+        return 0
+    width = max(map(len, profiles))
+    for name, p in profiles.items():
+        about = f"{p.hardware}; {p.target}; {_drafts(p)}; port {p.sglang.get('port')}"
+        print(f"{name:{width}}  {p.description}")
+        print(f"{'':{width}}  {about}")
+    return 0
+
+
+def _drafts(p: Profile) -> str:
+    if p.algorithm == "none":
+        return "no speculation"
+    tree = p.tree
+    own = "SGLang's own tree"
+    shape = f"steps {tree.steps}, topk {tree.topk}, draft {tree.draft_tokens}" if tree else own
+    return f"MTP, {shape}" if p.algorithm == "nextn" else shape
+
+
+def _print(launch: Launch, as_json: bool) -> None:
+    if as_json:
+        data = {
+            "environment": launch.environment,
+            "argv": launch.argv,
+            "notes": list(launch.notes),
+        }
+        print(json.dumps(data, indent=2))
+        return
+    for note in launch.notes:
+        print(f"# {note}")
+    print(_paste(launch, launch.argv, separator=" \\\n"))
+
+
+def _paste(launch: Launch, argv: list[str], separator: str = " ") -> str:
+    """Environment and command as a shell takes them; one flag a line where they are separated."""
+    words = [f"{name}={shlex.quote(value)}" for name, value in launch.environment.items()]
+    groups = [shlex.join(argv[:3])]
+    for word in argv[3:]:
+        if word.startswith("--"):
+            groups.append(shlex.quote(word))
+        else:
+            groups[-1] += f" {shlex.quote(word)}"
+    return separator.join([*words, *groups])

@@ -1,0 +1,24 @@
+"""The flags of the installed SGLang's server, read off its own parser, for `serving.flags`."""
+
+from typing import Any
+
+Table = dict[str, dict[str, Any]]
+"""By destination: names, as the parser takes them, and values, how many words follow one: "0", "1",
+or "?", "*" and "+" as argparse means them."""
+
+
+def table(empty_parser: Any) -> Table:
+    """The table of the release in this environment; SGLang is imported, which takes seconds.
+
+    empty_parser: an `argparse.ArgumentParser`, which gets SGLang's flags.
+    """
+    from sglang.srt.server_args import ServerArgs
+
+    ServerArgs.add_cli_args(empty_parser)
+    found: Table = {}
+    for action in empty_parser._actions:
+        if action.option_strings:
+            values = "1" if action.nargs is None else str(action.nargs)
+            entry = found.setdefault(action.dest, {"names": [], "values": values})
+            entry["names"] += action.option_strings
+    return found

@@ -1,0 +1,169 @@
+"""What SGLang's server will make of its command line, without SGLang.
+
+Its parser takes abbreviations (`--hos`), `--flag=value`, several names for one flag, the last of
+several values, and a file of more flags (`--config`). What is checked here is what it will take,
+from a table of its flags that `patches/` holds for a release that was run.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from sglang_qwen3next_eagle3.base import schema
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.resources import data_dir
+
+CONFIG = "--config"
+_SUFFIX = ".flags.json"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """dest: what SGLang calls its value. names: as its parser takes them. values: words that follow
+    one: "0", "1", or "?", "*" and "+" as argparse means them."""
+
+    dest: str
+    names: tuple[str, ...]
+    values: str
+
+    @property
+    def longest(self) -> str:
+        """The name to tell people."""
+        return self.names[0]
+
+
+@dataclass(frozen=True)
+class Given:
+    """One flag of a command line. word: as it is spelled there; flag: None where SGLang has no such
+    one, or where it could be several."""
+
+    word: str
+    flag: Flag | None
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A command line as SGLang's parser reads it."""
+
+    given: tuple[Given, ...]
+
+    def of(self, name: str) -> list[Given]:
+        """Each time that the flag is given, under whatever name, in order."""
+        flag = find(name)
+        if flag is None:
+            return [entry for entry in self.given if entry.word == name]
+        return [entry for entry in self.given if entry.flag == flag]
+
+    def value(self, name: str) -> str | None:
+        """The value that counts: the last. Without a word behind it ""; None: it is not given."""
+        entries = self.of(name)
+        if not entries:
+            return None
+        return entries[-1].values[0] if entries[-1].values else ""
+
+    def number(self, name: str) -> int | None:
+        """The same as a whole number; None where it is none."""
+        text = self.value(name)
+        return int(text) if text is not None and text.isdecimal() else None
+
+
+def find(word: str) -> Flag | None:
+    """The flag that SGLang takes a word for: by one of its names, or the beginning of one.
+
+    None: it has no such flag, or several that begin so.
+    """
+    by_name = table()
+    if word in by_name:
+        return by_name[word]
+    if not word.startswith("--"):
+        return None
+    found = {flag.dest: flag for name, flag in by_name.items() if name.startswith(word)}
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def parse(words: Sequence[str]) -> Parsed:
+    """Read a command line. What stands before its first flag says nothing.
+
+    Raises:
+        UserError: a `--config` file that SGLang would not read, or not as it is meant.
+    """
+    words = _with_config(words)
+    given: list[Given] = []
+    index = 0
+    while index < len(words):
+        word, equals, value = words[index].partition("=")
+        index += 1
+        if not word.startswith("--"):
+            continue
+        flag = find(word)
+        values: list[str] = [value] if equals else []
+        most = {"0": 0, "1": 1, "?": 1}.get(flag.values, len(words)) if flag else 1
+        while not equals and len(values) < most and index < len(words):
+            if words[index].startswith("--"):
+                break
+            values.append(words[index])
+            index += 1
+        given.append(Given(word, flag, tuple(values)))
+    return Parsed(tuple(given))
+
+
+def last_value(argv: Sequence[str], name: str) -> str | None:
+    """What SGLang will take for one flag of a command line: see `Parsed.value`."""
+    return parse(argv).value(name)
+
+
+def _with_config(words: Sequence[str]) -> list[str]:
+    """With the flags of a `--config` file, which SGLang puts before all others."""
+    spelled = [word for word in words if _is_config(word.partition("=")[0])]
+    if not spelled:
+        return list(words)
+    if spelled != [CONFIG] or words[-1] == CONFIG:
+        raise UserError(
+            f"{' '.join(spelled)}: SGLang reads one file of flags, spelled `{CONFIG} FILE` in two "
+            "words; any other spelling it ignores"
+        )
+    at = list(words).index(CONFIG)
+    path = Path(words[at + 1]).expanduser()
+    if path.suffix not in schema.YAML_SUFFIXES or not path.is_file():
+        raise UserError(f"{CONFIG} {path}: there is no such .yaml file")
+    merged: list[str] = []
+    for key, value in schema.read_mapping(path, "SGLang flag").items():
+        merged += _words(f"--{key}", value)
+    return [*merged, *words[:at], *words[at + 2 :]]
+
+
+def _is_config(word: str) -> bool:
+    flag = find(word) if word.startswith("--") else None
+    return flag is not None and CONFIG in flag.names
+
+
+def _words(name: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        flag = find(name)
+        if flag is None or flag.values == "0":
+            return [name] if value else []
+        return [name, str(value).lower()]
+    if isinstance(value, list):
+        return [name, *map(str, value)] if value else []
+    return [name, json.dumps(value) if isinstance(value, dict) else str(value)]
+
+
+@cache
+def table() -> Mapping[str, Flag]:
+    """The flags of the installed release by each of their names, else those of the newest table."""
+    tables = {
+        path.name.removeprefix("sglang-").removesuffix(_SUFFIX): path
+        for path in sorted(data_dir("patches").glob(f"sglang-*{_SUFFIX}"))
+    }
+    try:
+        release = importlib.metadata.version("sglang")
+    except importlib.metadata.PackageNotFoundError:
+        release = ""
+    path = tables.get(release) or list(tables.values())[-1]
+    table = json.loads(path.read_text(encoding="utf-8"))
+    flags = [Flag(dest, tuple(row["names"]), row["values"]) for dest, row in table.items()]
+    return {name: flag for flag in flags for name in flag.names}

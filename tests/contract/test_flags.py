@@ -1,0 +1,64 @@
+"""Our table of SGLang's flags against the parser of the installed SGLang."""
+
+import argparse
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.overlay import server_flags
+from sglang_qwen3next_eagle3.serving import flags, preflight, profile
+from sglang_qwen3next_eagle3.serving.profile import Overrides
+
+WORDS: list[list[str]] = [
+    [],
+    ["--enable-metrics", "--quantization", "fp8"],
+    ["--tensor-p", "2", "--por=1", "--cuda-graph-bs", "1", "2", "--log-level-http=debug"],
+]
+
+
+@pytest.fixture(scope="module")
+def parser() -> argparse.ArgumentParser:
+    from sglang.srt.server_args import ServerArgs
+
+    built = argparse.ArgumentParser()
+    ServerArgs.add_cli_args(built)
+    return built
+
+
+def test_the_table_is_that_of_the_installed_release() -> None:
+    release = importlib.metadata.version("sglang")
+    table = json.loads((data_dir("patches") / f"sglang-{release}.flags.json").read_text())
+    assert table == server_flags.table(argparse.ArgumentParser()), (
+        "make it again with `patches flags`"
+    )
+
+
+def spelled_out(words: Sequence[str]) -> list[str]:
+    """A command line as we read it, with the long name and the last value of each flag."""
+    last = {entry.flag or entry.word: entry for entry in flags.parse(words).given}
+    return [
+        word
+        for entry in last.values()
+        for word in [entry.flag.names[0] if entry.flag else entry.word, *entry.values]
+    ]
+
+
+@pytest.mark.parametrize("words", WORDS, ids=["plain", "quantized", "abbreviated"])
+@pytest.mark.parametrize("overrides", [Overrides(), Overrides(no_speculation=True)])
+@pytest.mark.parametrize("name", profile.profile_names())
+def test_sglang_reads_a_launch_as_we_do(
+    parser: argparse.ArgumentParser, name: str, overrides: Overrides, words: list[str]
+) -> None:
+    chosen = overrides.apply(profile.load(name))
+    words = [word for word in words if not (chosen.cpu_engine and word in {"--tensor-p", "2"})]
+    launch = preflight.plan(chosen, preflight.Options(tuple(words)))
+    argv = launch.argv[3:]
+    read: dict[str, Any] = vars(parser.parse_args(argv))
+    assert read == vars(parser.parse_args(spelled_out(argv)))
+    assert read["model_path"] == flags.last_value(argv, "--model-path")
+    assert read["host"] == (flags.last_value(argv, "--host") or preflight.DEFAULT_HOST)
+    assert read["tp_size"] == int(flags.last_value(argv, "--tp-size") or 1)

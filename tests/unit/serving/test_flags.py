@@ -1,0 +1,277 @@
+"""A command line is read as SGLang's own parser, argparse, reads it; and refusals hold in it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3.serving import flags
+from tests.conftest import SMALL_HEAD, write_config, write_head
+from tests.support import sglang_parser
+from tests.support.server import free_port
+from tests.unit.conftest import error_of
+
+PARSER = sglang_parser.parser()
+NAMES = sorted(name for name in flags.table() if name.startswith("--"))
+TAKES_ONE = [name for name in NAMES if flags.table()[name].values == "1" and name != "--config"]
+
+
+def shortest(name: str) -> str:
+    """The least that argparse takes for a flag."""
+    own = flags.table()[name]
+    for length in range(4, len(name)):
+        begins = [other for other in NAMES if other.startswith(name[:length])]
+        if all(flags.table()[other] == own for other in begins) and len(begins) == 1:
+            return name[:length]
+    return name
+
+
+@st.composite
+def command_lines(draw: st.DrawFn) -> list[str]:
+    words: list[str] = []
+    for name in draw(st.lists(st.sampled_from(NAMES), max_size=6)):
+        if name == "--config":
+            continue
+        flag = flags.table()[name]
+        least = len(shortest(name))
+        spelled = name[: draw(st.integers(least, len(name)))]
+        # A beginning that is a name of its own is that flag.
+        spelled = name if spelled in flags.table() and spelled != name else spelled
+        values = draw(st.lists(st.text("ab1.:/", min_size=1), min_size=1, max_size=3))
+        if flag.values == "0":
+            words.append(spelled)
+        elif flag.values == "1" and draw(st.booleans()):
+            words.append(f"{spelled}={values[0]}")
+        else:
+            words += [spelled, *(values[:1] if flag.values in "1?" else values)]
+    return words
+
+
+@settings(deadline=None, max_examples=200)
+@given(command_lines())
+def test_a_command_line_is_read_as_argparse_reads_it(words: list[str]) -> None:
+    meant = vars(PARSER.parse_args(words))
+    parsed = flags.parse(words)
+    for flag in sglang_parser.all_flags():
+        value = meant[flag.dest]
+        found = parsed.value(flag.names[0])
+        if flag.values == "0":
+            assert (found is not None) == bool(value)
+        else:
+            assert found == (value[0] if isinstance(value, list) else value)
+
+
+def test_the_flags_of_sglang_that_we_name_are_in_the_table() -> None:
+    for name in ("--host", "--port", "--tp", "--api-key", "--served-model-name", "--quantization"):
+        assert flags.find(name) is not None
+    assert flags.find("--tp") == flags.find("--tensor-parallel-size")
+    assert flags.find("--s") is None, "it could be many"
+    assert flags.find("--no-such-flag") is None
+
+
+def test_a_flag_that_sglang_does_not_know_is_kept_as_it_is() -> None:
+    parsed = flags.parse(["--no-such-flag", "1", "--no-such-flag", "2", "--port", "3"])
+    assert parsed.value("--no-such-flag") == "2"
+    assert parsed.value("--port") == "3"
+
+
+def test_a_config_file_stands_before_all_else(tmp_path: Path) -> None:
+    file = tmp_path / "flags.yaml"
+    text = "port: 1\nhost: 10.1.2.3\nenable-metrics: true\nskip-server-warmup: false\n"
+    file.write_text(text + "cuda-graph-bs: [1, 2]\n")
+    parsed = flags.parse(["--port", "2", "--config", str(file), "--tp", "4"])
+    assert parsed.value("--port") == "2"
+    assert parsed.value("--host") == "10.1.2.3"
+    assert parsed.value("--enable-metrics") == ""
+    assert parsed.value("--skip-server-warmup") is None
+    assert parsed.of("--cuda-graph-bs")[0].values == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config=x.yaml"], "SGLang reads one file of flags, spelled `--config FILE`"),
+        (["--config", "a.yaml", "--config", "b.yaml"], "SGLang reads one file of flags"),
+        (["--config"], "SGLang reads one file of flags"),
+        (["--config", "gone.yaml"], "--config gone.yaml: there is no such .yaml file"),
+    ],
+)
+def test_a_config_file_that_sglang_would_not_read_is_refused(
+    words: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        flags.parse(words)
+
+
+def spellings(name: str, value: str, tmp_path: Path) -> dict[str, list[str]]:
+    """Every way in which SGLang takes a flag and its value."""
+    file = tmp_path / "flags.yaml"
+    file.write_text(f"{name.removeprefix('--')}: {value}\n")
+    flag = flags.table()[name]
+    names = {f"as {other}": [other, value] for other in flag.names}
+    short = shortest(flag.names[-1])
+    return {
+        **names,
+        "joined": [f"{name}={value}"],
+        "abbreviated": [short, value],
+        "abbreviated and joined": [f"{short}={value}"],
+        "given twice": [name, "x", name, value],
+        "in a file": ["--config", str(file)],
+    }
+
+
+REFUSED = {
+    "host": ("--host", "0.0.0.0", "listening on 0.0.0.0 lets everybody"),
+    "attention": ("--attention-backend", "flashinfer", "attention backend flashinfer: the model"),
+    "prefill": ("--prefill-attention-backend", "fa3", "of the prefill fa3: the model card names"),
+    "decode": ("--decode-attention-backend", "fa3", "of decoding fa3: the model card names"),
+    "target": ("--model-path", "other/target", "would be served without being looked at: use --ta"),
+    "head": ("--speculative-draft-model-path", "other/head", "looked at: use --head"),
+    "revision": ("--revision", "abc", "looked at: use --revision before the --"),
+    "head revision": ("--speculative-draft-model-revision", "a", "use --head-revision"),
+    "algorithm": ("--speculative-algorithm", "NEXTN", "NEXTN after -- contradicts algorithm eagle"),
+    "eagle": ("--speculative-algorithm", "EAGLE", "EAGLE after -- contradicts algorithm eagle3"),
+    "tree": ("--speculative-num-draft-tokens", "64", "hold 37 draft tokens, 64 are asked for"),
+    "port": ("--port", "99999", "port '99999': a number from 1 to 65535"),
+    "ranks": ("--tp-size", "0", "TP '0': a whole number of ranks from 1"),
+}
+OF_THE_PROFILE = {"attention": "in a file", "tree": "in a file", "port": "in a file"}
+OF_THE_PROFILE |= {"ranks": "in a file", "algorithm": "in a file", "eagle": "in a file"}
+"""What a profile says itself wins over SGLang's file of flags, which it reads first."""
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_refusal_holds_in_every_spelling(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, value, message = REFUSED[what]
+    for how, words in spellings(name, value, tmp_path).items():
+        if how == OF_THE_PROFILE.get(what) and "contradicts" not in message:
+            assert launch.main(["--profile", "b1", "--dry-run", "--", *words]) == 0
+            capsys.readouterr()
+            continue
+        error = error_of(capsys, "--profile", "b1", "--dry-run", "--", *words)
+        assert message in error, how
+
+
+def test_the_same_algorithm_and_a_tree_that_is_one_may_be_said_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = ["--speculative-num-steps", "5", "--speculative-eagle-topk", "1"]
+    words = ["--speculative-algorithm", "eagle3", *tree, "--speculative-num-draft-tokens=6"]
+    assert launch.main(["--profile", "b1", "--dry-run", "--", *words]) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["--tp", "2"], ["--", "--dp-size", "2"], ["--", "--pipeline-par=2"]]
+)
+def test_the_cpu_engine_serves_with_one_process(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    error = error_of(capsys, "--profile", "demo", "--dry-run", *words)
+    assert "the CPU engine serves with one process" in error
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("model-pa", "use target"),
+        ("speculative-alg", "use algorithm"),
+        ("speculative-draft-model", "use head"),
+        ("config", "use the keys of the profile"),
+    ],
+)
+def test_a_profile_says_nothing_twice_in_other_words(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flag: str, message: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "{description: d, hardware: h, target: a/b, head: c/d, "
+        f"sglang: {{attention-backend: triton, {flag}: x}}}}"
+    )
+    assert message in error_of(capsys, "--profile", str(file), "--dry-run")
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--enable-metrics", "--quantization", "fp8"],
+        ["--quantization", "fp8", "--enable-metrics"],
+        ["--quantization=fp8", "--enable-metrics", "--log-level", "debug"],
+    ],
+)
+def test_what_is_added_stands_between_no_flag_and_its_value(
+    executed: dict[str, Any], words: list[str]
+) -> None:
+    launch.main(["--profile", "demo", "--port", str(free_port()), "--", *words])
+    meant = PARSER.parse_args(executed["argv"][3:])
+    assert meant.served_model_name == "demo"
+    assert meant.quantization == "fp8"
+    assert meant.speculative_draft_model_quantization == "unquant"
+    assert meant.enable_metrics
+    assert meant.log_level == ("debug" if "debug" in words else None)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_name_of_one_s_own_is_the_served_one(executed: dict[str, Any]) -> None:
+    argv = ["--profile", "demo", "--port", str(free_port())]
+    launch.main([*argv, "--", "--served-model-name", "mine"])
+    assert executed["argv"].count("--served-model-name") == 1
+    assert PARSER.parse_args(executed["argv"][3:]).served_model_name == "mine"
+
+
+def test_a_dry_run_prints_what_will_be_run(
+    capsys: pytest.CaptureFixture[str], installed: None, executed: dict[str, Any]
+) -> None:
+    argv = ["--profile", "demo", "--port", str(free_port())]
+    assert launch.main([*argv, "--dry-run", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    launch.main(argv)
+    assert executed["argv"][1:] == printed["argv"][1:]
+    assert executed["environment"].items() >= printed["environment"].items()
+
+
+@pytest.mark.parametrize("case", ["truncated file", "a pickle", "another architecture"])
+def test_a_dry_run_does_not_pass_a_head_that_launch_refuses(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, target_folder: Path, case: str
+) -> None:
+    head = write_head(tmp_path / "head")
+    weights = head / "model.safetensors"
+    if case == "truncated file":
+        weights.write_bytes(weights.read_bytes()[:-8])
+        message = "is not a whole safetensors file"
+    elif case == "a pickle":
+        weights.rename(head / "pytorch_model.bin")
+        message = "a pickle: convert it to safetensors"
+    else:
+        write_config(head, {**SMALL_HEAD, "architectures": ["LlamaForCausalLMEagle"]})
+        weights.unlink()
+        message = "is an EAGLE-1 head"
+    argv = ("--profile", "b1", "--target", str(target_folder), "--head", str(head), "--dry-run")
+    assert message in error_of(capsys, *argv)
+
+
+def test_a_dry_run_takes_a_head_whose_weights_are_not_here_yet(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, target_folder: Path
+) -> None:
+    head = write_config(tmp_path / "head", SMALL_HEAD)
+    argv = ["--profile", "b1", "--target", str(target_folder), "--head", str(head), "--dry-run"]
+    assert launch.main(argv) == 0
+    assert f"{ENVIRONMENT_VARIABLE}=card" in capsys.readouterr().out
+
+
+def test_launch_says_where_it_will_answer(
+    capsys: pytest.CaptureFixture[str], installed: None, executed: dict[str, Any]
+) -> None:
+    port = free_port()
+    launch.main(["--profile", "demo", "--port", str(port), "--host", "0.0.0.0", "--insecure"])
+    said = capsys.readouterr().err
+    assert f"answer at http://127.0.0.1:{port}; ask it with" in said
+    assert f"chat --base-url http://127.0.0.1:{port} '" in said
