@@ -40,7 +40,7 @@ def serving() -> Iterator[FakeChat]:
     class Handler(_Handler):
         chat = fake
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -51,6 +51,11 @@ def serving() -> Iterator[FakeChat]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that hung up is what is tested."""
 
 
 class _Handler(BaseHTTPRequestHandler):
