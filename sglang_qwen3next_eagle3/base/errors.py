@@ -67,10 +67,10 @@ def exit_status(verb: Callable[[], int | Replacement]) -> int:
         tail = "".join(f"\n{line}" for line in error.log_tail)
         return _tell(f"{error}{'; the end of its log:' if tail else ''}{tail}")
     except Terminated as ended:
-        print(f"ended by {ended}", file=sys.stderr)
+        print(f"ended by {ended}{_notes(ended)}", file=sys.stderr)
         return 128 + ended.number
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"interrupted{_notes(stopped)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Who read our output (`head`, a pager that was left) wants no more of it.
@@ -84,6 +84,11 @@ def exit_status(verb: Callable[[], int | Replacement]) -> int:
         # After `interruptible`: SGLang finds the signals as they were.
         os.execvpe(result.argv[0], list(result.argv), {**os.environ, **result.environment})
     return result
+
+
+def _notes(error: BaseException) -> str:
+    """What a verb added to the exception that ended it, such as how to go on."""
+    return "".join(f": {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _tell(message: str) -> int:

@@ -18,25 +18,26 @@ _PART = ".part"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     """A path beside `path` to write to; what is there when the block ends becomes `path`.
 
     For writers that want a path of their own (`torch.save`, `save_file`). Folders above are made.
-    A block that raises leaves `path` as it was.
+    A block that raises leaves `path` as it was. scratch: a folder of the same file system to write
+    in instead, whose owner clears it after a kill.
 
     Raises:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+    beside = (scratch or path.parent) / f".{path.name}.{os.getpid()}{_PART}"
     try:
         yield beside
-        _sync(beside)
+        sync(beside)
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -44,9 +45,9 @@ def is_unfinished(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(_PART)
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Raises OSError."""
-    with replacing(path) as beside:
+def write_bytes(path: Path, content: bytes | memoryview, scratch: Path | None = None) -> None:
+    """scratch: as in `replacing`. Raises OSError."""
+    with replacing(path, scratch) as beside:
         beside.write_bytes(content)
 
 
@@ -85,8 +86,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
-    """A file's content, or a folder's names, to the disk."""
+def sync(path: Path) -> None:
+    """A file's content, or a folder's names, to the disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

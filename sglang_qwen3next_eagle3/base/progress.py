@@ -75,6 +75,11 @@ class Progress:
         self._started = time.monotonic()
         self.status("")
 
+    def reach(self, count: int) -> None:
+        """As `advance`, to a count of the whole, for who says so in lines of their own."""
+        self.count = count
+        self.status(self.figures())
+
     def status(self, text: str) -> None:
         """What is being done, behind the bar; a log does not get it."""
         self._bar.update(self._task, completed=self.count, figures=text)

@@ -24,6 +24,7 @@ from sglang_qwen3next_eagle3.head.record import AuxRecord
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, validate
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 
 DUMMY_FLAGS = ("--skip-tokenizer-init",)
 
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
     if dummy:
         embedding, lm_head = states.dummy_rows(pair.target)
     else:
-        embedding, lm_head = states.vocabulary_rows(pair.target_folder, pair.target)
+        embedding, lm_head = vocabulary_rows(pair.target_folder, pair.target)
     extra = [*_load_flags(arguments.load_format, dummy), *arguments.sglang]
 
     clock = Clock()

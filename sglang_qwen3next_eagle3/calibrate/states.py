@@ -20,9 +20,7 @@ from sglang_qwen3next_eagle3.calibrate.scoring import Text
 from sglang_qwen3next_eagle3.model.target import Target
 
 if TYPE_CHECKING:
-    from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
-
-EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
+    from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
 
 
 class Prefills(Protocol):
@@ -97,33 +95,6 @@ class StoredTexts:
             yield Text(entry["ids"], entry["streams"], entry["last_hidden"], entry["start"])
 
 
-def vocabulary_rows(folder: Path, target: Target) -> tuple[Tensor, Tensor]:
-    """The target's embedding and lm_head, [vocab, hidden] each, as stored.
-
-    Raises:
-        UserError: the checkpoint has none.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    found: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in {EMBEDDING, LM_HEAD} & set(opened.keys()):
-                    found[name] = opened.get_tensor(name)
-        except SafetensorError as error:
-            raise UserError(f"{file} cannot be read ({error}): download it again") from None
-    if target.config.get("tie_word_embeddings") and EMBEDDING in found:
-        found.setdefault(LM_HEAD, found[EMBEDDING])
-    for name in (EMBEDDING, LM_HEAD):
-        if name not in found:
-            raise UserError(
-                f"the target {folder} has no {name}: give a whole checkpoint, or pass "
-                "--load-format dummy to try the command without weights"
-            )
-    return found[EMBEDDING], found[LM_HEAD]
-
-
 def dummy_rows(target: Target, seed: int = 0) -> tuple[Tensor, Tensor]:
     """What stands in for `vocabulary_rows` of a target without weights."""
     generator = torch.Generator().manual_seed(seed)
@@ -142,6 +113,6 @@ def load(
     Raises:
         UserError: SGLang is not there, not a known release, or failed.
     """
-    from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
+    from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
 
     return PrefillRunner(folder, device=device, tp=tp, max_length=longest, extra=extra)

@@ -1,11 +1,12 @@
 """A checkpoint by a local path, by a hub name, or as `demo`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import read_json
 from sglang_qwen3next_eagle3.demo import demo_pair
 
 DEMO = "demo"
@@ -18,6 +19,8 @@ _TOKENIZER = [
     "config.json", "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "*.model",
     "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.jinja",
 ]  # fmt: skip
+INDEX = "model.safetensors.index.json"
+"""Which file holds which tensor, where a checkpoint has more than one."""
 _NOT_IN_FOLDERS = ["*/*"]
 """Original weights and exports lie in folders, and a pattern's * crosses them."""
 
@@ -50,12 +53,13 @@ def resolve(
     *,
     only_config: bool = False,
     only_tokenizer: bool = False,
+    only_tensors: Sequence[str] = (),
 ) -> Path:
     """The folder with the checkpoint, downloaded into the hub's cache if need be.
 
     what: "target" or "head", for messages, and to tell which one of the demo pair is meant.
-    only_config: its `config.json` is enough; only_tokenizer: that and the tokenizer's files are.
-        The weights stay where they are.
+    only_config: its `config.json` is enough; only_tokenizer: that and the tokenizer's files are;
+        only_tensors: that and the weight files are that hold these. The rest stays where it is.
 
     `HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` are honoured by huggingface_hub, which
     also draws the progress bars and resumes a broken download.
@@ -70,15 +74,24 @@ def resolve(
         return folder
     from huggingface_hub import snapshot_download
 
-    patterns = _CONFIG if only_config else _TOKENIZER if only_tokenizer else _PATTERNS
-    with _explained(name, revision, what):
-        found = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=patterns,
-            ignore_patterns=_NOT_IN_FOLDERS,
-        )
-    return Path(found)
+    def download(patterns: Sequence[str]) -> Path:
+        with _explained(name, revision, what):
+            found = snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=_NOT_IN_FOLDERS,
+            )
+        return Path(found)
+
+    if not only_tensors:
+        return download(_CONFIG if only_config else _TOKENIZER if only_tokenizer else _PATTERNS)
+    found = download([*_CONFIG, INDEX, "model.safetensors"])
+    if not (found / INDEX).is_file():
+        return found
+    places = read_json(found / INDEX, "download the checkpoint again").get("weight_map") or {}
+    holders = {str(places[tensor]) for tensor in only_tensors if tensor in places}
+    return download([*_CONFIG, INDEX, *sorted(holders)])
 
 
 class Remote:

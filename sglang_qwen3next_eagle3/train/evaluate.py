@@ -7,19 +7,18 @@ greedy token, all drafts before it taken to be right. The accept length needs mo
 figures, since hits come together: it is counted over whole chains, those that lie in an answer.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, messages_of
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.train.trainer import specforge
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.head.forward import HeadModel
 
 TTT_LENGTH = 7
+MAX_TOKENS = 128
+"""Of an answer that a server is asked for."""
 
 
 @dataclass(frozen=True)
@@ -41,52 +42,36 @@ class Evaluation:
     accept_lengths: tuple[float, ...]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--head", type=Path, required=True, metavar="DIR", help="a head, as `train export` writes")
-    add("--target", default="demo", help="folder, hub name or `demo` (default)")
-    add("--features", type=Path, required=True, metavar="DIR", help="held-out captured features")
-    add("--aux-layers", metavar="SELECTION", help="default: the head's calibration or config")
-    add("--steps", type=int, default=TTT_LENGTH, help="draft steps (default: %(default)s)")
-    add("--max-samples", type=int, metavar="N", help="default: all")
-    add("--device", help="default: cuda if there is one")
-    add("--base-url", metavar="URL", help="measure a running server too, with --prompts")
-    add("--prompts", type=Path, metavar="FILE", help="JSONL with `prompt` or `conversations`")
-    add("--max-tokens", type=int, default=128, help="per served answer (default: %(default)s)")
-    add("--json", action="store_true", help="print JSON for a script")
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """head: a folder; features: of held-out conversations; target: folder, hub name or `demo`.
+
+    aux_layers: by default the head's calibration or config. steps: drafts. max_samples: all by
+    default. device: cuda by default if there is one.
+    """
+
+    head: Path
+    features: Path
+    target: str = "demo"
+    aux_layers: str | None = None
+    steps: int = TTT_LENGTH
+    max_samples: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError."""
+        for name, value in (("steps", self.steps), ("max-samples", self.max_samples)):
+            if value is not None and value < 1:
+                raise UserError(f"--{name} {value}: at least 1")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Raises UserError: features of another selection, a head that does not fit, no server."""
-    if (arguments.base_url is None) != (arguments.prompts is None):
-        raise UserError("--base-url and --prompts go together: a server is asked with prompts")
-    if arguments.steps < 1:
-        raise UserError(f"--steps {arguments.steps}: at least 1")
-    if arguments.max_samples is not None and arguments.max_samples < 1:
-        raise UserError(f"--max-samples {arguments.max_samples}: at least 1")
-    prompts = read_prompts(arguments.prompts) if arguments.prompts else []
-    result = evaluate(arguments)
-    served = measure(arguments.base_url, prompts, arguments.max_tokens) if prompts else None
-    if arguments.json:
-        print(json.dumps({**asdict(result), "served": served}, indent=2))
-        return 0
-    print(
-        f"{result.positions} positions and {result.chains} chains in answers of "
-        f"{result.samples} samples"
-    )
-    for k, accuracy in enumerate(result.accuracies):
-        length = result.accept_lengths[k]
-        print(f"acc_{k} {accuracy:.4f}   chain of {k + 1}: accept length {length:.3f} predicted")
-    if served is not None:
-        print(
-            f"served: accept length {served['accept_length']:.3f} over {served['answers']} answers "
-            f"({served['completion_tokens']} tokens)"
-        )
-    return 0
+def evaluate(options: EvaluationOptions) -> Evaluation:
+    """Score a head on captured features; their selection must be the head's own.
 
-
-def evaluate(arguments: argparse.Namespace) -> Evaluation:
-    """Score a head on captured features; their selection must be the head's own."""
+    Raises:
+        UserError: a head that does not fit, features of another selection, target or of a capture
+            that is not complete.
+    """
     import torch
 
     from sglang_qwen3next_eagle3.head import contract, record
@@ -94,27 +79,31 @@ def evaluate(arguments: argparse.Namespace) -> Evaluation:
     from sglang_qwen3next_eagle3.head.files import Folder
     from sglang_qwen3next_eagle3.head.forward import HeadModel
     from sglang_qwen3next_eagle3.head.head import Head
+    from sglang_qwen3next_eagle3.model.vocabulary import EMBEDDING, LM_HEAD, vocabulary_rows
     from sglang_qwen3next_eagle3.train.capture import features
 
-    folder = specforge.target_folder(arguments.target)
-    target, head = Target.from_path(folder), Head.from_path(arguments.head)
+    config = hub.resolve(options.target, what="target", only_config=True)
+    target, head = Target.from_path(config), Head.from_path(options.head)
     contract.check(head, target)
     selection = head_selection.resolve(
         head,
         target,
-        record.find(Folder(arguments.head)),
+        record.find(Folder(options.head)),
         count=head.aux_count,
-        option=arguments.aux_layers,
+        option=options.aux_layers,
         allow_gdn=True,
     ).selection
-    manifest = features.read_manifest(arguments.features)
-    features.check_selection(manifest, selection, folder)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    embedding, lm_head = target_tensors(folder)
-    model = HeadModel.load(arguments.head, embedding, torch.float32, device, lm_head)
-    total = min(manifest.samples, arguments.max_samples or manifest.samples)
-    samples = islice(features.iterate(arguments.features), total)
-    return score(model, lm_head.float().to(device), _shown(samples, total), arguments.steps)
+    manifest = features.read_manifest(options.features)
+    # Of a hub's target only the two tensors below are here to be compared.
+    features.check_selection(manifest, selection, hub.local_folder(options.target) or target)
+    features.check_complete(manifest, options.features)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    folder = hub.resolve(options.target, what="target", only_tensors=(EMBEDDING, LM_HEAD))
+    embedding, lm_head = vocabulary_rows(folder, target)
+    model = HeadModel.load(options.head, embedding, torch.float32, device, lm_head)
+    total = min(manifest.samples, options.max_samples or manifest.samples)
+    samples = islice(features.iterate(options.features), total)
+    return score(model, lm_head.float().to(device), _shown(samples, total), options.steps)
 
 
 def score(
@@ -154,7 +143,8 @@ def score(
             # Root t drafts the tokens t + 2 .. t + 1 + steps: an answer's own, all of them.
             answered = mask[2:].unfold(0, steps, 1).all(-1)
             chains.append(torch.stack([hit[: len(answered)] for hit in hits], dim=-1)[answered])
-    if not sum(map(len, chains)):
+    # One-token answers at the ends of texts have chains of one draft and no query.
+    if not sum(map(len, chains)) or not all(seen):
         raise UserError(
             f"no answer in the features has {steps} tokens in a row: evaluate with fewer --steps, "
             "or on longer answers"
@@ -171,27 +161,8 @@ def _lengths(conditional: Sequence[float]) -> tuple[float, ...]:
     return tuple(predicted_accept_length(conditional[: k + 1]) for k in range(len(conditional)))
 
 
-def target_tensors(folder: Path) -> "tuple[Tensor, Tensor]":
-    """The target's embedding and lm_head, [vocabulary, hidden] each.
-
-    Raises:
-        UserError: the checkpoint has no such tensors.
-    """
-    from safetensors import safe_open
-
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as stream:
-            for name in {"model.embed_tokens.weight", "lm_head.weight"} & set(stream.keys()):
-                found[name] = stream.get_tensor(name)
-    try:
-        return found["model.embed_tokens.weight"], found["lm_head.weight"]
-    except KeyError as error:
-        raise UserError(f"the target {folder} has no tensor {error.args[0]}") from None
-
-
 def measure(
-    base_url: str, prompts: Sequence[Sequence[Mapping[str, Any]]], max_tokens: int
+    base_url: str, prompts: Sequence[Sequence[Mapping[str, Any]]], max_tokens: int = MAX_TOKENS
 ) -> dict[str, Any]:
     """Accept length of a running server: completion tokens over verifications, greedy.
 

@@ -4,81 +4,80 @@ SpecForge's own export writes the tensors; what it leaves out is added here: the
 in the form that SGLang reads, the target's context, and where the head comes from.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.provenance import DISTRIBUTION
+from sglang_qwen3next_eagle3.base.redact import without_paths
 from sglang_qwen3next_eagle3.head import contract
 from sglang_qwen3next_eagle3.head.head import Head
+from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.train import provenance
 from sglang_qwen3next_eagle3.train.trainer import runlog, specforge
 from sglang_qwen3next_eagle3.train.trainer import supervise as runs
 
-WEIGHTS, HEAD_CONFIG = "model.safetensors", "config.json"
+WEIGHTS, HEAD_CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
 # Of what transformers writes beside our own keys; the rest are defaults of other model classes.
 _KEPT = ("transformers_version", "initializer_range", "use_cache", "rope_parameters")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--run", type=Path, required=True, metavar="DIR", help="the folder of `train run`")
-    add("--out", type=Path, required=True, metavar="DIR", help="a new folder for the head")
-    add(
-        "--checkpoint",
-        type=Path,
-        metavar="DIR",
-        help="default: the newest; RUN/checkpoints/head-best did best on the held-out features",
-    )
-    add("--target", help="folder, hub name or `demo`; default: the run's")
-    add("--json", action="store_true", help="print JSON for a script")
+@dataclass(frozen=True)
+class ExportedHead:
+    """What was made. bytes: of the weights; finished: whether its run was."""
+
+    head: str
+    bytes: int
+    aux_layers: str
+    checkpoint: str
+    finished: bool
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Raises UserError: no run, no checkpoint, or a head that would not serve."""
+def export(
+    run: Path, out: Path, *, checkpoint: Path | None = None, target: str | None = None
+) -> ExportedHead:
+    """A checkpoint of the run folder `run` as a head in the new folder `out`, whole or not at all.
+
+    checkpoint: by default the newest. target: folder, hub name or `demo`; by default the run's.
+
+    Raises:
+        UserError: no run, no checkpoint, or a head that would not serve.
+    """
     specforge.require()
-    record = runs.read_record(arguments.run)
-    checkpoint = arguments.checkpoint or runs.latest_checkpoint(arguments.run.absolute())
+    record = runs.read_record(run)
+    checkpoint = checkpoint or runs.latest_checkpoint(run.absolute())
     if checkpoint is None or not (checkpoint / runs.STATE).is_file():
-        raise UserError(f"{checkpoint or arguments.run} has no checkpoint: `train run` writes one")
+        raise UserError(f"{checkpoint or run} has no checkpoint: `train run` writes one")
     checkpoint = checkpoint.resolve()  # head-best is a link
-    out: Path = arguments.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder: choose another with --out")
-    name = arguments.target or record["config"]["model"]["target_model_path"]
-    target = Target.from_path(specforge.target_folder(name))
+    name = target or record["config"]["model"]["target_model_path"]
+    checked = Target.from_path(hub.resolve(name, what="target", only_config=True))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as scratch:
             head = Path(scratch) / "head"
-            _export(arguments.run.absolute(), checkpoint, record, target, head)
+            _export(run.absolute(), checkpoint, record, checked, head)
             # Onto an empty folder too.
             head.replace(out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}): make room there") from None
-    summary = {
-        "head": str(out),
-        "bytes": (out / WEIGHTS).stat().st_size,
-        "aux_layers": record["aux_layers"],
-        "checkpoint": checkpoint.name,
-        "finished": bool(record.get("finished")),
-    }
-    if arguments.json:
-        print(json.dumps(summary, indent=2))
-    else:
-        unfinished = "" if summary["finished"] else " of a run that is not finished"
-        print(
-            f"{out}: {(out / WEIGHTS).stat().st_size / 2**20:.1f} MiB, auxiliary layers "
-            f"{record['aux_layers']}, from {checkpoint.name}{unfinished}; next: launch --head {out}"
-        )
-    return 0
+    return ExportedHead(
+        head=str(out),
+        bytes=(out / WEIGHTS).stat().st_size,
+        aux_layers=record["aux_layers"],
+        checkpoint=checkpoint.name,
+        finished=bool(record.get("finished")),
+    )
 
 
 def _export(
@@ -87,16 +86,16 @@ def _export(
     _specforge_export(folder, checkpoint, out)
     written = json.loads((out / HEAD_CONFIG).read_text(encoding="utf-8"))
     config = {key: written[key] for key in _KEPT if key in written} | record["draft"]
-    _write_json(out / HEAD_CONFIG, config)
+    files.write_json(out / HEAD_CONFIG, config)
     head = Head.from_path(out)
     if any("embed_tokens" in name for name in head.tensors):
         raise UserError(f"{checkpoint}: the export carries an embedding, the target's is shared")
     contract.check(head, target)
     progress = _progress(checkpoint)
     progress["metrics"] = runlog.last_metrics(folder / runs.LOG, progress.get("step", 0))
-    _write_json(out / provenance.FILE, provenance.describe(record, progress))
+    files.write_json(out / PROVENANCE, provenance_of(record, progress))
     for path in out.iterdir():
-        if path.name not in (HEAD_CONFIG, WEIGHTS, provenance.FILE):
+        if path.name not in (HEAD_CONFIG, WEIGHTS, PROVENANCE):
             path.unlink()
         else:
             path.chmod(0o644)  # transformers writes weights for their owner alone
@@ -124,5 +123,33 @@ def _progress(checkpoint: Path) -> dict[str, Any]:
     return {"name": checkpoint.name, "step": state["global_step"], "epoch": state["epoch"]}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def provenance_of(record: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `PROVENANCE` for a checkpoint of a run.
+
+    record: of run.json; checkpoint: its name, step and metrics.
+    """
+    config = record["config"]
+    found = {
+        "made_with": {
+            DISTRIBUTION: __version__,
+            "commit": record.get("commit"),
+            "versions": record["versions"],
+        },
+        "recipe": record.get("recipe"),
+        "target": record.get("target"),
+        "aux_layers": record["aux_layers"],
+        "data": record.get("data"),
+        "training": {
+            **config["training"],
+            "max_length": config["data"].get("max_length"),
+            "torch_dtype": config["model"].get("torch_dtype"),
+            "processes": config["deployment"]["trainer"]["nproc_per_node"],
+            "hardware": record.get("hardware"),
+            "started": record.get("started"),
+            "finished": record.get("finished"),
+            "seconds": record.get("seconds"),
+        },
+        "checkpoint": checkpoint,
+    }
+    cleaned: dict[str, Any] = without_paths(found)
+    return cleaned

@@ -4,9 +4,8 @@ The head's lm_head covers the draft vocabulary alone. `d2t[i]` is an offset: dra
 target token i + d2t[i]; `t2d[t]` says whether target token t is in it.
 """
 
-import argparse
+import io
 import json
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.target import Target
 
@@ -26,7 +26,19 @@ MAPPING, REPORT = "vocab.pt", "vocab.json"
 
 
 @dataclass(frozen=True)
-class DraftVocabulary:
+class VocabularyOptions:
+    """data: train.jsonl of `train prepare`; target: folder, hub name or `demo`; out: a folder;
+    size: tokens; max_length: of a conversation, in tokens."""
+
+    data: Path
+    target: str
+    out: Path
+    size: int = 32000
+    max_length: int = 2048
+
+
+@dataclass(frozen=True)
+class ChosenVocabulary:
     """tokens: the target ids of the draft vocabulary, ascending. covered, total: occurrences."""
 
     tokens: tuple[int, ...]
@@ -51,7 +63,7 @@ class DraftVocabulary:
 
 def choose(
     counts: Mapping[int, int], size: int, target_size: int, always: Collection[int] = ()
-) -> DraftVocabulary:
+) -> ChosenVocabulary:
     """The `size` most frequent tokens, those in `always` included whatever their count.
 
     Of equally frequent tokens the lower id comes first; unused ones fill up.
@@ -76,7 +88,7 @@ def choose(
     ranked = sorted(range(target_size), key=lambda t: (t not in forced, -counts.get(t, 0), t))
     kept = tuple(sorted(ranked[:size]))
     covered = sum(counts.get(token, 0) for token in kept)
-    return DraftVocabulary(kept, target_size, covered, sum(counts.values()))
+    return ChosenVocabulary(kept, target_size, covered, sum(counts.values()))
 
 
 def count_answers(data: Path, chat: "ChatFormat", max_length: int) -> tuple[Counter[int], int]:
@@ -96,56 +108,33 @@ def count_answers(data: Path, chat: "ChatFormat", max_length: int) -> tuple[Coun
     return counts, read
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="train.jsonl of `train prepare`")
-    parser.add_argument("--target", required=True, help="folder, hub name or `demo`")
-    parser.add_argument("--out", type=Path, required=True, help="folder for vocab.pt, vocab.json")
-    parser.add_argument("--size", type=int, default=32000, help="default: %(default)s")
-    parser.add_argument("--max-length", type=int, default=2048, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print JSON for a script")
+def make(options: VocabularyOptions) -> tuple[ChosenVocabulary, dict[str, object]]:
+    """Count, choose, write. The draft vocabulary, and the content of `REPORT`.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Raises UserError for data or a size that does not fit."""
+    Raises:
+        UserError: data or a size that does not fit.
+    """
     from sglang_qwen3next_eagle3.train.capture.encode import load_format
-    from sglang_qwen3next_eagle3.train.data.workspace import sha256
 
-    if not arguments.data.is_file():
-        raise UserError(f"there is no file {arguments.data}: `train prepare` writes train.jsonl")
-    chat = load_format(arguments.target)
+    if not options.data.is_file():
+        raise UserError(f"there is no file {options.data}: `train prepare` writes train.jsonl")
+    chat = load_format(options.target)
     target = Target.from_path(chat.folder)
-    counts, read = count_answers(arguments.data, chat, arguments.max_length)
+    counts, read = count_answers(options.data, chat, options.max_length)
     if not read:
-        raise UserError(f"{arguments.data}: no conversation with an answer in it")
+        raise UserError(f"{options.data}: no conversation with an answer in it")
     special = chat.special_tokens() | chat.end_tokens(target)
-    chosen = choose(counts, arguments.size, target.vocab_size, special)
-    report = write(
-        chosen,
-        arguments.out,
-        {
-            "data": str(arguments.data),
-            "data_sha256": sha256(arguments.data),
-            "conversations": read,
-            "max_length": arguments.max_length,
-        },
-    )
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        print(
-            f"{arguments.out / MAPPING}: {len(chosen.tokens)} of {target.vocab_size} tokens cover "
-            f"{chosen.coverage:.2%} of {chosen.total} answer tokens in {read} conversations"
-        )
-    if chosen.coverage < 0.95:
-        print(
-            f"warning: {1 - chosen.coverage:.1%} of the answers' tokens can never be drafted; "
-            "a larger --size accepts more",
-            file=sys.stderr,
-        )
-    return 0
+    chosen = choose(counts, options.size, target.vocab_size, special)
+    source = {
+        "data": str(options.data),
+        "data_sha256": files.sha256(options.data),
+        "conversations": read,
+        "max_length": options.max_length,
+    }
+    return chosen, write(chosen, options.out, source)
 
 
-def write(chosen: DraftVocabulary, out: Path, source: Mapping[str, object]) -> dict[str, object]:
+def write(chosen: ChosenVocabulary, out: Path, source: Mapping[str, object]) -> dict[str, object]:
     """vocab.pt as SpecForge reads it (`model.vocab_mapping_path`), and what it covers."""
     import torch
 
@@ -156,11 +145,11 @@ def write(chosen: DraftVocabulary, out: Path, source: Mapping[str, object]) -> d
         "answer_tokens": chosen.total,
         "coverage": round(chosen.coverage, 6),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    scratch = out / f".{MAPPING}.new"
-    torch.save(chosen.tensors(), scratch)
-    scratch.replace(out / MAPPING)
-    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    # Not to a path: torch.save writes the file's name into it.
+    buffer = io.BytesIO()
+    torch.save(chosen.tensors(), buffer)
+    files.write_bytes(out / MAPPING, buffer.getbuffer())
+    files.write_json(out / REPORT, report)
     return report
 
 

@@ -1,6 +1,5 @@
 """`train capture` on the demo pair: SGLang against transformers, and a real kill on the way."""
 
-import argparse
 import hashlib
 import json
 import os
@@ -18,9 +17,10 @@ from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
-from sglang_qwen3next_eagle3.train.capture import capture, features
+from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.encode import encode, load_format, read_conversations
 from sglang_qwen3next_eagle3.train.transformers_backend import TransformersRunner
+from tests.support.actions import action
 from tests.support.small_target import conversation
 
 SELECTIONS = ("card", "fork", "sglang")
@@ -53,9 +53,7 @@ def words_of(data: Path, out: Path, *more: str) -> list[str]:
 
 
 def run(data: Path, out: Path, *more: str) -> Path:
-    parser = argparse.ArgumentParser()
-    capture.add_arguments(parser)
-    assert capture.run(parser.parse_args(words_of(data, out, *more))) == 0
+    assert action("train", "capture", *words_of(data, out, *more)) == 0
     return out
 
 

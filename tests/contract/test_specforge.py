@@ -109,21 +109,6 @@ def test_every_recipe_passes_specforge_s_checks(
     assert resolve_run(config).algorithm.name == "eagle3"
 
 
-def test_the_online_config_is_planned_as_a_producer_and_two_trainers(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["train", "run", "--recipe", "card", "--dry-run", "--online"]
-    assert main([*words, "--out", str(tmp_path / "run")]) == 0
-    path = tmp_path / "specforge.yaml"
-    path.write_text(capsys.readouterr().out)
-    command = [sys.executable, "-m", "specforge.cli", "train", "--config", str(path), "--plan"]
-    plan = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    producer, trainer = plan["commands"]
-    assert (producer["label"], trainer["label"]) == ("producer", "consumer")
-    argv = trainer["argv"]
-    assert argv[argv.index("--nproc_per_node") + 1] == "2"
-
-
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("oracle")

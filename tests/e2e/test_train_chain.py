@@ -18,9 +18,12 @@ import yaml
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.head.forward import HeadModel
+from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 from sglang_qwen3next_eagle3.train import evaluate
 from sglang_qwen3next_eagle3.train.capture import features
-from sglang_qwen3next_eagle3.train.trainer import specforge, supervise
+from sglang_qwen3next_eagle3.train.trainer import supervise
 from tests.e2e.conftest import NEW_TOKENS, Oracle
 from tests.support.server import free_port, generate, running
 
@@ -161,7 +164,8 @@ def test_evaluation_is_that_of_the_trainer(chain: Chain) -> None:
     assert status == 0
     metrics = supervise.read_record(chain.run)["metrics"]["evaluation"]
     # In the trainer's own precision: in fp32, as the verb computes, near ties fall otherwise.
-    embedding, lm_head = evaluate.target_tensors(demo_pair().target)
+    folder = demo_pair().target
+    embedding, lm_head = vocabulary_rows(folder, Target.from_path(folder))
     model = HeadModel.load(chain.head, embedding, torch.bfloat16)
     samples = features.iterate(chain.folder / "held-out")
     scored = evaluate.score(model, lm_head.to(torch.bfloat16), samples, len(result["accuracies"]))
@@ -186,4 +190,4 @@ def test_the_exported_head_serves_the_target_s_own_text(
 
 
 def test_the_target_of_one_file_was_given_an_index(chain: Chain) -> None:
-    assert (chain.run / "target" / specforge.INDEX).is_file()
+    assert (chain.run / "target" / hub.INDEX).is_file()

@@ -1,13 +1,12 @@
 """Conversations to prepare, and `train prepare` as a command."""
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.train.data import prepare
+from tests.support.actions import action
 
 
 def record(question: str, answer: str = "An answer of some length.", **more: Any) -> dict[str, Any]:
@@ -36,28 +35,22 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def run(*words: object) -> int:
-    parser = argparse.ArgumentParser()
-    prepare.add_arguments(parser)
-    return prepare.run(parser.parse_args([str(word) for word in words]))
+    return action("train", "prepare", *words)
 
 
 # A shell that started the tests in the background left SIGINT ignored, which children inherit.
 _COMMAND = """
-import argparse
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from sglang_qwen3next_eagle3.train.data import prepare
-parser = argparse.ArgumentParser()
-prepare.add_arguments(parser)
-raise SystemExit(prepare.run(parser.parse_args()))
+from sglang_qwen3next_eagle3.__main__ import main
+raise SystemExit(main())
 """
 
 
 def start(*words: object) -> subprocess.Popen[str]:
     """The same in a process of its own, to be killed."""
-    return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, *map(str, words)], stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", _COMMAND, "train", "prepare", *map(str, words)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,11 +1,12 @@
 """Stands in for `specforge train --config F`: steps, reports and checkpoints without a model.
 
 FAKE_TRAINER in the environment says what goes wrong, and at which step: `raise:7`, `hang:7`,
-`sigkill:7`.
+`deaf:7`, `sigkill:7`.
 """
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,10 @@ def main() -> None:
 def _go_wrong(mishap: str, step: int) -> None:
     if mishap == "raise":
         raise ValueError(f"broken at step {step}")
+    if mishap == "deaf":
+        # As a trainer that ignores being told to end, with a helper that holds its output open.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen(["sleep", "600"])
     if mishap == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
     print(f"hangs at step {step}, process {os.getpid()}", flush=True)

@@ -11,24 +11,29 @@ layers is checked here.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model import safetensors_header
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION: Final = 1
+VERSION: Final = 2
+READABLE: Final = (1, 2)
+"""Version 1 told weights apart by the names and sizes of their files alone."""
 MANIFEST: Final = "features.json"
 SCRATCH: Final = ".capture"
 STATES: Final = 3
 """Auxiliary states a token: SpecForge's offline training assumes three throughout."""
 DTYPE: Final = "bfloat16"
+SAMPLE_BYTES: Final = 4096
+"""Of each tensor, for `weights_sha256`: a block of the file system."""
 ROWS: Final = 2000  # samples a folder, as SpecForge's own capture has them
 # A file's zip structure, measured below 3 KB, and half a block of the file system.
 _FILE_OVERHEAD: Final = 5120
@@ -73,12 +78,6 @@ class Manifest:
     def complete(self) -> bool:
         return self.samples_done == self.samples
 
-    @property
-    def aux_selection(self) -> AuxSelection:
-        parsed = aux_layers.parse(self.selection)
-        assert isinstance(parsed, AuxSelection), "named ones are spelled out"
-        return replace(parsed, name=self.selection_name)
-
     def as_json(self) -> dict[str, Any]:
         """The content of features.json."""
         return {**asdict(self), "complete": self.complete}
@@ -99,10 +98,10 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("version") != VERSION:
+        if content.get("version") not in READABLE:
             raise UserError(
-                f"{path} is of version {content.get('version')!r}, this package reads {VERSION}: "
-                "capture the features again"
+                f"{path} is of version {content.get('version')!r}, this package reads "
+                f"{' and '.join(map(str, READABLE))}: capture the features again"
             )
         content.pop("complete")
         for name in ("depths", "flags"):
@@ -120,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
 def check_selection(manifest: Manifest, selection: AuxSelection, target: Target | Path) -> None:
     """Check that features are of this selection of this target.
 
-    target: its config, or its folder, whose weights are then compared too (by file sizes).
+    target: its config, or its folder, whose weights are then compared too.
 
     Raises:
         UserError: training or evaluating on them would compare different things.
@@ -137,10 +136,22 @@ def check_selection(manifest: Manifest, selection: AuxSelection, target: Target 
             f"the features are of another target ({manifest.target}; its config.json differs): "
             "train for that one, or capture them again"
         )
-    if isinstance(target, Path) and weights_sha256(target) != manifest.weights_sha256:
+    if isinstance(target, Path):
+        mine = weights_sha256(target, manifest.version)
+        if mine != manifest.weights_sha256:
+            raise UserError(
+                f"the features are of other weights than those of {target} (captured from "
+                f"{manifest.target}): train for that target, or capture them again"
+            )
+
+
+def check_complete(manifest: Manifest, folder: Path) -> None:
+    """Raises UserError: the capture in `folder` is not finished, so that figures would be of a part
+    of it."""
+    if not manifest.complete:
         raise UserError(
-            f"the features are of other weights ({manifest.target}; its files' sizes differ): "
-            "train for that target, or capture them again"
+            f"the capture in {folder} is not complete: start `train capture` again with the same "
+            "arguments, it goes on where it stopped"
         )
 
 
@@ -149,11 +160,37 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 of the names and sizes of a checkpoint's weight files: enough to tell two models
-    apart without reading 160 GB."""
-    sizes = {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
-    return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()
+def weights_sha256(folder: Path, version: int = VERSION) -> str:
+    """What tells the weights of one checkpoint from those of another without reading 160 GB.
+
+    SHA-256 of every tensor's name, dtype, shape and `SAMPLE_BYTES` from its middle, which no
+    training leaves as they were in all tensors. version: of the manifest it is compared with.
+
+    Raises:
+        UserError: a file is no safetensors file, or damaged.
+    """
+    paths = sorted(folder.glob("*.safetensors"))
+    if version == 1:
+        sizes = {path.name: path.stat().st_size for path in paths}
+        return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()
+    digests: dict[str, bytes] = {}
+    for path in paths:
+        with path.open("rb") as stream:
+            read = partial(_read_range, stream)
+            for name, place in safetensors_header.read(
+                str(path), path.stat().st_size, read
+            ).items():
+                start = max(place.start, (place.start + place.stop - SAMPLE_BYTES) // 2)
+                sample = read(start, min(place.stop, start + SAMPLE_BYTES))
+                told = f"{name} {place.dtype} {place.shape}".encode()
+                digests[name] = hashlib.sha256(told + sample).digest()
+    # Whatever files they are in: a checkpoint that was split anew has the same weights.
+    return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
+
+
+def _read_range(stream: BinaryIO, start: int, stop: int) -> bytes:
+    stream.seek(start)
+    return stream.read(stop - start)
 
 
 def bytes_per_token(hidden_size: int) -> int:

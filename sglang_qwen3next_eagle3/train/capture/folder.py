@@ -1,17 +1,15 @@
 """The folder that `train capture` writes: whose it is, who is at it, what is done, what fits."""
 
-import fcntl
 import io
-import json
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from sglang_qwen3next_eagle3.base import files, workfolder
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.features import MANIFEST, SCRATCH, Manifest
@@ -22,8 +20,10 @@ if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.train.capture.encode import Sample
 
 LOG: Final = "sglang.log"
+COUNT_SECONDS: Final = 600.0
+"""What another shard gets to count its files, on a slow disk."""
 # What may differ between two runs of one capture.
-_DESCRIPTIVE: Final = ("target", "versions", "samples_done", "tokens_done")
+_DESCRIPTIVE: Final = ("target", "versions", "samples_done", "tokens_done", "complete")
 
 
 def check_request(folder: Path, manifest: Manifest) -> None:
@@ -32,24 +32,15 @@ def check_request(folder: Path, manifest: Manifest) -> None:
     Raises:
         UserError: the folder holds something else, or features of another capture.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name a folder with --out")
-    if not (folder / MANIFEST).exists():
-        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        others = names - {SCRATCH, MANIFEST}
-        if others:
-            raise UserError(
-                f"{folder} holds something else ({min(others)}): name a new or empty folder"
-            )
-        return
-    begun = features.read_manifest(folder)
-    for field in fields(Manifest):
-        old, new = getattr(begun, field.name), getattr(manifest, field.name)
-        if field.name not in _DESCRIPTIVE and old != new:
-            raise UserError(
-                f"{folder} was begun with other arguments ({field.name}: {old}, now {new}): "
-                "repeat those, or name another folder with --out"
-            )
+    workfolder.refuse_other_content(folder, {SCRATCH, MANIFEST})
+    if (folder / MANIFEST).exists():
+        begun = features.read_manifest(folder)
+        workfolder.refuse_other_request(folder, _request(begun), _request(manifest))
+
+
+def _request(manifest: Manifest) -> dict[str, Any]:
+    content = manifest.as_json()
+    return {key: value for key, value in content.items() if key not in _DESCRIPTIVE}
 
 
 @contextmanager
@@ -62,13 +53,8 @@ def scratch_of(folder: Path, shard: tuple[int, int]) -> Iterator[Path]:
     index, count = shard
     scratch = folder / SCRATCH / f"shard-{index}-of-{count}"
     scratch.mkdir(parents=True, exist_ok=True)
-    with (scratch / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process captures shard {index}/{count} of {folder}") from None
-        except OSError:
-            pass  # Some network file systems lock nothing; alone in it, one needs no lock.
+    busy = f"another process captures shard {index}/{count} of {folder}"
+    with workfolder.lock(scratch / "lock", busy):
         try:
             yield scratch
         finally:
@@ -80,10 +66,10 @@ def scratch_of(folder: Path, shard: tuple[int, int]) -> Iterator[Path]:
                 scratch.parent.rmdir()
 
 
-def begin(folder: Path, manifest: Manifest, scratch: Path) -> None:
+def begin(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, unless the capture was begun before. Raises as `check_request`."""
     if not (folder / MANIFEST).exists():
-        _write_manifest(folder, manifest, scratch)
+        _write_manifest(folder, manifest)
     # Another shard may have begun at the same moment.
     check_request(folder, manifest)
 
@@ -104,13 +90,10 @@ def missing(folder: Path, lengths: Sequence[int], hidden_size: int) -> set[int]:
     }
 
 
-def update(folder: Path, lengths: Sequence[int], scratch: Path) -> Manifest:
+def update(folder: Path, lengths: Sequence[int]) -> Manifest:
     """Count what is on disk, from all shards, into the manifest."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems lock nothing; then the last shard to end counts them all.
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    busy = f"another process counts what is captured in {folder}"
+    with workfolder.lock(folder, busy, wait_seconds=COUNT_SECONDS):
         manifest = features.read_manifest(folder)
         left = missing(folder, lengths, manifest.hidden_size)
         manifest = replace(
@@ -118,9 +101,7 @@ def update(folder: Path, lengths: Sequence[int], scratch: Path) -> Manifest:
             samples_done=len(lengths) - len(left),
             tokens_done=sum(lengths) - sum(lengths[index] for index in left),
         )
-        _write_manifest(folder, manifest, scratch)
-    finally:
-        os.close(handle)
+        _write_manifest(folder, manifest)
     return manifest
 
 
@@ -171,16 +152,8 @@ def write_sample(
     buffer = io.BytesIO()
     torch.save(states, buffer)
     path.parent.mkdir(exist_ok=True)
-    _write_atomically(path, buffer.getbuffer(), scratch)
+    files.write_bytes(path, buffer.getbuffer(), scratch)
 
 
-def _write_manifest(folder: Path, manifest: Manifest, scratch: Path) -> None:
-    text = json.dumps(manifest.as_json(), indent=2) + "\n"
-    _write_atomically(folder / MANIFEST, text.encode(), scratch)
-
-
-def _write_atomically(path: Path, content: bytes | memoryview, scratch: Path) -> None:
-    """By way of the scratch folder: no process ever sees a half-written file under `path`."""
-    half = scratch / path.name
-    half.write_bytes(content)
-    os.replace(half, path)
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    files.write_json(folder / MANIFEST, manifest.as_json())

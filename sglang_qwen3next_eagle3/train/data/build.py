@@ -1,29 +1,116 @@
-"""From the pool of conversations to a finished folder: drawn, split, written, reported."""
+"""`train prepare`: conversations from anywhere to the JSONL that SpecForge and `train` read.
+
+The output folder gets train.jsonl and eval.jsonl, a line each `{"id", "conversations"}`, and
+prepare.json: what was read, what was left out and why, and the checksums. The same arguments give
+the same files byte for byte (unless answers are regenerated), and start again what was killed.
+"""
 
 import hashlib
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import sha256
 from sglang_qwen3next_eagle3.train.data import mixing, pool
-from sglang_qwen3next_eagle3.train.data.journal import Journal
+from sglang_qwen3next_eagle3.train.data.decontaminate import Excluded, read_texts
 from sglang_qwen3next_eagle3.train.data.mixing import Candidate
-from sglang_qwen3next_eagle3.train.data.plan import Plan
-from sglang_qwen3next_eagle3.train.data.pool import Pool
-from sglang_qwen3next_eagle3.train.data.regenerate import Failure, regenerate
-from sglang_qwen3next_eagle3.train.data.workspace import Workspace
+from sglang_qwen3next_eagle3.train.data.pool import Pool, Rules
+from sglang_qwen3next_eagle3.train.data.regenerate import (
+    Failure,
+    Journal,
+    Settings,
+    regenerate,
+    served_model,
+)
+from sglang_qwen3next_eagle3.train.data.sources import Opened, Source, open_source
+from sglang_qwen3next_eagle3.train.data.workspace import REPORT, Workspace, claim
+
+__all__ = ["EVAL", "REPORT", "TRAIN", "Preparation", "prepare", "summary"]
 
 TRAIN, EVAL = "train.jsonl", "eval.jsonl"
 
 
-def build(plan: Plan, workspace: Workspace, read: Pool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Preparation:
+    """All that `prepare` is told. samples: training and evaluation together, None for all;
+    evaluation: a count, or a fraction of what is drawn."""
+
+    sources: tuple[Source, ...]
+    out: Path
+    samples: int | None = None
+    evaluation: int | float = 0.02
+    seed: int = 0
+    min_answer_chars: int = 16
+    excludes: tuple[Path, ...] = ()
+    regenerate: Settings | None = None
+
+
+def _request(plan: Preparation, opened: Sequence[Opened]) -> dict[str, Any]:
+    """What determines the outcome; where it comes from (paths, the server) may change."""
+    settings = plan.regenerate
+    again = ("model", "max_tokens", "temperature")
+    return {
+        "sources": [
+            {
+                "label": one.source.label,
+                **one.identity,
+                "weight": None if one.source.weight is None else str(one.source.weight),
+                "format": one.source.format,
+            }
+            for one in opened
+        ],
+        "samples": plan.samples,
+        "evaluation": plan.evaluation,
+        "seed": plan.seed,
+        "min_answer_chars": plan.min_answer_chars,
+        "excludes": [sha256(path) for path in plan.excludes],
+        "regenerate": settings and {name: getattr(settings, name) for name in again},
+    }
+
+
+def prepare(plan: Preparation) -> dict[str, Any]:
+    """Make the folder, or find it made. The report, as prepare.json holds it.
+
+    Raises:
+        UserError: a source is missing or wholly bad, nothing is left, the folder holds something
+            else, the disk is full, or the server is gone (what was answered is kept).
+        KeyboardInterrupt: the same goes on.
+    """
+    try:
+        return _prepare(plan)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"{where}{error.strerror or error}: mend that and run the same command again"
+        ) from None
+
+
+def _prepare(plan: Preparation) -> dict[str, Any]:
+    opened = [open_source(source) for source in plan.sources]
+    excluded = Excluded(text for path in plan.excludes for text in read_texts(path))
+    with claim(plan.out, _request(plan, opened)) as workspace:
+        if workspace.report is not None:
+            print(f"{plan.out} is prepared already", file=sys.stderr)
+            return workspace.report
+        if plan.regenerate is not None:
+            asked = replace(plan.regenerate, model=served_model(plan.regenerate))
+            plan = replace(plan, regenerate=asked)
+        rules = Rules(excluded, plan.min_answer_chars, keep_answers=plan.regenerate is None)
+        with closing(Pool(workspace.work, rules)) as read:
+            for one in opened:
+                read.read(one)
+            return _build(plan, workspace, read)
+
+
+def _build(plan: Preparation, workspace: Workspace, read: Pool) -> dict[str, Any]:
     """Draw, split, ask for answers if planned, write, and publish. The report.
 
     plan.regenerate: with the served model's name.
@@ -69,7 +156,7 @@ def build(plan: Plan, workspace: Workspace, read: Pool) -> dict[str, Any]:
 
 
 def _regenerate(
-    plan: Plan, workspace: Workspace, read: Pool, parts: dict[str, list[Candidate]]
+    plan: Preparation, workspace: Workspace, read: Pool, parts: dict[str, list[Candidate]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     assert plan.regenerate is not None
     labels = [source.label for source in plan.sources]
@@ -124,14 +211,14 @@ def _write(path: Path, samples: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {"conversations": count, "sha256": digest.hexdigest()}
 
 
-def _weights(plan: Plan) -> list[Fraction] | None:
+def _weights(plan: Preparation) -> list[Fraction] | None:
     weights = [source.weight for source in plan.sources]
     if all(weight is None for weight in weights):
         return None
     return [Fraction(1) if weight is None else weight for weight in weights]
 
 
-def _short_of(plan: Plan, available: Sequence[int], counts: Sequence[int]) -> list[str]:
+def _short_of(plan: Preparation, available: Sequence[int], counts: Sequence[int]) -> list[str]:
     """What could not be drawn as asked, a line each."""
     if plan.samples is None:
         return []
@@ -148,7 +235,7 @@ def _short_of(plan: Plan, available: Sequence[int], counts: Sequence[int]) -> li
 
 
 def _report(
-    request: Mapping[str, Any], plan: Plan, read: Pool, counts: Sequence[int]
+    request: Mapping[str, Any], plan: Preparation, read: Pool, counts: Sequence[int]
 ) -> dict[str, Any]:
     return {
         "package": f"sglang-qwen3next-eagle3 {__version__}",

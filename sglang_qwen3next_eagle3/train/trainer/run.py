@@ -4,94 +4,67 @@ The run folder gets specforge.yaml (the run config), draft.json (the head's conf
 was trained on what, when, and how it went), train.log and checkpoints/.
 """
 
-import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.model.hub import local_folder
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train import vocab
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.features import Manifest
-from sglang_qwen3next_eagle3.train.trainer import (
-    draft,
-    hardware,
-    online,
-    recipe,
-    runconfig,
-    specforge,
-)
+from sglang_qwen3next_eagle3.train.trainer import draft, recipe, runconfig, specforge
 from sglang_qwen3next_eagle3.train.trainer.recipe import Recipe
 from sglang_qwen3next_eagle3.train.trainer.runconfig import CPU, Paths
 from sglang_qwen3next_eagle3.train.trainer.supervise import (
     CHECKPOINTS,
-    CONFIG,
     DRAFT,
-    Plan,
-    register,
+    Outcome,
+    TrainingPlan,
     train,
 )
-from sglang_qwen3next_eagle3.train.trainer.trainer_process import say
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_argument_group("what to train").add_argument
-    names = ", ".join(recipe.names())
-    what("--recipe", required=True, metavar="NAME", help=f"{names}, or a file")
-    what("--target", help="folder, hub name or `demo`; default: the recipe's")
-    what("--features", type=Path, metavar="DIR", help="what `train capture` wrote")
-    what("--eval-features", type=Path, metavar="DIR", help="the same of held-out conversations")
-    what("--vocab", type=Path, metavar="FILE", help="vocab.pt of `train vocab`")
-    what("--out", type=Path, default=Path("run"), metavar="DIR", help="default: %(default)s")
-    what("--aux-layers", metavar="SELECTION", help="default: the recipe's")
-    what("--allow-gdn-aux", action="store_true", help="let a spelled selection name GDN layers")
-    what("--set", action="append", default=[], metavar="S.F=V", help="a SpecForge setting")
-    how = parser.add_argument_group("how").add_argument
-    how("--device", choices=("cuda", CPU), help="default: cuda if there is one")
-    how("--gpus", type=int, metavar="N", help="training processes; default: the recipe's DP")
-    how("--dry-run", action="store_true", help="print SpecForge's run config and stop")
-    how("--json", action="store_true", help="print JSON for a script")
-    servers = parser.add_argument_group(
-        "online: states from capture servers, nothing on disk (see docs/training.md)"
-    ).add_argument
-    servers("--online", action="store_true", help="write the config, and what to start around it")
-    servers("--data", type=Path, metavar="FILE", help="train.jsonl of `train prepare`")
-    servers("--server-url", action="append", metavar="URL", help=f"default: {online.SERVER}")
-    servers("--mooncake", default="127.0.0.1", metavar="HOST", help="default: %(default)s")
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train and how.
+
+    recipe: a name or a file. target: folder, hub name or `demo`; aux_layers: a selection; both by
+    default the recipe's. features, eval_features: what `train capture` wrote. vocab: vocab.pt of
+    `train vocab`. out: the run's folder. settings: SpecForge's, `section.field=value`. device: cuda
+    by default if there is one. gpus: training processes, by default the recipe's DP. dry_run: what
+    the steps before would have made need not be there.
+    """
+
+    recipe: str
+    target: str | None = None
+    features: Path | None = None
+    eval_features: Path | None = None
+    vocab: Path | None = None
+    out: Path = Path("run")
+    aux_layers: str | None = None
+    allow_gdn_aux: bool = False
+    settings: tuple[str, ...] = ()
+    device: Literal["cuda", "cpu"] | None = None
+    gpus: int | None = None
+    dry_run: bool = False
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Exit status 0, or 130 after Ctrl-C. Raises UserError before anything is loaded."""
-    specforge.require()
-    plan = make_plan(arguments)
-    out = arguments.out.absolute()
-    if arguments.dry_run:
-        print(json.dumps(plan.config, indent=2) if arguments.json else _describe(plan), end="")
-        return 0
-    if arguments.online:
-        register(plan, out)
-        print("\n".join(online.around(plan.config, plan.recipe.hardware.tp, out / CONFIG)))
-        return 0
-    _check_vocabulary(arguments.vocab, plan)
-    plan.about["hardware"] = hardware.describe(plan.device, plan.processes)
-    try:
-        outcome = train(plan, out)
-    except KeyboardInterrupt:
-        say(f"\ninterrupted: the same command goes on from the last checkpoint in {out}")
-        return 130
-    if arguments.json:
-        summary = {key: outcome.record.get(key) for key in ("finished", "seconds", "metrics")}
-        print(json.dumps({"checkpoint": str(outcome.checkpoint), **summary}, indent=2))
-    else:
-        state = "trained" if outcome.trained else "nothing to do, trained before"
-        print(f"{state}: {outcome.checkpoint}; next: train export --run {arguments.out}")
-    return 0
+def run(options: TrainOptions) -> Outcome:
+    """Train, or go on with it.
+
+    Raises:
+        UserError: before anything is loaded where the parts do not fit; SpecForge failed.
+        KeyboardInterrupt: after SpecForge ended.
+    """
+    plan = make_plan(options)
+    assert options.vocab is not None, "else there is no plan"
+    _check_vocabulary(options.vocab, plan)
+    plan.about["hardware"] = _hardware(plan.device, plan.processes)
+    return train(plan, options.out.absolute())
 
 
 @dataclass(frozen=True)
@@ -106,32 +79,29 @@ class _Fitted:
     manifests: Mapping[str, Manifest] = field(default_factory=dict)
 
 
-def make_plan(arguments: argparse.Namespace) -> Plan:
+def make_plan(options: TrainOptions) -> TrainingPlan:
     """Everything that is decided before SpecForge starts. Reads small files only.
 
     Raises:
-        UserError: the recipe, the target and the features do not fit together.
+        UserError: SpecForge is not the one we know, or the recipe, the target and the features do
+            not fit together.
     """
-    chosen = recipe.load(arguments.recipe)
-    name = arguments.target or chosen.target
-    paths = _paths(arguments)
-    fitted = _fit(arguments, chosen, name)
+    specforge.require()
+    chosen = recipe.load(options.recipe)
+    name = options.target or chosen.target
+    paths = _paths(options)
+    fitted = _fit(options, chosen, name)
     paths = replace(paths, target=fitted.target)
-    device = "cuda"
-    if arguments.online:
-        config = _online(arguments, chosen, paths, fitted)
-    else:
-        if arguments.dry_run:
-            device = arguments.device or device
-        else:
-            device = hardware.choose(arguments.device, arguments.gpus, chosen.hardware.dp)
-        processes = arguments.gpus or (1 if device == CPU else chosen.hardware.dp)
-        config = runconfig.offline(chosen, paths, fitted.ids, processes, device)
-    config = runconfig.override(config, arguments.set)
+    device: str = options.device or "cuda"
+    if not options.dry_run:
+        device = choose_device(options.device, options.gpus, chosen.hardware.dp)
+    processes = options.gpus or (1 if device == CPU else chosen.hardware.dp)
+    config = runconfig.offline(chosen, paths, fitted.ids, processes, device)
+    config = runconfig.override(config, options.settings)
     specforge.check_config(config)
     train = fitted.manifests.get("train")
     data = {key: manifest.as_json() for key, manifest in fitted.manifests.items()}
-    return Plan(
+    return TrainingPlan(
         chosen,
         config,
         fitted.draft_config,
@@ -139,53 +109,70 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         device,
         steps=None if train is None else runconfig.optimizer_steps(config, train.samples),
         about={
-            "recipe": {"name": Path(arguments.recipe).stem, "description": chosen.description},
+            "recipe": {"name": Path(options.recipe).stem, "description": chosen.description},
             "target": name,
-            "data": {**data, "vocabulary": vocab.read_report(arguments.vocab)},
+            "data": {**data, "vocabulary": vocab.read_report(options.vocab)},
         },
     )
 
 
-def _fit(arguments: argparse.Namespace, chosen: Recipe, name: str) -> _Fitted:
-    folder = local_folder(name)
-    if folder is None and arguments.dry_run:
+def choose_device(device: str | None, gpus: int | None, dp: int) -> str:
+    """`cuda` or `cpu`. device, gpus: as the user asked; dp: processes that the recipe means.
+
+    Raises:
+        UserError: a device, or a number of them, that is not here.
+    """
+    import torch
+
+    here = torch.cuda.device_count()
+    device = device or ("cuda" if here else CPU)
+    if gpus is not None and gpus < 1:
+        raise UserError(f"--gpus {gpus}: at least 1")
+    if device == CPU:
+        if gpus not in (None, 1):
+            raise UserError(f"--gpus {gpus}: on a CPU one process trains; leave it out")
+        return device
+    if not here:
+        raise UserError("--device cuda: no CUDA GPU here; --device cpu does for small models")
+    if (gpus or dp) > here:
+        raise UserError(
+            f"{gpus or dp} training processes, each with a GPU and a batch of its own, but {here} "
+            f"here: pass --gpus {here}"
+        )
+    return device
+
+
+def _hardware(device: str, processes: int) -> str:
+    """What SpecForge trains on, for people and for provenance: `2 x NVIDIA H200`."""
+    if device == CPU:
+        return CPU
+    import torch
+
+    return f"{processes} x {torch.cuda.get_device_name(0)}"
+
+
+def _fit(options: TrainOptions, chosen: Recipe, name: str) -> _Fitted:
+    folder = hub.local_folder(name)
+    if folder is None and options.dry_run:
         # The target is not here to be asked, and a dry run downloads nothing.
-        spelled = arguments.aux_layers or chosen.aux_layers
+        spelled = options.aux_layers or chosen.aux_layers
         return _Fitted(name, spelled, _full_size_ids(spelled))
-    if folder is None and arguments.online:
-        # This machine may be no trainer: the target's config is enough.
-        path, known_as = hub.resolve(name, what="target", only_config=True), name
-    else:
-        path = specforge.target_folder(name)
-        known_as = str(path)
+    path = hub.resolve(name, what="target")
     target = Target.from_path(path)
     selection = aux_layers.resolve(
         target,
-        wanted=arguments.aux_layers or chosen.aux_layers,
-        wanted_source="--aux-layers" if arguments.aux_layers else f"recipe {arguments.recipe}",
+        wanted=options.aux_layers or chosen.aux_layers,
+        wanted_source="--aux-layers" if options.aux_layers else f"recipe {options.recipe}",
         count=features.STATES,
-        allow_gdn=arguments.allow_gdn_aux,
+        allow_gdn=options.allow_gdn_aux,
     ).selection
     return _Fitted(
-        known_as,
+        str(path),
         str(selection),
         draft.layer_ids(selection),
         draft.config(chosen.draft, target, selection),
-        {} if arguments.online else _manifests(arguments, selection, path),
+        _manifests(options, selection, path),
     )
-
-
-def _online(
-    arguments: argparse.Namespace, chosen: Recipe, paths: Paths, fitted: _Fitted
-) -> dict[str, Any]:
-    if fitted.ids is None:
-        raise UserError(
-            f"auxiliary layers {fitted.spelled}: the capture servers know outputs of layers only: "
-            "train on captured features, without --online"
-        )
-    data = _existing(arguments.data, "train.jsonl", arguments, "--data")
-    servers = arguments.server_url or [online.SERVER]
-    return online.run_config(chosen, paths, fitted.ids, str(data), servers, arguments.mooncake)
 
 
 def _full_size_ids(spelled: str) -> list[int]:
@@ -202,51 +189,42 @@ def _full_size_ids(spelled: str) -> list[int]:
     return ids[spelled]
 
 
-def _manifests(
-    arguments: argparse.Namespace, selection: AuxSelection, target: Path
-) -> dict[str, Manifest]:
+def _manifests(options: TrainOptions, selection: AuxSelection, target: Path) -> dict[str, Manifest]:
     """The manifests. SpecForge compares nothing: features of other layers, or of another target,
     would train a useless head without an error."""
     found = {}
-    for key, folder in (("train", arguments.features), ("evaluation", arguments.eval_features)):
+    for key, folder in (("train", options.features), ("evaluation", options.eval_features)):
         if folder is None:
             continue
         manifest = features.read_manifest(folder)
         features.check_selection(manifest, selection, target)
-        if not manifest.complete:
-            raise UserError(
-                f"the capture in {folder} is not complete: start `train capture` again with the "
-                "same arguments, it goes on where it stopped"
-            )
+        features.check_complete(manifest, folder)
         found[key] = manifest
     return found
 
 
-def _paths(arguments: argparse.Namespace) -> Paths:
-    out = arguments.out.absolute()
-    evaluation = arguments.eval_features
-    found = Paths(
+def _paths(options: TrainOptions) -> Paths:
+    out = options.out.absolute()
+    evaluation = options.eval_features
+    vocabulary = _existing(options.vocab, "vocab.pt", options, "--vocab")
+    captured = _existing(options.features, "features", options, "--features")
+    return Paths(
         target="",
         draft_config=str(out / DRAFT),
         output=str(out / CHECKPOINTS),
         eval_features=None if evaluation is None else str(evaluation.absolute()),
-        vocab_mapping=str(_existing(arguments.vocab, "vocab.pt", arguments, "--vocab")),
+        vocab_mapping=str(vocabulary),
+        features=str(captured),
     )
-    if arguments.online:
-        return found
-    captured = _existing(arguments.features, "features", arguments, "--features")
-    return replace(found, features=str(captured))
 
 
 # What has to be there, and which step makes it.
-_MADE_BY = {"--vocab": "train vocab", "--features": "train capture", "--data": "train prepare"}
+_MADE_BY = {"--vocab": "train vocab", "--features": "train capture"}
 
 
-def _existing(
-    path: Path | None, placeholder: str, arguments: argparse.Namespace, option: str
-) -> Path:
+def _existing(path: Path | None, placeholder: str, options: TrainOptions, option: str) -> Path:
     """The absolute path; in a dry run a placeholder stands in for one that was not given."""
-    if path is None and arguments.dry_run:
+    if path is None and options.dry_run:
         return Path(placeholder).absolute()
     if path is None or not path.exists():
         what = "is missing" if path is None else f"{path}: it is not there"
@@ -254,7 +232,7 @@ def _existing(
     return path.absolute()
 
 
-def _check_vocabulary(path: Path, plan: Plan) -> None:
+def _check_vocabulary(path: Path, plan: TrainingPlan) -> None:
     assert plan.draft_config is not None
     sizes = vocab.sizes(path)
     wanted = plan.draft_config["draft_vocab_size"], plan.draft_config["vocab_size"]
@@ -266,7 +244,8 @@ def _check_vocabulary(path: Path, plan: Plan) -> None:
         )
 
 
-def _describe(plan: Plan) -> str:
+def describe(plan: TrainingPlan) -> str:
+    """SpecForge's run config as YAML, with comments for people above it."""
     import yaml
 
     meant, batch = plan.recipe.hardware, plan.config["training"].get("batch_size", 1)
@@ -283,9 +262,4 @@ def _describe(plan: Plan) -> str:
         lines.append(f"# data: {', '.join(plan.recipe.data.sources)}")
     if plan.steps is not None:
         lines.append(f"# optimizer steps: {plan.steps}")
-    if plan.config["deployment"]["mode"] == "disaggregated":
-        lines += (
-            f"# {line}"
-            for line in online.around(plan.config, plan.recipe.hardware.tp, Path("THIS_FILE"))
-        )
     return "\n".join(lines) + "\n" + yaml.safe_dump(plan.config, sort_keys=False)

@@ -45,7 +45,7 @@ def offline(
     layer_ids: for the record, None where ids cannot say it; offline, SpecForge reads three states
         from each file and compares nothing, which is why `train run` does.
     """
-    config = base(recipe, paths, layer_ids)
+    config = _base(recipe, paths, layer_ids)
     training = config["training"]
     config["data"]["hidden_states_path"] = paths.features
     if paths.eval_features is None:
@@ -62,8 +62,8 @@ def offline(
     return config
 
 
-def base(recipe: Recipe, paths: Paths, layer_ids: Sequence[int] | None) -> dict[str, Any]:
-    """What offline and online training have in common."""
+def _base(recipe: Recipe, paths: Paths, layer_ids: Sequence[int] | None) -> dict[str, Any]:
+    """What hangs on the recipe and the paths alone."""
     config: dict[str, Any] = {
         name: copy.deepcopy(recipe.specforge.get(name, {})) for name in SECTIONS
     }

@@ -1,19 +1,19 @@
 """The SpecForge that is installed beside SGLang: is it there, and is it the one we know?"""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import write_json
 from sglang_qwen3next_eagle3.base.resources import data_dir
-from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.base.schema import first_error
+from sglang_qwen3next_eagle3.model.hub import INDEX
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Installed, Manifest
 
 RELEASE = "0.2.0"
 HOW_TO_INSTALL = "`make train-env`, or pip install --no-deps specforge==0.2.0 and accelerate"
-INDEX = "model.safetensors.index.json"
 
 
 def installed() -> Installed | None:
@@ -61,19 +61,12 @@ def check_config(config: Mapping[str, Any]) -> None:
     try:
         resolve_run(Config.model_validate(dict(config)))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
-        reason = f"{where}{first['msg']}"
+        reason = first_error(error)
     except ValueError as error:
         reason = str(error)
     else:
         return
     raise UserError(f"SpecForge refuses the run config: {reason}; see --set and the recipe")
-
-
-def target_folder(name: str) -> Path:
-    """The checkpoint folder of a target: a folder, a hub name or `demo`."""
-    return hub.resolve(name, what="target")
 
 
 def indexed(target: Path, beside: Path) -> Path:
@@ -98,5 +91,5 @@ def indexed(target: Path, beside: Path) -> Path:
             weight_map |= dict.fromkeys(stream.keys(), path.name)
     size = sum(path.stat().st_size for path in files)
     index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (beside / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    write_json(beside / INDEX, index, indent=1)
     return beside

@@ -1,23 +1,22 @@
 """Starting SpecForge in a run folder, watching it, and letting it go on where it stopped."""
 
-import fcntl
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sglang_qwen3next_eagle3.base import provenance
+from sglang_qwen3next_eagle3.base import files, provenance, workfolder
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.processes import Child, ending, tail
+from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.train.trainer import runconfig, runlog, specforge
 from sglang_qwen3next_eagle3.train.trainer.recipe import Recipe
-from sglang_qwen3next_eagle3.train.trainer.trainer_process import execute, say
 
 CONFIG, DRAFT, RUN, LOG = "specforge.yaml", "draft.json", "run.json", "train.log"
 LOCK, TRAINER_LOCK = ".lock", ".trainer-lock"
@@ -25,10 +24,13 @@ CHECKPOINTS = "checkpoints"
 STATE = "training_state.pt"
 CPU_TRAINER = "sglang_qwen3next_eagle3.train.trainer.cpu_trainer"
 LET_GO_SECONDS = 60.0
+POLL_SECONDS = 0.2
+END_SECONDS = 30.0
+"""What SpecForge gets to write a checkpoint and go, before it is killed."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A run that is ready to start.
 
     config: SpecForge's run config; draft_config: the head's config.json, None for a dry run with
@@ -59,7 +61,7 @@ class Outcome:
     trained: bool
 
 
-def train(plan: Plan, out: Path) -> Outcome:
+def train(plan: TrainingPlan, out: Path) -> Outcome:
     """Start SpecForge, or let it go on, and see that it ends with a checkpoint.
 
     Raises:
@@ -73,44 +75,103 @@ def train(plan: Plan, out: Path) -> Outcome:
         if record.get("finished") and newest is not None:
             return Outcome(newest, record, trained=False)
         start = f"from {newest.name}" if newest is not None else "from nothing"
-        say(f"{start} to step {plan.steps}; what SpecForge prints is kept in {out / LOG}")
+        print(
+            f"{start} to step {plan.steps}; what SpecForge prints is kept in {out / LOG}",
+            file=sys.stderr,
+            flush=True,
+        )
         _write_files(plan, out, newest)
         module = CPU_TRAINER if plan.device == runconfig.CPU else "specforge.cli"
         command = [sys.executable, "-m", module, "train", "--config", str(out / CONFIG)]
         started = time.monotonic()
         try:
-            execute(
-                command,
-                plan.recipe.environment,
-                out / LOG,
-                steps=plan.steps,
-                inherit=[lock],
-            )
+            _execute(command, plan, out / LOG, inherit=[lock])
         finally:
             record["seconds"] = round(record["seconds"] + time.monotonic() - started, 1)
-            _write_json(out / RUN, record)
+            files.write_json(out / RUN, record)
         newest = latest_checkpoint(out, plan.processes)
         if newest is None:
             raise UserError(f"SpecForge ended without a checkpoint: see {out / LOG}")
         record["finished"] = _now()
         record["metrics"] = runlog.last_metrics(out / LOG, step_of(newest))
-        _write_json(out / RUN, record)
+        files.write_json(out / RUN, record)
     return Outcome(newest, record, trained=True)
 
 
-def register(plan: Plan, out: Path) -> None:
-    """Write a run's files for a SpecForge that is started elsewhere; `train export` reads them.
+def _execute(command: Sequence[str], plan: TrainingPlan, log: Path, inherit: Sequence[int]) -> None:
+    """Run SpecForge to its end; its output goes to the log, its reports to standard error too.
+
+    inherit: file descriptors.
 
     Raises:
-        UserError: another run is in the folder.
+        UserError: it failed or was stopped; the message has its own reason.
+        KeyboardInterrupt: after it ended.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        _claim(out, plan)
-        _write_files(plan, out)
+    before = log.stat().st_size if log.exists() else 0
+    environment = {**plan.recipe.environment, "PYTHONUNBUFFERED": "1"}
+    running = Child.start(
+        command, log, name="SpecForge", environment=environment, inherit=inherit, append=True
+    )
+    with (
+        Progress("training", plan.steps, unit="steps") as progress,
+        log.open(encoding="utf-8", errors="replace") as printed,
+        _ended(running),
+    ):
+        printed.seek(before)
+        reports = _Reports(progress)
+        unfinished = ""
+        while True:
+            status = running.ended()
+            # Read after asking: what a process that has ended printed is all there.
+            for line in printed:
+                unfinished += line
+                if unfinished.endswith("\n"):
+                    if report := runlog.parse(unfinished):
+                        reports.show(report)
+                    unfinished = ""
+            if status is not None:
+                break
+            time.sleep(POLL_SECONDS)
+    if status:
+        reason = runlog.reason(tail(log, 200))
+        raise UserError(
+            f"SpecForge ended ({ending(status)}): {reason}; all of its output is in {log}, and the "
+            "same command goes on from the last checkpoint"
+        )
 
 
-def _write_files(plan: Plan, out: Path, resumed: Path | None = None) -> None:
+@contextmanager
+def _ended(running: Child) -> Iterator[None]:
+    """However the block ends, so does SpecForge, whatever it does with a signal."""
+    try:
+        yield
+    finally:
+        running.stop(END_SECONDS)
+
+
+class _Reports:
+    """Shows each report once (all processes of a run write it), and the time that is left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._shown: set[tuple[int, bool]] = set()
+
+    def show(self, report: runlog.Report) -> None:
+        key = (report.step, report.is_evaluation)
+        if key in self._shown:
+            return
+        line = report.describe()
+        if not self._shown:
+            # Loading and the first steps' compilation say nothing about the rest.
+            self._progress.begin(report.step)
+        elif not report.is_evaluation:
+            self._progress.reach(report.step)
+            line += f"; {self._progress.figures()}"
+        self._shown.add(key)
+        self._progress.say(line)
+
+
+def _write_files(plan: TrainingPlan, out: Path, resumed: Path | None = None) -> None:
     """specforge.yaml and draft.json, as SpecForge reads them."""
     config = dict(plan.config)
     target = Path(config["model"]["target_model_path"])
@@ -120,8 +181,8 @@ def _write_files(plan: Plan, out: Path, resumed: Path | None = None) -> None:
     if resumed is not None:
         config["training"] = {**config["training"], "resume_from": str(resumed)}
     if plan.draft_config is not None:
-        _write_json(out / DRAFT, plan.draft_config)
-    _write(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
+        files.write_json(out / DRAFT, plan.draft_config)
+    files.write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
 
 
 def step_of(checkpoint: Path) -> int:
@@ -150,51 +211,34 @@ def _locked(out: Path) -> Iterator[int]:
     while, and is waited for.
     """
     busy = f"{out} is in use: %s; wait for it, or choose another folder with --out"
-    with (out / LOCK).open("w") as mine, (out / TRAINER_LOCK).open("w") as trainer:
-        if not _lock(mine.fileno()):
-            raise UserError(busy % "another `train run` is training there")
-        until = time.monotonic() + LET_GO_SECONDS
-        while not _lock(trainer.fileno()):
-            if time.monotonic() > until:
-                raise UserError(busy % "the trainer of a `train run` that is gone has not ended")
-            time.sleep(0.2)
-        yield trainer.fileno()
+    gone = "the trainer of a `train run` that is gone has not ended"
+    with (
+        workfolder.lock(out / LOCK, busy % "another `train run` is training there"),
+        workfolder.lock(out / TRAINER_LOCK, busy % gone, wait_seconds=LET_GO_SECONDS) as trainer,
+    ):
+        yield trainer
 
 
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # Some network file systems lock nothing; alone in it, one needs no lock.
-    return True
-
-
-def _claim(out: Path, plan: Plan) -> dict[str, Any]:
+def _claim(out: Path, plan: TrainingPlan) -> dict[str, Any]:
     """The run's record, begun now or by an earlier start with the same settings."""
     mine = {"config": plan.config, "draft": plan.draft_config, "aux_layers": plan.selection}
     path = out / RUN
     if path.is_file():
         record = read_record(out)
-        if any(record.get(key) != mine[key] for key in mine):
-            raise UserError(
-                f"{out} holds a run with other settings ({_first_difference(record, mine)}): "
-                "use the same ones to go on, or another --out"
-            )
+        there = {key: record.get(key) for key in mine}
+        workfolder.refuse_other_request(out, there, json.loads(json.dumps(mine)))
         return record
     record = {
         **mine,
         **plan.about,
         "commit": provenance.commit(),
-        "versions": {
-            name: metadata.version(name)
-            for name in ("sglang-qwen3next-eagle3", "specforge", "torch", "transformers")
-        },
+        "versions": provenance.versions(
+            (provenance.DISTRIBUTION, "specforge", "torch", "transformers")
+        ),
         "started": _now(),
         "seconds": 0.0,
     }
-    _write_json(path, record)
+    files.write_json(path, record)
     return record
 
 
@@ -205,36 +249,10 @@ def read_record(out: Path) -> dict[str, Any]:
         UserError: there is none, or it is damaged.
     """
     path = out / RUN
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise UserError(f"{out} is no folder of `train run`: it has no {RUN}") from None
-    except ValueError:
-        raise UserError(f"{path} is damaged: not JSON") from None
-    return record
-
-
-def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> str:
-    for key in sorted({*old, *new} if where else new):
-        here, there = new.get(key), old.get(key)
-        if here == there:
-            continue
-        name = f"{where}.{key}" if where else key
-        if isinstance(here, dict) and isinstance(there, dict):
-            return _first_difference(there, here, name)
-        return f"{name} is {there!r} there, {here!r} here"
-    return where
+    if not path.is_file():
+        raise UserError(f"{out} is no folder of `train run`: it has no {RUN}")
+    return files.read_json(path, "restore it, or train in another folder")
 
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write(path, json.dumps(content, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.new")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

@@ -1,3 +1,4 @@
+import json
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,24 @@ def test_weights_are_left_on_the_hub_where_they_are_not_needed(
         "tokenizer.json": only == "only_tokenizer",
         "model-00001-of-00040.safetensors": False,
     }
+
+
+def test_of_many_weight_files_only_those_that_hold_the_tensors_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weight_map = {"embed": "model-1.safetensors", "lm_head": "model-9.safetensors", "x": "model-2"}
+    (tmp_path / hub.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    fetched: list[list[str]] = []
+
+    def download(name: str, *, allow_patterns: list[str], **options: object) -> str:
+        fetched.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert hub.resolve("org/name", only_tensors=("embed", "lm_head", "none")) == tmp_path
+    first, second = fetched
+    assert set(first) == {"config.json", hub.INDEX, "model.safetensors"}
+    assert set(second) - set(first) == {"model-1.safetensors", "model-9.safetensors"}
 
 
 def test_a_revision_goes_with_a_hub_name(tmp_path: Path) -> None:

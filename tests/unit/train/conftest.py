@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.train.trainer import run
-from sglang_qwen3next_eagle3.train.trainer.supervise import Outcome, Plan
+from sglang_qwen3next_eagle3.train.trainer.supervise import Outcome, TrainingPlan
 from tests.support.train_runs import ErrorOf, Made
 
 
@@ -15,11 +15,11 @@ def made(tmp_path: Path) -> Made:
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainingPlan]:
     """What would have been handed to SpecForge."""
-    plans: list[Plan] = []
+    plans: list[TrainingPlan] = []
 
-    def train(plan: Plan, out: Path) -> Outcome:
+    def train(plan: TrainingPlan, out: Path) -> Outcome:
         plans.append(plan)
         return Outcome(out / "checkpoints" / "head-step10", {"finished": "now"}, trained=True)
 
@@ -28,7 +28,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
 
 @pytest.fixture
-def error_of(made: Made, capsys: pytest.CaptureFixture[str], trained: list[Plan]) -> ErrorOf:
+def error_of(
+    made: Made, capsys: pytest.CaptureFixture[str], trained: list[TrainingPlan]
+) -> ErrorOf:
     def error(*words: str) -> str:
         assert made.run(*words) == 2
         assert not trained

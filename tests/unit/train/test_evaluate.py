@@ -1,6 +1,5 @@
 """Scores by hand; tests/contract/test_specforge.py holds them against SpecForge's own."""
 
-import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +10,15 @@ import torch
 from torch import Tensor
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.model import aux_layers, hub
+from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.serving import client
 from sglang_qwen3next_eagle3.serving.client import Answer
 from sglang_qwen3next_eagle3.train import evaluate
+from sglang_qwen3next_eagle3.train.capture import features
+from sglang_qwen3next_eagle3.train.capture.features import Manifest
+from tests.support.actions import action
 
 VOCAB, STEPS = 12, 2
 GREEDY = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -82,10 +87,40 @@ def test_answers_shorter_than_a_chain_are_refused() -> None:
         score([0, 0, 0, 1, 0, 1, 0, 0])
 
 
+def test_answers_of_one_token_at_the_end_of_texts_are_refused() -> None:
+    head: Any = StandIn()
+    with pytest.raises(UserError, match="no answer in the features has 1 tokens in a row"):
+        evaluate.score(head, torch.eye(VOCAB), [sample([0, 0, 0, 0, 0, 0, 0, 1])], 1)
+
+
+def test_part_of_a_capture_is_refused_before_any_weights_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = demo_pair()
+    target = Target.from_path(pair.target)
+    card = aux_layers.named("card", target)
+    manifest = Manifest(
+        selection=str(card), selection_name="card", depths=card.depths, target="org/name",
+        config_sha256=features.config_sha256(target.config), weights_sha256="w", hidden_size=8,
+        data_sha256="d", max_length=64, max_samples=None, backend="sglang", device="cpu",
+        compute_dtype="auto", tp=1, flags=(), versions={}, samples=2, tokens=30, samples_done=1,
+    )  # fmt: skip
+    (tmp_path / features.MANIFEST).write_text(json.dumps(manifest.as_json()))
+    asked: list[dict[str, Any]] = []
+
+    def resolve(name: str, **options: Any) -> Path:
+        asked.append(options)
+        return pair.target
+
+    monkeypatch.setattr(hub, "resolve", resolve)
+    options = evaluate.EvaluationOptions(pair.head, tmp_path, "org/name")
+    with pytest.raises(UserError, match="is not complete"):
+        evaluate.evaluate(options)
+    assert asked == [{"what": "target", "only_config": True}]
+
+
 def run(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    return evaluate.run(parser.parse_args(["--head", "h", "--features", "f", *words]))
+    return action("train", "evaluate", "--head", "h", "--features", "f", *words)
 
 
 @pytest.mark.parametrize(

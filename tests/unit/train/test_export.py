@@ -10,7 +10,8 @@ import torch
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
-from sglang_qwen3next_eagle3.train import export, provenance
+from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.train import export
 from sglang_qwen3next_eagle3.train.trainer import specforge, supervise
 from tests.conftest import SMALL_HEAD, SMALL_HEAD_SHAPES, SMALL_TARGET, write_config, write_head
 
@@ -74,7 +75,7 @@ def test_the_head_has_our_config_and_its_provenance(trained: Run) -> None:
     config = json.loads((trained.head / "config.json").read_text())
     assert config == {**DRAFT, "transformers_version": "5"}
     assert (trained.head / "model.safetensors").stat().st_mode & 0o777 == 0o644
-    written = json.loads((trained.head / provenance.FILE).read_text())
+    written = json.loads((trained.head / export.PROVENANCE).read_text())
     assert written["checkpoint"] == {
         "name": "head-step20", "step": 20, "epoch": 1,
         "metrics": {
@@ -83,6 +84,20 @@ def test_the_head_has_our_config_and_its_provenance(trained: Run) -> None:
     }  # fmt: skip
     assert written["target"] == "target"
     assert str(trained.folder.parent) not in json.dumps(written)
+
+
+def test_of_the_target_only_the_config_is_needed(
+    trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def resolve(name: str, **options: Any) -> Path:
+        asked.append({"name": name, **options})
+        return trained.target
+
+    monkeypatch.setattr(hub, "resolve", resolve)
+    assert trained.export("--target", "org/name") == 0
+    assert asked == [{"name": "org/name", "what": "target", "only_config": True}]
 
 
 def test_head_inspect_finds_nothing_wrong(trained: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +119,7 @@ def test_a_chosen_checkpoint_of_an_unfinished_run_is_said_to_be_one(
     older.symlink_to("head-step10")
     assert trained.export("--checkpoint", str(older)) == 0
     assert "from head-step10 of a run that is not finished" in capsys.readouterr().out
-    written = json.loads((trained.head / provenance.FILE).read_text())
+    written = json.loads((trained.head / export.PROVENANCE).read_text())
     assert written["checkpoint"]["metrics"]["training"]["step"] == 10
 
 
@@ -158,3 +173,26 @@ def test_a_head_that_would_not_serve_is_not_left_behind(
     assert "it lacks" in error_of(trained, capsys)
     assert not trained.head.exists()
     assert list(trained.head.parent.iterdir()) == []
+
+
+def test_a_head_s_record_says_on_what_it_was_trained_and_how_it_went() -> None:
+    record = {
+        "config": {
+            "model": {"torch_dtype": "bfloat16", "target_model_path": "/t"},
+            "data": {"max_length": 512, "hidden_states_path": "/f"},
+            "training": {"learning_rate": 1e-4, "ttt_length": 7},
+            "deployment": {"trainer": {"nproc_per_node": 2}},
+        },
+        "aux_layers": "output:3,7,11", "commit": "abc", "versions": {"torch": "2"},
+        "recipe": {"name": "card", "description": "d"}, "target": "/models/target",
+        "data": {"train": {"data_sha256": "s"}}, "hardware": "2 x H200", "seconds": 3.5,
+    }  # fmt: skip
+    found = export.provenance_of(record, {"name": "head-step3", "step": 3, "metrics": {}})
+    assert found["target"] == "target"
+    assert found["training"]["learning_rate"] == 1e-4
+    assert found["training"]["processes"] == 2
+    assert found["training"]["finished"] is None
+    assert found["made_with"]["commit"] == "abc"
+    assert found["data"]["train"]["data_sha256"] == "s"
+    assert found["checkpoint"]["step"] == 3
+    assert "/" not in str(found)

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.overlay.prefill.runner import Prefill, plan_batches
+from sglang_qwen3next_eagle3.cli import train as cli
+from sglang_qwen3next_eagle3.overlay.prefill import Prefill
+from sglang_qwen3next_eagle3.overlay.prefill.runner import plan_batches
 from sglang_qwen3next_eagle3.train.capture import capture, features
 from sglang_qwen3next_eagle3.train.capture import folder as capture_folder
+from tests.support.actions import action
 from tests.support.small_target import HIDDEN, write_data, write_target
 
 SAMPLES = 12
@@ -67,13 +70,10 @@ def run(monkeypatch: pytest.MonkeyPatch, target: Path, data: Path, tmp_path: Pat
     def call(*words: str, backend: MadeUp | None = None, out: str = "out") -> int:
         chosen = backend or MadeUp()
         monkeypatch.setattr(capture, "_backend", lambda *_: chosen)
-        parser = argparse.ArgumentParser()
-        capture.add_arguments(parser)
         required = ["--data", str(data), "--target", str(target), "--out", str(tmp_path / out)]
         own, _, flags = " ".join(words).partition(" -- ")
-        return capture.run(
-            parser.parse_args([*required, "--device", "cpu", *own.split(), "--", *flags.split()])
-        )
+        given = [*required, "--device", "cpu", *own.split(), "--", *flags.split()]
+        return action("train", "capture", *given)
 
     return call
 
@@ -121,18 +121,15 @@ def test_shards_make_the_same_files_as_one_run(run: Any, tmp_path: Path) -> None
     assert features.read_manifest(tmp_path / "parts").complete
 
 
-@pytest.mark.parametrize(
-    ("error", "status"), [(KeyboardInterrupt(), 130), (UserError("SGLang stopped"), None)]
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("SGLang stopped")])
 def test_what_was_captured_before_a_failure_is_kept_and_not_computed_again(
-    run: Any, tmp_path: Path, error: BaseException, status: int | None
+    run: Any, tmp_path: Path, error: BaseException
 ) -> None:
     run(out="whole")
-    if status is None:
-        with pytest.raises(UserError, match="SGLang stopped"):
-            run(backend=MadeUp(fail_at=2, error=error))
-    else:
-        assert run(backend=MadeUp(fail_at=2, error=error)) == status
+    with pytest.raises(type(error)) as ended:
+        run(backend=MadeUp(fail_at=2, error=error))
+    if isinstance(error, KeyboardInterrupt):
+        assert ended.value.__notes__ == ["the same command goes on from here"]
     before = digests(tmp_path / "out")
     assert 0 < len(before) < SAMPLES
     assert features.read_manifest(tmp_path / "out").samples_done == len(before)
@@ -275,4 +272,4 @@ def test_a_gpu_that_is_not_there_is_said(run: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("text", ["2/2", "1", "-1/2", "a/b", "0/0"])
 def test_a_shard_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="for example"):
-        capture._shard(text)
+        cli._shard(text)

@@ -3,6 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import aux_layers
@@ -43,7 +45,6 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     manifest = manifest_of(samples_done=2)
     assert features.read_manifest(write(tmp_path, manifest.as_json())) == manifest
     assert manifest.complete
-    assert manifest.aux_selection == CARD
     assert manifest.spelled() == "output:3,7,11 (card)"
     assert not manifest_of(samples_done=1).complete
 
@@ -51,7 +52,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
-        ({**manifest_of().as_json(), "version": 0}, "is of version 0, this package reads 1"),
+        ({**manifest_of().as_json(), "version": 0}, "is of version 0, this package reads 1 and 2"),
         ({"version": 1}, "is not a manifest"),
         ({**manifest_of().as_json(), "more": 1}, "is not a manifest"),
         ([], "is not a manifest"),
@@ -88,14 +89,50 @@ def test_features_of_another_target_are_refused() -> None:
         features.check_selection(manifest_of(), CARD, other)
 
 
+def write_weights(folder: Path, **of: torch.Tensor) -> Path:
+    tensors = {"a": torch.zeros(64, 64), "b": torch.arange(8), **of}
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
 def test_a_target_s_folder_has_its_weights_compared_too(tmp_path: Path) -> None:
-    folder = write_config(tmp_path, CONFIG)
-    (folder / "model.safetensors").write_bytes(b"12345")
+    folder = write_weights(write_config(tmp_path, CONFIG))
     manifest = manifest_of(weights_sha256=features.weights_sha256(folder))
     features.check_selection(manifest, CARD, folder)
-    (folder / "model.safetensors").write_bytes(b"123456")
+    # A fine-tune: names, shapes and sizes as before, other numbers.
+    size = (folder / "model.safetensors").stat().st_size
+    write_weights(folder, a=torch.zeros(64, 64) + 1e-3)
+    assert (folder / "model.safetensors").stat().st_size == size
+    with pytest.raises(UserError, match=r"other weights than those of .*captured from some/target"):
+        features.check_selection(manifest, CARD, folder)
+
+
+def test_weights_in_other_files_are_the_same_weights(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    write_weights(tmp_path / "one")
+    save_file({"a": torch.zeros(64, 64)}, tmp_path / "two" / "model-1.safetensors")
+    save_file({"b": torch.arange(8)}, tmp_path / "two" / "model-2.safetensors")
+    hashes = {features.weights_sha256(tmp_path / name) for name in ("one", "two")}
+    assert len(hashes) == 1
+    assert hashes != {features.weights_sha256(tmp_path)}
+
+
+def test_features_of_an_earlier_version_are_compared_as_they_were(tmp_path: Path) -> None:
+    folder = write_weights(write_config(tmp_path, CONFIG))
+    manifest = manifest_of(weights_sha256=features.weights_sha256(folder, 1), version=1)
+    features.check_selection(
+        features.read_manifest(write(tmp_path, manifest.as_json())), CARD, folder
+    )
+    write_weights(folder, c=torch.zeros(1))
     with pytest.raises(UserError, match="other weights"):
         features.check_selection(manifest, CARD, folder)
+
+
+def test_a_capture_that_is_not_complete_is_refused(tmp_path: Path) -> None:
+    features.check_complete(manifest_of(samples_done=2), tmp_path)
+    with pytest.raises(UserError, match="is not complete: start `train capture` again"):
+        features.check_complete(manifest_of(samples_done=1), tmp_path)
 
 
 def test_the_order_of_a_config_s_keys_does_not_matter() -> None:

@@ -75,15 +75,15 @@ def test_a_file_that_a_power_cut_emptied_is_not_done(tmp_path: Path) -> None:
 
 def test_the_manifest_counts_what_is_on_disk(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with capture_folder.scratch_of(out, SHARD) as scratch:
-        capture_folder.begin(out, manifest_of(), scratch)
+    with capture_folder.scratch_of(out, SHARD):
+        capture_folder.begin(out, manifest_of())
     write(out, 1, 18)
-    with capture_folder.scratch_of(out, SHARD) as scratch:
-        manifest = capture_folder.update(out, LENGTHS, scratch)
+    with capture_folder.scratch_of(out, SHARD):
+        manifest = capture_folder.update(out, LENGTHS)
     assert (manifest.samples_done, manifest.tokens_done, manifest.complete) == (1, 18, False)
     write(out, 0, 12)
-    with capture_folder.scratch_of(out, SHARD) as scratch:
-        assert capture_folder.update(out, LENGTHS, scratch).complete
+    with capture_folder.scratch_of(out, SHARD):
+        assert capture_folder.update(out, LENGTHS).complete
     assert features.read_manifest(out).complete
     assert not (out / features.SCRATCH).exists()
 
@@ -100,8 +100,8 @@ def test_the_manifest_counts_what_is_on_disk(tmp_path: Path) -> None:
 def test_a_capture_is_not_gone_on_with_under_other_arguments(
     tmp_path: Path, change: dict[str, object], named: str
 ) -> None:
-    with capture_folder.scratch_of(tmp_path, SHARD) as scratch:
-        capture_folder.begin(tmp_path, manifest_of(), scratch)
+    with capture_folder.scratch_of(tmp_path, SHARD):
+        capture_folder.begin(tmp_path, manifest_of())
     capture_folder.check_request(tmp_path, manifest_of(versions={"sglang": "2"}))
     with pytest.raises(UserError, match=rf"begun with other arguments \({named}"):
         capture_folder.check_request(tmp_path, manifest_of(**change))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.train.data.journal import Journal
+from sglang_qwen3next_eagle3.train.data.regenerate import Journal
 
 HEADER = {"served": "target"}
 

@@ -12,10 +12,10 @@ import yaml
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.cli import train as cli
-from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.train.trainer import hardware, run, specforge
-from sglang_qwen3next_eagle3.train.trainer.supervise import Outcome, Plan
+from sglang_qwen3next_eagle3.train.trainer import run, specforge
+from sglang_qwen3next_eagle3.train.trainer.supervise import Outcome, TrainingPlan
 from tests.conftest import write_config
 from tests.support.small_target import CONFIG
 from tests.support.train_runs import ErrorOf, Made
@@ -27,7 +27,7 @@ def test_every_action_explains_itself(action: str, capsys: pytest.CaptureFixture
         main(["train", action, "--help"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert cli.ACTIONS[action][1] in printed.replace("\n", " ")
+    assert cli.ACTIONS[action].summary in printed.replace("\n", " ")
     assert "--out" in printed or action == "evaluate"
 
 
@@ -44,7 +44,7 @@ def test_help_and_errors_import_nothing_heavy() -> None:
 
 
 def test_a_run_is_planned_from_recipe_target_and_features(
-    made: Made, trained: list[Plan], capsys: pytest.CaptureFixture[str]
+    made: Made, trained: list[TrainingPlan], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = made.trainable("--features", str(made.features()), "--set", "training.max_steps=7")
     held_out = str(made.features("held-out"))
@@ -110,7 +110,7 @@ def test_specforge_trains_on_three_states(made: Made, error_of: ErrorOf) -> None
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("training.nope=1", "SpecForge refuses the run config: training.nope: Extra inputs"),
+        ("training.nope=1", "SpecForge refuses the run config: training.nope: unknown key"),
         ("training.num_epochs=0", "training.num_epochs: Input should be greater than 0"),
         ("training.attention_backend=eager", "does not support attention_backend='eager'"),
         ("training.batch_size=11", "10 samples do not fill a batch of 11"),
@@ -133,7 +133,7 @@ def test_a_trainer_that_is_not_installed_is_said_to_be(
 def test_ctrl_c_is_no_error(
     made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train(plan: Plan, out: Path) -> Outcome:
+    def train(plan: TrainingPlan, out: Path) -> Outcome:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "train", train)
@@ -194,10 +194,10 @@ def test_the_device_is_what_is_here(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
     if outcome in ("cpu", "cuda"):
-        assert hardware.choose(device, gpus, dp=2) == outcome
+        assert run.choose_device(device, gpus, dp=2) == outcome
     else:
         with pytest.raises(UserError, match=outcome):
-            hardware.choose(device, gpus, dp=2)
+            run.choose_device(device, gpus, dp=2)
 
 
 def test_a_target_of_one_file_gets_the_index_that_specforge_reads(tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_target_of_one_file_gets_the_index_that_specforge_reads(tmp_path: Path
     save_file({"lm_head.weight": torch.zeros(2, 2)}, target / "model.safetensors")
     for _ in range(2):
         indexed = specforge.indexed(target, tmp_path / "beside")
-        index = json.loads((indexed / specforge.INDEX).read_text())
+        index = json.loads((indexed / hub.INDEX).read_text())
         assert index["weight_map"] == {"lm_head.weight": "model.safetensors"}
         assert (indexed / "config.json").read_text() == (target / "config.json").read_text()
-    assert not (target / specforge.INDEX).exists()
+    assert not (target / hub.INDEX).exists()
     assert specforge.indexed(indexed, tmp_path / "again") == indexed

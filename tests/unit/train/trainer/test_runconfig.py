@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.train.trainer import online, recipe, runconfig
+from sglang_qwen3next_eagle3.train.trainer import recipe, runconfig
 from sglang_qwen3next_eagle3.train.trainer.runconfig import Paths
 
 PATHS = Paths("/t", "/run/draft.json", "/run/checkpoints", "/f", vocab_mapping="/v/vocab.pt")
@@ -58,18 +58,7 @@ def test_a_cpu_gets_what_has_a_backward_pass_there_unless_the_recipe_chose() -> 
 def test_the_recipe_itself_is_left_alone() -> None:
     before = DEMO.model_dump()
     offline(DEMO)
-    online.run_config(DEMO, PATHS, [3, 7, 11], "/d", ["http://h:1"], "m")
     assert DEMO.model_dump() == before
-
-
-def test_online_leaves_room_for_the_longest_sample_and_names_its_servers() -> None:
-    config = online.run_config(CARD, PATHS, [3, 23, 47], "/d", ["http://h:31000"], "master")
-    assert config["model"]["sglang_context_length"] == 2048 + 7
-    around = "\n".join(online.around(config, 4, "run.yaml"))  # type: ignore[arg-type]
-    assert "--spec-capture-aux-layer-ids 3 23 47 --port 31000" in around
-    assert "--tp-size 4 --context-length 2055" in around
-    assert "--rpc_port=35551 --http_metadata_server_port=35880" in around
-    assert "train --config run.yaml" in around
 
 
 def test_settings_override_and_are_yaml() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.overlay.prefill.runner import Prefill, every_stream
+from sglang_qwen3next_eagle3.overlay.prefill import Prefill, every_stream
 
 
 class TransformersRunner:
