@@ -8,6 +8,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY launch launch
 COPY patches patches
+COPY benchmarks benchmarks
 COPY sglang_qwen3next_eagle3 sglang_qwen3next_eagle3
 RUN python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 
