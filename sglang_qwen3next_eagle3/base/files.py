@@ -7,6 +7,7 @@ rename: whoever reads sees the old file or the new one, also after a kill or a l
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,11 @@ def sha256(path: Path) -> str:
     """Of the content, in hexadecimal. Raises OSError."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's name. Several names may become one."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-") or "nameless"
 
 
 def sync(path: Path) -> None:

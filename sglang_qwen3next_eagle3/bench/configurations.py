@@ -1,18 +1,30 @@
 """What is compared: the names on the command line, and the profile that each of them starts."""
 
 import re
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.redact import masked, without_paths
+from sglang_qwen3next_eagle3.base.files import slug, write_text
+from sglang_qwen3next_eagle3.base.redact import masked, without_paths, without_secrets
+from sglang_qwen3next_eagle3.bench.load.runner import Start
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration
 from sglang_qwen3next_eagle3.serving import preflight
 from sglang_qwen3next_eagle3.serving import profile as profiles
-from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Profile, Tree, last_value
+from sglang_qwen3next_eagle3.serving import server as servers
+from sglang_qwen3next_eagle3.serving.profile import (
+    MTP_TREE,
+    Profile,
+    Tree,
+    build_argv,
+    last_value,
+)
+from sglang_qwen3next_eagle3.serving.server import Server
 
 MTP = "mtp"
 DEFAULTS = "eagle3-defaults"
@@ -40,12 +52,38 @@ class Contender:
             return tree.steps, tree.topk, tree.draft_tokens
         return None if self.profile.algorithm == "none" else DEFAULT_TREE
 
-    def write(self, folder: Path) -> Path:
+    def starter(
+        self,
+        folder: Path,
+        extra: Sequence[str],
+        start_seconds: float,
+        environment: Mapping[str, str] | None = None,
+    ) -> Start:
+        """What starts its server through the launcher.
+
+        folder: gets its log below logs/, and below servers/ its profile, without secrets.
+        extra: flags after the profile's.
+        """
+        log = folder / "logs" / f"{slug(self.name)}.log"
+        key = last_value([*build_argv(self.profile), *extra], "--api-key")
+
+        @contextmanager
+        def start() -> Iterator[Server]:
+            with tempfile.TemporaryDirectory(prefix="bench-") as private:
+                path = self.write(Path(private))
+                self.write(folder / "servers", without_secrets)
+                words = ["--profile", str(path), "--port", "{port}"]
+                words += ["--", *extra] if extra else []
+                with servers.started(words, log, environment or {}, start_seconds, key) as server:
+                    yield server
+
+        return start
+
+    def write(self, folder: Path, clean: Callable[[object], object] = lambda data: data) -> Path:
         """The profile as a file that `launch --profile` takes."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{slug(self.name)}.yaml"
-        data = self.profile.model_dump(by_alias=True, exclude_none=True)
-        path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        data = clean(self.profile.model_dump(by_alias=True, exclude_none=True))
+        write_text(path, yaml.safe_dump(data, sort_keys=False))
         return path
 
     def describe(self, extra: Sequence[str]) -> Configuration:
@@ -129,6 +167,28 @@ def _eagle3(base: Profile) -> Profile:
     return base
 
 
-def slug(name: str) -> str:
-    """A name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-") or "server"
+def of_running(name: str | None, info: Mapping[str, object]) -> Configuration:
+    """A running server by what it says of itself at /server_info; a router says nothing.
+
+    name: what to call it, by default its tree or its algorithm.
+    """
+    algorithm = str(info.get("speculative_algorithm") or NONE).lower()
+    draft = info.get("speculative_draft_model_path")
+    if algorithm == "eagle" and draft in (None, info.get("model_path")):
+        # What SGLang makes of NEXTN: the target's own layer drafts.
+        algorithm = "nextn"
+    keys = ("num_steps", "eagle_topk", "num_draft_tokens")
+    values = [info.get(f"speculative_{key}") for key in keys]
+    whole = algorithm != NONE and all(isinstance(value, int) for value in values)
+    tree = tuple(values) if whole else None
+    spelled = ",".join(map(str, tree)) if tree else algorithm
+    prefix = {"eagle3": "", "nextn": f"{MTP}:"}.get(algorithm, f"{algorithm}:")
+    served = without_paths([str(info[key]) for key in ("model_path", "tp_size") if key in info])
+    return Configuration.model_validate(
+        {
+            "name": name or (f"{prefix}{spelled}" if tree else spelled),
+            "algorithm": algorithm,
+            "tree": tree,
+            "argv": served,
+        }
+    )

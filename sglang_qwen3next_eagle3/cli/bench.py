@@ -1,18 +1,19 @@
-"""`sglang-qwen3next-eagle3 bench`: run, speed, plan, join, compare, report, suites."""
+"""`sglang-qwen3next-eagle3 bench`: run, speed, plan, join, compare, report, divergences, suites."""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, TypeVar
 
-from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench import options, speed
-from sglang_qwen3next_eagle3.bench import run as run_suites
-from sglang_qwen3next_eagle3.bench.results import join
-from sglang_qwen3next_eagle3.bench.results.records import Result
-from sglang_qwen3next_eagle3.bench.speed import describe
-from sglang_qwen3next_eagle3.bench.suites import suites
-from sglang_qwen3next_eagle3.bench.trees import plan
+from sglang_qwen3next_eagle3 import bench
+from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, UserError
+from sglang_qwen3next_eagle3.bench import BenchOptions, Outcome, Result, RunOptions, SpeedOptions
+
+MEASURED, INCOMPLETE = 0, 1
+_Options = TypeVar("_Options", bound=BenchOptions)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,77 +22,287 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         return actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
 
-    suites_of_prompts = add(
-        "run", "suites of prompts over HTTP: speed, acceptance, equality, as in the card's tables"
-    )
-    run_suites.add_arguments(suites_of_prompts)
-    suites_of_prompts.set_defaults(call=run_suites.run)
-    trees = add("speed", "what a draft tree costs: dummy weights, simulated acceptance")
-    speed.add_arguments(trees)
-    trees.set_defaults(call=speed.run)
-    planning = add("plan", "which tree pays at which accept length, from a result of `bench speed`")
-    plan.add_plan_arguments(planning)
-    planning.set_defaults(call=plan.run_plan)
-    joining = add("join", "parts of one benchmark, measured on several GPUs or machines, as one")
-    join.add_arguments(joining)
-    joining.set_defaults(call=join.run)
-    comparing = add("compare", "two results side by side")
-    comparing.add_argument("a", type=Path, help="a result file or its folder")
-    comparing.add_argument("b", type=Path, help="another")
-    comparing.add_argument("--json", action="store_true", help="print JSON")
-    comparing.set_defaults(call=_compare)
-    reporting = add("report", "write the report and the plots of a result again")
-    reporting.add_argument("result", type=Path, help="a result file or its folder")
-    reporting.add_argument("--no-plots", action="store_true", help="no PNGs")
-    reporting.add_argument("--readme", action="store_true", help="print a README's table only")
-    reporting.set_defaults(call=_report)
-    listing = add("suites", "list the suites")
-    listing.add_argument("--json", action="store_true", help="print JSON")
-    listing.set_defaults(call=_suites)
+    for add_one, name, call, summary in (
+        (_add_run, "run", _run,
+         "suites of prompts over HTTP: speed, acceptance, equality, as in the card's tables"),
+        (_add_speed, "speed", _speed,
+         "what a draft tree costs: dummy weights, simulated acceptance"),
+        (_add_plan, "plan", _plan,
+         "which tree pays at which accept length, from a result of `bench speed`"),
+        (_add_join, "join", _join,
+         "parts of one benchmark, measured on several GPUs or machines, as one"),
+        (_add_compare, "compare", _compare, "two results side by side"),
+        (_add_report, "report", _report, "write the report and the plots of a result again"),
+        (_add_divergences, "divergences", _divergences,
+         "how close the target held the tokens at which greedy answers part, in fp32 on a CPU"),
+        (_add_suites, "suites", _suites, "list the suites"),
+    ):  # fmt: skip
+        one = add(name, summary)
+        add_one(one)
+        one.set_defaults(call=call)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises UserError."""
-    try:
-        with options.interruptible():
-            status: int = arguments.call(arguments)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return run_suites.INTERRUPTED
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(f"{error.filename or 'a file'}: {error.strerror or error}") from None
+    status: int = arguments.call(arguments)
     return status
 
 
-def _compare(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench.results import compare
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--suite",
+        dest="suites",
+        action="append",
+        metavar="NAME",
+        help="of `bench suites`, or a .yaml; repeatable",
+    )
+    _add_configurations(what, "none and --profile")
+    _add_batches(what, RunOptions, "requests in flight")
+    what.add_argument("--repeats", type=positive, default=RunOptions.repeats, metavar="N")
+    what.add_argument("--limit", type=positive, metavar="N", help="prompts of each suite")
+    what.add_argument("--max-tokens", type=positive, metavar="N", help="of each answer")
+    what.add_argument("--ignore-eos", action="store_true", help="every answer of full length")
+    what.add_argument("--seed", type=int, help="of the choice of prompts (default: the suite's)")
+    what.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where the suites' files are")
+    what.add_argument("--tokenizer", help="folder or hub name (default: the target)")
+    _add_servers(parser, RunOptions)
+    theirs = parser.add_argument_group("a server that already runs")
+    theirs.add_argument("--base-url", metavar="URL", help="measure it instead of starting any")
+    theirs.add_argument("--name", help="what to call it (default: its tree, or none)")
+    theirs.add_argument("--api-key", help=f"default: ${bench.API_KEY_VARIABLE}")
+    parser.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="start all servers at once, ask one at a time (small models, shares of one GPU)",
+    )
+    _add_output(parser)
 
-    compared = compare.compare(Result.load(arguments.a), Result.load(arguments.b))
+
+def _add_speed(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what is measured")
+    _add_configurations(what, " ".join(SpeedOptions.configurations))
+    _add_batches(what, SpeedOptions)
+    what.add_argument(
+        "--accept-lengths",
+        type=lengths,
+        default=SpeedOptions.accept_lengths,
+        metavar="X,...",
+        help="simulated; a tree skips those it cannot reach "
+        f"(default {','.join(map(str, SpeedOptions.accept_lengths))})",
+    )
+    what.add_argument("--input-tokens", type=positive, default=SpeedOptions.input_tokens)
+    what.add_argument("--output-tokens", type=positive, default=SpeedOptions.output_tokens)
+    what.add_argument("--repeats", type=positive, default=SpeedOptions.repeats, metavar="N")
+    what.add_argument("--seed", type=int, default=SpeedOptions.seed, help="of the random tokens")
+    what.add_argument(
+        "--precision",
+        choices=("fp8", "bf16"),
+        default=SpeedOptions.precision,
+        help="of the synthetic target (default %(default)s; bf16 needs two H200)",
+    )
+    _add_servers(parser, SpeedOptions)
+    _add_output(parser)
+
+
+def _add_configurations(group: Any, default: str) -> None:
+    group.add_argument(
+        "--config",
+        dest="configurations",
+        action="append",
+        metavar="NAME",
+        help=f"{bench.HOW_TO_SPELL}; repeatable (default: {default})",
+    )
+
+
+def _add_batches(group: Any, defaults: type[BenchOptions], summary: str | None = None) -> None:
+    group.add_argument(
+        "--batch",
+        dest="batches",
+        type=numbers,
+        default=defaults.batches,
+        metavar="N,...",
+        help=summary,
+    )
+
+
+def _add_servers(parser: argparse.ArgumentParser, defaults: type[BenchOptions]) -> None:
+    how = parser.add_argument_group("how it is served")
+    how.add_argument(
+        "--profile",
+        default=defaults.profile,
+        help="flags and checkpoints that all configurations share (default %(default)s)",
+    )
+    how.add_argument("--target", help="checkpoint folder or hub name instead of the profile's")
+    how.add_argument("--head", help="EAGLE3 head instead of the profile's")
+    how.add_argument("--tp", type=int, help="tensor-parallel ranks")
+    how.add_argument(
+        "--start-seconds",
+        type=positive,
+        default=defaults.start_seconds,
+        help="for a start (default %(default)s)",
+    )
+    how.add_argument(
+        "--stall-seconds",
+        type=positive,
+        default=defaults.stall_seconds,
+        help="without a byte, then a server counts as stalled (default %(default)s)",
+    )
+    parser.add_argument(
+        "flags", nargs="*", metavar="-- FLAGS", help="flags for every SGLang, untouched; they win"
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="goes on if begun")
+    _add_no_plots(out, "no PNGs, no matplotlib needed")
+    out.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_no_plots(group: Any, summary: str) -> None:
+    group.add_argument("--no-plots", dest="plots", action="store_false", help=summary)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _measured(bench.run_suites(options_of(RunOptions, arguments)), arguments.json)
+
+
+def _speed(arguments: argparse.Namespace) -> int:
+    return _measured(bench.run_speed(options_of(SpeedOptions, arguments)), arguments.json)
+
+
+def options_of(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
+    """What was not given is left to the options' own defaults."""
+    given = {field.name: getattr(arguments, field.name, None) for field in fields(kind)}
+    return kind(**{name: value for name, value in given.items() if value is not None})
+
+
+def _measured(outcome: Outcome, as_json: bool) -> int:
+    """0: all that was asked for is measured; 1: something is missing; 130: interrupted."""
+    _print(outcome.result, outcome.report, as_json)
+    if outcome.interrupted:
+        print("interrupted: what is done is kept, the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return MEASURED if outcome.complete else INCOMPLETE
+
+
+def _print(result: Result, report: str, as_json: bool) -> None:
+    print(json.dumps(result.model_dump(mode="json"), indent=1) if as_json else report)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--result", type=Path, metavar="PATH", help="a result of `bench speed`, or its folder"
+    )
+    source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
+    parser.add_argument("--accept-lengths", metavar="SPEC", help=bench.HOW_TO_WRITE)
+    parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
+    parser.add_argument("--json", action="store_true", help="figures for scripts")
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    if arguments.model:
+        model = bench.CostModel.load(arguments.model)
+    else:
+        model = bench.fit(Result.load(arguments.result))
+    spec = arguments.accept_lengths
+    given = None if spec is None else bench.parse_accept_lengths(spec)
+    found = bench.plan(model, given, _batches(arguments.batch))
+    print(json.dumps(found.payload(model), indent=1) if arguments.json else found.text(model))
+    return 0
+
+
+def _batches(words: str | None) -> tuple[int, ...]:
+    """Empty where they are not given. Raises UserError."""
+    if words is None:
+        return ()
+    parts = [word.strip() for word in words.split(",")]
+    if not all(word.isdigit() and int(word) > 0 for word in parts):
+        raise UserError(f"--batch {words}: give batch sizes as 1,8,32")
+    return tuple(map(int, parts))
+
+
+def _add_join(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="of `bench run` or `bench speed`, asked for the same but for configurations and "
+        "repetitions (and batches, of `bench run`); of a pass that several hold, the first one's "
+        "counts",
+    )
+    _add_output(parser)
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    joined = bench.join_results(
+        arguments.folders, arguments.out, plots=arguments.plots, words=arguments.words
+    )
+    if joined.doubled:
+        print(
+            f"{joined.doubled} passes are in several folders: the first one's count",
+            file=sys.stderr,
+        )
+    _print(joined.result, joined.report, arguments.json)
+    return 0
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", type=Path, help="a result file or its folder")
+    parser.add_argument("b", type=Path, help="another")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    compared = bench.compare(Result.load(arguments.a), Result.load(arguments.b))
     print(json.dumps(compared.data, indent=2) if arguments.json else compared.markdown)
     return 0
 
 
-def _report(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench.reports import run as report
-    from sglang_qwen3next_eagle3.bench.reports import speed as speed_report
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("result", type=Path, help="a result file or its folder")
+    _add_no_plots(parser, "no PNGs")
+    parser.add_argument("--readme", action="store_true", help="print a README's table only")
 
+
+def _report(arguments: argparse.Namespace) -> int:
     result = Result.load(arguments.result)
     if arguments.readme:
-        rows = speed_report.readme_rows if result.kind == "speed" else report.readme_rows
-        print(rows(result))
+        print(bench.readme_rows(result))
         return 0
     folder = arguments.result if arguments.result.is_dir() else arguments.result.parent
-    if result.kind == "speed":
-        print(describe(result, folder, plots=not arguments.no_plots))
-    else:
-        print(run_suites.describe(result, folder, plots=not arguments.no_plots))
+    print(bench.write(result, folder, plots=arguments.plots))
     return 0
 
 
+def _add_divergences(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of `bench run`")
+    parser.add_argument("--suite", default="humaneval", help="default %(default)s")
+    parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its files are")
+    parser.add_argument(
+        "--target", default="demo", help="a folder or hub name, small enough for this machine "
+        "(default: the demo's)"
+    )  # fmt: skip
+
+
+def _divergences(arguments: argparse.Namespace) -> int:
+    rows: Iterator[Mapping[str, Any]] = bench.find_divergences(
+        arguments.folder, arguments.suite, arguments.target, arguments.data_dir
+    )
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    return 0
+
+
+def _add_suites(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _suites(arguments: argparse.Namespace) -> int:
-    found = [suites.load(name) for name in suites.suite_names()]
+    found = [bench.load_suite(name) for name in bench.suite_names()]
     if arguments.json:
         print(
             json.dumps([suite.model_dump(mode="json", by_alias=True) for suite in found], indent=2)
@@ -101,3 +312,22 @@ def _suites(arguments: argparse.Namespace) -> int:
     for suite in found:
         print(f"{suite.name:{width}}  {suite.description}")
     return 0
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: at least 1")
+    return value
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`1,8,32`"""
+    return tuple(sorted({positive(part) for part in text.split(",")}))
+
+
+def lengths(text: str) -> tuple[float, ...]:
+    found = tuple(sorted({float(part) for part in text.split(",")}))
+    if not found or found[0] < 1:
+        raise argparse.ArgumentTypeError("accept lengths are 1 or more")
+    return found

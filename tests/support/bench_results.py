@@ -9,6 +9,7 @@ from sglang_qwen3next_eagle3.bench.results.records import (
     Figures,
     Measurement,
     Percentiles,
+    RequestSample,
     Result,
 )
 
@@ -46,6 +47,29 @@ PROVENANCE: dict[str, Any] = {
     "host": {"cpu": "a processor", "cores": 16},
     "gpus": [{"name": "NVIDIA H200", "memory": "143771 MiB", "driver": "580.1"}] * 4,
 }
+
+
+def sample(prompt: str = "a", **changed: object) -> RequestSample:
+    # First token after 0.5 s, then two tokens after 0.2 s and three after 0.3 s more.
+    values: dict[str, object] = {
+        "prompt": prompt,
+        "prompt_tokens": 10,
+        "completion_tokens": 6,
+        "seconds": 1.2,
+        "first_token_seconds": 0.5,
+        "chunks": ((0.5, 1), (0.7, 3), (1.0, 6)),
+        "verify_steps": 2,
+        "accepted_drafts": 3,
+        "proposed_drafts": 14,
+        "histogram": (0, 1, 1),
+    }
+    return RequestSample.model_validate(values | changed)
+
+
+def plain(prompt: str, ids: tuple[int, ...], turn: int = 1) -> RequestSample:
+    known = {"output_ids": ids, "completion_tokens": len(ids)}
+    told = {"conversation": prompt, "turn": turn, "verify_steps": None, "histogram": ()}
+    return sample(f"{prompt}#{turn}", **known, **told)
 
 
 def figures(tok_s: float, accept_length: float | None = None, **changes: Any) -> Figures:

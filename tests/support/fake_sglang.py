@@ -24,6 +24,8 @@ class Behaviour:
 
     length: tokens of an answer, if the request allows them. differs_at: from this token on the
     answers are others than a server's without speculation.
+    key: that requests have to bring. flushes: after so many it refuses to empty its cache.
+    info: what it says of itself at /server_info.
     Requests count from 1: fail_at gets HTTP 500, stall_at never ends, crash_at ends the process.
     """
 
@@ -39,6 +41,9 @@ class Behaviour:
     running: int = 48
     chunk_seconds: float = 0.0
     say: str = "fake server ready"
+    key: str | None = None
+    flushes: int | None = None
+    info: dict[str, Any] = field(default_factory=dict)
     pid_file: str = ""
 
 
@@ -80,15 +85,21 @@ def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             if self.path == "/server_info":
                 state = {"effective_max_running_requests_per_dp": fake.behaviour.running}
-                self._send(200, {"internal_states": [state], "tokenizer_path": "demo"})
+                said = {"internal_states": [state], "tokenizer_path": "demo"}
+                self._send(200, {**said, **fake.behaviour.info})
             else:
                 self._send(200, {"data": [{"id": "fake"}]})
 
         def do_POST(self) -> None:
+            wanted = fake.behaviour.key
+            if wanted is not None and self.headers.get("Authorization") != f"Bearer {wanted}":
+                self._send(401, {})
+                return
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if self.path == "/flush_cache":
                 fake.flushes += 1
-                self._send(200, {})
+                most = fake.behaviour.flushes
+                self._send(200 if most is None or fake.flushes <= most else 500, {})
                 return
             asked = json.loads(body)
             if self.path == "/v1/chat/completions":

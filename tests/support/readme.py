@@ -9,7 +9,7 @@ from pathlib import Path
 from sglang_qwen3next_eagle3.bench.reports import speed
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import cost
-from sglang_qwen3next_eagle3.bench.trees.plan import Row, plan
+from sglang_qwen3next_eagle3.bench.trees.plan import PlanRow, plan
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -29,7 +29,7 @@ def blocks() -> dict[str, str]:
     }
 
 
-def _trees(rows: tuple[Row, ...]) -> str:
+def _trees(rows: tuple[PlanRow, ...]) -> str:
     names = list(dict.fromkeys(row.name for row in rows))
     names.sort(key=lambda name: next(row.cycle_ms for row in rows if row.name == name))
     lines = [
@@ -47,7 +47,7 @@ def _trees(rows: tuple[Row, ...]) -> str:
     return "\n".join(lines)
 
 
-def _rule(rows: tuple[Row, ...]) -> str:
+def _rule(rows: tuple[PlanRow, ...]) -> str:
     chain = [_even(rows, CHAIN, batch) for batch in BATCHES]
     wide = [_even(rows, WIDE, batch) for batch in BATCHES]
     return (
@@ -59,11 +59,11 @@ def _rule(rows: tuple[Row, ...]) -> str:
     )
 
 
-def _even(rows: tuple[Row, ...], name: str, batch: int) -> str:
+def _even(rows: tuple[PlanRow, ...], name: str, batch: int) -> str:
     return f"{_row(rows, name, batch).break_even:.2f}"
 
 
-def _row(rows: tuple[Row, ...], name: str, batch: int) -> Row:
+def _row(rows: tuple[PlanRow, ...], name: str, batch: int) -> PlanRow:
     return next(row for row in rows if (row.name, row.batch) == (name, batch))
 
 

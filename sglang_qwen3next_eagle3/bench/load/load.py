@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sglang_qwen3next_eagle3.bench.load import stream
 from sglang_qwen3next_eagle3.bench.load.stream import RequestFailed
-from sglang_qwen3next_eagle3.bench.results.records import Sample
+from sglang_qwen3next_eagle3.bench.results.records import Pass, RequestSample
 from sglang_qwen3next_eagle3.bench.suites.suite import Prompt
 from sglang_qwen3next_eagle3.model.chat_format import ChatFormat, Message
 
@@ -17,14 +17,14 @@ Turns = Callable[[Sequence[tuple[int, ...]]], Sequence[int] | None]
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Dialogue:
     """One prompt of a suite. id: of its first turn; later ones have `#2`, `#3`, ... behind it."""
 
     id: str
     turns: Turns
 
     @classmethod
-    def of(cls, prompt: Prompt, chat: ChatFormat) -> "Conversation":
+    def of(cls, prompt: Prompt, chat: ChatFormat) -> "Dialogue":
         """A prompt's turns in the target's chat format, with the answers between them."""
         # Before any clock runs.
         first = _turn(prompt, chat, ())
@@ -44,22 +44,9 @@ def _turn(prompt: Prompt, chat: ChatFormat, answers: Sequence[tuple[int, ...]]) 
     return chat.ids(messages, answer=True)
 
 
-@dataclass
-class Pass:
-    """samples: in the order of the prompts. failures: (prompt, what happened).
-
-    broken: what ended the pass before its last prompt, if anything.
-    """
-
-    samples: list[Sample] = field(default_factory=list)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    seconds: float = 0.0
-    broken: str | None = None
-
-
 def run(
     url: str,
-    conversations: Sequence[Conversation],
+    dialogues: Sequence[Dialogue],
     batch: int,
     sampling: Mapping[str, Any],
     *,
@@ -67,9 +54,9 @@ def run(
     headers: Mapping[str, str] | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> Pass:
-    """All conversations, `batch` of them at a time; a stalled or lost server ends the pass."""
+    """All dialogues, `batch` of them at a time; a stalled or lost server ends the pass."""
     asking = _Asking(url, dict(sampling), dict(headers or {}), done)
-    return asyncio.run(asking.run(conversations, batch, stall_seconds))
+    return asyncio.run(asking.run(dialogues, batch, stall_seconds))
 
 
 class _Asking:
@@ -82,18 +69,16 @@ class _Asking:
     ) -> None:
         self._url, self._sampling, self._headers, self._done = url, sampling, headers, done
         self._result = Pass()
-        self._samples: dict[tuple[int, int], Sample] = {}
+        self._samples: dict[tuple[int, int], RequestSample] = {}
 
-    async def run(
-        self, conversations: Sequence[Conversation], batch: int, stall_seconds: float
-    ) -> Pass:
-        waiting = list(enumerate(conversations))[::-1]
+    async def run(self, dialogues: Sequence[Dialogue], batch: int, stall_seconds: float) -> Pass:
+        waiting = list(enumerate(dialogues))[::-1]
         async with stream.client(stall_seconds) as http:
 
             async def slot() -> None:
                 while waiting:
-                    place, conversation = waiting.pop()
-                    await self._converse(http, place, conversation)
+                    place, dialogue = waiting.pop()
+                    await self._converse(http, place, dialogue)
 
             started = time.perf_counter()
             slots = [asyncio.create_task(slot()) for _ in range(min(batch, len(waiting)))]
@@ -109,11 +94,11 @@ class _Asking:
         self._result.samples = [self._samples[key] for key in sorted(self._samples)]
         return self._result
 
-    async def _converse(self, http: Any, place: int, conversation: Conversation) -> None:
+    async def _converse(self, http: Any, place: int, dialogue: Dialogue) -> None:
         answers: list[tuple[int, ...]] = []
-        while (ids := conversation.turns(answers)) is not None:
+        while (ids := dialogue.turns(answers)) is not None:
             turn = len(answers) + 1
-            name = conversation.id if turn == 1 else f"{conversation.id}#{turn}"
+            name = dialogue.id if turn == 1 else f"{dialogue.id}#{turn}"
             try:
                 sample = await stream.ask(http, self._url, name, ids, self._sampling, self._headers)
             except RequestFailed as error:
@@ -122,7 +107,7 @@ class _Asking:
                     raise
                 return
             self._samples[place, turn] = sample.model_copy(
-                update={"conversation": conversation.id, "turn": turn}
+                update={"conversation": dialogue.id, "turn": turn}
             )
             answers.append(sample.output_ids)
             self._done()

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
-from sglang_qwen3next_eagle3.base.redact import text_without_paths
+from sglang_qwen3next_eagle3.base.redact import text_without_paths, text_without_secrets
 from sglang_qwen3next_eagle3.bench.load import load
-from sglang_qwen3next_eagle3.bench.load.load import Conversation, Pass
-from sglang_qwen3next_eagle3.bench.results.journal import Journal, Key
-from sglang_qwen3next_eagle3.bench.results.records import Configuration
-from sglang_qwen3next_eagle3.serving.server import Server
+from sglang_qwen3next_eagle3.bench.load.load import Dialogue
+from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
+from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
+from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
 
+Start = Callable[[], AbstractContextManager[Server]]
 WARM_TOKENS = 16
 
 
@@ -21,9 +22,9 @@ WARM_TOKENS = 16
 class Work:
     """What a pass asks. warm: asked before, at the same batch, and not measured."""
 
-    conversations: Sequence[Conversation]
+    dialogues: Sequence[Dialogue]
     sampling: Mapping[str, Any]
-    warm: Sequence[Conversation]
+    warm: Sequence[Dialogue]
     before: Callable[[], None] = lambda: None
 
 
@@ -32,8 +33,8 @@ class Session:
     """One start of a configuration's server, and the passes that it is there for."""
 
     configuration: Configuration
-    start: Callable[[], AbstractContextManager[Server]]
-    keys: tuple[Key, ...]
+    start: Start
+    keys: tuple[PassKey, ...]
 
 
 class Runner:
@@ -46,7 +47,7 @@ class Runner:
     def __init__(
         self,
         journal: Journal,
-        workload: Callable[[Key], Work],
+        workload: Callable[[PassKey], Work],
         *,
         stall_seconds: float,
         say: Callable[[str], None],
@@ -103,49 +104,59 @@ class Runner:
                     self._failed(session.configuration, error)
                     del up[key.configuration]
 
-    def _pass(self, key: Key, server: Server) -> None:
+    def _pass(self, key: PassKey, server: Server) -> None:
         work = self._workload(key)
         work.before()
-        warm = {**work.sampling, "max_new_tokens": WARM_TOKENS}
-        measured = Pass()
-        for conversations, sampling, done in (
-            (work.warm, warm, lambda: None),
-            (work.conversations, work.sampling, self._advance),
-        ):
-            if not conversations:
-                continue
-            measured = load.run(
-                server.url,
-                conversations,
-                key.batch,
-                sampling,
-                stall_seconds=self._stall_seconds,
-                headers=server.headers,
-                done=done,
-            )
-            if measured.broken is not None:
-                server.check()
-                raise ServerFailed(measured.broken, server.log_tail())
-            if not measured.samples:
-                why = measured.failures[0][1]
-                raise ServerFailed(f"no request was answered: {why}", server.log_tail())
+        if work.warm:
+            warm = {**work.sampling, "max_new_tokens": WARM_TOKENS}
+            self._ask(server, work.warm, key.batch, warm, lambda: None)
             server.flush()
+        measured = self._ask(server, work.dialogues, key.batch, work.sampling, self._advance)
+        # Before anything else can fail.
         self._journal.add(key, measured)
         if measured.failures:
             prompt, why = measured.failures[0]
             self._say(f"{_spell(key)}: {len(measured.failures)} failed, the first {prompt}: {why}")
+        server.flush()
+
+    def _ask(
+        self,
+        server: Server,
+        dialogues: Sequence[Dialogue],
+        batch: int,
+        sampling: Mapping[str, Any],
+        done: Callable[[], None],
+    ) -> Pass:
+        """Raises ServerFailed: the server did not answer all of them, or none."""
+        found = load.run(
+            server.url,
+            dialogues,
+            batch,
+            sampling,
+            stall_seconds=self._stall_seconds,
+            headers=server.headers,
+            done=done,
+        )
+        if found.broken is not None:
+            # A server that crashed may still be ending.
+            server.check(GONE_SECONDS)
+            raise ServerFailed(found.broken, server.log_tail())
+        if not found.samples:
+            why = found.failures[0][1]
+            raise ServerFailed(f"no request was answered: {why}", server.log_tail())
+        return found
 
     def _known(self, configuration: Configuration) -> Configuration:
         """With what earlier sessions found out, a failure included."""
         return self._journal.configurations().get(configuration.name, configuration)
 
     def _failed(self, configuration: Configuration, error: ServerFailed) -> None:
-        lines = tuple(text_without_paths(line) for line in error.log_tail)
+        lines = tuple(text_without_paths(text_without_secrets(line)) for line in error.log_tail)
         update = {"status": "failed", "error": str(error), "log_tail": lines}
         self._journal.note(self._known(configuration).model_copy(update=update))
         self._say(f"{configuration.name}: {error}; the end of its log:")
         for line in error.log_tail[-5:]:
-            self._say(f"  {line}")
+            self._say(f"  {text_without_secrets(line)}")
 
 
 def _ready(configuration: Configuration, server: Server) -> Configuration:
@@ -161,13 +172,13 @@ def _left(session: Session, journal: Journal) -> Session:
     return Session(session.configuration, session.start, keys)
 
 
-def _interleaved(group: Sequence[Session]) -> Iterator[tuple[Session, Key]]:
+def _interleaved(group: Sequence[Session]) -> Iterator[tuple[Session, PassKey]]:
     """Each cell at all servers before the next cell; every other repetition backwards."""
     rows = [(session, key) for session in group for key in session.keys]
     places = {session.configuration.name: place for place, session in enumerate(group)}
     order = {key: index for session in group for index, key in enumerate(session.keys)}
 
-    def rank(row: tuple[Session, Key]) -> tuple[int, int, int]:
+    def rank(row: tuple[Session, PassKey]) -> tuple[int, int, int]:
         session, key = row
         place = places[session.configuration.name]
         return (key.repetition, order[key], -place if key.repetition % 2 else place)
@@ -175,5 +186,5 @@ def _interleaved(group: Sequence[Session]) -> Iterator[tuple[Session, Key]]:
     return iter(sorted(rows, key=rank) if len(group) > 1 else rows)
 
 
-def _spell(key: Key) -> str:
+def _spell(key: PassKey) -> str:
     return f"{key.configuration}, {key.suite}, B={key.batch}, repetition {key.repetition + 1}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from sglang_qwen3next_eagle3.bench.results.records import Sample
+from sglang_qwen3next_eagle3.bench.results.records import RequestSample
 
 CONNECT_SECONDS = 10.0
 
@@ -39,7 +39,7 @@ async def ask(
     input_ids: Sequence[int],
     sampling: Mapping[str, Any],
     headers: Mapping[str, str] | None = None,
-) -> Sample:
+) -> RequestSample:
     """Raises RequestFailed."""
     body = {"input_ids": list(input_ids), "sampling_params": dict(sampling), "stream": True}
     stream = _Stream(prompt)
@@ -92,7 +92,7 @@ class _Stream:
         if count > (self._chunks[-1][1] if self._chunks else 0):
             self._chunks.append((now - self._started, count))
 
-    def sample(self) -> Sample:
+    def sample(self) -> RequestSample:
         """Raises RequestFailed: the answer broke off."""
         if self._last is None or not self._chunks:
             raise RequestFailed("the answer is empty")
@@ -102,7 +102,7 @@ class _Stream:
             raise RequestFailed("the answer broke off")
         if finish.get("type") == "abort":
             raise RequestFailed(f"aborted: {finish.get('message', 'no reason given')}")
-        return Sample(
+        return RequestSample(
             prompt=self._prompt,
             prompt_tokens=meta["prompt_tokens"],
             completion_tokens=meta["completion_tokens"],

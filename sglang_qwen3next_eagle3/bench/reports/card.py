@@ -2,22 +2,12 @@
 
 from functools import cache
 
-import yaml
-from pydantic import BaseModel, ConfigDict
-
 from sglang_qwen3next_eagle3.base.resources import data_file
+from sglang_qwen3next_eagle3.base.schema import Strict, read_mapping
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
 
 
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_kebab)
-
-
-class CardFigures(_Strict):
+class CardFigures(Strict):
     """baseline, eagle3: tok/s. accept_rate: a share; like accept_length not published for B=32."""
 
     baseline: float
@@ -31,7 +21,7 @@ class CardRow(CardFigures):
     suite: str
 
 
-class CardTable(_Strict):
+class CardTable(Strict):
     """tree: steps, topk, draft tokens."""
 
     batch: int
@@ -68,7 +58,7 @@ class CardTable(_Strict):
         return CardFigures.model_validate(figures)
 
 
-class Card(_Strict):
+class Card(Strict):
     source: str
     conditions: str
     notes: tuple[str, ...]
@@ -95,7 +85,7 @@ def read_card() -> Card:
     Raises:
         FileNotFoundError: the installation is broken.
     """
-    return Card.model_validate(yaml.safe_load(data_file("card.yaml").read_text(encoding="utf-8")))
+    return Card.model_validate(read_mapping(data_file("card.yaml"), "card"))
 
 
 def _plain(name: str) -> str:

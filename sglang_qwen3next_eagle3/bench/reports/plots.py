@@ -23,7 +23,7 @@ from sglang_qwen3next_eagle3.base.figures import (
 from sglang_qwen3next_eagle3.bench.reports.card import read_card
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration, Result
-from sglang_qwen3next_eagle3.bench.results.summary import Row, Spread
+from sglang_qwen3next_eagle3.bench.results.summary import Spread, SuiteRow
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, spelled
 from sglang_qwen3next_eagle3.bench.trees.cycles import Tree, cycle_ms
 
@@ -137,7 +137,7 @@ def _bars(result: Result, configuration: Configuration, batch: int) -> dict[int,
         return {}
     table = summary.rows(result, configuration.name, batch)
     by_suite = {row.suites[0]: row for row in table}
-    groups: list[Row | None] = [by_suite.get(suite) for suite in result.suites]
+    groups: list[SuiteRow | None] = [by_suite.get(suite) for suite in result.suites]
     # Only a mean over everything stands beside those of other configurations.
     mean = summary.mean_row(table)
     whole = mean is not None and len(mean.suites) == len(result.suites) > 1

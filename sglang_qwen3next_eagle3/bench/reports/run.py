@@ -1,18 +1,22 @@
 """A result of `bench run` as Markdown: the card's tables with the card's own figures beside them,
 and whatever else a reader needs in order to believe or to repeat them."""
 
+import shlex
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.reports import markdown, report_details
+from sglang_qwen3next_eagle3.bench.reports import markdown
 from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, CardTable, read_card
 from sglang_qwen3next_eagle3.bench.reports.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration, Result
-from sglang_qwen3next_eagle3.bench.results.summary import Row
+from sglang_qwen3next_eagle3.bench.results.summary import Cell, SuiteRow
 
 _FIRST = ("date", "commit", "command", "versions", "gpus", "host")
+_SPEEDS = ("output_tok_s", "request_tok_s", "decode_tok_s")
+_TIMES = tuple(f"{time}.{p}" for time in ("ttft", "inter_token") for p in ("p50", "p90", "p99"))
 
 
 def report(result: Result, plots: Sequence[str] = ()) -> str:
@@ -31,13 +35,13 @@ def report(result: Result, plots: Sequence[str] = ()) -> str:
         *_about_the_card(result),
         *(part for batch in result.batches for part in _batch(result, batch)),
         *(f"![{plot}]({plot})" for plot in plots),
-        *report_details.acceptance(result),
-        *report_details.latency(result),
-        *report_details.equality(result),
-        *report_details.lacking(result),
-        *report_details.servers(result),
-        *report_details.settings(result),
-        *report_details.regenerate(result),
+        *acceptance(result),
+        *latency(result),
+        *equality(result),
+        *lacking(result),
+        *servers(result),
+        *settings(result),
+        *regenerate(result),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -111,7 +115,7 @@ def _provenance(result: Result) -> str:
         state = "with uncommitted changes" if dirty else "clean"
         known["commit"] = f"{known['commit']}, {state}"
     if known.pop("command", None):
-        known["command"] = f"`{report_details.command(result)}`"
+        known["command"] = f"`{command(result)}`"
     if "gpus" in known:
         known["gpus"] = _gpus(known["gpus"])
     ordered = {key: known[key] for key in (*_FIRST, *known) if key in known}
@@ -159,9 +163,9 @@ def _batch(result: Result, batch: int) -> Iterator[str]:
 
 
 def _card_table(
-    configuration: Configuration, rows: list[Row], mean: Row, card: CardTable | None
+    configuration: Configuration, rows: list[SuiteRow], mean: SuiteRow, card: CardTable | None
 ) -> str:
-    name = summary.ALGORITHMS[configuration.algorithm]
+    name = summary.algorithm_of(configuration)
     header = ["Dataset", "Baseline (tok/s)", f"{name} (tok/s)", "Speedup"]
     header += ["Accept Rate", "Accept Length"]
     lines = [[read_card().title(row.suites[0]), *_row(row)] for row in rows]
@@ -183,7 +187,7 @@ def _gpus(gpus: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(f"{count}x {each}" for each, count in counts.items()) or "none"
 
 
-def _row(row: Row) -> list[str]:
+def _row(row: SuiteRow) -> list[str]:
     return [
         markdown.spread(row.baseline, markdown.speed),
         markdown.spread(row.own, markdown.speed),
@@ -206,7 +210,7 @@ def _card_row(theirs: CardFigures | None) -> list[str]:
     ]
 
 
-def _short(row: Row | None) -> str:
+def _short(row: SuiteRow | None) -> str:
     if row is None or row.own is None:
         return NOTHING
     speed = markdown.speed(row.own.median)
@@ -217,3 +221,154 @@ def _short_card(theirs: CardFigures | None) -> str:
     if theirs is None:
         return NOTHING
     return f"{markdown.speed(theirs.eagle3)} ({markdown.times(theirs.speedup)})"
+
+
+def acceptance(result: Result) -> Iterator[str]:
+    found = [cell for cell in _by_batch(result) if cell.spread("accept_length")]
+    if not found:
+        return
+    curves = [cell.accept_by_position() for cell in found]
+    positions = max(map(len, curves))
+    yield "## Acceptance"
+    yield (
+        "Accept length: completion tokens over verify steps; per cycle: without the first token of "
+        "each request, which its prefill gives, as `bench plan` takes it. The card's accept rate "
+        "is the accept length over the draft tokens, the root counted; the plain one is accepted "
+        "over proposed drafts. "
+        "The last columns: share of verify steps that accept at least so many drafts."
+    )
+    header = [
+        "B",
+        "Configuration",
+        "Dataset",
+        "Accept length",
+        "Per cycle",
+        "Card's rate",
+        "Plain rate",
+    ]
+    lines = []
+    for cell, curve in zip(found, curves, strict=True):
+        shares = [*map(markdown.percent, curve), *[NOTHING] * (positions - len(curve))]
+        tokens = [
+            markdown.spread(cell.spread(figure), markdown.length)
+            for figure in ("accept_length", "per_cycle")
+        ]
+        rates = [
+            markdown.spread(cell.spread(rate), markdown.percent)
+            for rate in ("card_accept_rate", "accept_rate")
+        ]
+        lines.append([*_names(result, cell), *tokens, *rates, *shares])
+    yield markdown.table([*header, *(f">= {n + 1}" for n in range(positions))], lines, words=3)
+
+
+def latency(result: Result) -> Iterator[str]:
+    found = [cell for cell in _by_batch(result) if cell.answered]
+    if not found:
+        return
+    yield "## Speed and latency"
+    yield (
+        "Medians over repetitions. Total: all tokens over the seconds of the pass. Request: a "
+        "request's tokens over its seconds; decode: after its first token. Times in ms."
+    )
+    header = ["B", "Configuration", "Dataset", "total tok/s", "request tok/s", "decode tok/s"]
+    header += [f"{time} {p}" for time in ("TTFT", "inter-token") for p in ("p50", "p90", "p99")]
+    lines = [
+        [
+            *_names(result, cell),
+            *(
+                markdown.spread(cell.spread(speed), markdown.speed, bounds=False)
+                for speed in _SPEEDS
+            ),
+            *(
+                markdown.spread(cell.spread(time), markdown.milliseconds, bounds=False)
+                for time in _TIMES
+            ),
+        ]
+        for cell in found
+    ]
+    yield markdown.table(header, lines, words=3)
+
+
+def equality(result: Result) -> Iterator[str]:
+    found = [(cell, equal) for cell in _by_batch(result) if (equal := cell.equality())]
+    if not found:
+        return
+    yield "## Equality with no speculation"
+    yield (
+        "Greedy answers, token by token, all repetitions together. First divergence: how many "
+        "tokens an answer that differs shares with the other. The row of no speculation, if there "
+        "is one, compares its repetitions with its first: that is the arithmetic's own noise."
+    )
+    header = ["B", "Configuration", "Dataset", "equal", "of", "share"]
+    header += ["earliest divergence", "median divergence"]
+    lines = []
+    for cell, equal in found:
+        share = markdown.percent(equal.equal / equal.of) if equal.of else NOTHING
+        where = equal.first_divergence
+        ends = [f"{min(where)}", f"{statistics.median(where):g}"] if where else [NOTHING] * 2
+        lines.append([*_names(result, cell), f"{equal.equal}", f"{equal.of}", share, *ends])
+    yield markdown.table(header, lines, words=3)
+
+
+def lacking(result: Result) -> Iterator[str]:
+    broken = [each for each in result.configurations if each.status == "failed"]
+    lacking = summary.missing(result)
+    unanswered = [cell for cell in _by_batch(result) if cell.failed]
+    if broken or lacking or unanswered:
+        yield "## What failed or is missing"
+    for each in broken:
+        yield f"**{summary.title(each)}** failed: {each.error or 'no reason is recorded'}"
+        if each.log_tail:
+            yield markdown.code("\n".join(each.log_tail), "text")
+    if lacking:
+        header = ["B", "Configuration", "Dataset", "repetitions", "of"]
+        cells = [(Cell(key, ()), count, most) for key, count, most in lacking]
+        lines = [[*_names(result, cell), f"{there}", f"{most}"] for cell, there, most in cells]
+        yield markdown.table(header, lines, words=3)
+    if unanswered:
+        header = ["B", "Configuration", "Dataset", "requests without an answer"]
+        lines = [[*_names(result, cell), f"{cell.failed}"] for cell in unanswered]
+        yield markdown.table(header, lines, words=3)
+
+
+def servers(result: Result) -> Iterator[str]:
+    started = [each for each in result.configurations if each.argv]
+    if started:
+        yield "## Servers"
+    for each in started:
+        variables = [f"{key}={shlex.quote(value)}" for key, value in each.environment.items()]
+        ready = "" if each.ready_seconds is None else f", ready after {each.ready_seconds:.0f} s"
+        command = " ".join([*variables, shlex.join(each.argv)])
+        yield markdown.folded(summary.title(each) + ready, markdown.code(command, "sh"))
+
+
+def settings(result: Result) -> Iterator[str]:
+    if result.settings:
+        settings = markdown.table(["setting", ""], markdown.flat(result.settings), words=2)
+        yield "## Settings"
+        yield markdown.folded("what was asked for", settings)
+
+
+def regenerate(result: Result) -> Iterator[str]:
+    if line := command(result):
+        commit = result.provenance.get("commit")
+        lines = [f"git checkout {commit}"] if commit else []
+        yield "## To regenerate"
+        parts = [part["command"] for part in result.provenance.get("parts", ())]
+        yield markdown.code("\n".join([*lines, *parts, line]), "sh")
+
+
+def command(result: Result) -> str:
+    """As one line; empty where it is not recorded."""
+    found = result.provenance.get("command") or ""
+    return found if isinstance(found, str) else shlex.join(map(str, found))
+
+
+def _by_batch(result: Result) -> list[Cell]:
+    return sorted(summary.cells(result).values(), key=lambda cell: cell.key.batch)
+
+
+def _names(result: Result, cell: Cell) -> list[str]:
+    key = cell.key
+    configuration = summary.title(result.configuration(key.configuration))
+    return [str(key.batch), configuration, read_card().title(key.suite)]

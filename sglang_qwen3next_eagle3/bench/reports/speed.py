@@ -1,16 +1,16 @@
 """A result of `bench speed` as Markdown: tables of speed, cycle times, and what a tree needs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from sglang_qwen3next_eagle3.bench.reports import markdown, report_details, speed_costs
+from sglang_qwen3next_eagle3.bench.reports import markdown, run
 from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, read_card
 from sglang_qwen3next_eagle3.bench.reports.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.results import summary
-from sglang_qwen3next_eagle3.bench.results.earlier import read_earlier
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell
-from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, spelled
+from sglang_qwen3next_eagle3.bench.trees.cost import TERMS, CostModel, spelled
 from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
+from sglang_qwen3next_eagle3.bench.trees.plan import PlanRow, needed, plan
 
 _UNPUBLISHED = 2.46
 """The accept length beside figures of the card that have none: the card's mean at B=1."""
@@ -18,6 +18,10 @@ _APART = 0.2
 """A cycle whose extremes lie further apart, relative to the median, is not one figure."""
 _QUEUED = 0.6
 """Below this share of its requests' decode rates a server did something else too."""
+_LAW = """\
+cycle = fixed + experts x (1 - (1 - {k}/{of})^(B x draft)) + token x B x draft + sequence x B
+speculating: + speculation + step x steps + branch x B x topk x steps
+topk > 1:    + branching"""
 
 
 def speed_report(result: Result, model: CostModel, plots: Sequence[str] = ()) -> str:
@@ -26,16 +30,15 @@ def speed_report(result: Result, model: CostModel, plots: Sequence[str] = ()) ->
     parts = [
         *_head(result),
         *_beside_the_card(measured),
-        *_beside_earlier(measured),
         *_speeds(measured),
-        *speed_costs.cycles(result, model),
-        *speed_costs.break_even(result, model),
+        *_cycles(result, model),
+        *_break_even(result, model),
         *(f"![{plot}]({plot})" for plot in plots),
-        *speed_costs.law(result, model),
+        *_law(result, model),
         *_doubts(measured, model),
-        *report_details.servers(result),
-        *report_details.settings(result),
-        *report_details.regenerate(result),
+        *run.servers(result),
+        *run.settings(result),
+        *run.regenerate(result),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -46,9 +49,9 @@ def without_model(result: Result, why: str) -> str:
         *_head(result),
         f"No cost model: {why}.",
         *_speeds(_Measured(result)),
-        *report_details.lacking(result),
-        *report_details.servers(result),
-        *report_details.settings(result),
+        *run.lacking(result),
+        *run.servers(result),
+        *run.settings(result),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -162,27 +165,6 @@ def _beside_the_card(measured: _Measured) -> Iterator[str]:
         )
 
 
-def _beside_earlier(measured: _Measured) -> Iterator[str]:
-    earlier = read_earlier()
-    lines = []
-    for row in earlier.rows:
-        name = measured.named(row.algorithm, row.tree)
-        length = measured.nearest(earlier.accept_length)
-        for batch, theirs in row.tok_s.items():
-            ours = None if name is None else measured.tok_s(name, batch, length)
-            if name is None or ours is None:
-                continue
-            difference = f"{100 * (ours / theirs - 1):+.1f}%"
-            own = [measured.title(name), str(batch), markdown.speed(ours)]
-            lines.append([*own, markdown.speed(theirs), difference])
-    if lines:
-        yield "## Beside the measurement by hand"
-        yield f"Output tok/s at accept length {earlier.accept_length:g}."
-        header = ["Configuration", "B", "this run", "by hand", "difference"]
-        yield markdown.table(header, lines)
-        yield f"By hand: {earlier.source}; {earlier.conditions}."
-
-
 def _speeds(measured: _Measured) -> Iterator[str]:
     header = ["Configuration", *(f"B={batch}" for batch in measured.batches)]
     for length in measured.accept_lengths:
@@ -231,3 +213,95 @@ def _doubts(measured: _Measured, model: CostModel) -> Iterator[str]:
     if lines:
         yield "## What failed or is in doubt"
         yield "\n".join(lines)
+
+
+def _cycles(result: Result, model: CostModel) -> Iterator[str]:
+    def spell(name: str, batch: int) -> str:
+        ms = model.measured(name, batch)
+        return NOTHING if ms is None else f"{ms:.2f}"
+
+    widest = max(model.cells, key=lambda cell: (cell.high_ms - cell.low_ms) / cell.cycle_ms)
+    width = (widest.high_ms - widest.low_ms) / widest.cycle_ms
+    where = summary.title(result.configuration(widest.configuration))
+    yield "## Cycle time in ms"
+    yield _table(result, model.batches, spell)
+    yield (
+        "1000 x tokens of a cycle / a request's decode tok/s: drafting and verification of the "
+        "whole batch, prefill left out. Median over repetitions and the upper half of the accept "
+        "lengths: at low ones dummy weights probably make it cheaper than text. The extremes of "
+        f"all lie {markdown.percent(width)} apart at most ({where} at B={widest.batch})."
+    )
+
+
+def _break_even(result: Result, model: CostModel) -> Iterator[str]:
+    batches = [batch for batch in model.batches if model.cycle(batch, None)]
+    rows = {(row.name, row.batch): row for row in plan(model, batches=batches).rows if row.tree}
+    if not rows:
+        return
+
+    def even(name: str, batch: int) -> str:
+        row = rows.get((name, batch))
+        return NOTHING if row is None else needed(row.break_even, row.tree)
+
+    def over(name: str, batch: int) -> str:
+        row = rows.get((name, batch))
+        if row is None or row.over_chain is None or _is_chain(row):
+            return NOTHING
+        return markdown.times(row.over_chain)
+
+    yield "## Accept length to break even"
+    yield _table(result, batches, even)
+    yield (
+        "The accept length at which decoding is as fast as without speculation: its cycle over "
+        "that without. Never: more than steps + 1, which it cannot accept. At one accept length a "
+        "larger tree looks worse than it is: of the same head it accepts more."
+    )
+    if beside := _table(result, batches, over):
+        yield "## Accept length over the chain's"
+        yield beside
+        yield (
+            "How many times the accept length of the EAGLE3 chain of the same steps it needs to be "
+            "as fast. With a head's accept lengths, `bench plan --accept-lengths` says which tree "
+            "is best."
+        )
+
+
+def _law(result: Result, model: CostModel) -> Iterator[str]:
+    yield "## Cost model"
+    left = model.residuals
+    if model.coefficients is None or left is None:
+        yield "Too few cells to fit a law: the measured ones stand for themselves."
+        return
+    yield markdown.code(_LAW.format(k=model.experts[0], of=model.experts[1]), "text")
+    lines = [[term, TERMS[term], f"{model.coefficients[term]:.4f}"] for term in TERMS]
+    yield markdown.table(["term", "what it is", "ms"], lines, words=2)
+    yield (
+        f"Least squares of relative errors, no term negative, over {left.cells} cells of EAGLE3 "
+        f"and no speculation. Off by {markdown.percent(left.median)} (median) and "
+        f"{markdown.percent(left.largest)} (largest) on them; predicting each from the others, by "
+        f"{markdown.percent(left.held_out_median)} and {markdown.percent(left.held_out_largest)}. "
+        "It serves only for what was not measured, within the measured ranges. The terms describe "
+        "the measured cycles; they are no profile of kernels, and one of 0 was not told apart."
+    )
+
+    def error(name: str, batch: int) -> str:
+        cell = model.cell(name, batch)
+        return NOTHING if cell is None or cell.error is None else f"{100 * cell.error:+.1f}%"
+
+    yield "Error of the law, cell by cell:"
+    yield _table(result, model.batches, error)
+
+
+def _is_chain(row: PlanRow) -> bool:
+    return row.over_chain == 1 and row.tree is not None and row.tree[1] == 1
+
+
+def _table(result: Result, batches: Sequence[int], spell: Callable[[str, int], str]) -> str:
+    """A row a configuration, a column a batch size; empty rows left out, empty if all are."""
+    lines = []
+    for configuration in result.configurations:
+        cells = [spell(configuration.name, batch) for batch in batches]
+        if set(cells) != {NOTHING}:
+            lines.append([summary.title(configuration), *cells])
+    header = ["Configuration", *(f"B={batch}" for batch in batches)]
+    return markdown.table(header, lines) if lines else ""

@@ -7,26 +7,41 @@ passes/                          a file a pass, with every sample
 servers/, logs/                  profiles and logs of the servers
 """
 
-import fcntl
-import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from sglang_qwen3next_eagle3.base import workfolder
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.configurations import slug
-from sglang_qwen3next_eagle3.bench.load.load import Pass
-from sglang_qwen3next_eagle3.bench.results.records import Configuration, Sample
+from sglang_qwen3next_eagle3.base.files import read_json, slug, write_json
+from sglang_qwen3next_eagle3.bench.results import metrics
+from sglang_qwen3next_eagle3.bench.results.records import (
+    NONE,
+    Configuration,
+    Equality,
+    Measurement,
+    Pass,
+    RequestSample,
+    Result,
+)
+
+_ANOTHER = "delete it, or choose another --out"
+_ABOUT_SPEED = (
+    "Acceptance is simulated: these figures say what a tree costs at a given accept length, not "
+    "which accept length a head reaches.",
+    "At one accept length a larger tree looks worse than it is: with one head it accepts more.",
+    "All answers repeat one token, so expert routing is that of dummy weights, not of text.",
+)
+"""Notes in every result of `bench speed`."""
 
 
 @dataclass(frozen=True, order=True)
-class Key:
+class PassKey:
     """Which pass."""
 
     configuration: str
@@ -49,29 +64,29 @@ class Journal:
     def __init__(self, folder: Path, stamp: Mapping[str, Any] | None = None) -> None:
         self.folder, self._stamp = folder, dict(stamp or {})
 
-    def passes(self) -> dict[Key, Pass]:
+    def passes(self) -> dict[PassKey, Pass]:
         """Raises UserError: a file that is not a pass."""
         found = {}
         for path in self._files():
             try:
-                data = _read(path)
-                samples = [Sample.model_validate(sample) for sample in data["samples"]]
+                data = read_json(path, _ANOTHER)
+                samples = [RequestSample.model_validate(sample) for sample in data["samples"]]
                 failures = [(prompt, why) for prompt, why in data["failures"]]
-                found[Key(**data["key"])] = Pass(samples, failures, data["seconds"])
+                found[PassKey(**data["key"])] = Pass(samples, failures, data["seconds"])
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path} is damaged ({error}): delete it, and it is measured again"
                 ) from None
         return found
 
-    def has(self, key: Key) -> bool:
+    def has(self, key: PassKey) -> bool:
         return (self.folder / "passes" / key.file).is_file()
 
     def stamps(self) -> list[dict[str, Any]]:
         """What the passes were made with: one entry for each that differs, the oldest first."""
         found: list[dict[str, Any]] = []
         for path in sorted(self._files(), key=lambda path: path.stat().st_mtime_ns):
-            stamp = _read(path).get("made_with") or {}
+            stamp = read_json(path, _ANOTHER).get("made_with") or {}
             if stamp not in found:
                 found.append(stamp)
         return found
@@ -98,7 +113,7 @@ class Journal:
     def _files(self) -> list[Path]:
         return sorted((self.folder / "passes").glob("*.json"))
 
-    def add(self, key: Key, measured: Pass) -> None:
+    def add(self, key: PassKey, measured: Pass) -> None:
         # The text of simulated acceptance is one token, over and over.
         left_out = {"output_ids"} if key.simulated_accept_length is not None else None
         data = {
@@ -108,7 +123,7 @@ class Journal:
             "failures": measured.failures,
             "samples": [sample.model_dump(exclude=left_out) for sample in measured.samples],
         }
-        _write(self.folder / "passes" / key.file, data)
+        write_json(self.folder / "passes" / key.file, data, indent=None)
 
     def configurations(self) -> dict[str, Configuration]:
         """Raises UserError: the file that keeps them is damaged."""
@@ -116,7 +131,10 @@ class Journal:
         if not path.is_file():
             return {}
         try:
-            return {n: Configuration.model_validate(entry) for n, entry in _read(path).items()}
+            return {
+                n: Configuration.model_validate(entry)
+                for n, entry in read_json(path, _ANOTHER).items()
+            }
         except ValidationError:
             raise UserError(f"{path} is damaged: choose another --out") from None
 
@@ -139,7 +157,50 @@ class Journal:
         """Keep what is known of a server."""
         known = {**self.configurations(), configuration.name: configuration}
         data = {name: entry.model_dump() for name, entry in known.items()}
-        _write(self.folder / "configurations.json", data)
+        write_json(self.folder / "configurations.json", data, indent=None)
+
+    def result(
+        self,
+        kind: Literal["suites", "speed"],
+        provenance: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        configurations: Sequence[Configuration],
+        greedy: Collection[str] = (),
+    ) -> Result:
+        """All that was measured, as figures.
+
+        configurations: all that were asked for, in their order; what the journal knows wins.
+        greedy: the suites whose answers can be compared.
+        """
+        known = self.configurations()
+        rows = {
+            c.name: known.get(c.name, c.model_copy(update={"status": "not run"}))
+            for c in configurations
+        }
+        rows |= {name: row for name, row in known.items() if name not in rows}
+        passes = self.passes()
+        places = {name: place for place, name in enumerate(rows)}
+        keys = sorted(
+            (key for key in passes if key.configuration in rows),
+            key=lambda k: (k.repetition, places[k.configuration], k.suite, k.batch, _length(k)),
+        )
+        measured = [_measurement(key, passes, rows[key.configuration], greedy) for key in keys]
+        failed = sum(measurement.figures.failed for measurement in measured)
+        lost = [f"{failed} requests failed and are not in the figures."] if failed else []
+        return Result(
+            kind=kind,
+            provenance=dict(provenance),
+            settings=dict(settings),
+            configurations=tuple(rows.values()),
+            measurements=tuple(measured),
+            notes=(
+                *(_ABOUT_SPEED if kind == "speed" else ()),
+                *lost,
+                *_capped(rows.values(), measured),
+                *_short(measured),
+                *_of_several_machines(self.stamps()),
+            ),
+        )
 
 
 @contextmanager
@@ -148,84 +209,109 @@ def claim(
 ) -> Iterator[Journal]:
     """The folder for this process alone.
 
-    request: JSON that says what is measured. stamp: what the passes are made with.
+    request: JSON that says what is measured; until a pass is there, another one may take its place.
+    stamp: what the passes are made with.
 
     Raises:
         UserError: another process is at it, or it holds another benchmark, or something else.
     """
-    wanted = json.loads(json.dumps(request))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder} ({error.strerror}): choose another --out"
-        ) from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another benchmark writes to {folder}: choose another --out") from None
-        path = folder / "request.json"
-        if path.is_file():
-            if (folder / "passes").is_dir():
-                refuse_another(folder, _read(path), wanted)
-            # Nothing was measured yet: whatever was asked for before does not bind.
-            _write(path, wanted)
-        elif any(folder.iterdir()):
-            raise UserError(f"{folder} holds something else: choose a new folder for --out")
-        else:
-            _write(path, wanted)
+    busy = f"another benchmark writes to {folder}: choose another --out"
+    passes = folder / "passes"
+    with workfolder.claim(folder, request, busy=busy, bound=passes.is_dir):
         yield Journal(folder, stamp)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[Journal]:
-    """A folder as it is, and nothing is written to it. Raises UserError: it is being measured."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    """A folder as it is, and nothing is written to it.
+
+    Raises:
+        UserError: it is being measured, or is not there.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}")
+    busy = f"{folder} is being measured: wait until it is done"
+    with workfolder.lock(folder, busy, shared=True):
         yield Journal(folder)
-    except BlockingIOError:
-        raise UserError(f"{folder} is being measured: wait until it is done") from None
-    finally:
-        os.close(handle)
 
 
 def request_of(folder: Path) -> dict[str, Any]:
     """What is measured in a folder. Raises UserError: it is none of `claim`."""
-    path = folder / "request.json"
+    path = folder / workfolder.REQUEST
     if not path.is_file():
-        raise UserError(f"{folder} is no folder of `bench run` or `bench speed`: no request.json")
-    return _read(path)
+        raise UserError(f"{folder} is no folder of `bench run` or `bench speed`: no {path.name}")
+    return read_json(path, _ANOTHER)
 
 
-def refuse_another(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raises UserError: what a folder holds is not what is wanted."""
-    differing = [key for key in {**there, **wanted} if there.get(key) != wanted.get(key)]
-    if differing:
-        key = sorted(differing)[0]
-        raise UserError(
-            f"{folder} holds a benchmark with another {key} ({there.get(key)!r}, now "
-            f"{wanted.get(key)!r}): choose another --out, or give the same options to go on"
-        )
+def _capped(rows: Iterable[Configuration], measured: Sequence[Measurement]) -> list[str]:
+    """Where fewer requests ran at once than were sent."""
+    largest = max((m.batch for m in measured), default=0)
+    return [
+        f"{row.name}: the server runs at most {row.max_running_requests} requests at once; the "
+        "others of a larger batch waited."
+        for row in rows
+        if row.max_running_requests is not None and row.max_running_requests < largest
+    ]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = f"{path} is damaged ({error})"
-        raise UserError(f"{reason}: delete it, or choose another --out") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is damaged: delete it, or choose another --out")
-    return data
+def _short(measured: Sequence[Measurement]) -> list[str]:
+    """Where a suite had fewer requests than were to be in flight."""
+    short = {(m.suite, m.batch) for m in measured if m.figures.requests < m.batch}
+    return [
+        f"{suite} at B={batch}: fewer requests than that, so fewer were in flight."
+        for suite, batch in sorted(short)
+    ]
 
 
-def _write(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(data) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+def _of_several_machines(stamps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where passes were made with different software, hardware or commits."""
+    if len(stamps) < 2:
+        return []
+    said = "; ".join(", ".join(f"{k} {v}" for k, v in stamp.items()) for stamp in stamps)
+    return [f"Not all passes were made alike: {said}."]
+
+
+def _measurement(
+    key: PassKey, passes: Mapping[PassKey, Pass], row: Configuration, greedy: Collection[str]
+) -> Measurement:
+    measured = passes[key]
+    draft_tokens = row.tree[2] if row.tree else None
+    return Measurement(
+        configuration=key.configuration,
+        suite=key.suite,
+        batch=key.batch,
+        repetition=key.repetition,
+        figures=metrics.figures(
+            measured.samples,
+            measured.seconds,
+            failed=len(measured.failures),
+            draft_tokens=draft_tokens,
+        ),
+        equality=_equality(key, passes) if key.suite in greedy else None,
+        simulated_accept_length=key.simulated_accept_length,
+    )
+
+
+def _equality(key: PassKey, passes: Mapping[PassKey, Pass]) -> Equality | None:
+    """Against the run without speculation of the same batch and repetition, else its first.
+
+    The baseline itself is compared with its own first repetition: what differs there is the noise
+    of the arithmetic, not of speculation.
+    """
+    same = [
+        other
+        for other in sorted(passes)
+        if other.configuration == NONE and (other.suite, other.batch) == (key.suite, key.batch)
+    ]
+    same = [other for other in same if other != key]
+    if key.configuration == NONE:
+        same = [other for other in same if other.repetition < key.repetition]
+    else:
+        same.sort(key=lambda other: other.repetition != key.repetition)
+    if not same:
+        return None
+    return metrics.equality(passes[key].samples, passes[same[0]].samples)
+
+
+def _length(key: PassKey) -> float:
+    return key.simulated_accept_length or 0.0

@@ -5,11 +5,21 @@ from typing import Any
 
 import numpy as np
 
-from sglang_qwen3next_eagle3.bench.results.records import Equality, Figures, Percentiles, Sample
+from sglang_qwen3next_eagle3.base import accept_length
+from sglang_qwen3next_eagle3.bench.results.records import (
+    Equality,
+    Figures,
+    Percentiles,
+    RequestSample,
+)
 
 
 def figures(
-    samples: Sequence[Sample], seconds: float, *, failed: int = 0, draft_tokens: int | None = None
+    samples: Sequence[RequestSample],
+    seconds: float,
+    *,
+    failed: int = 0,
+    draft_tokens: int | None = None,
 ) -> Figures:
     """Of one pass. seconds: its wall time; draft_tokens: those of the tree, root included.
 
@@ -27,14 +37,15 @@ def figures(
         seconds=seconds,
         output_tok_s=tokens / seconds,
         request_tok_s=float(np.median([s.completion_tokens / s.seconds for s in samples])),
-        decode_tok_s=_median(decode_rate(s) for s in samples),
+        decode_tok_s=_median(decode_rate(s) for s in samples) or 0.0,
+        cycle_ms=_median(cycle_ms(s) for s in samples),
         ttft=percentiles([s.first_token_seconds for s in samples]),
         inter_token=percentiles([gap for s in samples for gap in inter_token_seconds(s)]),
         **_speculation(samples, tokens, draft_tokens),
     )
 
 
-def inter_token_seconds(sample: Sample) -> list[float]:
+def inter_token_seconds(sample: RequestSample) -> list[float]:
     """The time of each token after the first chunk.
 
     Tokens that came together share the time since the chunk before, as SGLang's and vLLM's own
@@ -46,7 +57,7 @@ def inter_token_seconds(sample: Sample) -> list[float]:
     return times
 
 
-def decode_rate(sample: Sample) -> float | None:
+def decode_rate(sample: RequestSample) -> float | None:
     """Tokens per second after the first chunk; None if nothing came after it."""
     (first, had), (last, has) = sample.chunks[0], sample.chunks[-1]
     return (has - had) / (last - first) if last > first else None
@@ -60,18 +71,36 @@ def percentiles(values: Sequence[float]) -> Percentiles:
     return Percentiles(p50=p50, p90=p90, p99=p99)
 
 
-def _median(rates: Iterable[float | None]) -> float:
-    known = [rate for rate in rates if rate is not None]
-    return float(np.median(known)) if known else 0.0
+def cycle_ms(sample: RequestSample) -> float | None:
+    """What a cycle of this request took: its tokens a cycle over its decode rate.
+
+    Of each request by itself: where they accept differently, the ratio of an average accept length
+    to a median rate is no request's cycle.
+    """
+    rate = decode_rate(sample)
+    if rate is None:
+        return None
+    tokens = 1.0
+    if sample.verify_steps is not None:
+        each = accept_length.per_cycle(sample.completion_tokens, sample.verify_steps)
+        if each is None:
+            return None
+        tokens = each
+    return 1000 * tokens / rate if tokens > 0 else None
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def _speculation(
-    samples: Sequence[Sample], tokens: int, draft_tokens: int | None
+    samples: Sequence[RequestSample], tokens: int, draft_tokens: int | None
 ) -> dict[str, Any]:
     steps = sum(s.verify_steps or 0 for s in samples)
-    if not steps:
+    length = accept_length.accept_length(tokens, steps)
+    if length is None:
         return {}
-    length = tokens / steps
     proposed = sum(s.proposed_drafts or 0 for s in samples)
     accepted = sum(s.accepted_drafts or 0 for s in samples)
     return {
@@ -93,7 +122,7 @@ def accept_by_position(histograms: Sequence[Sequence[int]]) -> tuple[float, ...]
     return tuple(sum(sums[position:]) / steps for position in range(1, width))
 
 
-def equality(answers: Sequence[Sample], plain: Sequence[Sample]) -> Equality:
+def equality(answers: Sequence[RequestSample], plain: Sequence[RequestSample]) -> Equality:
     """Greedy answers against those to the same prompts without speculation.
 
     A turn after one that differs was asked something else and does not count, and neither does an
@@ -118,9 +147,9 @@ def equality(answers: Sequence[Sample], plain: Sequence[Sample]) -> Equality:
     )
 
 
-def _turn(sample: Sample) -> tuple[str, int]:
+def _turn(sample: RequestSample) -> tuple[str, int]:
     return sample.conversation or sample.prompt, sample.turn
 
 
-def _is_whole(sample: Sample) -> bool:
+def _is_whole(sample: RequestSample) -> bool:
     return len(sample.output_ids) == sample.completion_tokens

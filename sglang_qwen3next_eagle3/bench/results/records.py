@@ -4,26 +4,24 @@ A result is one JSON file. `Result.load` and `Result.save` are its only reader a
 report, the plots, `bench compare` and `bench plan` take a `Result`.
 """
 
-import json
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from sglang_qwen3next_eagle3.base import accept_length
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import read_json, write_json
+from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
 
 FORMAT = 1
 NONE = "none"
 """The configuration without speculation, which all others are compared with."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Sample(_Record):
+class RequestSample(StrictRecord):
     """One answered request, as it was seen over HTTP.
 
     prompt: its id in the suite, with `#2` behind it for a second turn; conversation: without it.
@@ -51,7 +49,22 @@ class Sample(_Record):
     histogram: tuple[int, ...] = ()
 
 
-class Percentiles(_Record):
+@dataclass
+class Pass:
+    """What one pass over a suite gave.
+
+    samples: in the order of the prompts. failures: (prompt, what happened).
+
+    broken: what ended the pass before its last prompt, if anything.
+    """
+
+    samples: list[RequestSample] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0.0
+    broken: str | None = None
+
+
+class Percentiles(StrictRecord):
     """p50, p90 and p99 of a time, in seconds."""
 
     p50: float
@@ -59,15 +72,17 @@ class Percentiles(_Record):
     p99: float
 
 
-class Figures(_Record):
+class Figures(StrictRecord):
     """What one pass over a suite at one batch size gave.
 
     seconds: wall time of the pass. output_tok_s: completion tokens of all requests over it.
     request_tok_s: median over requests of completion tokens over their seconds, queueing and
         prefill included.
     decode_tok_s: the same after the first token.
-    accept_length: completion tokens over verify steps, both summed over requests; None without
-        speculation. (SGLang's definition; the first token, which prefill gives, counts.)
+    cycle_ms: median over requests of what a cycle took, a verification with the drafting before it,
+        or without speculation a token. None in results of older versions.
+    accept_length, per_cycle: as base/accept_length.py defines them, over all requests; None without
+        speculation.
     card_accept_rate: as the model card has it, accept length over draft tokens (the root counts).
     accept_rate: accepted over proposed drafts.
     accept_by_position: share of steps that accepted at least 1, 2, ... drafts.
@@ -83,14 +98,19 @@ class Figures(_Record):
     decode_tok_s: float
     ttft: Percentiles
     inter_token: Percentiles
+    cycle_ms: float | None = None
     verify_steps: int | None = None
     accept_length: float | None = None
     card_accept_rate: float | None = None
     accept_rate: float | None = None
     accept_by_position: tuple[float, ...] = ()
 
+    @property
+    def per_cycle(self) -> float | None:
+        return accept_length.per_cycle(self.completion_tokens, self.verify_steps, self.requests)
 
-class Equality(_Record):
+
+class Equality(StrictRecord):
     """Greedy answers of a speculative configuration against those without speculation.
 
     of: those that were asked the same: after a turn that differs, the next one is not.
@@ -103,10 +123,11 @@ class Equality(_Record):
     first_divergence: tuple[int, ...] = ()
 
 
-class Configuration(_Record):
+class Configuration(StrictRecord):
     """A way to serve that was measured.
 
     name: as on the command line, for example "none", "b1", "3,4,8", "mtp".
+    algorithm: eagle3, nextn, none, or what else a running server says of itself, in small letters.
     tree: steps, topk, draft tokens; None without speculation.
     argv, environment: of the server, without paths of this machine.
     max_running_requests: what the server says it runs at once; SGLang lowers it without an error
@@ -115,7 +136,7 @@ class Configuration(_Record):
     """
 
     name: str
-    algorithm: Literal["eagle3", "nextn", "none"]
+    algorithm: str
     tree: tuple[int, int, int] | None = None
     argv: tuple[str, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
@@ -126,7 +147,7 @@ class Configuration(_Record):
     log_tail: tuple[str, ...] = ()
 
 
-class Measurement(_Record):
+class Measurement(StrictRecord):
     """One pass. simulated_accept_length: what SGLang was told to accept, of `bench speed` only."""
 
     configuration: str
@@ -138,7 +159,7 @@ class Measurement(_Record):
     simulated_accept_length: float | None = None
 
 
-class Result(_Record):
+class Result(StrictRecord):
     """A whole benchmark.
 
     kind: "suites" of `bench run`, "speed" of `bench speed`.
@@ -180,11 +201,7 @@ class Result(_Record):
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
+        write_json(path, self.model_dump(mode="json"), indent=1)
 
     @classmethod
     def load(cls, path: Path) -> "Result":
@@ -195,17 +212,9 @@ class Result(_Record):
         """
         if path.is_dir():
             path = path / "result.json"
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"there is no result {path}") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"cannot read the result {path}: {error}") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
+        if not path.exists():
+            raise UserError(f"there is no result {path}")
+        data = read_json(path, "give a result of `bench`")
+        if data.get("format") != FORMAT:
             raise UserError(f"{path} is no result of `bench` in format {FORMAT}: run it again")
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{path} is damaged: {where}: {first['msg']}") from None
+        return validate(cls, data, f"{path} is damaged")

@@ -42,7 +42,7 @@ class Spread:
         return Spread(median, self.low / other.high, self.high / other.low, count)
 
 
-class Key(NamedTuple):
+class CellKey(NamedTuple):
     """What is repeated. simulated_accept_length: of `bench speed` only."""
 
     configuration: str
@@ -55,7 +55,7 @@ class Key(NamedTuple):
 class Cell:
     """The repetitions of one key. Passes in which no request was answered give no figures."""
 
-    key: Key
+    key: CellKey
     passes: tuple[Measurement, ...]
 
     @property
@@ -95,24 +95,29 @@ class Cell:
         )
 
 
-def cells(result: Result) -> dict[Key, Cell]:
+def cells(result: Result) -> dict[CellKey, Cell]:
     """All that was measured, configurations in their order, then suites, then batches."""
     order = [configuration.name for configuration in result.configurations]
-    passes: dict[Key, list[Measurement]] = {}
+    passes: dict[CellKey, list[Measurement]] = {}
     for one in result.measurements:
-        key = Key(one.configuration, one.suite, one.batch, one.simulated_accept_length)
+        key = CellKey(one.configuration, one.suite, one.batch, one.simulated_accept_length)
         passes.setdefault(key, []).append(one)
 
-    def place(key: Key) -> tuple[int, int, int, float]:
+    def place(key: CellKey) -> tuple[int, int, int, float]:
         suite = result.suites.index(key.suite)
         return order.index(key.configuration), suite, key.batch, key.simulated_accept_length or 0.0
 
     return {key: Cell(key, tuple(passes[key])) for key in sorted(passes, key=place)}
 
 
+def algorithm_of(configuration: Configuration) -> str:
+    """As readers know it."""
+    return ALGORITHMS.get(configuration.algorithm, configuration.algorithm.upper())
+
+
 def title(configuration: Configuration) -> str:
     """For a reader, for example "b1 (EAGLE3 3,4,8)"."""
-    algorithm = ALGORITHMS[configuration.algorithm]
+    algorithm = algorithm_of(configuration)
     if configuration.tree is None:
         known = configuration.name in (NONE, configuration.algorithm)
         return algorithm if known else f"{configuration.name} ({algorithm})"
@@ -132,7 +137,7 @@ def card_figure(batch: int) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class SuiteRow:
     """A row of the card's tables. baseline, own: tok/s. accept_rate: as the card has it.
 
     suites: which one, or all that a mean is over.
@@ -146,7 +151,7 @@ class Row:
     accept_length: Spread | None
 
 
-def rows(result: Result, configuration: str, batch: int) -> list[Row]:
+def rows(result: Result, configuration: str, batch: int) -> list[SuiteRow]:
     """A row a suite that the configuration or the baseline has at this batch size.
 
     The baseline's own rows have no baseline.
@@ -154,14 +159,14 @@ def rows(result: Result, configuration: str, batch: int) -> list[Row]:
     measured = cells(result)
     found = []
     for suite in result.suites:
-        own = measured.get(Key(configuration, suite, batch))
-        base = None if configuration == NONE else measured.get(Key(NONE, suite, batch))
+        own = measured.get(CellKey(configuration, suite, batch))
+        base = None if configuration == NONE else measured.get(CellKey(NONE, suite, batch))
         if own is not None or base is not None:
             found.append(_row(suite, own, base, batch))
     return found
 
 
-def mean_row(table: Iterable[Row]) -> Row | None:
+def mean_row(table: Iterable[SuiteRow]) -> SuiteRow | None:
     """The mean as the card has it: of the columns, and the speedup is the ratio of mean tok/s.
 
     Over the suites that have both the configuration's figures and the baseline's; over all that
@@ -175,7 +180,7 @@ def mean_row(table: Iterable[Row]) -> Row | None:
         return None
     own = _mean([row.own for row in over])
     baseline = _mean([row.baseline for row in over])
-    return Row(
+    return SuiteRow(
         suites=tuple(suite for row in over for suite in row.suites),
         baseline=baseline,
         own=own,
@@ -185,7 +190,7 @@ def mean_row(table: Iterable[Row]) -> Row | None:
     )
 
 
-def missing(result: Result) -> list[tuple[Key, int, int]]:
+def missing(result: Result) -> list[tuple[CellKey, int, int]]:
     """What an interrupted or failed run lacks: key, repetitions there, those wanted.
 
     Wanted is what the settings ask for (`suites`, `batches`, `repeats`), and no less for one
@@ -198,12 +203,12 @@ def missing(result: Result) -> list[tuple[Key, int, int]]:
     counts = [len(cell.passes) for cell in measured.values()]
     wanted = max([settings.get("repeats", 0), *counts])
     keys = [
-        Key(configuration.name, suite, batch)
+        CellKey(configuration.name, suite, batch)
         for configuration in result.configurations
         for suite in suites
         for batch in batches
     ]
-    fewest: dict[Key, int] = {}
+    fewest: dict[CellKey, int] = {}
     for key, cell in measured.items():
         alike = key._replace(simulated_accept_length=None)
         fewest[alike] = min(len(cell.passes), fewest.get(alike, wanted))
@@ -211,10 +216,10 @@ def missing(result: Result) -> list[tuple[Key, int, int]]:
     return [(key, n, wanted) for key, n in zip(keys, there, strict=True) if n < wanted]
 
 
-def _row(suite: str, own: Cell | None, base: Cell | None, batch: int) -> Row:
+def _row(suite: str, own: Cell | None, base: Cell | None, batch: int) -> SuiteRow:
     tok_s = None if own is None else own.spread(card_figure(batch))
     baseline = None if base is None else base.spread(card_figure(batch))
-    return Row(
+    return SuiteRow(
         suites=(suite,),
         baseline=baseline,
         own=tok_s,

@@ -18,7 +18,7 @@ _GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
-class Record:
+class SuiteRecord:
     """place: the file with the line, or the like, for messages."""
 
     place: str
@@ -26,14 +26,14 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Data:
+class SuiteData:
     """origin: what tells this data from another, without paths of this machine."""
 
-    records: tuple[Record, ...]
+    records: tuple[SuiteRecord, ...]
     origin: dict[str, Any]
 
 
-def read(suite: Suite, folder: Path | None) -> Data:
+def read(suite: Suite, folder: Path | None) -> SuiteData:
     """All records of a suite, in their own order. folder: --data-dir.
 
     Raises:
@@ -42,10 +42,12 @@ def read(suite: Suite, folder: Path | None) -> Data:
     source = suite.source
     if source.records:
         own = [
-            Record(f"suite {suite.name}, record {number}", fields)
+            SuiteRecord(f"suite {suite.name}, record {number}", fields)
             for number, fields in enumerate(source.records, 1)
         ]
-        return Data(tuple(own), {"suite": suite.name, "sha256": _digest_of(repr(source.records))})
+        return SuiteData(
+            tuple(own), {"suite": suite.name, "sha256": _digest_of(repr(source.records))}
+        )
     if folder is not None:
         folder = folder.expanduser()
         if not folder.is_dir():
@@ -80,8 +82,8 @@ def _how_to_get(suite: Suite, folder: Path | None) -> str:
     return f"; to get it: {line.replace(PLACEHOLDER, place)} (then --data-dir {place})"
 
 
-def _local(suite: Suite, file: LocalFile, folder: Path, paths: list[Path]) -> Data:
-    records: list[Record] = []
+def _local(suite: Suite, file: LocalFile, folder: Path, paths: list[Path]) -> SuiteData:
+    records: list[SuiteRecord] = []
     digests = []
     for path in paths:
         try:
@@ -99,10 +101,10 @@ def _local(suite: Suite, file: LocalFile, folder: Path, paths: list[Path]) -> Da
     if not records:
         raise UserError(f"{paths[0]} holds no records{_how_to_get(suite, folder)}")
     whole = digests[0] if not file.is_pattern else _digest_of("".join(digests))
-    return Data(tuple(records), {"file": file.path, "sha256": whole})
+    return SuiteData(tuple(records), {"file": file.path, "sha256": whole})
 
 
-def _rows(path: Path) -> Iterator[Record]:
+def _rows(path: Path) -> Iterator[SuiteRecord]:
     with path.open("rb") as stream:
         start = stream.read(2)
     if path.suffix == ".gz" and start not in (_GZIP, b""):
@@ -111,22 +113,22 @@ def _rows(path: Path) -> Iterator[Record]:
         place = f"{path}, row {row.number}" if row.line is None else f"{path}:{row.line}"
         if row.problem is not None:
             raise UserError(f"{place}: not JSON: {row.problem[1]}")
-        yield Record(place, _mapping(place, row.value))
+        yield SuiteRecord(place, _mapping(place, row.value))
 
 
-def _yaml(path: Path) -> Iterator[Record]:
+def _yaml(path: Path) -> Iterator[SuiteRecord]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as YAML: {_line(error)}") from None
-    yield Record(str(path), {"folder": path.parent.name, **_mapping(str(path), value)})
+    yield SuiteRecord(str(path), {"folder": path.parent.name, **_mapping(str(path), value)})
 
 
-def _hub(suite: Suite, hub: HubData, folder: Path | None) -> Data:
+def _hub(suite: Suite, hub: HubData, folder: Path | None) -> SuiteData:
     try:
         opened = open_hub(hub.dataset, config=hub.config, split=hub.split, revision=hub.revision)
         rows = [
-            Record(f"{hub.dataset}, row {row.number}", _mapping(hub.dataset, row.value))
+            SuiteRecord(f"{hub.dataset}, row {row.number}", _mapping(hub.dataset, row.value))
             for row in opened.records()
         ]
     except UserError as error:
@@ -137,16 +139,16 @@ def _hub(suite: Suite, hub: HubData, folder: Path | None) -> Data:
         ) from None
     if not rows:
         raise UserError(f"suite {suite.name}: data set {hub.dataset} holds no records")
-    return Data(tuple(_renamed(rows, hub.fields)), dict(opened.identity))
+    return SuiteData(tuple(_renamed(rows, hub.fields)), dict(opened.identity))
 
 
-def _renamed(records: Iterable[Record], names: Mapping[str, str]) -> Iterator[Record]:
+def _renamed(records: Iterable[SuiteRecord], names: Mapping[str, str]) -> Iterator[SuiteRecord]:
     for record in records:
         own = {name: field(record, theirs) for name, theirs in names.items()}
-        yield Record(record.place, {**record.fields, **own})
+        yield SuiteRecord(record.place, {**record.fields, **own})
 
 
-def field(record: Record, name: str) -> Any:
+def field(record: SuiteRecord, name: str) -> Any:
     """Raises UserError: the record has no such field."""
     if name not in record.fields:
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.bench.suites import data
-from sglang_qwen3next_eagle3.bench.suites.data import Record
+from sglang_qwen3next_eagle3.bench.suites.data import SuiteRecord
 from sglang_qwen3next_eagle3.bench.suites.suite import Prompt, PromptRule, Suite, parts
 
 
@@ -17,13 +17,6 @@ class Selection:
 
     prompts: tuple[Prompt, ...]
     settings: dict[str, Any]
-
-
-def prompts(
-    suite: Suite, data_dir: Path | None = None, limit: int | None = None, seed: int | None = None
-) -> list[Prompt]:
-    """See `select`."""
-    return list(select(suite, data_dir, limit, seed).prompts)
 
 
 def select(
@@ -64,7 +57,7 @@ def _sample(available: int, count: int, seed: int) -> list[int]:
     return sorted(sorted(range(available), key=keys.__getitem__)[:count])
 
 
-def _prompt(record: Record, rule: PromptRule) -> Prompt:
+def _prompt(record: SuiteRecord, rule: PromptRule) -> Prompt:
     if rule.template is not None:
         turns = ["".join(t + _text(record, name) for t, name in parts(rule.template))]
     else:
@@ -72,7 +65,7 @@ def _prompt(record: Record, rule: PromptRule) -> Prompt:
     return Prompt(_text(record, rule.id), tuple(turns), rule.system)
 
 
-def _turns(record: Record, name: str) -> list[str]:
+def _turns(record: SuiteRecord, name: str) -> list[str]:
     turns = data.field(record, name)
     if not isinstance(turns, list) or not turns:
         raise UserError(f"{record.place}: {name!r} lists no turns")
@@ -82,7 +75,7 @@ def _turns(record: Record, name: str) -> list[str]:
     return turns
 
 
-def _text(record: Record, name: str | None) -> str:
+def _text(record: SuiteRecord, name: str | None) -> str:
     if name is None:
         return ""
     value = data.field(record, name)

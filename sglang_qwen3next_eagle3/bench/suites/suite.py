@@ -5,7 +5,12 @@ import string
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from sglang_qwen3next_eagle3.base import schema
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.schema import Strict
 
 PLACEHOLDER = "{data-dir}"
 """In a `get` line: where the user keeps the data."""
@@ -21,17 +26,7 @@ class Prompt:
     system: str | None = None
 
 
-def kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True
-    )
-
-
-class LocalFile(_Strict):
+class LocalFile(Strict):
     """Data below `--data-dir`.
 
     path: JSONL or a JSON array (either may be gzipped), Parquet, or YAML files, one record each;
@@ -62,7 +57,7 @@ class LocalFile(_Strict):
         return self
 
 
-class HubData(_Strict):
+class HubData(Strict):
     """A data set of the hub. fields: as of a local file."""
 
     dataset: str
@@ -72,7 +67,7 @@ class HubData(_Strict):
     fields: dict[str, str] = Field(default_factory=dict)
 
 
-class DataSource(_Strict):
+class DataSource(Strict):
     """Where records come from: the first of `files` that is there, else `hub`; or `records`."""
 
     files: tuple[LocalFile, ...] = ()
@@ -87,7 +82,7 @@ class DataSource(_Strict):
         return self
 
 
-class PromptRule(_Strict):
+class PromptRule(Strict):
     """How a record becomes a prompt.
 
     id: the field that names the record. system: the system message, as it is.
@@ -114,7 +109,7 @@ class PromptRule(_Strict):
         return self
 
 
-class Suite(_Strict):
+class Suite(Strict):
     """Prompts of one kind, and how they are answered.
 
     max_tokens: of an answer. sample_count: how many of the records, drawn by `seed`; None for all.
@@ -129,6 +124,25 @@ class Suite(_Strict):
     max_tokens: Annotated[int, Field(ge=1)]
     sample_count: Annotated[int, Field(ge=1)] | None
     seed: int
+
+
+def suite_names() -> tuple[str, ...]:
+    """The names of the suites that come with the package."""
+    return schema.names(data_dir("suites"))
+
+
+def load_suite(name_or_file: str) -> Suite:
+    """A suite by its name or from a user's own `.yaml` file, whose name is then the suite's.
+
+    Raises:
+        UserError: no such suite or file, not YAML, unknown keys, impossible values.
+    """
+    path = schema.find("suite", data_dir("suites"), name_or_file)
+    what = f"suite {name_or_file}"
+    data = schema.read_mapping(path, "suite")
+    if "name" in data:
+        raise UserError(f"{what}: name: unknown key; the file's name is the suite's")
+    return schema.validate(Suite, {"name": path.stem, **data}, what, hidden=["name"])
 
 
 def parts(template: str) -> list[tuple[str, str | None]]:

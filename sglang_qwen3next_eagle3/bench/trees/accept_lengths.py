@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from sglang_qwen3next_eagle3.base.accept_length import of_chain
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.schema import StrictRecord
 from sglang_qwen3next_eagle3.bench.trees.cost import spelled, tree_of
 from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
 
@@ -17,19 +19,21 @@ EQUAL_ACCEPTANCE = (
     "One accept length for all compares trees at equal acceptance: of the same head, a tree with "
     "more steps or draft tokens accepts more."
 )
+PER_CYCLE = (
+    "Accept lengths are per cycle, as the reports of `bench run` give them beside SGLang's, which "
+    "counts each request's first token too."
+)
 _NAMED = re.compile(r"(\d+,\d+,\d+|[A-Za-z][\w.:/-]*(?:,\d+,\d+)?)=([^,=]+)(?:,|$)")
 
 
-class AcceptLengths(BaseModel):
-    """Tokens a verification brings, the target's own among them.
+class AcceptLengths(StrictRecord):
+    """Tokens a cycle brings, the target's own among them: `per_cycle` of base/accept_length.py.
 
     everywhere: the same for all trees that can reach it. A tree with more draft tokens accepts
         more of the same head, so this compares trees at equal acceptance, not with a head.
     by_name: of a configuration or tree. by_position: share of steps that accept at least
         1, 2, ... drafts of a chain, from which any EAGLE3 chain of so many steps has its length.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     everywhere: float | None = None
     by_name: dict[str, float] = Field(default_factory=dict)
@@ -42,7 +46,7 @@ class AcceptLengths(BaseModel):
             if known in self.by_name:
                 return self.by_name[known]
         if eagle3 and topk == 1 and steps <= len(self.by_position):
-            return 1 + sum(self.by_position[:steps])
+            return of_chain(self.by_position[:steps])
         if self.everywhere is not None and self.everywhere <= steps + 1:
             return self.everywhere
         return None

@@ -4,19 +4,22 @@ Measured by `bench speed` for trees and batches, and fitted by a law of few term
 between them. From it follows the accept length that a tree needs (plan.py).
 """
 
-import json
-import os
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from numpy.typing import NDArray
+from pydantic import Field
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import read_json, write_json
+from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
-from sglang_qwen3next_eagle3.bench.trees import fitting
-from sglang_qwen3next_eagle3.bench.trees.cycles import Cell, Tree, measured
+from sglang_qwen3next_eagle3.bench.trees.cycles import CycleCell, Tree, measured
+
+Array = NDArray[np.float64]
 
 EXPERTS = (10, 512)
 """Experts a token and experts in all: num_experts_per_tok and num_experts of Qwen3-Next."""
@@ -35,18 +38,14 @@ TERMS = {
 _FEWEST_CELLS = len(TERMS) + 1
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Cycle(_Record):
+class Cycle(StrictRecord):
     """ms: how long a cycle takes in which all of the batch advance."""
 
     ms: float
     source: Literal["measured", "fitted"]
 
 
-class Residuals(_Record):
+class Residuals(StrictRecord):
     """Absolute relative errors of the law.
 
     median, largest: on the cells that it was fitted to. held_out_*: on each cell by a law that
@@ -60,7 +59,7 @@ class Residuals(_Record):
     held_out_largest: float
 
 
-class CostModel(_Record):
+class CostModel(StrictRecord):
     """Measured cells, and the law between them.
 
     coefficients: ms by the names of `TERMS`; None where too few cells were measured.
@@ -69,7 +68,7 @@ class CostModel(_Record):
 
     kind: Literal["cost-model"] = "cost-model"
     format: Literal[1] = 1
-    cells: tuple[Cell, ...]
+    cells: tuple[CycleCell, ...]
     coefficients: dict[str, float] | None = None
     residuals: Residuals | None = None
     experts: tuple[int, int] = EXPERTS
@@ -85,7 +84,7 @@ class CostModel(_Record):
         named = {cell.configuration: cell.tree for cell in self.cells}
         return {NONE: None, **named}
 
-    def cell(self, configuration: str, batch: int) -> Cell | None:
+    def cell(self, configuration: str, batch: int) -> CycleCell | None:
         found = (c for c in self.cells if (c.configuration, c.batch) == (configuration, batch))
         return next(found, None)
 
@@ -126,26 +125,15 @@ class CostModel(_Record):
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", "utf-8")
-        os.replace(beside, path)
+        write_json(path, self.model_dump(mode="json"), indent=1)
 
     @classmethod
     def load(cls, path: Path) -> "CostModel":
         """Raises UserError: not there, not JSON, or no cost model of this format."""
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"there is no cost model {path}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the cost model {path}: {error}") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise UserError(
-                f"{path} is no cost model of `bench speed`: {where}: {first['msg']}"
-            ) from None
+        if not path.exists():
+            raise UserError(f"there is no cost model {path}")
+        data = read_json(path, "give a cost model of `bench speed`")
+        return validate(cls, data, f"{path} is no cost model of `bench speed`")
 
 
 def spelled(tree: Tree) -> str:
@@ -203,11 +191,11 @@ def fit(result: Result, experts: tuple[int, int] = EXPERTS) -> CostModel:
     cycles = np.array([cells[i].cycle_ms for i in fitted])
     # Divided by what was measured, so that errors are relative and large batches do not rule.
     relative = np.array(rows) / cycles[:, None]
-    coefficients = fitting.non_negative(relative, np.ones(len(cycles)))
+    coefficients = non_negative(relative, np.ones(len(cycles)))
     for index, ms in zip(fitted, np.array(rows) @ coefficients, strict=True):
         cells[index] = cells[index].model_copy(update={"fitted_ms": float(ms)})
     inside = np.abs(relative @ coefficients - 1)
-    outside = np.abs(fitting.held_out(relative, np.ones(len(cycles))) - 1)
+    outside = np.abs(held_out(relative, np.ones(len(cycles))) - 1)
     return CostModel(
         cells=tuple(cells),
         coefficients=dict(zip(TERMS, map(float, coefficients), strict=True)),
@@ -220,4 +208,36 @@ def fit(result: Result, experts: tuple[int, int] = EXPERTS) -> CostModel:
         ),
         experts=experts,
         provenance=provenance,
+    )
+
+
+def non_negative(rows: Array, values: Array) -> Array:
+    """Least squares without negative coefficients, for a handful of them: (terms,).
+
+    They have the smallest sum of squares of rows @ c - values.
+
+    rows (cells, terms); values (cells,). The optimum is an unconstrained solution on some subset
+    of the terms, so all subsets are tried: 2^terms small solutions. Subsets whose terms the cells
+    do not tell apart are left out; of equally good ones the smallest is taken.
+    """
+    terms = rows.shape[1]
+    best, smallest = np.zeros(terms), float(values @ values)
+    for size in range(1, terms + 1):
+        for chosen in map(list, combinations(range(terms), size)):
+            solution, _, rank, _ = np.linalg.lstsq(rows[:, chosen], values, rcond=None)
+            if rank < size or (solution < 0).any():
+                continue
+            rest = rows[:, chosen] @ solution - values
+            squares = float(rest @ rest)
+            if squares < smallest * (1 - 1e-9) - 1e-18:
+                best, smallest = np.zeros(terms), squares
+                best[chosen] = solution
+    return best
+
+
+def held_out(rows: Array, values: Array) -> Array:
+    """Each value (cells,) as predicted from all others."""
+    keep = ~np.eye(len(values), dtype=bool)
+    return np.array(
+        [row @ non_negative(rows[k], values[k]) for row, k in zip(rows, keep, strict=True)]
     )

@@ -3,18 +3,16 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.schema import StrictRecord
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Measurement, Result
 
 Tree = tuple[int, int, int]
 """Steps, topk, draft tokens."""
 
 
-class Cell(BaseModel):
+class CycleCell(StrictRecord):
     """A configuration at a batch size, as it was measured.
 
     cycle_ms: median over repetitions and the upper half of the simulated accept lengths. At low
@@ -24,10 +22,8 @@ class Cell(BaseModel):
     fitted_ms: what the law says; None where it was not fitted to this algorithm.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     configuration: str
-    algorithm: Literal["eagle3", "nextn", "none"]
+    algorithm: str
     tree: Tree | None
     batch: int
     cycle_ms: float
@@ -42,21 +38,20 @@ class Cell(BaseModel):
 
 
 def cycle_ms(measurement: Measurement) -> float | None:
-    """1000 x tokens of a cycle / a request's decode rate; without speculation a token a cycle.
+    """How long a cycle of the batch took: its requests advance together, so it is a request's.
 
-    A request's first token is the prefill's: neither of the two counts it (the accept length, as
-    SGLang defines it, does). All requests of a batch advance together, so this is the batch's cycle
-    too. None where requests failed or figures are missing.
+    Of results of older versions, which lack it: 1000 x tokens per cycle, over all requests, over
+    the median decode rate, exact where all requests accept alike. None where requests failed or
+    figures are missing.
     """
     figures = measurement.figures
-    plain = measurement.configuration == NONE
-    if figures.failed or figures.decode_tok_s <= 0 or not (plain or figures.verify_steps):
-        return None
-    tokens = (figures.completion_tokens - figures.requests) / (figures.verify_steps or 1)
-    return 1000 * (1.0 if plain else tokens) / figures.decode_tok_s
+    if figures.failed or figures.cycle_ms is not None:
+        return None if figures.failed else figures.cycle_ms
+    tokens = 1.0 if measurement.configuration == NONE else figures.per_cycle
+    return 1000 * tokens / figures.decode_tok_s if tokens and figures.decode_tok_s > 0 else None
 
 
-def measured(result: Result) -> list[Cell]:
+def measured(result: Result) -> list[CycleCell]:
     """By configuration and batch. Raises UserError: the result contradicts itself."""
     configurations = {c.name: c for c in result.configurations}
     seen: Mapping[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
@@ -78,15 +73,15 @@ def measured(result: Result) -> list[Cell]:
 
 def _cell(
     name: str,
-    algorithm: Literal["eagle3", "nextn", "none"],
+    algorithm: str,
     tree: Tree | None,
     batch: int,
     seen: Sequence[tuple[float, float]],
-) -> Cell:
+) -> CycleCell:
     """seen: simulated accept length (0 without speculation) and cycle of every pass."""
     middle = statistics.median({length for length, _ in seen})
     cycles = [cycle for _, cycle in seen]
-    return Cell(
+    return CycleCell(
         configuration=name,
         algorithm=algorithm,
         tree=tree,

@@ -1,29 +1,27 @@
 """`bench plan`: from what a cycle costs to what a tree has to accept, and which tree is best."""
 
-import argparse
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
-from sglang_qwen3next_eagle3.bench.trees import cost
+from sglang_qwen3next_eagle3.base.schema import StrictRecord, first_error
+from sglang_qwen3next_eagle3.bench.reports import markdown
+from sglang_qwen3next_eagle3.bench.results.records import NONE
 from sglang_qwen3next_eagle3.bench.trees.accept_lengths import (
     EQUAL_ACCEPTANCE,
-    HOW_TO_WRITE,
+    PER_CYCLE,
     AcceptLengths,
     check,
-    parse_accept_lengths,
 )
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, Cycle, spelled, tree_of
 from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
 from sglang_qwen3next_eagle3.serving import profile
 
 
-class Row(BaseModel):
+class PlanRow(StrictRecord):
     """A configuration at a batch size. All accept lengths count the target's own token.
 
     break_even: the accept length at which it is as fast as no speculation; more than steps + 1
@@ -33,8 +31,6 @@ class Row(BaseModel):
     accept_length: as it was given; tok_s, of the batch, and speedup follow from it. Decoding
         only: what prefill takes comes on top.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: int
     name: str
@@ -49,14 +45,56 @@ class Row(BaseModel):
     speedup: float | None = None
 
 
-class Plan(BaseModel):
+class TreePlan(StrictRecord):
     """best: of each batch the fastest row, where accept lengths are known of any."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
     best: dict[int, str]
     accept_lengths: AcceptLengths | None
+
+    def payload(self, model: CostModel) -> dict[str, Any]:
+        """JSON-ready, for `--json`."""
+        return {
+            **self.model_dump(mode="json"),
+            "law": model.coefficients,
+            "residuals": None if model.residuals is None else model.residuals.model_dump(),
+            "provenance": model.provenance,
+        }
+
+    def text(self, model: CostModel) -> str:
+        """For a terminal: one table, the batches below each other, and what its columns mean."""
+        given = self.accept_lengths
+        header = ["B", "Configuration", "cycle ms", "", "to break even", "over the chain's"]
+        header += ["to beat the best chain", "accept length", "tok/s", "speedup"] if given else []
+        lines = []
+        for row in self.rows:
+            mark = " *" if self.best.get(row.batch) == row.name else ""
+            line = [str(row.batch), row.name + mark, f"{row.cycle_ms:.2f}", row.source]
+            line += [needed(row.break_even, row.tree), _optional(row.over_chain, markdown.times)]
+            if given:
+                line += [needed(row.beats_chain, row.tree)]
+                line += [_optional(row.accept_length, markdown.length)]
+                line += [
+                    _optional(row.tok_s, markdown.speed),
+                    _optional(row.speedup, markdown.times),
+                ]
+            lines.append(line)
+        notes = [
+            "To break even: the accept length at which a configuration is as fast as no "
+            "speculation. Over the chain's: how many times the accept length of the EAGLE3 chain "
+            "of the same steps it needs. Never: more than its steps + 1."
+        ]
+        if given:
+            notes += ["*: the fastest of its batch. tok/s: of the batch, decoding only."]
+            notes += [PER_CYCLE]
+            notes += [EQUAL_ACCEPTANCE] if given.everywhere is not None else []
+        if model.residuals and any(row.source == "fitted" for row in self.rows):
+            notes += [
+                f"Fitted cycles: predicting each measured one from the others is off by "
+                f"{markdown.percent(model.residuals.held_out_median)} (median), "
+                f"{markdown.percent(model.residuals.held_out_largest)} (largest)."
+            ]
+        return "\n".join([_grid(header, lines), *notes])
 
 
 class _Contender(NamedTuple):
@@ -72,7 +110,7 @@ class _Contender(NamedTuple):
 
 def plan(
     model: CostModel, accept_lengths: AcceptLengths | None = None, batches: Sequence[int] = ()
-) -> Plan:
+) -> TreePlan:
     """batches: all that were measured if empty.
 
     Raises:
@@ -82,7 +120,7 @@ def plan(
     given = accept_lengths or AcceptLengths()
     contenders = _contenders(model, given)
     _check(given, contenders)
-    rows: list[Row] = []
+    rows: list[PlanRow] = []
     best: dict[int, str] = {}
     for batch in dict.fromkeys(batches or model.batches):
         found = _rows(model, contenders, given, batch)
@@ -96,7 +134,7 @@ def plan(
                 f"--accept-lengths: {name} was not measured at these batches, and the model does "
                 f"not reach it; measured: {'; '.join(model.configurations)}"
             )
-    return Plan(rows=tuple(rows), best=best, accept_lengths=accept_lengths)
+    return TreePlan(rows=tuple(rows), best=best, accept_lengths=accept_lengths)
 
 
 def _contenders(model: CostModel, given: AcceptLengths) -> Mapping[str, _Contender]:
@@ -120,8 +158,7 @@ def _possible(name: str, tree: Tree) -> Tree:
     try:
         profile.Tree(steps=tree[0], topk=tree[1], draft_tokens=tree[2])
     except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"--accept-lengths: no tree is {name}: {message}") from None
+        raise UserError(f"--accept-lengths: no tree is {name}: {first_error(error)}") from None
     return tree
 
 
@@ -148,7 +185,7 @@ def _check(given: AcceptLengths, contenders: Mapping[str, _Contender]) -> None:
 
 def _rows(
     model: CostModel, contenders: Mapping[str, _Contender], given: AcceptLengths, batch: int
-) -> list[Row]:
+) -> list[PlanRow]:
     plain = model.cycle(batch, None)
     if plain is None:
         raise UserError(
@@ -184,8 +221,8 @@ def _rows(
 
 def _row(
     batch: int, name: str, tree: Tree | None, cycle: Cycle, plain: Cycle, length: float | None
-) -> Row:
-    return Row(
+) -> PlanRow:
+    return PlanRow(
         batch=batch,
         name=name,
         tree=tree,
@@ -197,52 +234,32 @@ def _row(
     )
 
 
-def payload(found: Plan, model: CostModel) -> dict[str, Any]:
-    """JSON-ready, for `--json`."""
-    return {
-        **found.model_dump(mode="json"),
-        "law": model.coefficients,
-        "residuals": None if model.residuals is None else model.residuals.model_dump(),
-        "provenance": model.provenance,
-    }
+def needed(length: float | None, tree: Tree | None) -> str:
+    """An accept length that a tree needs: "1.37", or "never (4.31)"."""
+    if length is None or tree is None:
+        return markdown.NOTHING
+    spelt = markdown.length(length)
+    return spelt if length <= tree[0] + 1 else f"never ({spelt})"
 
 
-def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--result", type=Path, metavar="PATH", help="a result of `bench speed`, or its folder"
-    )
-    source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
-    parser.add_argument(
-        "--accept-lengths", metavar="LENGTHS", help=f"{HOW_TO_WRITE}. {EQUAL_ACCEPTANCE}"
-    )
-    parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
-    parser.add_argument("--json", action="store_true", help="figures for scripts")
+def _optional(value: float | None, spell: Callable[[float], str]) -> str:
+    return markdown.NOTHING if value is None else spell(value)
 
 
-def run_plan(arguments: argparse.Namespace) -> int:
-    """Raises UserError: see `plan`; a file that is not there or is something else."""
-    from sglang_qwen3next_eagle3.bench.trees import plan_text
+def _grid(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    from rich.console import Console
+    from rich.table import Table
 
-    if arguments.model:
-        model = CostModel.load(arguments.model)
-    else:
-        model = cost.fit(Result.load(arguments.result))
-    lengths = arguments.accept_lengths
-    given = None if lengths is None else parse_accept_lengths(lengths)
-    found = plan(model, given, parse_batches(arguments.batch))
-    if arguments.json:
-        print(json.dumps(payload(found, model), indent=1))
-    else:
-        print(plan_text.text(found, model))
-    return 0
-
-
-def parse_batches(words: str | None) -> tuple[int, ...]:
-    """Of `--batch`; empty where it is not given. Raises UserError."""
-    if words is None:
-        return ()
-    parts = [word.strip() for word in words.split(",")]
-    if not all(word.isdigit() and int(word) > 0 for word in parts):
-        raise UserError(f"--batch {words}: give batch sizes as 1,8,32")
-    return tuple(map(int, parts))
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for index, column in enumerate(header):
+        grid.add_column(column, justify="left" if index in (1, 3) else "right")
+    previous = lines[0][0]
+    for line in lines:
+        if line[0] != previous:
+            grid.add_row()
+        previous = line[0]
+        grid.add_row(*line)
+    out = Console(file=StringIO(), width=160, highlight=False)
+    out.print(grid)
+    file: Any = out.file
+    return "\n".join(line.rstrip() for line in str(file.getvalue()).rstrip().splitlines())

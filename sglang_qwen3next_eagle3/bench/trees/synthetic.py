@@ -9,7 +9,7 @@ import random
 from pathlib import Path
 from typing import Any, Literal
 
-from sglang_qwen3next_eagle3.bench.load.load import Conversation
+from sglang_qwen3next_eagle3.bench.load.load import Dialogue
 
 Precision = Literal["fp8", "bf16"]
 
@@ -147,13 +147,13 @@ def write_head(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def conversations(count: int, tokens: int, vocabulary: int, seed: int) -> list[Conversation]:
+def dialogues(count: int, tokens: int, vocabulary: int, seed: int) -> list[Dialogue]:
     """`count` prompts of random tokens, below the special ones at the vocabulary's end."""
     drawn = random.Random(seed)
     ordinary = vocabulary - max(1, vocabulary // 100)
 
-    def one(place: int) -> Conversation:
+    def one(place: int) -> Dialogue:
         ids = [drawn.randrange(ordinary) for _ in range(tokens)]
-        return Conversation(str(place), lambda answers: None if answers else ids)
+        return Dialogue(str(place), lambda answers: None if answers else ids)
 
     return [one(place) for place in range(count)]

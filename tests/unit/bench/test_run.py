@@ -135,7 +135,10 @@ def test_a_folder_of_another_benchmark_is_refused(
 ) -> None:
     assert main(words(tmp_path, "--config", "none")) == 0
     assert main(words(tmp_path, "--config", "none", "--limit", "3")) == 2
-    assert "another limit (None, now 3): choose another --out" in capsys.readouterr().err
+    assert (
+        "begun with other arguments (limit: null, now 3): repeat those to go on, or"
+        in capsys.readouterr().err
+    )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     assert main(words(tmp_path / "other", "--config", "none")) == 2
@@ -200,7 +203,8 @@ def test_an_interrupt_keeps_what_is_done_and_ends_the_server(
     code = (
         # As a shell's background job starts it.
         "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "from sglang_qwen3next_eagle3.bench import run, server\n"
+        "from sglang_qwen3next_eagle3.bench import run\n"
+        "from sglang_qwen3next_eagle3.serving import server\n"
         "from tests.support.bench_runs import LettersAsTokens\n"
         "from sglang_qwen3next_eagle3.__main__ import main\n"
         "run.ChatFormat = LettersAsTokens; server.LAUNCHER = 'tests.support.fake_sglang'\n"

@@ -7,6 +7,7 @@ import yaml
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.bench.results.records import Result
+from sglang_qwen3next_eagle3.serving import server
 from tests.support.bench_runs import TWO, Behave, words
 from tests.support.fake_sglang import serving
 
@@ -32,14 +33,105 @@ def test_an_api_key_is_written_nowhere(
     assert "--api-key" in everything
 
 
+@pytest.mark.parametrize("flag", ["--admin-api-key", "--api-k", "--ssl-keyfile-password"])
+@pytest.mark.parametrize("between", [" ", "="])
+def test_no_secret_of_sglang_s_is_written_in_any_spelling(
+    behave: Behave,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flag: str,
+    between: str,
+) -> None:
+    behave(none={"refuse": "ServerArgs(model_path='x', admin_api_key='s3cret-3')"})
+    flags = f"{flag}{between}s3cret-4".split()
+    assert main(words(tmp_path, *NONE, "--", *flags)) == 1
+    said = capsys.readouterr()
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".log"]
+    everything = "".join(path.read_text() for path in kept) + said.out + said.err
+    assert "s3cret" not in everything
+    assert flag in everything
+
+
+def test_a_secret_in_a_profile_reaches_the_server_and_not_the_folder(
+    behave: Behave, tmp_path: Path
+) -> None:
+    profile = yaml.safe_load((Path("launch") / "demo.yaml").read_text())
+    profile["sglang"] = {**profile["sglang"], "api-key": "s3cret-5"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
+    behave(mine={"key": "s3cret-5"})
+    out = tmp_path / "out"
+    assert main(words(out, "--config", str(tmp_path / "mine.yaml"))) == 0
+    assert "s3cret" not in "".join(p.read_text() for p in out.rglob("*") if p.is_file())
+    assert "api-key: '***'" in (out / "servers" / "mine.yaml").read_text()
+
+
+def test_suites_that_would_share_files_are_refused(
+    behave: Behave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = (Path("benchmarks") / "suites" / "smoke.yaml").read_text()
+    for name in ("smoke", "a_b", "a-b"):
+        (tmp_path / f"{name}.yaml").write_text(suite)
+    for one, other in (("smoke", "smoke"), ("a_b", "a-b")):
+        first = "smoke" if one == other else str(tmp_path / f"{one}.yaml")
+        asked = ["--suite", first, "--suite", str(tmp_path / f"{other}.yaml")]
+        command = ["bench", "run", "--profile", "demo", *asked, *NONE, "--no-plots"]
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert f"suite {one} is given twice, or goes by one name with another" in error
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("info", "algorithm", "name", "title"),
+    [
+        ({"speculative_algorithm": "NGRAM", "speculative_num_draft_tokens": 8}, "ngram", "ngram",
+         "NGRAM"),
+        ({"speculative_algorithm": "STANDALONE", "speculative_num_steps": 3,
+          "speculative_eagle_topk": 1, "speculative_num_draft_tokens": 4,
+          "model_path": "big", "speculative_draft_model_path": "small"},
+         "standalone", "standalone:3,1,4", "STANDALONE 3,1,4"),
+        ({"speculative_algorithm": "EAGLE", "speculative_num_steps": 3,
+          "speculative_eagle_topk": 1, "speculative_num_draft_tokens": 4,
+          "model_path": "big", "speculative_draft_model_path": "big"},
+         "nextn", "mtp:3,1,4", "MTP 3,1,4"),
+        ({"speculative_algorithm": None}, "none", "none", "no speculation"),
+    ],
+)  # fmt: skip
+def test_a_running_server_is_recorded_as_what_it_is(
+    behave: Behave, tmp_path: Path, info: dict[str, object], algorithm: str, name: str, title: str
+) -> None:
+    with serving(info=info) as fake:
+        assert main(words(tmp_path, "--base-url", fake.url)) == 0
+    (row,) = Result.load(tmp_path).configurations
+    assert (row.name, row.algorithm) == (name, algorithm)
+    assert f"| {title} |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_pass_is_kept_though_the_cache_cannot_be_emptied_after_it(
+    behave: Behave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FLUSH_SECONDS", 0.2)
+    # Once after warming up.
+    behave(none={"flushes": 1})
+    assert main(words(tmp_path, *NONE, "--batch", "1,2")) == 1
+    result = Result.load(tmp_path)
+    assert result.batches == (1,)
+    assert "flush_cache: HTTP 500" in str(result.configuration("none").error)
+
+
 def test_the_same_command_on_another_server_does_not_go_on(
     behave: Behave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words(tmp_path, *NONE)) == 0
-    before = (tmp_path / "result.json").read_text()
-    assert main(words(tmp_path, *NONE, "--tp", "2")) == 2
+    profile = yaml.safe_load((Path("launch") / "demo.yaml").read_text())
+    mine, out = tmp_path / "mine.yaml", tmp_path / "out"
+    mine.write_text(yaml.safe_dump(profile))
+    assert main(words(out, *NONE, "--profile", str(mine))) == 0
+    before = (out / "result.json").read_text()
+    profile["sglang"]["max-running-requests"] = 7
+    mine.write_text(yaml.safe_dump(profile))
+    assert main(words(out, *NONE, "--profile", str(mine))) == 2
     assert "passes of another server that goes by none" in capsys.readouterr().err
-    assert (tmp_path / "result.json").read_text() == before
+    assert (out / "result.json").read_text() == before
 
 
 def test_names_that_would_share_files_are_refused(

@@ -1,6 +1,5 @@
 """`bench speed` from the command line, with servers that pretend."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 from safetensors import safe_open
 
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.bench import speed
+from sglang_qwen3next_eagle3.bench import SpeedOptions, speed
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.head import contract
@@ -77,7 +76,7 @@ def test_parts_of_two_gpus_are_joined_with_their_cost_model(
         result.of("2,1,3", "synthetic", 1, 2.46)[0]
         == Result.load(one).of("2,1,3", "synthetic", 1, 2.46)[0]
     )
-    assert set(speed.NOTES) <= set(result.notes)
+    assert set(Result.load(one).notes) <= set(result.notes)
     assert main(["bench", "plan", "--result", str(both), "--accept-lengths", "2.2"]) == 0
 
 
@@ -88,13 +87,13 @@ def test_lengths_out_of_a_tree_s_reach_are_left_out() -> None:
 
 def test_prompts_are_random_ordinary_tokens_of_a_seed() -> None:
     def ids(seed: int) -> list[list[int]]:
-        return [list(c.turns([]) or ()) for c in synthetic.conversations(3, 50, 1000, seed)]
+        return [list(c.turns([]) or ()) for c in synthetic.dialogues(3, 50, 1000, seed)]
 
     assert ids(0) == ids(0)
     assert ids(0) != ids(1)
     assert max(token for row in ids(0) for token in row) < 990
     assert len({tuple(row) for row in ids(0)}) == 3
-    assert synthetic.conversations(1, 5, 1000, 0)[0].turns([(1, 2)]) is None
+    assert synthetic.dialogues(1, 5, 1000, 0)[0].turns([(1, 2)]) is None
 
 
 def test_what_cannot_be_measured_is_one_line(
@@ -121,12 +120,10 @@ def test_without_a_baseline_there_is_a_report_all_the_same(
 
 
 def test_nothing_is_downloaded_for_the_synthetic_pair(tmp_path: Path) -> None:
-    arguments = argparse.ArgumentParser()
-    speed.add_arguments(arguments)
-    asked = arguments.parse_args(["--out", str(tmp_path), "--head", "org/mine"])
-    given, flags = speed._given(asked, tmp_path)
+    asked = SpeedOptions(out=tmp_path, head="org/mine")
+    served, flags = speed.synthetic_pair(asked, tmp_path)
     for profile in ("h200-fp8", "b1"):
-        found = given(profiles.load(profile))
+        found = served.given(profiles.load(profile))
         assert found.target == str(tmp_path / "Qwen3-Coder-Next-fp8")
         assert found.head == "org/mine"
     assert "dummy" in flags

@@ -6,20 +6,21 @@ from collections.abc import Sequence
 import pytest
 
 from sglang_qwen3next_eagle3.bench.load import load
-from sglang_qwen3next_eagle3.bench.load.load import Conversation, Pass
+from sglang_qwen3next_eagle3.bench.load.load import Dialogue
+from sglang_qwen3next_eagle3.bench.results.records import Pass
 from tests.support.fake_sglang import Fake, answer, serving
 
 SAMPLING = {"temperature": 0, "max_new_tokens": 9}
 
 
-def prompts(count: int) -> list[Conversation]:
-    def one(place: int) -> Conversation:
-        return Conversation(f"p{place}", lambda answers: None if answers else [place, 7])
+def prompts(count: int) -> list[Dialogue]:
+    def one(place: int) -> Dialogue:
+        return Dialogue(f"p{place}", lambda answers: None if answers else [place, 7])
 
     return [one(place) for place in range(count)]
 
 
-def run(fake: Fake, conversations: Sequence[Conversation], batch: int = 2) -> Pass:
+def run(fake: Fake, conversations: Sequence[Dialogue], batch: int = 2) -> Pass:
     return load.run(fake.url, conversations, batch, SAMPLING, stall_seconds=0.5)
 
 
@@ -49,7 +50,7 @@ def test_a_second_turn_is_asked_with_the_first_answer() -> None:
         return [5, *answers[0]] if len(answers) == 1 else ([5] if not answers else None)
 
     with serving() as fake:
-        found = run(fake, [Conversation("q", turns)])
+        found = run(fake, [Dialogue("q", turns)])
         assert [body["input_ids"] for body in fake.bodies] == [[5], [5, *answer([5], 9)]]
     assert [sample.prompt for sample in found.samples] == ["q", "q#2"]
 

@@ -118,6 +118,7 @@ def test_acceptance_has_both_rates_and_the_share_by_position() -> None:
         "EAGLE3 3,4,8",
         "HumanEval",
         "2.00",
+        "1.98",
         "25.0%",
         "14.3%",
         "80.0%",

@@ -9,7 +9,6 @@ from sglang_qwen3next_eagle3.bench.reports.speed import (
     speed_report,
     without_model,
 )
-from sglang_qwen3next_eagle3.bench.results.earlier import read_earlier
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees.cost import fit
 from tests.support import speed
@@ -143,14 +142,6 @@ def test_the_readme_s_rows_are_the_card_s() -> None:
     assert rows.startswith("| B | Configuration | Card's row |")
     assert cells(rows, "1", "EAGLE3 3,4,8", "mean")[-1] == "1.37x"
     assert readme_rows(SMALL.model_copy(update={"measurements": SMALL.measurements[:2]})) == ""
-
-
-def test_figures_measured_by_hand_stand_beside_ours() -> None:
-    table = report(SMALL)["Beside the measurement by hand"]
-    assert cells(table, "EAGLE3 3,1,4", "1") == ["246.0", "280.0", "-12.1%"]
-    assert cells(table, "no speculation", "8") == ["640.0", "913.0", "-29.9%"]
-    assert "32 |" not in table, "not measured here"
-    assert len(read_earlier().rows) == 5
 
 
 def test_a_baseline_that_lacks_a_batch_leaves_that_out() -> None:

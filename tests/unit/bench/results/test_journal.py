@@ -3,12 +3,11 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.load.load import Pass
-from sglang_qwen3next_eagle3.bench.results.journal import Key, claim
-from sglang_qwen3next_eagle3.bench.results.records import Configuration
-from tests.unit.bench.results.test_metrics import plain
+from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim
+from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
+from tests.support.bench_results import plain
 
-KEY = Key("3,4,8", "humaneval", 8, 1)
+KEY = PassKey("3,4,8", "humaneval", 8, 1)
 
 
 def test_a_pass_is_there_again_as_it_was(tmp_path: Path) -> None:
@@ -21,7 +20,7 @@ def test_a_pass_is_there_again_as_it_was(tmp_path: Path) -> None:
 
 
 def test_the_text_of_simulated_acceptance_is_not_kept(tmp_path: Path) -> None:
-    key = Key("3,4,8", "synthetic", 8, 1, 2.46)
+    key = PassKey("3,4,8", "synthetic", 8, 1, 2.46)
     with claim(tmp_path, {}) as journal:
         journal.add(key, Pass([plain("a", (1, 2))], [], 1.0))
         (sample,) = journal.passes()[key].samples
@@ -30,7 +29,7 @@ def test_the_text_of_simulated_acceptance_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_no_two_passes_share_a_file() -> None:
-    keys = [Key(c, s, b, r, a) for c in ("none", "3,4,8") for s in ("x", "y") for b in (1, 8)
+    keys = [PassKey(c, s, b, r, a) for c in ("none", "3,4,8") for s in ("x", "y") for b in (1, 8)
             for r in (0, 1) for a in (None, 1.0, 2.46)]  # fmt: skip
     assert len({key.file for key in keys}) == len(keys)
 
@@ -71,7 +70,7 @@ def test_another_request_is_refused_by_the_name_of_what_differs(tmp_path: Path) 
     with claim(tmp_path, {"limit": 3, "seed": 0}) as journal:
         journal.add(KEY, Pass([plain("a", (1,))], [], 1.0))
     with (
-        pytest.raises(UserError, match=r"another limit \(3, now 4\)"),
+        pytest.raises(UserError, match=r"begun with other arguments \(limit: 3, now 4\)"),
         claim(tmp_path, {"limit": 4, "seed": 0}),
     ):
         pass
@@ -94,7 +93,7 @@ def test_what_passes_were_made_with_is_kept(tmp_path: Path) -> None:
     for commit in ("a", "b", "b"):
         with claim(tmp_path, {}, {"commit": commit}) as journal:
             number = len(journal.passes())
-            journal.add(Key("none", "x", 1, number), Pass([plain("a", (1,))], [], 1.0))
+            journal.add(PassKey("none", "x", 1, number), Pass([plain("a", (1,))], [], 1.0))
             stamps = journal.stamps()
     assert stamps == [{"commit": "a"}, {"commit": "b"}]
 

@@ -1,30 +1,8 @@
 import pytest
 
 from sglang_qwen3next_eagle3.bench.results import metrics
-from sglang_qwen3next_eagle3.bench.results.records import Sample
-
-
-def sample(prompt: str = "a", **changed: object) -> Sample:
-    # First token after 0.5 s, then two tokens after 0.2 s and three after 0.3 s more.
-    values: dict[str, object] = {
-        "prompt": prompt,
-        "prompt_tokens": 10,
-        "completion_tokens": 6,
-        "seconds": 1.2,
-        "first_token_seconds": 0.5,
-        "chunks": ((0.5, 1), (0.7, 3), (1.0, 6)),
-        "verify_steps": 2,
-        "accepted_drafts": 3,
-        "proposed_drafts": 14,
-        "histogram": (0, 1, 1),
-    }
-    return Sample.model_validate(values | changed)
-
-
-def plain(prompt: str, ids: tuple[int, ...], turn: int = 1) -> Sample:
-    known = {"output_ids": ids, "completion_tokens": len(ids)}
-    told = {"conversation": prompt, "turn": turn, "verify_steps": None, "histogram": ()}
-    return sample(f"{prompt}#{turn}", **known, **told)
+from sglang_qwen3next_eagle3.bench.results.records import RequestSample
+from tests.support.bench_results import plain, sample
 
 
 def test_tokens_that_come_together_share_their_time() -> None:
@@ -99,7 +77,7 @@ def test_equal_answers_and_where_others_part() -> None:
 
 
 def test_a_turn_counts_only_after_equal_ones() -> None:
-    def asked(*ids: int) -> list[Sample]:
+    def asked(*ids: int) -> list[RequestSample]:
         names = ["a", "a", "a", "b", "b", "b"]
         return [plain(n, (i,), t) for n, i, t in zip(names, ids, (1, 2, 3) * 2, strict=True)]
 
@@ -119,3 +97,31 @@ def test_an_id_may_look_like_a_turn() -> None:
 def test_answers_whose_tokens_are_not_known_do_not_count() -> None:
     unknown = plain("a", (1, 2)).model_copy(update={"output_ids": ()})
     assert metrics.equality([unknown], [unknown]).of == 0
+
+
+def advancing(length: float, cycle_ms: float, cycles: int = 100) -> RequestSample:
+    """A request whose cycles take so long and bring so many tokens each, after the prefill's."""
+    tokens = 1 + round(length * cycles)
+    chunks = ((0.5, 1), (0.5 + cycles * cycle_ms / 1000, tokens))
+    return sample(chunks=chunks, completion_tokens=tokens, verify_steps=cycles)
+
+
+@pytest.mark.parametrize(
+    "lengths", [(1.5, 1.5, 1.5, 3.5, 3.5), (1.6, 1.7, 2.4, 3.2, 3.9), (2.0, 2.0)]
+)
+def test_a_cycle_is_as_long_however_the_requests_accept(lengths: tuple[float, ...]) -> None:
+    figures = metrics.figures([advancing(length, 10.0) for length in lengths], 9.0)
+    assert figures.cycle_ms == pytest.approx(10.0)
+
+
+def test_without_speculation_a_cycle_is_a_token() -> None:
+    plain_one = sample(verify_steps=None)
+    assert metrics.figures([plain_one], 9.0).cycle_ms == pytest.approx(100.0)
+    assert metrics.figures([sample(chunks=((0.5, 6),))], 9.0).cycle_ms is None
+
+
+def test_what_a_cycle_brings_leaves_out_each_request_s_first_token() -> None:
+    figures = metrics.figures([advancing(2.0, 10.0, cycles=10)] * 4, 9.0)
+    assert figures.accept_length == pytest.approx(2.1), "4 x 21 tokens in 4 x 10 steps"
+    assert figures.per_cycle == pytest.approx(2.0)
+    assert metrics.figures([sample(verify_steps=None)], 9.0).per_cycle is None

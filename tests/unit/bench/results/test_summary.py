@@ -5,7 +5,7 @@ import pytest
 from sglang_qwen3next_eagle3.bench.reports.card import read_card
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Equality
-from sglang_qwen3next_eagle3.bench.results.summary import Cell, Key, Row, Spread
+from sglang_qwen3next_eagle3.bench.results.summary import Cell, CellKey, Spread, SuiteRow
 from tests.support.bench_results import (
     BASELINE,
     CARD,
@@ -19,7 +19,7 @@ from tests.support.bench_results import (
 )
 
 
-def of(rows: list[Row], suite: str) -> Row:
+def of(rows: list[SuiteRow], suite: str) -> SuiteRow:
     return next(row for row in rows if row.suites == (suite,))
 
 
@@ -29,10 +29,12 @@ def median(spread: Spread | None) -> float:
 
 
 def test_a_cell_gives_the_median_over_repetitions_with_the_smallest_and_the_largest() -> None:
-    cell = summary.cells(repeated())[Key("3,4,8", "humaneval", 1)]
+    cell = summary.cells(repeated())[CellKey("3,4,8", "humaneval", 1)]
     assert cell.spread("request_tok_s") == Spread(150, 140, 160, 3)
     assert median(cell.spread("inter_token.p50")) == pytest.approx(1 / 150)
-    assert summary.cells(repeated())[Key("none", "humaneval", 1)].spread("accept_length") is None
+    assert (
+        summary.cells(repeated())[CellKey("none", "humaneval", 1)].spread("accept_length") is None
+    )
 
 
 def test_the_median_of_an_even_number_of_repetitions_lies_between_the_middle_ones() -> None:
@@ -151,8 +153,8 @@ def test_the_mean_of_an_interrupted_run_is_over_what_both_have() -> None:
     assert mean is not None
     assert (mean.suites, median(mean.baseline), median(mean.speedup)) == (("humaneval",), 100, 1.5)
     assert summary.missing(made) == [
-        (Key("3,4,8", "humaneval", 1), 1, 2),
-        (Key("3,4,8", "mt-bench", 1), 0, 2),
+        (CellKey("3,4,8", "humaneval", 1), 1, 2),
+        (CellKey("3,4,8", "mt-bench", 1), 0, 2),
     ]
 
 
@@ -160,9 +162,9 @@ def test_what_was_asked_for_and_never_begun_is_missing_too() -> None:
     asked = {"suites": {"smoke": {}, "mt-bench": {}}, "batches": [1, 8], "repeats": 2}
     made = result([BASELINE], passes("none", "smoke", 1, [100, 100]), settings=asked)
     assert summary.missing(made) == [
-        (Key("none", "smoke", 8), 0, 2),
-        (Key("none", "mt-bench", 1), 0, 2),
-        (Key("none", "mt-bench", 8), 0, 2),
+        (CellKey("none", "smoke", 8), 0, 2),
+        (CellKey("none", "mt-bench", 1), 0, 2),
+        (CellKey("none", "mt-bench", 8), 0, 2),
     ]
 
 
@@ -196,7 +198,7 @@ def test_a_pass_without_answers_counts_its_failures_and_no_speed() -> None:
         *passes("3,4,8", "humaneval", 1, [150], 2.0),
         *passes("3,4,8", "humaneval", 1, [1], **dead),
     ]
-    cell = summary.cells(result([WIDE], measured))[Key("3,4,8", "humaneval", 1)]
+    cell = summary.cells(result([WIDE], measured))[CellKey("3,4,8", "humaneval", 1)]
     assert (cell.failed, median(cell.spread("request_tok_s"))) == (10, 150)
 
 
@@ -209,14 +211,14 @@ def test_acceptance_by_position_is_the_median_of_each_position() -> None:
     measured = tuple(
         passes("3,4,8", "humaneval", 1, [150], 2.0, accept_by_position=curve)[0] for curve in curves
     )
-    cell = Cell(Key("3,4,8", "humaneval", 1), measured)
+    cell = Cell(CellKey("3,4,8", "humaneval", 1), measured)
     assert cell.accept_by_position() == (0.8, 0.5, 0.1), "where a pass ends, its share is 0"
 
 
 def test_equality_adds_up_over_repetitions() -> None:
-    cell = summary.cells(repeated())[Key("3,4,8", "humaneval", 1)]
+    cell = summary.cells(repeated())[CellKey("3,4,8", "humaneval", 1)]
     assert cell.equality() == Equality(equal=27, of=30, first_divergence=(40, 40, 40))
-    assert summary.cells(repeated())[Key("none", "humaneval", 1)].equality() is None
+    assert summary.cells(repeated())[CellKey("none", "humaneval", 1)].equality() is None
 
 
 def test_cells_come_by_configuration_suite_and_batch_whatever_was_run_first() -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.records import HubRows
-from sglang_qwen3next_eagle3.bench.suites import data
-from sglang_qwen3next_eagle3.bench.suites.suites import Suite, load
+from sglang_qwen3next_eagle3.bench.suites import Suite, data, load_suite
 
 ROWS = [{"id": "a", "word": "one"}, {"id": "b", "word": "two"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -121,7 +120,7 @@ def test_terminal_bench_takes_an_export_and_the_repository_s_folder(tmp_path: Pa
     task = tmp_path / "terminal-bench" / "tasks" / "hello" / "task.yaml"
     task.parent.mkdir(parents=True)
     task.write_text("instruction: Say hello.\n")
-    wanted = load("terminal-bench")
+    wanted = load_suite("terminal-bench")
     assert [r["task_id"] for r in fields(wanted, tmp_path)] == ["hello"]
     row = {"task_id": "t", "instruction": "Say hi."}
     (tmp_path / "terminal-bench.jsonl").write_text(json.dumps(row))
@@ -166,8 +165,10 @@ def test_without_the_datasets_package_it_is_said_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert "pip install datasets" in refusal(load("swe-bench-verified"), None)
-    assert "hf download --repo-type dataset princeton" in refusal(load("swe-bench-verified"), None)
+    assert "pip install datasets" in refusal(load_suite("swe-bench-verified"), None)
+    assert "hf download --repo-type dataset princeton" in refusal(
+        load_suite("swe-bench-verified"), None
+    )
 
 
 def test_a_suite_with_a_file_only_wants_a_data_dir(tmp_path: Path) -> None:
@@ -221,4 +222,4 @@ def test_an_empty_data_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside this checkout")
 @pytest.mark.parametrize(("name", "count"), [("humaneval", 164), ("mt-bench", 80)])
 def test_the_published_files_are_those_that_the_suites_are_made_for(name: str, count: int) -> None:
-    assert len(data.read(load(name), SHARED).records) == count
+    assert len(data.read(load_suite(name), SHARED).records) == count

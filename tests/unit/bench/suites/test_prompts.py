@@ -5,10 +5,14 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.suites.prompts import prompts, select
-from sglang_qwen3next_eagle3.bench.suites.suites import Prompt, Suite, load
+from sglang_qwen3next_eagle3.bench.suites import Prompt, Suite, load_suite
+from sglang_qwen3next_eagle3.bench.suites.prompts import select
 
 TEMPLATE = {"id": "id", "template": "Say {word} {{twice}}, {word}."}
+
+
+def prompts(suite: Suite, data_dir: Path | None = None, **how: int | None) -> list[Prompt]:
+    return list(select(suite, data_dir, **how).prompts)
 
 
 def suite(rule: dict[str, Any], *records: dict[str, Any], count: int | None = None) -> Suite:
@@ -51,7 +55,7 @@ def test_turns_are_a_list_of_the_record_and_the_system_message_is_the_suite_s() 
 
 
 def test_humaneval_s_prompt_is_the_instruction_and_the_function(tmp_path: Path) -> None:
-    own = load("humaneval").model_dump(by_alias=True)
+    own = load_suite("humaneval").model_dump(by_alias=True)
     own["source"]["files"] = [{"path": "h.jsonl"}]
     row = {"task_id": "HumanEval/0", "prompt": "def f():\n", "test": "assert f()"}
     (tmp_path / "h.jsonl").write_text(json.dumps(row))
@@ -61,7 +65,7 @@ def test_humaneval_s_prompt_is_the_instruction_and_the_function(tmp_path: Path) 
 
 
 def test_the_smoke_suite_needs_no_data_and_has_second_turns() -> None:
-    found = prompts(load("smoke"))
+    found = prompts(load_suite("smoke"))
     assert len(found) == 8
     assert {len(prompt.turns) for prompt in found} == {1, 2}
 

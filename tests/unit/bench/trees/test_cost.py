@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
+from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit, held_out, non_negative
 from sglang_qwen3next_eagle3.bench.trees.cycles import cycle_ms
 from tests.support import speed
 from tests.support.speed import COEFFICIENTS, configuration, law, measurement
@@ -17,6 +18,12 @@ def test_a_cycle_is_its_tokens_over_a_request_s_decode_rate() -> None:
     assert one.figures.decode_tok_s == pytest.approx(191.92), "of 2400 tokens one is the prefill's"
     assert cycle_ms(one) == pytest.approx(12.5), "by the measured accept length, not the simulated"
     assert cycle_ms(measurement("none", 8, 8.0)) == pytest.approx(8.0)
+
+
+def test_a_cycle_that_was_measured_request_by_request_is_taken_as_it_is() -> None:
+    one = measurement("3,4,8", 8, 12.5, 2.4)
+    known = one.model_copy(update={"figures": one.figures.model_copy(update={"cycle_ms": 13.0})})
+    assert cycle_ms(known) == 13.0
 
 
 def test_a_pass_with_failed_requests_has_no_cycle() -> None:
@@ -154,9 +161,9 @@ def test_a_model_is_the_same_from_its_file(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "there is no cost model"),
-        ("{", "is no cost model of `bench speed`"),
+        ("{", r"is damaged \(Expecting.*give a cost model of `bench speed`"),
         ('{"kind": "speed", "cells": []}', "is no cost model of `bench speed`: kind"),
-        (b"\xff\xfe", "cannot read the cost model"),
+        (b"\xff\xfe", "is damaged .*give a cost model"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused(
@@ -185,3 +192,28 @@ def test_a_measurement_of_an_unknown_configuration_is_refused() -> None:
     made = speed.result([configuration(None)], [measurement("3,1,4", 1, 8.0, 2.0)])
     with pytest.raises(UserError, match="measures '3,1,4', which is not among"):
         fit(made)
+
+
+def test_without_a_bound_in_the_way_it_is_least_squares() -> None:
+    rows = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [1.0, 3.0]])
+    values = np.array([1.0, 3.0, 4.0, 6.0])
+    assert non_negative(rows, values) == pytest.approx([1.1, 1.6]), "the line by hand"
+
+
+def test_a_term_that_would_be_negative_is_zero_and_the_others_make_up_for_it() -> None:
+    rows = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+    assert non_negative(rows, np.array([3.0, 2.0, 1.0])) == pytest.approx([2.0, 0.0])
+
+
+def test_nothing_is_made_of_values_that_only_negative_terms_would_meet() -> None:
+    assert non_negative(np.ones((2, 1)), np.array([-1.0, -2.0])).tolist() == [0.0]
+
+
+def test_of_terms_that_are_alike_one_is_used() -> None:
+    rows = np.array([[1.0, 1.0], [2.0, 2.0]])
+    assert sorted(non_negative(rows, np.array([3.0, 6.0]))) == pytest.approx([0.0, 3.0])
+
+
+def test_each_value_is_predicted_from_the_others() -> None:
+    predicted = held_out(np.ones((3, 1)), np.array([1.0, 2.0, 6.0]))
+    assert predicted == pytest.approx([4.0, 3.5, 1.5])

@@ -1,19 +1,16 @@
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
+from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.bench.trees.accept_lengths import AcceptLengths, parse_accept_lengths
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
 from sglang_qwen3next_eagle3.bench.trees.plan import (
-    Plan,
-    Row,
-    add_plan_arguments,
-    parse_batches,
+    PlanRow,
+    TreePlan,
     plan,
-    run_plan,
 )
 from tests.support import speed
 from tests.support.speed import configuration, measurement
@@ -55,7 +52,7 @@ def model(*names: str) -> CostModel:
     )
 
 
-def rows(found: Plan, batch: int) -> dict[str, Row]:
+def rows(found: TreePlan, batch: int) -> dict[str, PlanRow]:
     return {row.name: row for row in found.rows if row.batch == batch}
 
 
@@ -156,18 +153,18 @@ def test_shares_by_position_need_a_chain() -> None:
         plan(model("none", "3,4,8"), parse_accept_lengths("0.7,0.5"))
 
 
-def test_batches_are_numbers_with_commas() -> None:
-    assert parse_batches("1, 32") == (1, 32)
-    assert parse_batches(None) == ()
-    for text in ("0", "-1", "one", "1,,2", ""):
-        with pytest.raises(UserError, match="give batch sizes as 1,8,32"):
-            parse_batches(text)
+@pytest.mark.parametrize("text", ["0", "-1", "one", "1,,2", ""])
+def test_batches_are_numbers_with_commas(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    model(*SMALL).save(tmp_path / "m.json")
+    assert run("--model", str(tmp_path / "m.json"), "--batch=" + text) == 2
+    assert "give batch sizes as 1,8,32" in capsys.readouterr().err
+    assert run("--model", str(tmp_path / "m.json"), "--batch", "1, 8") == 0
 
 
 def run(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_plan_arguments(parser)
-    return run_plan(parser.parse_args(words))
+    return main(["bench", "plan", *words])
 
 
 def test_a_result_s_folder_and_its_model_give_the_same_plan(
@@ -197,6 +194,7 @@ def test_the_table_marks_the_best_and_what_no_acceptance_can_reach(
     assert "never (4.40)" in cells["3,4,8"]
     assert "1,142.9" in cells["1,1,2"], "8 x 2.0 tokens in 14 ms"
     assert any("at equal acceptance" in line for line in lines)
+    assert any("Accept lengths are per cycle" in line for line in lines)
 
 
 def test_a_plan_without_accept_lengths_shows_no_predictions(

@@ -1,23 +1,35 @@
 """`bench join`: parts of one benchmark as one result."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.bench.results.records import Result
-from tests.support.bench_runs import Behave, words
+from tests.support.bench_runs import Behave, fakes, words
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders that share the baseline; the second one's was measured with one more batch."""
+    folder = tmp_path_factory.mktemp("measured")
+    with fakes() as behave:
+        behave(**{"3-1-4": {"per_chunk": 3}, "2-1-3": {"per_chunk": 2}})
+        one, two = folder / "one", folder / "two"
+        assert main(words(one, "--config", "none", "--config", "3,1,4", "--batch", "1")) == 0
+        assert main(words(two, "--config", "none", "--config", "2,1,3", "--batch", "1,2")) == 0
+    return folder
 
 
 @pytest.fixture
-def parts(behave: Behave, tmp_path: Path) -> tuple[Path, Path]:
-    """Two folders that share the baseline; the second one's was measured with one more batch."""
+def parts(behave: Behave, measured: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of the two folders, for a test to do with as it likes."""
     behave(**{"3-1-4": {"per_chunk": 3}, "2-1-3": {"per_chunk": 2}})
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert main(words(one, "--config", "none", "--config", "3,1,4", "--batch", "1")) == 0
-    assert main(words(two, "--config", "none", "--config", "2,1,3", "--batch", "1,2")) == 0
-    return one, two
+    for name in ("one", "two"):
+        shutil.copytree(measured / name, tmp_path / name)
+    return tmp_path / "one", tmp_path / "two"
 
 
 def join(out: Path, *parts: Path) -> int:
@@ -120,7 +132,7 @@ def test_parts_of_another_benchmark_are_refused(
     assert main(words(other, "--config", "none", "--batch", "1", "--seed", "7")) == 0
     capsys.readouterr()
     assert join(out, parts[0], other) == 2
-    assert "another seed" in capsys.readouterr().err
+    assert "other arguments (seed: " in capsys.readouterr().err
     assert not out.exists()
     (tmp_path / "empty").mkdir()
     assert join(out, parts[0], tmp_path / "empty") == 2

@@ -1,28 +1,18 @@
-"""`benchmarks/divergences.py`: margins of a model where two answers part, by hand."""
+"""`bench divergences`: margins of a model where two answers part, by hand."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.bench.load.load import Pass
-from tests.unit.bench.results.test_metrics import plain
+from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.bench.divergences import margins
+from sglang_qwen3next_eagle3.bench.results.records import Pass
+from tests.support.bench_results import plain
 
-PATH = Path(__file__).parents[4] / "benchmarks" / "divergences.py"
 VOCABULARY = 6
-
-
-@pytest.fixture(scope="module")
-def divergences() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def model(ids: torch.Tensor) -> Any:
@@ -34,11 +24,11 @@ def model(ids: torch.Tensor) -> Any:
     return SimpleNamespace(logits=logits)
 
 
-def test_margins_are_of_the_position_where_answers_part(divergences: ModuleType) -> None:
+def test_margins_are_of_the_position_where_answers_part() -> None:
     asked = {"a": [0, 1], "b": [0, 1], "c": [0, 1]}
     speculative = Pass([plain("a", (2, 3, 5, 0)), plain("b", (2, 3, 4)), plain("c", (4, 4))])
     without = Pass([plain("a", (2, 3, 4, 5)), plain("b", (2, 3, 4)), plain("c", (5, 3))])
-    found = divergences.compare(model, asked, speculative, without)
+    found = margins(model, asked, speculative, without)
     assert (found["parted"], found["of"]) == (2, 3)
     # a: 5 against 4 after 3, a margin of 0.25; c: 4 against 5 after 1, both 3.0 below 2.
     assert found["not among the best two"] == 1
@@ -51,18 +41,14 @@ def test_margins_are_of_the_position_where_answers_part(divergences: ModuleType)
 
 
 def test_a_folder_without_passes_is_refused(
-    divergences: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["divergences.py", str(tmp_path), "--suite", "smoke"])
-    with pytest.raises(SystemExit) as stopped:
-        divergences.main()
-    assert stopped.value.code == 2
+    assert main(["bench", "divergences", str(tmp_path), "--suite", "smoke"]) == 2
     assert "has none of smoke without speculation" in capsys.readouterr().err
+    assert main(["bench", "divergences", str(tmp_path / "nothing")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
 
 
-def test_equal_answers_have_no_margins(divergences: ModuleType) -> None:
+def test_equal_answers_have_no_margins() -> None:
     same = Pass([plain("a", (2, 3))])
-    assert divergences.compare(model, {"a": [0]}, same, same) == {"parted": 0}
+    assert margins(model, {"a": [0]}, same, same) == {"parted": 0}

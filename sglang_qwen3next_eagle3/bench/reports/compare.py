@@ -10,7 +10,7 @@ from sglang_qwen3next_eagle3.bench.reports import markdown
 from sglang_qwen3next_eagle3.bench.reports.card import read_card
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
-from sglang_qwen3next_eagle3.bench.results.summary import Cell, Key, Spread
+from sglang_qwen3next_eagle3.bench.results.summary import Cell, CellKey, Spread
 
 FIGURES = {
     "output_tok_s": ("total tok/s", markdown.speed),
@@ -133,7 +133,7 @@ def _shown(figure: Mapping[str, Any], spell: Any) -> list[str]:
     return [*(markdown.spread(side, spell) for side in both), bold]
 
 
-def _cell(key: Key, one: Cell, other: Cell) -> dict[str, Any]:
+def _cell(key: CellKey, one: Cell, other: Cell) -> dict[str, Any]:
     figures = {}
     for figure in FIGURES:
         a, b = one.spread(figure), other.spread(figure)
@@ -158,7 +158,7 @@ def _side(spread: Spread) -> dict[str, float]:
     }
 
 
-def _named(key: Key) -> dict[str, Any]:
+def _named(key: CellKey) -> dict[str, Any]:
     return key._asdict()
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.results.compare import Comparison, as_markdown, compare
+from sglang_qwen3next_eagle3.bench.reports.compare import Comparison, as_markdown, compare
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
 from tests.support.bench_results import BASELINE, PROVENANCE, WIDE, passes, result
 

@@ -1,67 +1,58 @@
 """`bench join`: parts of one benchmark, measured on several GPUs or machines, as one result."""
 
-import argparse
 import contextlib
-import json
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3.base import figures
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.provenance import command_line
-from sglang_qwen3next_eagle3.bench import options, speed
-from sglang_qwen3next_eagle3.bench import run as run_suites
-from sglang_qwen3next_eagle3.bench.results import assemble
-from sglang_qwen3next_eagle3.bench.results.journal import claim, reading, refuse_another, request_of
+from sglang_qwen3next_eagle3.base.workfolder import refuse_other_request
+from sglang_qwen3next_eagle3.bench import reports
+from sglang_qwen3next_eagle3.bench.results.journal import claim, reading, request_of
 from sglang_qwen3next_eagle3.bench.results.records import Result
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="of `bench run` or `bench speed`, asked for the same but for configurations and "
-        "repetitions (and batches, of `bench run`); of a pass that several hold, the first one's "
-        "counts",
-    )
-    options.add_output_arguments(parser)
+@dataclass(frozen=True)
+class Joined:
+    """doubled: passes that several parts hold, of which the first part's counts."""
+
+    result: Result
+    report: str
+    doubled: int
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Raises UserError: a part is of another benchmark, damaged, or being measured."""
-    options.require_plots(not arguments.no_plots)
-    parts = [Result.load(folder) for folder in arguments.folders]
-    request = request_of(arguments.folders[0])
-    for folder in arguments.folders[1:]:
-        refuse_another(folder, request_of(folder), request)
-    if (arguments.out / "passes").exists():
-        raise UserError(f"{arguments.out} holds a benchmark already: choose a new folder for --out")
+def join_results(
+    folders: Sequence[Path], out: Path, *, plots: bool = True, words: Sequence[str] = ()
+) -> Joined:
+    """The result of all passes of the folders, in `out`. words: the command line.
+
+    Raises:
+        UserError: a part is of another benchmark, damaged, or being measured; `out` is not new.
+    """
+    if plots:
+        figures.require("--no-plots")
+    parts = [Result.load(folder) for folder in folders]
+    request = request_of(folders[0])
+    for folder in folders[1:]:
+        refuse_other_request(folder, request_of(folder), request)
+    if (out / "passes").exists():
+        raise UserError(f"{out} holds a benchmark already: choose a new folder for --out")
     with contextlib.ExitStack() as stack:
         # Parts are read only; what is being measured is not whole yet.
-        journals = [stack.enter_context(reading(folder)) for folder in arguments.folders]
-        joined = stack.enter_context(claim(arguments.out, request))
+        journals = [stack.enter_context(reading(folder)) for folder in folders]
+        joined = stack.enter_context(claim(out, request))
         doubled = sum(joined.take(journal) for journal in journals)
-        if doubled:
-            print(
-                f"{doubled} passes are in several folders: the first one's count", file=sys.stderr
-            )
-        result = assemble.result(
-            joined,
+        result = joined.result(
             parts[0].kind,
-            _provenance(parts, command_line(arguments.words)),
+            _provenance(parts, command_line(words)),
             _settings(parts),
             [row for part in parts for row in part.configurations],
-            speed.NOTES if parts[0].kind == "speed" else (),
             _greedy(parts),
         )
-        result.save(arguments.out / "result.json")
-        describe = speed.describe if result.kind == "speed" else run_suites.describe
-        text = describe(result, arguments.out, plots=not arguments.no_plots)
-    print(json.dumps(result.model_dump(mode="json"), indent=1) if arguments.json else text)
-    return 0
+        return Joined(result, reports.write(result, out, plots=plots), doubled)
 
 
 def _provenance(parts: Sequence[Result], command: str) -> dict[str, Any]:
