@@ -1,11 +1,13 @@
-"""`patches verify` and `patches new`: the manifests of what the overlay hooks in SGLang, and of
+"""`patches verify`, `new` and `flags`: the manifests of what the overlay hooks in SGLang, and of
 what training relies on in SpecForge."""
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Finding, Installed, Manifest, Part, Symbol
@@ -20,11 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "verify", help="compare the manifests with the installed SGLang and SpecForge"
     )
     verify.add_argument("--json", action="store_true", help="print JSON for a script")
+    verify.add_argument("--all", action="store_true", help="list every symbol and why it is used")
     new = verbs.add_parser(
         "new", help="write a manifest for another installed SGLang release, for review"
     )
     new.add_argument("release", help="the release, as `pip show sglang` names it")
-    new.add_argument("--out", type=Path, default=Path(), help="folder to write to (default: here)")
+    table = verbs.add_parser(
+        "flags", help="write the table of the installed SGLang's flags, by which launches are read"
+    )
+    for action in (new, table):
+        action.add_argument(
+            "--out", type=Path, default=Path(), help="folder to write to (default: here)"
+        )
     for action in (verify, new):
         action.add_argument(
             "--source",
@@ -39,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status: 0 all as reviewed, 1 something differs. Raises UserError."""
     if arguments.action == "new":
         return _new(arguments)
+    if arguments.action == "flags":
+        return _flags(arguments.out)
     installed = _installed(arguments)
     manifest = contract.read_manifest(installed.release)
     findings = contract.compare(manifest, installed.root, PARTS)
@@ -48,9 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
         theirs = trained_with and _as_json(trained_with, trainer_findings)
         print(json.dumps({**_as_json(manifest, findings), "specforge": theirs}, indent=2))
     else:
-        _print_table("SGLang", manifest, findings)
+        show = _print_table if arguments.all else _print_summary
+        show("SGLang", manifest, findings)
         if trained_with is not None:
-            _print_table("SpecForge", trained_with, trainer_findings)
+            show("SpecForge", trained_with, trainer_findings)
     return 0 if all(finding.state == "ok" for finding in findings + trainer_findings) else 1
 
 
@@ -117,6 +129,21 @@ def render(template: Manifest, installed: Installed) -> Iterator[str]:
         yield from (f"{key} = {json.dumps(value)}\n" for key, value in _fields(entry).items())
 
 
+def _flags(out: Path) -> int:
+    """SGLang itself is asked, so it is imported here, and has to be installed."""
+    from sglang_qwen3next_eagle3.overlay import server_flags
+
+    installed = contract.installed_sglang()
+    if installed is None:
+        raise UserError("SGLang is not installed, and only its own parser knows its flags")
+    table = server_flags.table(argparse.ArgumentParser())
+    rows = ",\n".join(f"{json.dumps(d)}: {json.dumps(table[d])}" for d in sorted(table))
+    path = out / f"sglang-{installed.release}.flags.json"
+    files.write_text(path, f"{{\n{rows}\n}}\n")
+    print(f"{path}: {len(table)} flags")
+    return 0
+
+
 def _fields(symbol: Symbol) -> dict[str, object]:
     return {
         "target": symbol.target,
@@ -134,6 +161,18 @@ def _as_json(manifest: Manifest, findings: list[Finding]) -> dict[str, object]:
         for finding in findings
     ]
     return {"release": manifest.release, "reviewed": manifest.reviewed, "symbols": symbols}
+
+
+def _print_summary(name: str, manifest: Manifest, findings: list[Finding]) -> None:
+    """A few lines: how many symbols are as they were reviewed, and those that are not."""
+    parts = Counter(finding.symbol.part for finding in findings)
+    counted = ", ".join(f"{part} {count}" for part, count in sorted(parts.items()))
+    changed = [finding for finding in findings if finding.state != "ok"]
+    as_reviewed = f"{len(findings) - len(changed)} of {len(findings)} symbols are as reviewed"
+    print(f"{name} {manifest.release}: {as_reviewed} ({counted})")
+    for finding in changed:
+        print(f"  {finding.symbol.target}: {finding.detail or finding.state}")
+    print(f"reviewed: {manifest.reviewed}")
 
 
 def _print_table(name: str, manifest: Manifest, findings: list[Finding]) -> None:

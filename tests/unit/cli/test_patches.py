@@ -47,8 +47,12 @@ def test_verify_says_what_differs(source: Path, capsys: pytest.CaptureFixture[st
     ]  # fmt: skip
     assert run("verify") == 1
     printed = capsys.readouterr().out
-    assert "not in this release" in printed
+    assert printed.splitlines()[0] == "SGLang 9.9: 1 of 2 symbols are as reviewed (capture 2)"
+    assert f"  {MODULE}:g: " in printed
+    assert f"{MODULE}:f" not in printed, "what is as reviewed is counted only"
     assert "reviewed: in a test" in printed
+    assert run("verify", "--all") == 1
+    assert "because" in capsys.readouterr().out
 
 
 def test_verify_covers_the_trainer_where_it_is_installed(
