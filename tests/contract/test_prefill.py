@@ -21,7 +21,7 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Installed, read_manifest
 from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner, every_stream, plan_batches
-from tests.e2e.conftest import cpu_environment, cpu_flags
+from tests.support.demo_server import cpu_environment, cpu_flags
 
 PROMPTS = [list(range(20, 97)), list(range(5, 200)), [7], list(range(30, 50))]
 MAX_LENGTH = 200

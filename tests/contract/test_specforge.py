@@ -18,8 +18,8 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.contract import Installed
 from sglang_qwen3next_eagle3.train import export, vocab
 from sglang_qwen3next_eagle3.train.trainer import draft, recipe, specforge
-from tests.conftest import CODER_NEXT
 from tests.support import specforge_oracle
+from tests.support.checkpoints import CODER_NEXT
 
 ROOT = Path(__file__).parents[2]
 VOCABULARY = vocab.choose({7: 5, 2: 3, 4: 2}, 6, 9)

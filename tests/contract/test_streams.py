@@ -12,7 +12,7 @@ from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
-from tests.e2e.conftest import cpu_environment, cpu_flags
+from tests.support.demo_server import cpu_environment, cpu_flags
 
 PROMPT = list(range(20, 97))
 DECODE_STEPS = 6

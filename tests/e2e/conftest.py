@@ -1,26 +1,14 @@
 """Real servers on the CPU, one for each draft tree, started once a session, and the oracle."""
 
-import json
-import os
-import shlex
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
-from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.serving.preflight import Options, plan
-from sglang_qwen3next_eagle3.serving.profile import load
+from tests.support.demo_server import NEW_TOKENS, Oracle, cpu_environment, plain_command, with_ids
 from tests.support.server import Server, free_port, running
 
-NEW_TOKENS = 96
 QUESTIONS = (
     "Write a Python function to merge two sorted lists.",
     "How do I read a file line by line?",
@@ -35,18 +23,6 @@ QUESTIONS = (
     "Write a test for a stack.",
     "Parse a date in Python, please. It looks like 2024-05-01, sometimes with a time behind it.",
 )
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """Greedy continuations by transformers in fp32, without speculation.
-
-    prompts: token ids of each question in the chat format; answers: the tokens that follow.
-    """
-
-    prompts: list[list[int]]
-    answers: list[list[int]]
-    tokenizer: Any
 
 
 @pytest.fixture(scope="session")
@@ -80,23 +56,6 @@ def oracle(pair: DemoPair) -> Oracle:
 Start = Callable[..., Server]
 
 
-def cpu_environment() -> dict[str, str]:
-    """The environment that `launch --profile demo --dry-run` prints, without a selection."""
-    environment = plan(load("demo"), Options()).environment
-    environment.pop(ENVIRONMENT_VARIABLE, None)
-    return environment
-
-
-def cpu_flags() -> list[str]:
-    """The demo profile's SGLang flags, the port aside."""
-    flags = load("demo").sglang
-    words = []
-    for name, value in flags.items():
-        if name != "port" and value is not False:
-            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return words
-
-
 @pytest.fixture(scope="session")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("servers")
@@ -109,28 +68,6 @@ def tree_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
     command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--port", str(port)]
     with running(command, port, logs / "tree.log") as server:
         yield server
-
-
-def plain_command(target: Path, head: Path, tree: tuple[int, int, int], port: int) -> list[str]:
-    """The model card's own command with the demo's paths and the flags that a CPU needs."""
-    steps, topk, draft = map(str, tree)
-    card = (
-        f"-m sglang.launch_server --model-path {shlex.quote(str(target))} "
-        "--speculative-algorithm EAGLE3 "
-        f"--speculative-draft-model-path {shlex.quote(str(head))} "
-        f"--speculative-num-steps {steps} --speculative-num-draft-tokens {draft} "
-        f"--speculative-eagle-topk {topk} --trust-remote-code --port {port}"
-    )
-    return [*shlex.split(card), *cpu_flags()]
-
-
-def with_ids(pair: DemoPair, folder: Path, ids: list[int] | None) -> Path:
-    """A copy of the demo's head whose config names these auxiliary layers, or none."""
-    shutil.copytree(pair.head, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": ids} if ids else {}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -151,12 +88,3 @@ def narrow_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
     command = plain_command(pair.target, head, (5, 1, 6), port)
     with running(command, port, logs / "narrow.log", cpu_environment()) as server:
         yield server
-
-
-@cache
-def refused(*command: str) -> "subprocess.CompletedProcess[str]":
-    """A command that is expected to end by itself, with what it printed."""
-    environment = {**os.environ, **cpu_environment()}
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=240, env=environment
-    )

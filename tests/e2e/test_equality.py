@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from tests.e2e.conftest import NEW_TOKENS, Oracle
+from tests.support.demo_server import NEW_TOKENS, Oracle
 from tests.support.server import Server, generate
 
 TREES = {"tree_server": (3, 4, 8), "chain_server": (3, 1, 4), "narrow_server": (5, 1, 6)}

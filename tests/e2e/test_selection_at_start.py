@@ -7,7 +7,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.demo.pair import DemoPair
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from tests.e2e.conftest import plain_command, refused, with_ids
+from tests.support.demo_server import plain_command, refused, with_ids
 from tests.support.server import Server, free_port
 
 LINE = "sglang-qwen3next-eagle3: auxiliary hidden states: "

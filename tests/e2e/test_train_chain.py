@@ -24,7 +24,7 @@ from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 from sglang_qwen3next_eagle3.train import evaluate
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.trainer import supervise
-from tests.e2e.conftest import NEW_TOKENS, Oracle
+from tests.support.demo_server import NEW_TOKENS, Oracle
 from tests.support.server import free_port, generate, running
 
 SAVE_INTERVAL, STEPS, LENGTH = 10, 60, 128

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sglang_qwen3next_eagle3.bench.trees.synthetic import HEAD as PUBLISHED
-from tests.conftest import CODER_NEXT, write_config
+from tests.support.checkpoints import CODER_NEXT, write_config
 
 VOCAB, DRAFT_VOCAB, HIDDEN, TARGET_HIDDEN = 40, 24, 16, 16
 CONFIG: dict[str, Any] = {

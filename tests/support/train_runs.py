@@ -14,7 +14,7 @@ from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.features import Manifest
-from tests.conftest import write_config
+from tests.support.checkpoints import write_config
 from tests.support.small_target import CONFIG
 from tests.unit.train.trainer.test_recipe import MINIMAL
 

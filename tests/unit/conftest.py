@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3 import launch, plugin
+from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.serving import preflight
 
@@ -29,10 +29,3 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr("os.execvpe", record)
     return seen
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    assert launch.main(list(argv)) == 2
-    printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1, "one line"
-    return printed.err

@@ -18,8 +18,8 @@ from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Text
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from tests.conftest import write_config
 from tests.support import calibration
+from tests.support.checkpoints import write_config
 from tests.support.heads import random_tensors, write
 from tests.support.server import free_port
 

@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.calibrate.verdict import (
 )
 from sglang_qwen3next_eagle3.model.aux_layers import parse
 from sglang_qwen3next_eagle3.model.target import Target
-from tests.conftest import CODER_NEXT
+from tests.support.checkpoints import CODER_NEXT
 
 TARGET = Target.from_config(CODER_NEXT)
 PROMPTS = 8

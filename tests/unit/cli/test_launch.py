@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,14 +9,8 @@ from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.serving import preflight
-from tests.conftest import CODER_NEXT, FP8, SMALL_HEAD, SMALL_TARGET, write_config
-from tests.unit.conftest import error_of
-
-
-def dry_run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
-    assert launch.main([*argv[:2], "--dry-run", "--json", *argv[2:]]) == 0
-    data: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return data
+from tests.support.checkpoints import CODER_NEXT, FP8, SMALL_HEAD, SMALL_TARGET, write_config
+from tests.support.launching import dry_run, error_of
 
 
 def test_dry_run_imports_neither_torch_nor_sglang() -> None:

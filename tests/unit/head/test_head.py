@@ -7,7 +7,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import contract
 from sglang_qwen3next_eagle3.head.head import Head, TensorInfo
 from sglang_qwen3next_eagle3.model.target import Target
-from tests.conftest import (
+from tests.support.checkpoints import (
     CODER_NEXT,
     SMALL_HEAD,
     SMALL_HEAD_SHAPES,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3 import __main__, launch
-from tests.conftest import CODER_NEXT, write_config
+from tests.support.checkpoints import CODER_NEXT, write_config
 from tests.support.heads import BAD, CONFIG, TARGET, BadHead, published, random_tensors, write
 from tests.support.server import free_port
 

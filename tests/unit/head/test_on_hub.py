@@ -15,7 +15,7 @@ from sglang_qwen3next_eagle3.head.files import Folder, OnHub, content_hash
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
 from sglang_qwen3next_eagle3.model import hub
-from tests.conftest import CODER_NEXT, write_config
+from tests.support.checkpoints import CODER_NEXT, write_config
 from tests.support.fake_hub import COMMIT, FakeHub, serving
 from tests.support.heads import BAD, CONFIG, TARGET, published, random_tensors, write
 

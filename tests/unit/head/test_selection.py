@@ -10,7 +10,7 @@ from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head.files import Folder, content_hash
 from sglang_qwen3next_eagle3.head.record import AuxRecord
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from tests.conftest import write_config
+from tests.support.checkpoints import write_config
 from tests.support.heads import CONFIG, TARGET, random_tensors, write
 from tests.support.server import free_port
 

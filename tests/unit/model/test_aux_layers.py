@@ -6,7 +6,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Tap
 from sglang_qwen3next_eagle3.model.target import Target
-from tests.conftest import CODER_NEXT
+from tests.support.checkpoints import CODER_NEXT
 
 TARGET = Target.from_config(CODER_NEXT)
 

@@ -5,7 +5,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.target import Target, end_tokens, layer_kinds
-from tests.conftest import CODER_NEXT, FP8, write_config
+from tests.support.checkpoints import CODER_NEXT, FP8, write_config
 
 
 @pytest.fixture

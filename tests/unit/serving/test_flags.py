@@ -12,10 +12,10 @@ from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.serving import flags
-from tests.conftest import SMALL_HEAD, write_config, write_head
 from tests.support import sglang_parser
+from tests.support.checkpoints import SMALL_HEAD, write_config, write_head
+from tests.support.launching import error_of
 from tests.support.server import free_port
-from tests.unit.conftest import error_of
 
 PARSER = sglang_parser.parser()
 NAMES = sorted(name for name in flags.table() if name.startswith("--"))

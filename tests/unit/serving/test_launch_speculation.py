@@ -9,9 +9,8 @@ import pytest
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.serving import profile
-from tests.conftest import CODER_NEXT, FP8, write_config
-from tests.unit.cli.test_launch import dry_run
-from tests.unit.conftest import error_of
+from tests.support.checkpoints import CODER_NEXT, FP8, write_config
+from tests.support.launching import dry_run, error_of
 
 
 def test_a_profile_without_a_tree_is_listed(

@@ -13,9 +13,9 @@ from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.serving import preflight
-from tests.conftest import CODER_NEXT, SMALL_HEAD, write_config
+from tests.support.checkpoints import CODER_NEXT, SMALL_HEAD, write_config
+from tests.support.launching import error_of
 from tests.support.server import free_port
-from tests.unit.conftest import error_of
 
 pytestmark = pytest.mark.usefixtures("installed")
 

@@ -13,7 +13,13 @@ from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.train import export
 from sglang_qwen3next_eagle3.train.trainer import specforge, supervise
-from tests.conftest import SMALL_HEAD, SMALL_HEAD_SHAPES, SMALL_TARGET, write_config, write_head
+from tests.support.checkpoints import (
+    SMALL_HEAD,
+    SMALL_HEAD_SHAPES,
+    SMALL_TARGET,
+    write_config,
+    write_head,
+)
 
 EAGLE = {"use_aux_hidden_state": True, "eagle_aux_hidden_state_layer_ids": [3, 23, 47]}
 DRAFT = {**SMALL_HEAD, "rope_theta": 5000000.0, "eagle_config": EAGLE}

@@ -8,7 +8,7 @@ import torch
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.train import vocab
-from tests.conftest import CODER_NEXT
+from tests.support.checkpoints import CODER_NEXT
 from tests.support.small_target import conversation, write_target
 
 COUNTS = Counter({7: 50, 2: 30, 9: 30, 4: 1})

@@ -7,7 +7,7 @@ from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.trainer import draft, recipe
-from tests.conftest import CODER_NEXT
+from tests.support.checkpoints import CODER_NEXT
 
 TARGET = Target({**CODER_NEXT, "rope_theta": 5000000, "bos_token_id": 151643})
 

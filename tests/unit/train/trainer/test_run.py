@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.trainer import run, specforge
 from sglang_qwen3next_eagle3.train.trainer.supervise import Outcome, TrainingPlan
-from tests.conftest import write_config
+from tests.support.checkpoints import write_config
 from tests.support.small_target import CONFIG
 from tests.support.train_runs import ErrorOf, Made
 

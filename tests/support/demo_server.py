@@ -1,0 +1,79 @@
+"""The demo pair on the CPU by the plain command of the card, and what its answers are held to."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.demo.pair import DemoPair
+from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3.serving.preflight import Options, plan
+from sglang_qwen3next_eagle3.serving.profile import load
+
+NEW_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Greedy continuations by transformers in fp32, without speculation.
+
+    prompts: token ids of each question in the chat format; answers: the tokens that follow.
+    """
+
+    prompts: list[list[int]]
+    answers: list[list[int]]
+    tokenizer: Any
+
+
+def cpu_environment() -> dict[str, str]:
+    """The environment that `launch --profile demo --dry-run` prints, without a selection."""
+    environment = plan(load("demo"), Options()).environment
+    environment.pop(ENVIRONMENT_VARIABLE, None)
+    return environment
+
+
+def cpu_flags() -> list[str]:
+    """The demo profile's SGLang flags, the port aside."""
+    flags = load("demo").sglang
+    words = []
+    for name, value in flags.items():
+        if name != "port" and value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return words
+
+
+def plain_command(target: Path, head: Path, tree: tuple[int, int, int], port: int) -> list[str]:
+    """The model card's own command with the demo's paths and the flags that a CPU needs."""
+    steps, topk, draft = map(str, tree)
+    card = (
+        f"-m sglang.launch_server --model-path {shlex.quote(str(target))} "
+        "--speculative-algorithm EAGLE3 "
+        f"--speculative-draft-model-path {shlex.quote(str(head))} "
+        f"--speculative-num-steps {steps} --speculative-num-draft-tokens {draft} "
+        f"--speculative-eagle-topk {topk} --trust-remote-code --port {port}"
+    )
+    return [*shlex.split(card), *cpu_flags()]
+
+
+def with_ids(pair: DemoPair, folder: Path, ids: list[int] | None) -> Path:
+    """A copy of the demo's head whose config names these auxiliary layers, or none."""
+    shutil.copytree(pair.head, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": ids} if ids else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@cache
+def refused(*command: str) -> "subprocess.CompletedProcess[str]":
+    """A command that is expected to end by itself, with what it printed."""
+    environment = {**os.environ, **cpu_environment()}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=240, env=environment
+    )

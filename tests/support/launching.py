@@ -1,0 +1,21 @@
+"""The launcher as it is typed: what it prints, and what it refuses."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3 import launch
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert launch.main([*argv[:2], "--dry-run", "--json", *argv[2:]]) == 0
+    data: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return data
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert launch.main(list(argv)) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1, "one line"
+    return printed.err
