@@ -15,13 +15,16 @@ for a chain. Network: SGLang 0.5.17, models/llama_eagle3.py; SpecForge 0.2.0 tra
 unless `norm_output` is set in the head's config, which the two read differently.
 """
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sglang_qwen3next_eagle3.base.accept_length import of_chain
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head.head import Head, normalise
 
@@ -211,14 +214,10 @@ def conditional_accuracies(hits: Tensor) -> list[float]:
 def predicted_accept_length(accuracies: Sequence[float]) -> float:
     """Tokens that a verification yields for a chain of len(accuracies) drafts: 1 + a0 + a0 a1 + ...
 
-    accuracies: of each draft, given that those before it were right. The 1 is the target's own
-    token, so that the result compares with completion tokens / verifications.
+    accuracies: of each draft, given that those before it were right. What a server gives per cycle
+    (base/accept_length.py) compares with it.
     """
-    length, survives = 1.0, 1.0
-    for accuracy in accuracies:
-        survives *= accuracy
-        length += survives
-    return length
+    return of_chain(list(accumulate(accuracies, operator.mul)))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from sglang_qwen3next_eagle3.base.accept_length import accept_length
 from sglang_qwen3next_eagle3.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class Answer:
 
     @property
     def accept_length(self) -> float | None:
-        """Completion tokens for each verify step, as SGLang defines it (1.0: nothing accepted)."""
-        return self.completion_tokens / self.verify_steps if self.verify_steps else None
+        """As SGLang defines it (1.0: nothing accepted); see base/accept_length.py."""
+        return accept_length(self.completion_tokens, self.verify_steps)
 
     @property
     def tokens_per_second(self) -> float:

@@ -15,6 +15,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sglang_qwen3next_eagle3.base.accept_length import accept_length
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, messages_of
@@ -189,7 +190,7 @@ def measure(
         "answers": len(prompts),
         "completion_tokens": tokens,
         "verifications": verifications,
-        "accept_length": tokens / verifications,
+        "accept_length": accept_length(tokens, verifications),
     }
 
 

@@ -6,6 +6,7 @@ its behaviour in the variable FAKE_SGLANG as JSON.
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -26,7 +27,8 @@ class Behaviour:
     answers are others than a server's without speculation.
     key: that requests have to bring. flushes: after so many it refuses to empty its cache.
     info: what it says of itself at /server_info.
-    Requests count from 1: fail_at gets HTTP 500, stall_at never ends, crash_at ends the process.
+    Requests count from 1: fail_at gets HTTP 500, stall_at never ends, crash_at ends the process,
+    crash_seconds after it broke the connection.
     """
 
     per_chunk: int = 1
@@ -35,6 +37,7 @@ class Behaviour:
     fail_at: tuple[int, ...] = ()
     stall_at: int | None = None
     crash_at: int | None = None
+    crash_seconds: float = 0.0
     abort_at: int | None = None
     start_seconds: float = 0.0
     refuse: str = ""
@@ -125,7 +128,10 @@ def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
                 return
             if number == its.crash_at:
                 print("the scheduler hit an exception", flush=True)
+                self.connection.shutdown(socket.SHUT_RDWR)
+                time.sleep(its.crash_seconds)
                 os._exit(3)
+            print("answering", flush=True)
             length = min(its.length, asked["sampling_params"]["max_new_tokens"])
             ids = answer(asked["input_ids"], length, its.differs_at)
             self.send_response(200)

@@ -78,6 +78,15 @@ def test_a_crash_is_reported_with_the_log_and_the_rest_goes_on(
     assert "the scheduler hit an exception" in capsys.readouterr().err
 
 
+def test_a_crash_is_no_broken_connection_though_the_process_is_not_gone_yet(
+    behave: Behave, tmp_path: Path
+) -> None:
+    behave(none={"crash_at": 3, "crash_seconds": 1.0})
+    assert main(words(tmp_path, "--config", "none")) == 1
+    crashed = Result.load(tmp_path).configuration("none")
+    assert crashed.error == "the server ended: exit status 3"
+
+
 def test_a_server_that_does_not_start_is_reported(behave: Behave, tmp_path: Path) -> None:
     behave(none={"refuse": "no GPU here"})
     assert main(words(tmp_path, *TWO)) == 1
@@ -216,10 +225,9 @@ def test_an_interrupt_keeps_what_is_done_and_ends_the_server(
     )  # fmt: skip
     end = time.monotonic() + 60
     log = tmp_path / "logs" / "3-1-4.log"
-    while not (log.is_file() and "ready" in log.read_text()):
+    while not (log.is_file() and "answering" in log.read_text()):
         assert time.monotonic() < end
         time.sleep(0.05)
-    time.sleep(0.5)
     process.send_signal(sent)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
