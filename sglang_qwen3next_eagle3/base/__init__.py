@@ -1,0 +1,17 @@
+"""What every room uses, each act once: files, folders, processes, errors, progress, secrets."""
+
+__all__ = [
+    "accept_length",
+    "errors",
+    "figures",
+    "files",
+    "findings",
+    "processes",
+    "progress",
+    "provenance",
+    "records",
+    "redact",
+    "resources",
+    "schema",
+    "workfolder",
+]

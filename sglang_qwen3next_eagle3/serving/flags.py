@@ -7,8 +7,10 @@ from a table of its flags that `patches/` holds for a release that was run.
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +20,10 @@ from sglang_qwen3next_eagle3.base.resources import data_dir
 
 CONFIG = "--config"
 _SUFFIX = ".flags.json"
+# SGLang 0.5.17, srt/utils/common.py, human_readable_int: decimals with k, M, G, T only.
+_NUMBER = re.compile(r"(\d+(?=$|[KMGT]i$)|\d+(?:\.\d+)?(?=[kMGT]$))(Ki|Mi|Gi|Ti|k|M|G|T|)")
+_TIMES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_TIMES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,9 @@ class Parsed:
         return entries[-1].values[0] if entries[-1].values else ""
 
     def number(self, name: str) -> int | None:
-        """The same as a whole number; None where it is none."""
-        text = self.value(name)
-        return int(text) if text is not None and text.isdecimal() else None
+        """The same as a whole number, which may be spelled 256k or 256Ki; None: it is none."""
+        match = _NUMBER.fullmatch((self.value(name) or "").strip())
+        return int(Decimal(match[1]) * _TIMES[match[2]]) if match else None
 
 
 def find(word: str) -> Flag | None:

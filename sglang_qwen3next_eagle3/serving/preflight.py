@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -172,6 +173,7 @@ def _decide(
     target = Target.from_path(found.target) if found.target else None
     if target is not None:
         _check_tp(target, given)
+        _check_context(target, given, launch.environment)
     if asked.algorithm == "nextn" and found.target is not None:
         _check_mtp(found.target, given)
     if asked.algorithm != "eagle3":
@@ -268,6 +270,20 @@ def _check_tp(target: Target, given: Parsed) -> None:
     if error is not None:
         fitting = [n for n in (1, 2, 4, 8, 16) if target.tp_error(n) is None]
         raise UserError(f"{error}: use --tp {' or '.join(map(str, fitting))}")
+
+
+def _check_context(target: Target, given: Parsed, environment: Mapping[str, str]) -> None:
+    """SGLang refuses this itself unless it is told not to, as a head may make necessary."""
+    asked, limit = given.number("--context-length"), target.context_length
+    stretched = "factor" in (target.config.get("rope_scaling") or {})
+    allowed = {**os.environ, **environment}.get(LONGER_CONTEXT, "0").lower() in {"1", "true"}
+    if asked is None or asked <= limit or stretched or allowed:
+        return
+    if given.value("--json-model-override-args") is None:
+        raise UserError(
+            f"a context of {asked} is asked for, the target knows {limit}: beyond that its text is "
+            f"noise; ask for {limit} or less, or set {LONGER_CONTEXT}=1 if you know better"
+        )
 
 
 def _check_mtp(target: Path, given: Parsed) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.serving import flags
+from sglang_qwen3next_eagle3.serving import flags, preflight
 from tests.support import sglang_parser
 from tests.support.checkpoints import SMALL_HEAD, write_config, write_head
 from tests.support.launching import error_of
@@ -275,3 +275,28 @@ def test_launch_says_where_it_will_answer(
     said = capsys.readouterr().err
     assert f"answer at http://127.0.0.1:{port}; ask it with" in said
     assert f"chat --base-url http://127.0.0.1:{port} '" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("4096", 4096), ("256k", 256_000), ("256Ki", 262_144), ("25.6k", 25_600), ("1M", 10**6),
+        ("1.5Ki", None), ("x", None), ("", None), ("-1", None), ("1.5", None),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_as_sglang_reads_them(text: str, number: int | None) -> None:
+    assert flags.parse(["--context-length", text]).number("--context-length") == number
+
+
+@pytest.mark.parametrize("option", [[], ["--no-speculation"]])
+def test_a_context_that_the_target_does_not_know_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    for asked in ("100000", "256k"):
+        words = ["--profile", "demo", "--dry-run", *option, "--", "--context-length", asked]
+        assert "is asked for, the target knows 4096" in error_of(capsys, *words)
+        monkeypatch.setenv(preflight.LONGER_CONTEXT, "1")
+        assert launch.main(words) == 0
+        monkeypatch.delenv(preflight.LONGER_CONTEXT)
+        capsys.readouterr()
+    assert launch.main([*words[:-1], "4096"]) == 0
