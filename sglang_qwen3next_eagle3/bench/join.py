@@ -52,6 +52,7 @@ def join_results(
             [row for part in parts for row in part.configurations],
             _greedy(parts),
         )
+        result.save(out / "result.json")
         return Joined(result, reports.write(result, out, plots=plots), doubled)
 
 

@@ -66,6 +66,7 @@ def measure(
         [configuration for configuration, _ in benchmark.rows],
         benchmark.greedy,
     )
+    result.save(options.out / "result.json")
     report = reports.write(result, options.out, plots=options.plots)
     complete = all(journal.has(key) for key in keys)
     return Outcome(result, report, complete, interrupted)

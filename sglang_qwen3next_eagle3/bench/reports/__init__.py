@@ -13,12 +13,11 @@ __all__ = ["readme_rows", "write"]
 
 
 def write(result: Result, folder: Path, *, plots: bool = True) -> str:
-    """Save a result in a folder, with its report, its plots and its cost model; the report's text.
+    """Write a result's report, plots and cost model into its folder; the report's text.
 
     Raises:
         UserError: plots without matplotlib.
     """
-    result.save(folder / "result.json")
     if result.kind == "speed":
         text = _speed(result, folder, plots)
     else:

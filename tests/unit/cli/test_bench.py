@@ -23,8 +23,10 @@ def test_a_report_is_made_again_from_the_result_alone(
 ) -> None:
     for folder, result in (("speed", speed.of_law()), ("suites", bench_results.like_the_card())):
         result.save(tmp_path / folder / "result.json")
+        before = (tmp_path / folder / "result.json").stat().st_mtime_ns
         assert main(["bench", "report", str(tmp_path / folder), "--no-plots"]) == 0
         assert (tmp_path / folder / "report.md").read_text() == capsys.readouterr().out[:-1]
+        assert (tmp_path / folder / "result.json").stat().st_mtime_ns == before
         assert main(["bench", "report", str(tmp_path / folder / "result.json"), "--readme"]) == 0
         rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 |")]
         assert any("3,4,8" in row for row in rows)
