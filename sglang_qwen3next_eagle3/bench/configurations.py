@@ -17,12 +17,12 @@ from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration
 from sglang_qwen3next_eagle3.serving import preflight
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving import server as servers
+from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.profile import (
     MTP_TREE,
     Profile,
     Tree,
     build_argv,
-    last_value,
 )
 from sglang_qwen3next_eagle3.serving.server import Server
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_BASE_URL = "http://127.0.0.1:30000"
+PATH = "/v1/chat/completions"
 CONNECT_SECONDS = 10.0
+"""A server that is there takes a connection at once, whatever its answer takes."""
 _DONE = "[DONE]"
 Prompt = str | Sequence[Mapping[str, Any]]
 
@@ -79,7 +81,7 @@ class AnswerStream(Iterator[str]):
         self._stack = contextlib.ExitStack()
         self._started = time.perf_counter()
         with server.explained(seconds):
-            request = server.http.stream("POST", "/v1/chat/completions", json=body, timeout=seconds)
+            request = server.http.stream("POST", PATH, json=body, timeout=server.limits(seconds))
             self._response = self._stack.enter_context(request)
             if self._response.status_code != 200:
                 self._response.read()
@@ -200,12 +202,17 @@ class Client:
         body = {"return_meta_info": True, **body}
         started = time.perf_counter()
         with self.explained(seconds):
-            reply = self.http.post("/v1/chat/completions", json=body, timeout=seconds)
+            reply = self.http.post(PATH, json=body, timeout=self.limits(seconds))
         if reply.status_code != 200:
             raise _refusal(reply)
         with self.explained(seconds):
             answer = _answer(reply.json())
         return replace(answer, seconds=time.perf_counter() - started)
+
+    def limits(self, seconds: float) -> "httpx.Timeout":
+        import httpx
+
+        return httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
 
     @contextlib.contextmanager
     def explained(self, seconds: float) -> Iterator[None]:

@@ -12,7 +12,6 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.base.schema import Strict, kebab
 from sglang_qwen3next_eagle3.serving import flags
-from sglang_qwen3next_eagle3.serving.flags import last_value as last_value
 
 SERVER_MODULE = "sglang.launch_server"
 TRITON = "triton"
