@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from sglang_qwen3next_eagle3.base.redact import text_without_secrets
+
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
 READER_GONE = 128 + signal.SIGPIPE
@@ -64,7 +66,7 @@ def exit_status(verb: Callable[[], int | Replacement]) -> int:
     except UserError as error:
         return _tell(str(error))
     except ServerFailed as error:
-        tail = "".join(f"\n{line}" for line in error.log_tail)
+        tail = "".join(f"\n{text_without_secrets(line)}" for line in error.log_tail)
         return _tell(f"{error}{'; the end of its log:' if tail else ''}{tail}")
     except Terminated as ended:
         print(f"ended by {ended}{_notes(ended)}", file=sys.stderr)

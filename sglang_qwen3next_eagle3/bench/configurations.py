@@ -96,7 +96,7 @@ class Contender:
             algorithm=self.profile.algorithm,
             tree=_served_tree(launch.argv) or self.tree,
             argv=tuple(without_paths(masked(launch.argv))),
-            environment=without_paths(environment),
+            environment=without_paths(without_secrets(environment)),
         )
 
 

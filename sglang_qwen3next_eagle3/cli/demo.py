@@ -68,6 +68,7 @@ def _log() -> Iterator[Path]:
 def _serve(server: Server) -> None:
     assert server.child is not None
     try:
+        print("Ctrl-C stops it.", flush=True)
         server.child.process.wait()
     except Terminated:
         raise
@@ -88,5 +89,3 @@ def _how_to_go_on(url: str, question: str, serve: bool) -> None:
         print("Keep it running with `make serve`; then")
     print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\")
     print(f"    -d {shlex.quote(body)}")
-    if serve:
-        print("Ctrl-C stops it.", flush=True)

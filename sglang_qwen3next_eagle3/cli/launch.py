@@ -8,10 +8,11 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, UserError
-from sglang_qwen3next_eagle3.base.redact import masked
+from sglang_qwen3next_eagle3.base.redact import masked, without_secrets
 from sglang_qwen3next_eagle3.serving import preflight, profile
 from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL
 from sglang_qwen3next_eagle3.serving.preflight import Launch, Options
@@ -82,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int | Replacement:
         _print(preflight.plan(chosen, options), arguments.json)
         return 0
     launch = preflight.prepare(chosen, options)
-    for line in (*launch.notes, _paste(launch, masked(launch.argv)), _ask(launch)):
+    command = _paste(without_secrets(launch.environment), masked(launch.argv))
+    for line in (*launch.notes, command, _ask(launch)):
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
     return Replacement(launch.argv, launch.environment)
 
@@ -128,12 +130,12 @@ def _print(launch: Launch, as_json: bool) -> None:
         return
     for note in launch.notes:
         print(f"# {note}")
-    print(_paste(launch, launch.argv, separator=" \\\n"))
+    print(_paste(launch.environment, launch.argv, separator=" \\\n"))
 
 
-def _paste(launch: Launch, argv: list[str], separator: str = " ") -> str:
+def _paste(environment: Mapping[str, str], argv: list[str], separator: str = " ") -> str:
     """Environment and command as a shell takes them; one flag a line where they are separated."""
-    words = [f"{name}={shlex.quote(value)}" for name, value in launch.environment.items()]
+    words = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
     groups = [shlex.join(argv[:3])]
     for word in argv[3:]:
         if word.startswith("--"):

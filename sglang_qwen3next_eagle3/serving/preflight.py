@@ -87,8 +87,8 @@ class Launch:
     def url(self) -> str:
         """Where it will answer, from this machine."""
         given = flags.parse(self.argv)
-        host = given.value("--host") or DEFAULT_HOST
-        anywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+        host = _host(given)
+        anywhere = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}
         return f"http://{anywhere.get(host, host)}:{given.value('--port') or DEFAULT_PORT}"
 
 
@@ -230,12 +230,18 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
     port = given.value("--port") or str(DEFAULT_PORT)
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
-    host = given.value("--host") or DEFAULT_HOST
+    host = _host(given)
     if not is_loopback(host) and not given.value("--api-key") and not options.insecure:
         raise UserError(
-            f"listening on {host} lets everybody who reaches it use the server: "
+            f"listening on {host or 'every address'} lets everybody who reaches it use the server: "
             "pass --api-key KEY, or --insecure if something else guards it"
         )
+
+
+def _host(given: Parsed) -> str:
+    """Where it will listen; an empty word, unlike none, is every address."""
+    host = given.value("--host")
+    return DEFAULT_HOST if host is None else host
 
 
 def _check_backends(given: Parsed) -> None:
@@ -384,7 +390,7 @@ def _check_installation(chosen: Profile) -> None:
 
 def _check_address(given: Parsed) -> None:
     """Raises UserError: somebody listens there, or it is none of this machine's."""
-    host = given.value("--host") or DEFAULT_HOST
+    host = _host(given)
     port = given.number("--port") or DEFAULT_PORT
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -10,8 +10,10 @@ from typing import Any
 
 import httpx
 
+from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
+from sglang_qwen3next_eagle3.base.redact import text_without_secrets
 from sglang_qwen3next_eagle3.serving.client import authorization
 
 LAUNCHER = "sglang_qwen3next_eagle3.launch"
@@ -84,8 +86,10 @@ def started(
 ) -> Iterator[Server]:
     """`python -m sglang_qwen3next_eagle3.launch WORDS`, healthy, on a port of this machine.
 
-    words: with `{port}` where its number belongs; port: by default a free one. waiting: called with
-    the seconds so far while it starts. The server and its children are ended with the block.
+    words: with `{port}` where its number belongs; port: by default a free one. log: of all that it
+    prints; once it has ended, the secrets in it are masked, since SGLang prints its arguments.
+    waiting: called with the seconds so far while it starts. The server and its children are ended
+    with the block.
 
     Raises:
         ServerFailed: it ends or is not healthy after `start_seconds`.
@@ -94,9 +98,12 @@ def started(
     command = [sys.executable, "-m", LAUNCHER]
     command += [word.replace("{port}", str(port)) for word in words]
     url, headers = f"http://127.0.0.1:{port}", authorization(api_key)
-    with child(command, log, environment=environment) as ours:
-        seconds = ours.wait_until(lambda: healthy(url, headers), start_seconds, waiting=waiting)
-        yield Server(url, headers, ready_seconds=round(seconds, 1), child=ours)
+    try:
+        with child(command, log, environment=environment) as ours:
+            seconds = ours.wait_until(lambda: healthy(url, headers), start_seconds, waiting=waiting)
+            yield Server(url, headers, ready_seconds=round(seconds, 1), child=ours)
+    finally:
+        _mask(log)
 
 
 @contextlib.contextmanager
@@ -118,6 +125,12 @@ def running(url: str, api_key: str | None) -> Iterator[Server]:
     if reply.status_code != 200:
         raise UserError(f"{url}/v1/models: HTTP {reply.status_code}: is it an SGLang server?")
     yield Server(url.rstrip("/"), headers)
+
+
+def _mask(log: Path) -> None:
+    if log.is_file():
+        with log.open(encoding="utf-8", errors="replace") as printed:
+            files.write_text(log, "".join(map(text_without_secrets, printed)))
 
 
 def _get(url: str, headers: Mapping[str, str]) -> httpx.Response:

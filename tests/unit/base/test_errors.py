@@ -32,9 +32,9 @@ def raising(error: BaseException) -> Callable[[], int]:
     [
         (UserError("no such file: give another"), 2, "error: no such file: give another\n"),
         (
-            ServerFailed("the server ended: exit status 3", ["first", "last"]),
+            ServerFailed("the server ended: exit status 3", ["first", "api_key='S3CRET'"]),
             2,
-            "error: the server ended: exit status 3; the end of its log:\nfirst\nlast\n",
+            "error: the server ended: exit status 3; the end of its log:\nfirst\napi_key=***\n",
         ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (Terminated(signal.SIGTERM), 143, "ended by SIGTERM\n"),

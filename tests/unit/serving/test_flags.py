@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.serving import flags, preflight
 from tests.support import sglang_parser
@@ -196,6 +198,29 @@ def test_a_profile_says_nothing_twice_in_other_words(
         f"sglang: {{attention-backend: triton, {flag}: x}}}}"
     )
     assert message in error_of(capsys, "--profile", str(file), "--dry-run")
+
+
+@pytest.mark.parametrize("words", [["--host="], ["--host", ""]])
+def test_an_empty_host_is_every_address(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    error = error_of(capsys, "--profile", "b1", "--dry-run", "--", *words)
+    assert "listening on every address lets everybody" in error
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_secret_of_a_profile_is_not_logged(
+    executed: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    data = yaml.safe_load((data_dir("launch") / "demo.yaml").read_text())
+    data["sglang"] |= {"port": free_port(), "admin-api-key": "S3CRET-1"}
+    data["environment"] |= {"HF_TOKEN": "S3CRET-2"}
+    file.write_text(yaml.safe_dump(data))
+    launch.main(["--profile", str(file), "--", "--ssl-keyfile-pass", "S3CRET-3"])
+    assert "S3CRET" not in capsys.readouterr().err
+    assert "S3CRET-1" in executed["argv"]
+    assert executed["environment"]["HF_TOKEN"] == "S3CRET-2"
 
 
 @pytest.mark.usefixtures("installed")

@@ -1,0 +1,47 @@
+"""A server of our own: started, asked, ended, and what it leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.base.errors import ServerFailed
+from sglang_qwen3next_eagle3.serving import server
+from tests.support import fake_sglang
+
+WORDS = ["--profile", "demo", "--port", "{port}"]
+ARGUMENTS = "server_args=ServerArgs(model_path='demo', api_key='S3CRET', admin_api_key=None)"
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LAUNCHER", fake_sglang.__name__)
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"say": ARGUMENTS}}))
+
+
+def test_its_log_keeps_no_secret_once_it_has_ended(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with server.started(WORDS, log, {}, 60):
+        pass
+    assert log.read_text() == ARGUMENTS.replace("'S3CRET'", "***") + "\n"
+    assert list(tmp_path.iterdir()) == [log]
+
+
+def test_neither_does_that_of_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour = {"demo": {"refuse": "no --api-key S3CRET here"}}
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps(behaviour))
+    with pytest.raises(ServerFailed), server.started(WORDS, tmp_path / "server.log", {}, 60):
+        pass
+    assert (tmp_path / "server.log").read_text() == "error: no --api-key *** here\n"
+
+
+def test_it_is_asked_and_flushed(tmp_path: Path) -> None:
+    with server.started(WORDS, tmp_path / "server.log", {}, 60) as ours:
+        assert ours.info()["tokenizer_path"] == "demo"
+        ours.flush()
+        ours.check()
+        assert ours.ready_seconds is not None
+    with pytest.raises(ServerFailed, match="the server ended: SIGTERM"):
+        ours.flush()
