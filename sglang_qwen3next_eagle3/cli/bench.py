@@ -4,42 +4,20 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from sglang_qwen3next_eagle3 import bench
 from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, UserError
-from sglang_qwen3next_eagle3.bench import BenchOptions, Outcome, Result, RunOptions, SpeedOptions
+from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, options_of, positive
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.bench import BenchOptions, Outcome, Result
 
 MEASURED, INCOMPLETE = 0, 1
-_Options = TypeVar("_Options", bound=BenchOptions)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
-        return actions.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-
-    for add_one, name, call, summary in (
-        (_add_run, "run", _run,
-         "suites of prompts over HTTP: speed, acceptance, equality, as in the card's tables"),
-        (_add_speed, "speed", _speed,
-         "what a draft tree costs: dummy weights, simulated acceptance"),
-        (_add_plan, "plan", _plan,
-         "which tree pays at which accept length, from a result of `bench speed`"),
-        (_add_join, "join", _join,
-         "parts of one benchmark, measured on several GPUs or machines, as one"),
-        (_add_compare, "compare", _compare, "two results side by side"),
-        (_add_report, "report", _report, "write the report and the plots of a result again"),
-        (_add_divergences, "divergences", _divergences,
-         "how close the target held the tokens at which greedy answers part, in fp32 on a CPU"),
-        (_add_suites, "suites", _suites, "list the suites"),
-    ):  # fmt: skip
-        one = add(name, summary)
-        add_one(one)
-        one.set_defaults(call=call)
+    add_actions(parser, ACTIONS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,6 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
+    from sglang_qwen3next_eagle3 import bench
+
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--suite",
@@ -58,15 +38,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="of `bench suites`, or a .yaml; repeatable",
     )
     _add_configurations(what, "none and --profile")
-    _add_batches(what, RunOptions, "requests in flight")
-    what.add_argument("--repeats", type=positive, default=RunOptions.repeats, metavar="N")
+    _add_batches(what, bench.RunOptions, "requests in flight")
+    what.add_argument("--repeats", type=positive, default=bench.RunOptions.repeats, metavar="N")
     what.add_argument("--limit", type=positive, metavar="N", help="prompts of each suite")
     what.add_argument("--max-tokens", type=positive, metavar="N", help="of each answer")
     what.add_argument("--ignore-eos", action="store_true", help="every answer of full length")
     what.add_argument("--seed", type=int, help="of the choice of prompts (default: the suite's)")
     what.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where the suites' files are")
     what.add_argument("--tokenizer", help="folder or hub name (default: the target)")
-    _add_servers(parser, RunOptions)
+    _add_servers(parser, bench.RunOptions)
     theirs = parser.add_argument_group("a server that already runs")
     theirs.add_argument("--base-url", metavar="URL", help="measure it instead of starting any")
     theirs.add_argument("--name", help="what to call it (default: its tree, or none)")
@@ -80,6 +60,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
+    from sglang_qwen3next_eagle3.bench import SpeedOptions
+
     what = parser.add_argument_group("what is measured")
     _add_configurations(what, " ".join(SpeedOptions.configurations))
     _add_batches(what, SpeedOptions)
@@ -106,6 +88,8 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_configurations(group: Any, default: str) -> None:
+    from sglang_qwen3next_eagle3 import bench
+
     group.add_argument(
         "--config",
         dest="configurations",
@@ -115,7 +99,7 @@ def _add_configurations(group: Any, default: str) -> None:
     )
 
 
-def _add_batches(group: Any, defaults: type[BenchOptions], summary: str | None = None) -> None:
+def _add_batches(group: Any, defaults: "type[BenchOptions]", summary: str | None = None) -> None:
     group.add_argument(
         "--batch",
         dest="batches",
@@ -126,7 +110,7 @@ def _add_batches(group: Any, defaults: type[BenchOptions], summary: str | None =
     )
 
 
-def _add_servers(parser: argparse.ArgumentParser, defaults: type[BenchOptions]) -> None:
+def _add_servers(parser: argparse.ArgumentParser, defaults: "type[BenchOptions]") -> None:
     how = parser.add_argument_group("how it is served")
     how.add_argument(
         "--profile",
@@ -165,20 +149,18 @@ def _add_no_plots(group: Any, summary: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    return _measured(bench.run_suites(options_of(RunOptions, arguments)), arguments.json)
+    from sglang_qwen3next_eagle3 import bench
+
+    return _measured(bench.run_suites(options_of(bench.RunOptions, arguments)), arguments.json)
 
 
 def _speed(arguments: argparse.Namespace) -> int:
-    return _measured(bench.run_speed(options_of(SpeedOptions, arguments)), arguments.json)
+    from sglang_qwen3next_eagle3 import bench
+
+    return _measured(bench.run_speed(options_of(bench.SpeedOptions, arguments)), arguments.json)
 
 
-def options_of(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
-    """What was not given is left to the options' own defaults."""
-    given = {field.name: getattr(arguments, field.name, None) for field in fields(kind)}
-    return kind(**{name: value for name, value in given.items() if value is not None})
-
-
-def _measured(outcome: Outcome, as_json: bool) -> int:
+def _measured(outcome: "Outcome", as_json: bool) -> int:
     """0: all that was asked for is measured; 1: something is missing; 130: interrupted."""
     _print(outcome.result, outcome.report, as_json)
     if outcome.interrupted:
@@ -187,11 +169,13 @@ def _measured(outcome: Outcome, as_json: bool) -> int:
     return MEASURED if outcome.complete else INCOMPLETE
 
 
-def _print(result: Result, report: str, as_json: bool) -> None:
+def _print(result: "Result", report: str, as_json: bool) -> None:
     print(json.dumps(result.model_dump(mode="json"), indent=1) if as_json else report)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
+    from sglang_qwen3next_eagle3 import bench
+
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--result", type=Path, metavar="PATH", help="a result of `bench speed`, or its folder"
@@ -203,10 +187,12 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3 import bench
+
     if arguments.model:
         model = bench.CostModel.load(arguments.model)
     else:
-        model = bench.fit(Result.load(arguments.result))
+        model = bench.fit(bench.Result.load(arguments.result))
     spec = arguments.accept_lengths
     given = None if spec is None else bench.parse_accept_lengths(spec)
     found = bench.plan(model, given, _batches(arguments.batch))
@@ -238,6 +224,8 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
 
 
 def _join(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3 import bench
+
     joined = bench.join_results(
         arguments.folders, arguments.out, plots=arguments.plots, words=arguments.words
     )
@@ -257,7 +245,9 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    compared = bench.compare(Result.load(arguments.a), Result.load(arguments.b))
+    from sglang_qwen3next_eagle3 import bench
+
+    compared = bench.compare(bench.Result.load(arguments.a), bench.Result.load(arguments.b))
     print(json.dumps(compared.data, indent=2) if arguments.json else compared.markdown)
     return 0
 
@@ -269,7 +259,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    result = Result.load(arguments.result)
+    from sglang_qwen3next_eagle3 import bench
+
+    result = bench.Result.load(arguments.result)
     if arguments.readme:
         print(bench.readme_rows(result))
         return 0
@@ -289,6 +281,8 @@ def _add_divergences(parser: argparse.ArgumentParser) -> None:
 
 
 def _divergences(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3 import bench
+
     rows: Iterator[Mapping[str, Any]] = bench.find_divergences(
         arguments.folder, arguments.suite, arguments.target, arguments.data_dir
     )
@@ -302,6 +296,8 @@ def _add_suites(parser: argparse.ArgumentParser) -> None:
 
 
 def _suites(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3 import bench
+
     found = [bench.load_suite(name) for name in bench.suite_names()]
     if arguments.json:
         print(
@@ -314,13 +310,6 @@ def _suites(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: at least 1")
-    return value
-
-
 def numbers(text: str) -> tuple[int, ...]:
     """`1,8,32`"""
     return tuple(sorted({positive(part) for part in text.split(",")}))
@@ -331,3 +320,29 @@ def lengths(text: str) -> tuple[float, ...]:
     if not found or found[0] < 1:
         raise argparse.ArgumentTypeError("accept lengths are 1 or more")
     return found
+
+
+ACTIONS = {
+    "run": Action(
+        "suites of prompts over HTTP: speed, acceptance, equality, as in the card's tables",
+        _add_run,
+        _run,
+    ),
+    "speed": Action(
+        "what a draft tree costs: dummy weights, simulated acceptance", _add_speed, _speed
+    ),
+    "plan": Action(
+        "which tree pays at which accept length, from a result of `bench speed`", _add_plan, _plan
+    ),
+    "join": Action(
+        "parts of one benchmark, measured on several GPUs or machines, as one", _add_join, _join
+    ),
+    "compare": Action("two results side by side", _add_compare, _compare),
+    "report": Action("write the report and the plots of a result again", _add_report, _report),
+    "divergences": Action(
+        "how close the target held the tokens at which greedy answers part, in fp32 on a CPU",
+        _add_divergences,
+        _divergences,
+    ),
+    "suites": Action("list the suites", _add_suites, _suites),
+}

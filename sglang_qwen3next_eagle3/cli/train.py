@@ -4,49 +4,23 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Action:
-    """add: its options, in which nothing heavy is imported; call: with what was parsed."""
-
-    summary: str
-    add: Callable[[argparse.ArgumentParser], None]
-    call: Callable[[argparse.Namespace], int]
-
-
-class _Lazy(argparse.ArgumentParser):
-    """An action's parser. Its options are added when it is called, so that `train --help` and the
-    other actions import nothing of it."""
-
-    action: str
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        ACTIONS[self.action].add(self)
-        return super().parse_known_args(args, namespace)
+from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, options_of
+from sglang_qwen3next_eagle3.cli.arguments import defaults as defaults_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(
-        dest="action", required=True, metavar="ACTION", parser_class=_Lazy
-    )
-    for name, action in ACTIONS.items():
-        sub = actions.add_parser(
-            name, help=action.summary, description=action.summary, allow_abbrev=False
-        )
-        sub.action = name
+    add_actions(parser, ACTIONS)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises UserError, and KeyboardInterrupt where the same command goes on."""
-    return ACTIONS[arguments.action].call(arguments)
+    return int(arguments.call(arguments))
 
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +31,7 @@ def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     from sglang_qwen3next_eagle3.train.data.formats import FORMATS
     from sglang_qwen3next_eagle3.train.data.regenerate import Settings
 
-    defaults = _defaults(Preparation)
+    defaults = defaults_of(Preparation)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"""
 SOURCE is spelled {sources.SPELLING}:
@@ -97,7 +71,7 @@ space for the text of all sources.
     again.add_argument(
         "--regenerate", action="store_true", help="replace the answers by those of a served target"
     )
-    chosen = _defaults(Settings)
+    chosen = defaults_of(Settings)
     again.add_argument("--base-url", metavar="URL", help=f"default: {DEFAULT_BASE_URL}")
     again.add_argument("--model", metavar="M", help="default: the one that is served")
     again.add_argument("--api-key", metavar="KEY")
@@ -169,7 +143,7 @@ def _preparation(arguments: argparse.Namespace) -> Any:
 def _vocab_arguments(parser: argparse.ArgumentParser) -> None:
     from sglang_qwen3next_eagle3.train.vocab import VocabularyOptions
 
-    defaults, add = _defaults(VocabularyOptions), parser.add_argument
+    defaults, add = defaults_of(VocabularyOptions), parser.add_argument
     add("--data", type=Path, required=True, help="train.jsonl of `train prepare`")
     add("--target", required=True, help="folder, hub name or `demo`")
     add("--out", type=Path, required=True, help="folder for vocab.pt, vocab.json")
@@ -182,7 +156,7 @@ def _vocab_arguments(parser: argparse.ArgumentParser) -> None:
 def _vocab(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.train import vocab
 
-    chosen, report = vocab.make(_options(vocab.VocabularyOptions, arguments))
+    chosen, report = vocab.make(options_of(vocab.VocabularyOptions, arguments))
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
@@ -203,7 +177,7 @@ def _vocab(arguments: argparse.Namespace) -> int:
 def _capture_arguments(parser: argparse.ArgumentParser) -> None:
     from sglang_qwen3next_eagle3.train.capture.capture import SGLANG, TRANSFORMERS, CaptureOptions
 
-    defaults = _defaults(CaptureOptions)
+    defaults = defaults_of(CaptureOptions)
     what = parser.add_argument_group("what to capture")
     what.add_argument("--data", type=Path, required=True, help="train.jsonl of `train prepare`")
     what.add_argument("--target", required=True, help="folder, hub name or `demo`")
@@ -249,7 +223,7 @@ def _capture(arguments: argparse.Namespace) -> int:
 
     started = time.monotonic()
     with _going_on("from here"):
-        manifest = capture(_options(CaptureOptions, arguments))
+        manifest = capture(options_of(CaptureOptions, arguments))
     if arguments.json:
         report = {**manifest.as_json(), "folder": str(arguments.out)}
         print(json.dumps({**report, "seconds": round(time.monotonic() - started, 1)}, indent=2))
@@ -266,7 +240,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     from sglang_qwen3next_eagle3.train.trainer import recipe
     from sglang_qwen3next_eagle3.train.trainer.run import TrainOptions
 
-    defaults = _defaults(TrainOptions)
+    defaults = defaults_of(TrainOptions)
     what = parser.add_argument_group("what to train").add_argument
     names = ", ".join(recipe.names())
     what("--recipe", required=True, metavar="NAME", help=f"{names}, or a file")
@@ -295,7 +269,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.train.trainer import run as trainer
 
-    options = _options(trainer.TrainOptions, arguments)
+    options = options_of(trainer.TrainOptions, arguments)
     if options.dry_run:
         plan = trainer.make_plan(options)
         print(
@@ -347,7 +321,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     from sglang_qwen3next_eagle3.train.evaluate import MAX_TOKENS, EvaluationOptions
 
-    defaults, add = _defaults(EvaluationOptions), parser.add_argument
+    defaults, add = defaults_of(EvaluationOptions), parser.add_argument
     add("--head", type=Path, required=True, metavar="DIR", help="a head, as `train export` writes")
     add("--target", default=defaults["target"], help="folder, hub name or `demo` (default)")
     add("--features", type=Path, required=True, metavar="DIR", help="held-out captured features")
@@ -372,7 +346,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     if (arguments.base_url is None) != (arguments.prompts is None):
         raise UserError("--base-url and --prompts go together: a server is asked with prompts")
-    options = _options(evaluate.EvaluationOptions, arguments)
+    options = options_of(evaluate.EvaluationOptions, arguments)
     prompts = evaluate.read_prompts(arguments.prompts) if arguments.prompts else []
     result = evaluate.evaluate(options)
     served = None
@@ -394,16 +368,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             f"({served['completion_tokens']} tokens)"
         )
     return 0
-
-
-def _defaults(options: type[Any]) -> dict[str, Any]:
-    return {one.name: one.default for one in fields(options) if one.default is not MISSING}
-
-
-def _options(kind: type[Any], arguments: argparse.Namespace) -> Any:
-    """What was parsed, as the options that a room takes; lists as tuples."""
-    given = {one.name: getattr(arguments, one.name) for one in fields(kind)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
 
 @contextmanager

@@ -54,9 +54,9 @@ def run_plots(result: Result, folder: Path) -> list[Path]:
     """
     drawn = []
     for name, draw in (
-        ("speedup.png", _speedup),
-        ("acceptance.png", _acceptance),
-        ("throughput.png", _throughput),
+        ("speedup.png", speedup),
+        ("acceptance.png", acceptance),
+        ("throughput.png", throughput),
     ):
         figure = draw(result)
         if figure is not None:
@@ -64,7 +64,7 @@ def run_plots(result: Result, folder: Path) -> list[Path]:
     return drawn
 
 
-class _Style:
+class Style:
     """The same colour, marker and hatch for a configuration in every picture."""
 
     def __init__(self, result: Result) -> None:
@@ -90,9 +90,9 @@ class _Style:
         return {"color": COLOURS[place % len(COLOURS)], "hatch": hatch, "edgecolor": "white"}
 
 
-def _speedup(result: Result) -> Any:
+def speedup(result: Result) -> Any:
     """A panel a batch, a group a suite and the mean, a bar a configuration."""
-    style = _Style(result)
+    style = Style(result)
     tables = {
         batch: [(each, _bars(result, each, batch)) for each in result.configurations]
         for batch in result.batches
@@ -149,9 +149,9 @@ def _bars(result: Result, configuration: Configuration, batch: int) -> dict[int,
     }
 
 
-def _acceptance(result: Result) -> Any:
+def acceptance(result: Result) -> Any:
     """A panel a suite, a line a configuration."""
-    style = _Style(result)
+    style = Style(result)
     cells = summary.cells(result)
     curves: dict[str, dict[str, tuple[float, ...]]] = {}
     for key, cell in cells.items():
@@ -175,9 +175,9 @@ def _acceptance(result: Result) -> Any:
     return figure
 
 
-def _throughput(result: Result) -> Any:
+def throughput(result: Result) -> Any:
     """A panel a suite, a line a configuration, a point a batch."""
-    style = _Style(result)
+    style = Style(result)
     points: dict[str, dict[str, list[tuple[float, float, int]]]] = {}
     for key, cell in summary.cells(result).items():
         request, total = cell.spread("request_tok_s"), cell.spread("output_tok_s")

@@ -12,6 +12,7 @@ from sglang_qwen3next_eagle3 import bench
 from sglang_qwen3next_eagle3.bench import RunOptions, SpeedOptions, configurations
 from sglang_qwen3next_eagle3.cli import bench as verb
 from sglang_qwen3next_eagle3.cli import launch
+from sglang_qwen3next_eagle3.cli.arguments import options_of
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 PROGRAM = "sglang-qwen3next-eagle3"
@@ -45,7 +46,7 @@ def test_every_command_is_one_that_can_be_given(words: list[str]) -> None:
     arguments = parsed(words)
     if arguments.verb == "bench" and arguments.action in ("run", "speed"):
         kind = RunOptions if arguments.action == "run" else SpeedOptions
-        options = verb.options_of(kind, arguments)
+        options = options_of(kind, arguments)
         if getattr(options, "base_url", None) is None:
             found = configurations.parse(options.configurations, options.base(), options.given)
             assert {contender.profile.sglang["tp"] for contender in found} == {4}

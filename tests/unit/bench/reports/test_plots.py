@@ -52,21 +52,21 @@ def test_each_picture_is_a_png_as_wide_as_a_readme(tmp_path: Path) -> None:
 
 
 def test_bars_are_speedups_by_suite_and_their_mean() -> None:
-    [panel] = plots._speedup(repeated()).axes
+    [panel] = plots.speedup(repeated()).axes
     assert labels(panel) == ["HumanEval", "MT-Bench", "Mean"]
     assert [bar.get_height() for bar in panel.patches] == pytest.approx([1.5, 1.1, 185 / 150])
     assert [line.get_ydata()[0] for line in panel.lines if line.get_color() == "black"] == [1.0]
 
 
 def test_one_suite_needs_no_mean() -> None:
-    one, other = plots._speedup(through_batches()).axes
+    one, other = plots.speedup(through_batches()).axes
     assert labels(one) == labels(other) == ["HumanEval"]
     assert (one.get_title("left"), other.get_title("left")) == ("B=1", "B=8")
     assert [bar.get_height() for bar in other.patches] == pytest.approx([99 / 90, 95 / 90])
 
 
 def test_whiskers_reach_as_far_as_the_spread() -> None:
-    [panel] = plots._speedup(repeated()).axes
+    [panel] = plots.speedup(repeated()).axes
     [whiskers] = panel.collections
     low, high = whiskers.get_segments()[0][:, 1]
     assert (low, high) == pytest.approx((140 / 110, 160 / 90))
@@ -81,7 +81,7 @@ def test_a_mean_over_fewer_suites_is_not_drawn_beside_the_others() -> None:
             *passes("b32", "b", 1, [120], 2.0),
         ],
     )
-    [panel] = plots._speedup(made).axes
+    [panel] = plots.speedup(made).axes
     by_name = [[bar.get_height() for bar in bars] for bars in panel.containers]
     assert by_name == [pytest.approx([1.5, 1.5, 1.5]), pytest.approx([1.2])]
     [alone] = panel.containers[1]
@@ -98,23 +98,23 @@ def test_nothing_measured_gives_no_pictures(tmp_path: Path) -> None:
 
 
 def test_acceptance_is_a_line_a_configuration_over_the_draft_positions() -> None:
-    [panel] = plots._acceptance(through_batches()).axes
+    [panel] = plots.acceptance(through_batches()).axes
     assert [line.get_label() for line in panel.lines] == ["EAGLE3 3,4,8", "MTP 3,1,4"]
     assert list(panel.lines[0].get_xdata()) == [1, 2, 3]
     assert list(panel.lines[0].get_ydata()) == [0.8, 0.5, 0.2]
 
 
 def test_throughput_is_a_line_a_configuration_through_the_batches() -> None:
-    [panel] = plots._throughput(through_batches()).axes
+    [panel] = plots.throughput(through_batches()).axes
     wide = next(line for line in panel.lines if line.get_label() == "EAGLE3 3,4,8")
     assert list(wide.get_xdata()) == [150, 150 / 8]
     assert list(wide.get_ydata()) == [99, 99 * 8]
-    assert plots._throughput(like_the_card()) is None, "one batch makes no line"
+    assert plots.throughput(like_the_card()) is None, "one batch makes no line"
 
 
 def test_no_two_of_many_configurations_look_the_same() -> None:
     many = [WIDE.model_copy(update={"name": f"{n},1,{n + 1}"}) for n in range(1, 16)]
-    style = plots._Style(result([BASELINE, *many], []))
+    style = plots.Style(result([BASELINE, *many], []))
     names = ["none", *(each.name for each in many)]
     assert len({tuple(style.line(name).items()) for name in names}) == 16
     assert len({tuple(style.bar(name).items()) for name in names[1:]}) == 15

@@ -1,0 +1,79 @@
+"""What the verbs share: actions of a verb, options as dataclasses, and types of values."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
+
+_Options = TypeVar("_Options")
+
+
+@dataclass(frozen=True)
+class Action:
+    """One of a verb's. add: its options; call: with what was parsed, to the exit status.
+
+    Both are called only where the action is asked for, and may import what they need.
+    """
+
+    summary: str
+    add: Callable[[argparse.ArgumentParser], None]
+    call: Callable[[argparse.Namespace], int]
+
+
+class _ActionParser(argparse.ArgumentParser):
+    """An action's parser. Its options are added when it is called, so that `VERB --help` and the
+    other actions import nothing of it."""
+
+    action: Action
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        self.action.add(self)
+        self.set_defaults(call=self.action.call)
+        return super().parse_known_args(args, namespace)
+
+
+def add_actions(parser: argparse.ArgumentParser, actions: Mapping[str, Action]) -> None:
+    """The parsed arguments' `call` is that of the action."""
+    parsers = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=_ActionParser
+    )
+    for name, action in actions.items():
+        one = parsers.add_parser(
+            name, help=action.summary, description=action.summary, allow_abbrev=False
+        )
+        one.action = action
+
+
+def defaults(options: type[Any]) -> dict[str, Any]:
+    """Of a dataclass's fields, as far as they have any."""
+    return {one.name: one.default for one in fields(options) if one.default is not MISSING}
+
+
+def options_of(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
+    """What was parsed, as the options that a room takes; lists as tuples.
+
+    What was not given is left to the dataclass.
+    """
+    own = defaults(kind)
+    given = {
+        one.name: getattr(arguments, one.name)
+        for one in fields(kind)  # type: ignore[arg-type]
+        if hasattr(arguments, one.name)
+    }
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()
+            if value is not None or name not in own
+        }
+    )
+
+
+def positive(text: str) -> int:
+    """Of an argument: a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: at least 1")
+    return value
