@@ -9,6 +9,7 @@ from sglang_qwen3next_eagle3.calibrate.measure import Measurement
 from sglang_qwen3next_eagle3.calibrate.scoring import Score
 from sglang_qwen3next_eagle3.calibrate.verdict import (
     CONFIDENCE,
+    MIN_TEXTS,
     Candidate,
     Estimate,
     Verdict,
@@ -53,6 +54,11 @@ def conclusion(verdict: Verdict, target: Target) -> str:
     """One sentence: what was found, and how sure that is."""
     best, chosen = verdict.candidates[0], verdict.chosen
     name = str(spelled(best.depths, target))
+    if not verdict.enough:
+        return (
+            f"not found: {verdict.texts} texts are too few to be sure of anything; give "
+            f"{MIN_TEXTS} or more"
+        )
     if not verdict.learned:
         return (
             "not found: with no selection does the head draft better than with states of other "

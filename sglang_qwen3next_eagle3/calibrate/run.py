@@ -1,20 +1,19 @@
-"""`head calibrate`, from its arguments to the file that `launch` reads."""
+"""`head calibrate`, from its options to the file that `launch` reads."""
 
-import argparse
-import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal, Self
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.figures import require as require_matplotlib
+from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.head import contract
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
@@ -28,7 +27,36 @@ from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 
 DUMMY_FLAGS = ("--skip-tokenizer-init",)
 
-FOUND, NOT_FOUND = 0, 1
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What to measure, and what to do with it.
+
+    head, target: folder, hub name or `demo`. prompts: a file, None for the built-in ones.
+    regenerate: let the target answer them; by default those that are built in. max_prompts: the
+    first so many. max_length: tokens of a text; longer ones are cut into pieces, or left out where
+    they are answered. steps: drafts in a chain. load_format: SGLang's; dummy needs no weights.
+    plot: a PNG to write. out: where to keep the result instead of where `launch` looks; keep: at
+    all. sglang: its flags, which win.
+    """
+
+    head: str
+    target: str
+    head_revision: str | None = None
+    target_revision: str | None = None
+    prompts: Path | None = None
+    regenerate: bool | None = None
+    answer_tokens: int = 128
+    max_prompts: int | None = None
+    max_length: int = 512
+    steps: int = 3
+    tp: int = 1
+    device: Literal["cpu", "cuda"] | None = None
+    load_format: str | None = None
+    plot: Path | None = None
+    out: Path | None = None
+    keep: bool = True
+    sglang: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,14 +71,15 @@ class Pair:
     head: Head
 
 
-def run(arguments: argparse.Namespace, pair: Pair) -> int:
-    """Measure, print, write. 0: found; 1: nothing that could be served was found.
+def calibrate(options: CalibrationOptions) -> dict[str, Any]:
+    """Measure, and keep what was found. The figures: `report.figures`, and how they were made.
 
     Raises:
         UserError: the pair, the prompts or SGLang do not allow it.
     """
-    if arguments.plot is not None:
+    if options.plot is not None:
         require_matplotlib()
+    pair = load_pair(options)
     import torch
 
     from sglang_qwen3next_eagle3.calibrate import plot, report, states
@@ -59,29 +88,29 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
     from sglang_qwen3next_eagle3.calibrate.source import OWN, RANDOM, source_of
     from sglang_qwen3next_eagle3.head.forward import HeadModel
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    source = source_of(arguments, pair.target, pair.target_folder)
+    source = source_of(options, pair.target, pair.target_folder)
     dummy = source.kind == RANDOM
     if dummy:
         embedding, lm_head = states.dummy_rows(pair.target)
     else:
         embedding, lm_head = vocabulary_rows(pair.target_folder, pair.target)
-    extra = [*_load_flags(arguments.load_format, dummy), *arguments.sglang]
+    extra = [*_load_flags(options.load_format, dummy), *options.sglang]
 
     clock = Clock()
-    with states.StoredTexts() as texts, tasks() as task:
+    with states.StoredTexts() as texts, Tasks() as task:
         texts.require_room(source.most, pair.target, dtype)
         done = task("loading the target", 1)
         with states.load(
-            pair.target_folder, device=device, tp=arguments.tp, longest=source.longest, extra=extra
+            pair.target_folder, device=device, tp=options.tp, longest=source.longest, extra=extra
         ) as runner:
             done()
             clock.lap("load")
             if source.asked is not None:
                 count = len(source.texts)
                 done = task(f"{count} answers of the target", count * source.answer_tokens)
-            samples = source.samples(runner, arguments.steps, done)
+            samples = source.samples(runner, options.steps, done)
             if source.asked is not None:
                 clock.lap("answers")
             tokens = sum(len(sample.ids) for sample in samples)
@@ -93,7 +122,7 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
         model = HeadModel.load(pair.head_folder, embedding, dtype, device, lm_head)
         own = own_selection(pair.head, pair.target)
         scorer = Scorer(model, lm_head)
-        measurement = measure(scorer, texts, pair.target, own=own, steps=arguments.steps, task=task)
+        measurement = measure(scorer, texts, pair.target, own=own, steps=options.steps, task=task)
         clock.lap("search")
 
     figures = report.figures(measurement, pair.target, own_answers=source.kind == OWN)
@@ -102,7 +131,7 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
         "target": pair.target_name,
         "version": __version__,
         "device": device,
-        "load_format": arguments.load_format,
+        "load_format": options.load_format,
         "texts": source.kind,
         "prompts": len(samples),
         "left_out": source.left_out(samples),
@@ -113,32 +142,31 @@ def run(arguments: argparse.Namespace, pair: Pair) -> int:
     }
     written = None
     # A measurement of weights that are not there is none.
-    if figures["aux_layers"] is not None and not arguments.no_write and not dummy:
-        written = write(pair, figures, arguments.out)
+    if figures["aux_layers"] is not None and options.keep and not dummy:
+        written = write(pair, figures, options.out)
     figures["written"] = None if written is None else str(written)
-    if arguments.plot is not None:
+    if options.plot is not None:
         title = f"{pair.head_name} on {pair.target_name}"
-        plot.save(measurement, pair.target, title, arguments.plot)
-    print(json.dumps(figures, indent=2) if arguments.json else report.table(figures))
-    return NOT_FOUND if figures["aux_layers"] is None else FOUND
+        plot.save(measurement, pair.target, title, options.plot)
+    return figures
 
 
-def load_pair(arguments: argparse.Namespace) -> Pair:
+def load_pair(options: CalibrationOptions) -> Pair:
     """The checkpoints on disk, checked as `launch` checks them.
 
     Raises:
         UserError: they are not there, or not a pair.
     """
-    head, target = arguments.head, arguments.target
-    head_folder = hub.resolve(head, arguments.head_revision, "head")
-    config = hub.resolve(target, arguments.target_revision, "target", only_config=True)
+    head, target = options.head, options.target
+    head_folder = hub.resolve(head, options.head_revision, "head")
+    config = hub.resolve(target, options.target_revision, "target", only_config=True)
     found, its_target = Head.from_path(head_folder), Target.from_path(config)
     contract.check(found, its_target)
-    error = its_target.tp_error(arguments.tp)
+    error = its_target.tp_error(options.tp)
     if error is not None:
         raise UserError(f"{error}: choose another --tp")
-    whole = hub.resolve(target, arguments.target_revision, "target")
-    return Pair(arguments.target, arguments.head, whole, head_folder, its_target, found)
+    whole = hub.resolve(target, options.target_revision, "target")
+    return Pair(options.target, options.head, whole, head_folder, its_target, found)
 
 
 def own_selection(head: Head, target: Target) -> AuxSelection | None:
@@ -158,7 +186,8 @@ def write(pair: Pair, figures: Mapping[str, Any], out: Path | None) -> Path:
     content = head_files.content_hash(files)
     assert content is not None
     size = sum(files.sizes[name] for name in head_files.weight_files(files))
-    best = figures["candidates"][0]
+    # Not the first: of those that are not told apart a named one is chosen.
+    chosen = next(row for row in figures["candidates"] if row["chosen"])
     record = AuxRecord(
         head=content,
         head_bytes=size,
@@ -170,7 +199,7 @@ def write(pair: Pair, figures: Mapping[str, Any], out: Path | None) -> Path:
             "prompts": figures["prompts"],
             "tokens": figures["tokens"],
             "texts": figures["texts"],
-            "accept_length": best["accept_length"],
+            "accept_length": chosen["accept_length"],
             "accept_length_of_displaced_states": figures["control"]["accept_length"],
             "version": __version__,
         },
@@ -207,22 +236,31 @@ def peak_mib(device: str) -> dict[str, int]:
     return found
 
 
-@contextmanager
-def tasks() -> Iterator[Callable[[str, int], Callable[[], None]]]:
-    """Bars on standard error; where that is no terminal, a line at the start of each task."""
-    from rich.console import Console
-    from rich.progress import Progress
+class Tasks:
+    """Pieces of work one after the other, each with a bar: `done = task(label, total)`."""
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
 
-        def task(label: str, total: int) -> Callable[[], None]:
-            if not console.is_terminal:
-                print(label, file=sys.stderr, flush=True)
-            bar = progress.add_task(label, total=total)
-            return lambda: progress.advance(bar)
+    def __call__(self, label: str, total: int) -> Callable[[], None]:
+        self._end()
+        self._progress = Progress(label, total, unit="done", announced=True).__enter__()
+        return self._progress.advance
 
-        yield task
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._end()
 
 
 def _load_flags(load_format: str | None, dummy: bool) -> list[str]:

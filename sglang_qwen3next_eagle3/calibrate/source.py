@@ -1,15 +1,18 @@
 """What a head is calibrated on: the target's own answers, texts as they are given, or noise."""
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import answers, prompts
 from sglang_qwen3next_eagle3.calibrate.answers import Decoder, Questions
 from sglang_qwen3next_eagle3.calibrate.prompts import MIN_TOKENS, Sample
 from sglang_qwen3next_eagle3.model.target import Target
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.calibrate.run import CalibrationOptions
 
 OWN, GIVEN, RANDOM = "own answers", "as given", "random tokens"
 RANDOM_PROMPTS = 24
@@ -54,32 +57,32 @@ class Source:
         return answers.answer(decoder, self.asked, self.answer_tokens, fewest, done)
 
 
-def source_of(arguments: argparse.Namespace, target: Target, folder: Path) -> Source:
-    """As the command line says. folder: the target's.
+def source_of(options: "CalibrationOptions", target: Target, folder: Path) -> Source:
+    """What the options ask for. folder: the target's.
 
     Raises:
         UserError: the prompts or the target's tokenizer do not allow it, or texts are too short.
     """
-    most, length = arguments.max_prompts, arguments.max_length
-    regenerate = arguments.regenerate
-    if arguments.load_format == DUMMY:
+    most, length = options.max_prompts, options.max_length
+    regenerate = options.regenerate
+    if options.load_format == DUMMY:
         if regenerate:
             raise UserError("--regenerate needs the target's weights: leave --load-format out")
         texts = prompts.random_tokens(target, most or RANDOM_PROMPTS, length)
-        return _long_enough(Source(RANDOM, texts), arguments.steps)
-    file = arguments.prompts
+        return _long_enough(Source(RANDOM, texts), options.steps)
+    file = options.prompts
     if regenerate if regenerate is not None else file is None:
         chats = prompts.read(file) if file else prompts.built_in_questions()
         asked = answers.questions(chats[:most], folder, target, length)
-        if arguments.answer_tokens <= arguments.steps + 1:
+        if options.answer_tokens <= options.steps + 1:
             raise UserError(
-                f"{arguments.steps} draft steps need --answer-tokens above {arguments.steps + 1}"
+                f"{options.steps} draft steps need --answer-tokens above {options.steps + 1}"
             )
-        return Source(OWN, asked.ids, asked, arguments.answer_tokens)
+        return Source(OWN, asked.ids, asked, options.answer_tokens)
     given = prompts.read(file) if file else prompts.built_in()
-    return _long_enough(
-        Source(GIVEN, prompts.tokenize(given, folder, length)[:most]), arguments.steps
-    )
+    # Prompts are counted, as where they are answered; a long one is cut into several texts.
+    texts = prompts.tokenize(given[:most], folder, length)
+    return _long_enough(Source(GIVEN, texts), options.steps)
 
 
 def _long_enough(source: Source, steps: int) -> Source:

@@ -20,6 +20,9 @@ SMALL = 0.25
 """A margin that is small, in parts of what the head gains over the control. Heads of a few hundred
 steps were taken for another by 0.1 on texts that their target did not write; with the layers of
 another, a well trained head lost 0.5 and more."""
+MIN_TEXTS = 8
+"""Fewer texts make nothing certain: a bootstrap over them draws the same few again and again, over
+one of them always the same."""
 CONTROL_ERRORS = 5.0
 """Standard errors by which the best, searched for among thousands, has to beat the control."""
 
@@ -72,9 +75,18 @@ class Verdict:
     gain: Estimate
 
     @property
+    def texts(self) -> int:
+        return len(self.control.roots)
+
+    @property
+    def enough(self) -> bool:
+        """Whether the texts are so many that their scatter says how sure a figure is."""
+        return self.texts >= MIN_TEXTS
+
+    @property
     def learned(self) -> bool:
         """Whether the head makes anything of the states at all."""
-        return self.gain.mean > CONTROL_ERRORS * self.gain.error
+        return self.enough and self.gain.mean > CONTROL_ERRORS * self.gain.error
 
     @property
     def narrowly_against_config(self) -> bool:

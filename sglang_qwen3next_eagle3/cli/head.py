@@ -1,7 +1,9 @@
 """`sglang-qwen3next-eagle3 head inspect` and `head calibrate`."""
 
 import argparse
+import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.model import hub
@@ -9,6 +11,7 @@ from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target
 
 TARGET = "Qwen/Qwen3-Coder-Next"
+FOUND, NOT_FOUND = 0, 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    from sglang_qwen3next_eagle3.calibrate import CalibrationOptions as Defaults
+
     what = parser.add_argument_group("what to measure")
     what.add_argument("--head", required=True, help="folder or hub name of the head, or demo")
     what.add_argument("--head-revision", help="revision of the head on the hub")
@@ -58,24 +63,29 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--answer-tokens",
         type=_positive,
-        default=128,
+        default=Defaults.answer_tokens,
         metavar="N",
         help="tokens of the target's longest answer (default %(default)s)",
     )
-    what.add_argument("--max-prompts", type=_positive, metavar="N", help="use the first N")
+    what.add_argument("--max-prompts", type=_positive, metavar="N", help="use the first N of them")
     what.add_argument(
         "--max-length",
         type=_positive,
-        default=512,
+        default=Defaults.max_length,
         metavar="N",
         help="cut longer prompts into pieces of N tokens; where the target answers them, leave "
         "them out (default %(default)s)",
     )
     what.add_argument(
-        "--steps", type=_positive, default=3, help="drafts in a chain (default %(default)s)"
+        "--steps",
+        type=_positive,
+        default=Defaults.steps,
+        help="drafts in a chain (default %(default)s)",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--tp", type=_positive, default=1, help="tensor-parallel ranks of the target")
+    how.add_argument(
+        "--tp", type=_positive, default=Defaults.tp, help="tensor-parallel ranks of the target"
+    )
     how.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     how.add_argument(
         "--load-format", help="SGLang's --load-format; dummy tries the command without weights"
@@ -86,7 +96,12 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         "--plot", type=Path, metavar="FILE.png", help="top-1 agreement by stream for each slot"
     )
     out.add_argument("--out", type=Path, metavar="FILE", help="write the result there")
-    out.add_argument("--no-write", action="store_true", help="do not keep the result for `launch`")
+    out.add_argument(
+        "--no-write",
+        dest="keep",
+        action="store_false",
+        help="do not keep the result for `launch`",
+    )
     parser.add_argument(
         "sglang", nargs="*", metavar="-- FLAGS", help="flags for SGLang, untouched; they win"
     )
@@ -107,17 +122,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.calibrate import run as calibration
+    from sglang_qwen3next_eagle3.calibrate import CalibrationOptions, calibrate, table
 
-    if arguments.target is None:
-        arguments.target = DEMO if arguments.head == DEMO else TARGET
-    return calibration.run(arguments, calibration.load_pair(arguments))
+    given = {one.name: getattr(arguments, one.name) for one in fields(CalibrationOptions)}
+    given |= {"target": _target_of(arguments), "sglang": tuple(arguments.sglang)}
+    figures = calibrate(CalibrationOptions(**given))
+    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+    return NOT_FOUND if figures["aux_layers"] is None else FOUND
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.head import inspect as head_inspect
 
-    name = arguments.target or (DEMO if arguments.head == DEMO else TARGET)
+    name = _target_of(arguments)
     folder = hub.resolve(name, arguments.target_revision, "target", only_config=True)
     target = Target.from_path(folder)
     files = head_inspect.files_of(arguments.head, arguments.revision)
@@ -129,3 +146,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
         head_inspect.show(report, Console(highlight=False, file=sys.stdout))
     return report.status
+
+
+def _target_of(arguments: argparse.Namespace) -> str:
+    """Its target: the one that is named, else that of the demo pair, else the published one."""
+    return arguments.target or (DEMO if arguments.head == DEMO else TARGET)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.calibrate import prompts
+from sglang_qwen3next_eagle3.calibrate import CalibrationOptions, prompts
+from sglang_qwen3next_eagle3.calibrate.source import source_of
 from tests.support.calibration import target
 
 
@@ -106,3 +107,12 @@ def test_random_prompts_are_tokens_of_the_target() -> None:
     assert [len(row) for row in rows] == [20, 20, 20]
     assert max(max(row) for row in rows) < 40
     assert rows == prompts.random_tokens(target(), 3, 20)
+
+
+@pytest.mark.usefixtures("tokenizer")
+def test_max_prompts_counts_prompts_and_not_the_pieces_of_long_ones(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(json.dumps({"text": "word " * 50}) + "\n" + json.dumps({"text": "x " * 30}))
+    options = CalibrationOptions("h", "t", prompts=file, max_prompts=1, max_length=20)
+    source = source_of(options, target(), tmp_path)
+    assert [set(text) for text in source.texts] == [{4}, {4}], "both pieces of the first prompt"

@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from sglang_qwen3next_eagle3 import __main__, launch
-from sglang_qwen3next_eagle3.calibrate import answers, plot, prompts, report, states, verdict
+from sglang_qwen3next_eagle3.calibrate import answers, plot, prompts, report, run, states, verdict
 from sglang_qwen3next_eagle3.calibrate.answers import Questions
+from sglang_qwen3next_eagle3.calibrate.run import Pair
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Text
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head.files import Folder
+from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from tests.support import calibration
 from tests.support.checkpoints import write_config
@@ -76,7 +78,7 @@ class Setup:
         self.texts = calibration.texts(made.model, trained, count=8)
         self.asked: dict[str, Any] = {}
         ids = [text.ids.tolist() for text in self.texts]
-        monkeypatch.setattr(prompts, "tokenize", lambda *_: ids)
+        monkeypatch.setattr(prompts, "tokenize", lambda given, *_: ids[: len(given)])
         asked = Questions([row[:QUESTION] for row in ids], frozenset(), left_out=2)
         monkeypatch.setattr(answers, "questions", lambda *_: asked)
         monkeypatch.setattr(states, "load", self.load)
@@ -223,6 +225,29 @@ def test_sglang_gets_what_it_was_asked_for(setup: Setup) -> None:
 def test_fewer_prompts_on_request(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
     setup.run("--json", "--max-prompts", "3")
     assert json.loads(capsys.readouterr().out)["prompts"] == 3
+
+
+@pytest.mark.parametrize(("count", "status"), [("1", NOT_FOUND), ("7", NOT_FOUND), ("8", FOUND)])
+def test_a_few_texts_make_nothing_certain(
+    setup: Setup, capsys: pytest.CaptureFixture[str], count: str, status: int
+) -> None:
+    assert setup.run("--max-prompts", count) == status
+    said = f"not found: {count} texts are too few to be sure of anything; give 8 or more"
+    assert (said in capsys.readouterr().out) is (status == NOT_FOUND)
+    assert (aux_record.find(Folder(setup.head)) is None) is (status == NOT_FOUND)
+
+
+def test_the_record_keeps_the_figures_of_the_chosen_selection(tmp_path: Path) -> None:
+    """The config's is chosen among those that are tied, and need not be the first of them."""
+    folder = calibration.head(tmp_path / "head").folder
+    pair = Pair("t", "h", tmp_path, folder, calibration.target(), Head.from_path(folder))
+    rows = [{"chosen": False, "accept_length": 2.5}, {"chosen": True, "accept_length": 2.4}]
+    figures = {
+        "candidates": rows, "aux_layers": "card", "prompts": 8, "tokens": 9, "texts": "as given",
+        "control": {"accept_length": 1.0},
+    }  # fmt: skip
+    path = run.write(pair, figures, tmp_path / "record.json")
+    assert json.loads(path.read_text())["measured"]["accept_length"] == 2.4
 
 
 def test_a_target_without_weights_is_tried_and_nothing_is_kept(
