@@ -10,7 +10,7 @@ from pathlib import Path
 from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.overlay.contract import Finding, Installed, Manifest, Part, Symbol
+from sglang_qwen3next_eagle3.overlay.contract import Comparison, Installed, Manifest, Part, Symbol
 from sglang_qwen3next_eagle3.train.trainer import specforge
 
 PARTS: tuple[Part, ...] = ("capture", "cpu_engine", "prefill", "requests", "simulate")
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(finding.state == "ok" for finding in findings + trainer_findings) else 1
 
 
-def _of_trainer(installed: Installed | None) -> tuple[Manifest | None, list[Finding]]:
+def _of_trainer(installed: Installed | None) -> tuple[Manifest | None, list[Comparison]]:
     """SpecForge's manifest and findings, where it is installed: only training needs it."""
     if installed is None:
         return None, []
@@ -95,7 +95,7 @@ def _installed(arguments: argparse.Namespace) -> Installed:
 
 def _new(arguments: argparse.Namespace) -> int:
     installed = _installed(arguments)
-    template = contract.read_manifest(_nearest(installed.release))
+    template = contract.read_manifest(contract.nearest_release(installed.release))
     path = arguments.out / f"sglang-{installed.release}.toml"
     if path.exists():
         raise UserError(f"{path} is there already: remove it or choose another folder with --out")
@@ -106,11 +106,6 @@ def _new(arguments: argparse.Namespace) -> int:
     for finding in changed:
         print(f"  review {finding.symbol.target}: {finding.state}")
     return 0
-
-
-def _nearest(release: str) -> str:
-    known = contract.known_releases()
-    return release if release in known else known[-1]
 
 
 def render(template: Manifest, installed: Installed) -> Iterator[str]:
@@ -155,7 +150,7 @@ def _fields(symbol: Symbol) -> dict[str, object]:
     }
 
 
-def _as_json(manifest: Manifest, findings: list[Finding]) -> dict[str, object]:
+def _as_json(manifest: Manifest, findings: list[Comparison]) -> dict[str, object]:
     symbols = [
         {**_fields(finding.symbol), "state": finding.state, "detail": finding.detail}
         for finding in findings
@@ -163,7 +158,7 @@ def _as_json(manifest: Manifest, findings: list[Finding]) -> dict[str, object]:
     return {"release": manifest.release, "reviewed": manifest.reviewed, "symbols": symbols}
 
 
-def _print_summary(name: str, manifest: Manifest, findings: list[Finding]) -> None:
+def _print_summary(name: str, manifest: Manifest, findings: list[Comparison]) -> None:
     """A few lines: how many symbols are as they were reviewed, and those that are not."""
     parts = Counter(finding.symbol.part for finding in findings)
     counted = ", ".join(f"{part} {count}" for part, count in sorted(parts.items()))
@@ -175,7 +170,7 @@ def _print_summary(name: str, manifest: Manifest, findings: list[Finding]) -> No
     print(f"reviewed: {manifest.reviewed}")
 
 
-def _print_table(name: str, manifest: Manifest, findings: list[Finding]) -> None:
+def _print_table(name: str, manifest: Manifest, findings: list[Comparison]) -> None:
     from rich.console import Console
     from rich.table import Table
 

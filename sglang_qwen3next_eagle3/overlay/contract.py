@@ -12,7 +12,7 @@ import importlib.util
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +57,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Comparison:
     """The comparison of one manifest entry with the installed source."""
 
     symbol: Symbol
@@ -94,7 +94,24 @@ def known_releases() -> tuple[str, ...]:
     """The SGLang releases that `patches/` has a manifest for, oldest first."""
     names = (_MANIFEST_NAME.fullmatch(path.name) for path in data_dir("patches").iterdir())
     releases = [name["release"] for name in names if name]
-    return tuple(sorted(releases, key=lambda text: [int(n) for n in re.findall(r"\d+", text)]))
+    return tuple(sorted(releases, key=_order))
+
+
+def nearest_release(release: str) -> str:
+    """The known release that a manifest for `release` is best begun from; of two that are equally
+    far, the older."""
+    place = _place(release)
+    return min(known_releases(), key=lambda known: abs(_place(known) - place))
+
+
+def _order(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)]
+
+
+def _place(release: str) -> int:
+    """On a line where a minor release is a thousand patch releases."""
+    major, minor, patch = (*_order(release), 0, 0, 0)[:3]
+    return (major * 1000 + minor) * 1000 + patch
 
 
 def read_manifest(release: str) -> Manifest:
@@ -126,22 +143,24 @@ def _symbol(entry: dict[str, Any]) -> Symbol:
     return Symbol(**entry)
 
 
-def compare(manifest: Manifest, root: Path, parts: Iterable[Part]) -> list[Finding]:
+def compare(manifest: Manifest, root: Path, parts: Iterable[Part]) -> list[Comparison]:
     """Every entry of the given parts against the source under `root` (the folder of `sglang/`)."""
     return [_compare(symbol, root) for part in parts for symbol in manifest.of(part)]
 
 
-def _compare(symbol: Symbol, root: Path) -> Finding:
+def _compare(symbol: Symbol, root: Path) -> Comparison:
     found = read_symbol(root, symbol.target)
     if found is None:
-        return Finding(symbol, "missing", "not in this release")
+        return Comparison(symbol, "missing", "not in this release")
     parameters, fingerprint = found
     if parameters != symbol.parameters:
         here, there = ", ".join(parameters), ", ".join(symbol.parameters)
-        return Finding(symbol, "parameters", f"({here}) where ({there}) is expected")
+        return Comparison(symbol, "parameters", f"({here}) where ({there}) is expected")
     if fingerprint != symbol.fingerprint:
-        return Finding(symbol, "source", f"source {fingerprint}, reviewed was {symbol.fingerprint}")
-    return Finding(symbol, "ok")
+        return Comparison(
+            symbol, "source", f"source {fingerprint}, reviewed was {symbol.fingerprint}"
+        )
+    return Comparison(symbol, "ok")
 
 
 def require(parts: Sequence[Part], installed: Installed | None = None) -> Manifest:
@@ -178,27 +197,26 @@ def require(parts: Sequence[Part], installed: Installed | None = None) -> Manife
 def read_symbol(root: Path, target: str) -> tuple[tuple[str, ...], str] | None:
     """Parameters and fingerprint of a symbol in the source under `root`, or None.
 
-    A name that a module only imports, or a module-level assignment, has no parameters; its
-    fingerprint is that of the statement that binds it.
+    A name that a module only imports, or an assignment, has no parameters; its fingerprint is that
+    of the statement that binds it. Where several statements bind it, in the branches of an `if` or
+    a `try` for example, the fingerprint is of all of them, the parameters those of the last.
     """
     module, _, qualname = target.partition(":")
     parsed = _parse_module(root, module)
     if parsed is None:
         return None
     source, tree = parsed
-    body: Sequence[ast.stmt] = tree.body
-    node: ast.stmt | None = None
-    for name in qualname.split("."):
-        node = _binding(body, name)
-        if node is None:
-            return None
-        body = node.body if isinstance(node, ast.ClassDef) else []
-    assert node is not None
-    if isinstance(node, ast.ImportFrom):
-        text = f"from {'.' * node.level}{node.module or ''} import {qualname}"
-        return (), _fingerprint(text)
-    parameters = _parameters(node.args) if isinstance(node, _FUNCTIONS) else ()
-    return parameters, _fingerprint(_source(source, node))
+    *classes, name = qualname.split(".")
+    bodies: list[Sequence[ast.stmt]] = [tree.body]
+    for outer in classes:
+        found = [node for body in bodies for node in _bindings(body, outer)]
+        bodies = [node.body for node in found if isinstance(node, ast.ClassDef)]
+    nodes = [node for body in bodies for node in _bindings(body, name)]
+    if not nodes:
+        return None
+    last = nodes[-1]
+    parameters = _parameters(last.args) if isinstance(last, _FUNCTIONS) else ()
+    return parameters, _fingerprint("\n".join(_text(source, node, name) for node in nodes))
 
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -214,22 +232,49 @@ def _parse_module(root: Path, module: str) -> tuple[str, ast.Module] | None:
     return None
 
 
-def _binding(body: Sequence[ast.stmt], name: str) -> ast.stmt | None:
-    """The last statement in `body` that binds `name`, also inside if and try blocks."""
-    found: ast.stmt | None = None
+def _bindings(body: Sequence[ast.stmt], name: str) -> Iterator[ast.stmt]:
+    """The statements in `body` that bind `name`, also inside if, try and with blocks."""
     for node in body:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() if node.name == name:
-                found = node
-            case ast.ImportFrom() if any((a.asname or a.name) == name for a in node.names):
-                found = node
-            case ast.Assign(targets=[ast.Name(id=bound)]) if bound == name:
-                found = node
-            case ast.If() | ast.Try():
-                handlers = [s for h in getattr(node, "handlers", []) for s in h.body]
-                nested = [*node.body, *handlers, *node.orelse]
-                found = _binding(nested, name) or found
-    return found
+                yield node
+            case ast.ImportFrom() | ast.Import() if _alias(node, name) is not None:
+                yield node
+            case ast.Assign(targets=targets) if any(_binds(target, name) for target in targets):
+                yield node
+            case ast.AnnAssign(target=target) | ast.AugAssign(target=target) if _binds(
+                target, name
+            ):
+                yield node
+            case ast.If() | ast.Try() | ast.TryStar() | ast.With():
+                for block in ("body", "handlers", "orelse", "finalbody"):
+                    for inner in getattr(node, block, []):
+                        within = inner.body if isinstance(inner, ast.ExceptHandler) else [inner]
+                        yield from _bindings(within, name)
+
+
+def _binds(target: ast.expr, name: str) -> bool:
+    if isinstance(target, ast.Tuple | ast.List):
+        return any(_binds(element, name) for element in target.elts)
+    return isinstance(target, ast.Name) and target.id == name
+
+
+def _alias(node: ast.ImportFrom | ast.Import, name: str) -> ast.alias | None:
+    found = (alias for alias in node.names if (alias.asname or alias.name) == name)
+    return next(found, None)
+
+
+def _text(source: str, node: ast.stmt, name: str) -> str:
+    """What the fingerprint is of: the statement's source, or of an import the name's own part."""
+    if isinstance(node, ast.ImportFrom | ast.Import):
+        alias = _alias(node, name)
+        assert alias is not None
+        renamed = f" as {name}" if alias.asname and alias.asname != alias.name else ""
+        origin = ""
+        if isinstance(node, ast.ImportFrom):
+            origin = f"from {'.' * node.level}{node.module or ''} "
+        return f"{origin}import {alias.name}{renamed}"
+    return _source(source, node)
 
 
 def _parameters(arguments: ast.arguments) -> tuple[str, ...]:
@@ -245,7 +290,8 @@ def _parameters(arguments: ast.arguments) -> tuple[str, ...]:
 def _source(source: str, node: ast.stmt) -> str:
     decorators = getattr(node, "decorator_list", [])
     first = min([node.lineno, *(d.lineno for d in decorators)])
-    lines = source.splitlines()[first - 1 : node.end_lineno]
+    # Not splitlines: a form feed ends no line of Python.
+    lines = source.split("\n")[first - 1 : node.end_lineno]
     return textwrap.dedent("\n".join(line.rstrip() for line in lines))
 
 

@@ -15,6 +15,14 @@ if os.name == "posix":
 else:
     def chosen(a): return 2
 
+try:
+    from fast import kernel as spin
+except ImportError:
+    spin = None
+
+count: int = 3
+first, second = 1, 2
+
 class Model:
     flag = True
 
@@ -62,6 +70,41 @@ def test_methods_functions_and_bindings_are_found(root: Path) -> None:
     assert read_symbol(root, "sglang.model:helper") is not None
     assert read_symbol(root, "sglang.model:renamed") is not None
     assert read_symbol(root, "sglang.model:Model.flag") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("chosen", "def chosen(a): return 1", "def chosen(a): return 3"),
+        ("chosen", "def chosen(a): return 2", "def chosen(a): return 3"),
+        ("spin", "from fast import kernel as spin", "from fast import other as spin"),
+        ("spin", "    spin = None", "    spin = 0"),
+        ("count", "count: int = 3", "count: int = 4"),
+        ("second", "first, second = 1, 2", "first, second = 1, 3"),
+    ],
+)
+def test_every_statement_that_binds_a_name_counts(
+    root: Path, name: str, old: str, new: str
+) -> None:
+    manifest = manifest_of(root, f"sglang.model:{name}")
+    change(root, old, new)
+    assert [f.state for f in contract.compare(manifest, root, ["capture"])] == ["source"]
+
+
+def test_a_form_feed_ends_no_line(root: Path) -> None:
+    plain = manifest_of(root, FORWARD)
+    (root / "sglang" / "model.py").write_text("x = 'a\x0cb'\n" + SOURCE, encoding="utf-8")
+    contract._parse_module.cache_clear()
+    assert contract.compare(plain, root, ["capture"])[0].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("release", "nearest"),
+    [("0.5.15", "0.5.14"), ("0.5.17", "0.5.17"), ("0.5.18", "0.5.17"), ("0.5.22", "0.5.23"),
+     ("0.5.20.post1", "0.5.17"), ("0.4.9", "0.5.14"), ("1.0", "0.5.23")],
+)  # fmt: skip
+def test_a_new_manifest_begins_from_the_nearest_release(release: str, nearest: str) -> None:
+    assert contract.nearest_release(release) == nearest
 
 
 @pytest.mark.parametrize(
