@@ -4,11 +4,11 @@ SGLang fills the target in (`--load-format dummy`); the head gets random weights
 names and shapes.
 """
 
-import json
 import random
 from pathlib import Path
 from typing import Any, Literal
 
+from sglang_qwen3next_eagle3.base.files import write_json
 from sglang_qwen3next_eagle3.bench.load.load import Dialogue
 
 Precision = Literal["fp8", "bf16"]
@@ -102,7 +102,7 @@ def write_target(folder: Path, precision: Precision) -> Path:
     """The target's `config.json`, all that `FLAGS` need of it."""
     config = TARGET if precision == "bf16" else {**TARGET, "quantization_config": FP8}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    write_json(folder / "config.json", config)
     return folder
 
 
@@ -142,7 +142,7 @@ def write_head(folder: Path, seed: int = 0) -> Path:
         "t2d": known,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(HEAD, indent=1), encoding="utf-8")
+    write_json(folder / "config.json", HEAD)
     save_file(tensors, folder / "model.safetensors")
     return folder
 
