@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from sglang_qwen3next_eagle3.cli.arguments import positive
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target
@@ -62,15 +63,15 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--answer-tokens",
-        type=_positive,
+        type=positive,
         default=Defaults.answer_tokens,
         metavar="N",
         help="tokens of the target's longest answer (default %(default)s)",
     )
-    what.add_argument("--max-prompts", type=_positive, metavar="N", help="use the first N of them")
+    what.add_argument("--max-prompts", type=positive, metavar="N", help="use the first N of them")
     what.add_argument(
         "--max-length",
-        type=_positive,
+        type=positive,
         default=Defaults.max_length,
         metavar="N",
         help="cut longer prompts into pieces of N tokens; where the target answers them, leave "
@@ -78,13 +79,13 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--steps",
-        type=_positive,
+        type=positive,
         default=Defaults.steps,
         help="drafts in a chain (default %(default)s)",
     )
     how = parser.add_argument_group("how")
     how.add_argument(
-        "--tp", type=_positive, default=Defaults.tp, help="tensor-parallel ranks of the target"
+        "--tp", type=positive, default=Defaults.tp, help="tensor-parallel ranks of the target"
     )
     how.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     how.add_argument(
@@ -106,13 +107,6 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         "sglang", nargs="*", metavar="-- FLAGS", help="flags for SGLang, untouched; they win"
     )
     parser.set_defaults(call=_calibrate)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: at least 1")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> int:
