@@ -230,7 +230,8 @@ def test_dummy_weights_pass_through(pair: DemoPair, tmp_path: Path) -> None:
 def test_a_rank_that_is_killed_ends_the_run_with_one_line(pair: DemoPair, tmp_path: Path) -> None:
     log = tmp_path / "sglang.log"
     runner = PrefillRunner(pair.target, device="cpu", max_length=MAX_LENGTH, log=log)
-    ((process, _),) = runner._ranks
+    ((child, _),) = runner._ranks
+    process = child.process
     states = runner.prefill_batches([[prompt] for prompt in PROMPTS])
     next(states)
     process.send_signal(signal.SIGKILL)
@@ -247,7 +248,7 @@ from pathlib import Path
 from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
 target, log = map(Path, sys.argv[1:])
 runner = PrefillRunner(target, device="cpu", max_length=64, log=log)
-print(runner._ranks[0][0].pid, flush=True)
+print(runner._ranks[0][0].process.pid, flush=True)
 time.sleep(600)
 """
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglang_qwen3next_eagle3.overlay.prefill import process as rank_process
+from sglang_qwen3next_eagle3.base.processes import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 FLAGS = (
@@ -96,7 +96,7 @@ def start(
     assert sum(map(len, prompts)) <= ROOM
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prompts.json").write_text(json.dumps([list(prompt) for prompt in prompts]))
-    port = str(rank_process.free_port())
+    port = str(free_port())
     started = []
     for rank in range(tp):
         words = ["--target", str(target), "--tp", str(tp), "--rank", str(rank), "--port", port]

@@ -6,7 +6,6 @@ modules have to be imported under, with one end of a socket as its argument.
 The parent checks the installed SGLang against its manifest; here it is taken as reviewed.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -23,8 +22,6 @@ from torch import Tensor
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.overlay import capture, hooks
 from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -209,7 +206,6 @@ def describe(error: BaseException) -> str:
 
 
 def main() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it hangs up.
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:

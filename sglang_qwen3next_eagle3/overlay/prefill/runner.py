@@ -13,8 +13,11 @@ with it. What the caller does with one batch of states overlaps with the next ba
 on with the same ones whatever each of them would have chosen, and stop together.
 """
 
+import os
 import selectors
-import subprocess
+import socket
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,9 +29,10 @@ import torch
 from torch import Tensor
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.processes import Child, ending, free_port, last_line
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Tap
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.overlay.prefill import process as rank_process
+from sglang_qwen3next_eagle3.overlay.cpu_engine import ENVIRONMENT, SHIM_DIR
 from sglang_qwen3next_eagle3.overlay.prefill import rank as prefill_rank
 from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
 
@@ -39,6 +43,8 @@ BATCH_PROMPTS: Final = 32
 """Prompts of one extend; each holds a GDN state (73 MB at full size)."""
 BATCH_BYTES: Final = 1 << 30
 """Captured states of one extend: with all 49 streams the batches are smaller."""
+KILL_SECONDS: Final = 1.0
+"""What a rank gets between being told to end and being killed: it has nothing to save."""
 _PAGE: Final = 64  # the largest KV page of SGLang's attention backends that run this model
 _FLAGS: Final[dict[Device, tuple[str, ...]]] = {
     "cpu": (
@@ -112,8 +118,8 @@ class PrefillRunner:
         pages = -(-max(batch_tokens or BATCH_TOKENS[device], max_length) // _PAGE)
         self.batch_tokens = pages * _PAGE  # SGLang wants whole pages of its chunk size
         self._keep_log = log is not None
-        self._log = log or rank_process.temporary_log()
-        self._ranks: list[tuple[subprocess.Popen[bytes], Channel]] = []
+        self._log = log or _temporary_log()
+        self._ranks: list[tuple[Child, Channel]] = []
         flags = [
             *("--disable-cuda-graph", "--disable-radix-cache", "--skip-server-warmup"),
             *_FLAGS[device],
@@ -129,12 +135,12 @@ class PrefillRunner:
                 "--tp-size",
                 str(tp),
                 "--nccl-port",
-                str(rank_process.free_port()),
+                str(free_port()),
             ),
         ]
         try:
             for rank in range(tp):
-                self._ranks.append(rank_process.start(self._log, cpu_engine=device == "cpu"))
+                self._ranks.append(_start_rank(self._log, cpu_engine=device == "cpu"))
                 self._send(prefill_rank.Setup(tuple(flags), rank, device == "cpu"), only=rank)
             self.loaded: prefill_rank.Loaded = self._collect(set(range(tp)))[0][0]
             self._check_room()
@@ -259,15 +265,17 @@ class PrefillRunner:
         return got
 
     def _receive(self, rank: int) -> tuple[Any, list[Tensor]]:
-        process, channel = self._ranks[rank]
+        child, channel = self._ranks[rank]
         try:
             message, tensors = channel.receive()
         except EOFError:
-            message, tensors = prefill_rank.Failed(rank_process.how_it_ended(process)), []
+            status = child.ended(10)
+            how = "it hung up" if status is None else ending(status)
+            message, tensors = prefill_rank.Failed(how), []
         if isinstance(message, prefill_rank.Failed):
             self._keep_log = True
             self.close(grace=0)
-            what = message.what or rank_process.last_line(self._log)
+            what = message.what or last_line(self._log)
             raise UserError(f"SGLang stopped in rank {rank}: {what} (log: {self._log})")
         return message, tensors
 
@@ -276,12 +284,9 @@ class PrefillRunner:
         ranks, self._ranks = self._ranks, []
         for _, channel in ranks:
             channel.close()
-        for process, _ in ranks:
-            try:
-                process.wait(grace)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        for child, _ in ranks:
+            if child.ended(grace) is None:
+                child.stop(KILL_SECONDS)
         if not self._keep_log:
             self._log.unlink(missing_ok=True)
 
@@ -295,3 +300,34 @@ class PrefillRunner:
         tb: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _start_rank(log: Path, cpu_engine: bool) -> tuple[Child, Channel]:
+    """A process that runs `rank.main`, and our end of its socket. log: of its output."""
+    ours, theirs = socket.socketpair()
+    environment: dict[str, str] = {}
+    if cpu_engine:
+        path = [str(SHIM_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(path)}
+        # Threads of models this small wait for each other.
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+    # Not -m: its classes would be those of a module __main__, which messages cannot name.
+    code = f"from {prefill_rank.__name__} import main; main()"
+    command = [sys.executable, "-c", code, str(theirs.fileno())]
+    with theirs:
+        child = Child.start(
+            command,
+            log,
+            name="a rank",
+            environment=environment,
+            inherit=[theirs.fileno()],
+            append=True,
+        )
+    return child, Channel(ours)
+
+
+def _temporary_log() -> Path:
+    """A new empty file."""
+    handle, name = tempfile.mkstemp(prefix="sglang-prefill-", suffix=".log")
+    os.close(handle)
+    return Path(name)

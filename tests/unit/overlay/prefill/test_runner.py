@@ -1,7 +1,6 @@
 """The parent's side of the prefill runner, with ranks that only pretend to be SGLang."""
 
 import socket
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.processes import Child
 from sglang_qwen3next_eagle3.overlay.prefill import runner as prefill
 from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
 from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
@@ -58,14 +58,15 @@ while True:
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    def start(log: Path, cpu_engine: bool) -> tuple[subprocess.Popen[bytes], Channel]:
+    def start(log: Path, cpu_engine: bool) -> tuple[Child, Channel]:
         ours, theirs = socket.socketpair()
         number = theirs.fileno()
-        process = subprocess.Popen([sys.executable, "-c", RANK, str(number)], pass_fds=[number])
+        command = [sys.executable, "-c", RANK, str(number)]
+        child = Child.start(command, log, inherit=[number])
         theirs.close()
-        return process, Channel(ours)
+        return child, Channel(ours)
 
-    monkeypatch.setattr(prefill.rank_process, "start", start)
+    monkeypatch.setattr(prefill, "_start_rank", start)
     monkeypatch.setattr(prefill.contract, "require", lambda parts: None)
     with PrefillRunner(tmp_path, tp=2, max_length=8, log=tmp_path / "log") as runner:
         yield runner
@@ -101,7 +102,7 @@ def test_the_next_batch_is_asked_for_before_the_last_one_is_used(runner: Prefill
 
 def test_a_failing_rank_ends_all_of_them_with_its_own_words(runner: PrefillRunner) -> None:
     """Rank 0 says nothing more, as one that waits in a collective for the other."""
-    processes = [process for process, _ in runner._ranks]
+    processes = [child.process for child, _ in runner._ranks]
     with pytest.raises(UserError, match=r"stopped in rank 1: out of luck \(log: .*log\)"):
         list(runner.prefill([[1], [13], [2]]))
     assert all(process.poll() is not None for process in processes)
