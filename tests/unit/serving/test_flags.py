@@ -21,7 +21,6 @@ from tests.support.server import free_port
 
 PARSER = sglang_parser.parser()
 NAMES = sorted(name for name in flags.table() if name.startswith("--"))
-TAKES_ONE = [name for name in NAMES if flags.table()[name].values == "1" and name != "--config"]
 
 
 def shortest(name: str) -> str:
