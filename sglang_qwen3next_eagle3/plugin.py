@@ -2,7 +2,11 @@
 
 import logging
 import os
+import signal
+import sys
+import threading
 from pathlib import Path
+from typing import NoReturn
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import aux_layers
@@ -10,6 +14,8 @@ from sglang_qwen3next_eagle3.overlay import environment as variables
 
 logger = logging.getLogger(__name__)
 
+SERVER_MODULE = "sglang.launch_server"
+"""What the launcher executes."""
 NAME = "qwen3next_eagle3"
 """The name of the entry point, as `SGLANG_PLUGINS` filters it."""
 
@@ -21,6 +27,7 @@ def register() -> None:
     and then serves unpatched; SystemExit alone stops it, so that is what a refusal is.
     """
     environment = os.environ.get(aux_layers.ENVIRONMENT_VARIABLE, "").strip() or None
+    _end_all_on_sigterm()
     try:
         if os.environ.get(variables.CPU_ENGINE) == "1":
             _activate_cpu_engine()
@@ -30,6 +37,26 @@ def register() -> None:
             _simulate(Path(os.environ[variables.SIMULATE]))
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
+
+
+def _end_all_on_sigterm() -> None:
+    """While a server loads, SIGTERM would end its first process only, and those that it is starting
+    would wait for it for ever: they ask to end with their parent later than it is gone.
+
+    As an exception it passes the place where SGLang ends them all. Once it serves, SGLang has a
+    handler of its own. Only what the launcher starts is touched, no program of somebody else.
+    """
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    if specification is None or specification.name != SERVER_MODULE:
+        return
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _activate_cpu_engine() -> None:

@@ -11,9 +11,9 @@ from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.base.schema import Strict, kebab
+from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
 from sglang_qwen3next_eagle3.serving import flags
 
-SERVER_MODULE = "sglang.launch_server"
 TRITON = "triton"
 CARD_LIMIT = (
     "the model card names Triton as required (FlashInfer fails on head_dim 256 with hybrid "
