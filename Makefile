@@ -28,10 +28,11 @@ test-fast: $(INSTALLED)  ## The unit tests: seconds, no SGLang
 test-gpu: $(INSTALLED)  ## By hand, on a machine with an H200
 	$(BIN)/python -m pytest -m gpu tests/gpu -s
 
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## ruff, mypy, and the arrows between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(INSTALLED)  ## Let ruff sort and format
 	$(BIN)/ruff check --fix .
