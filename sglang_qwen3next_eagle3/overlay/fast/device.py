@@ -36,3 +36,32 @@ def dependent_launch() -> bool:
 def launch_options() -> dict[str, bool]:
     """Keyword arguments for every launch, beside `num_warps` and the like."""
     return {"launch_pdl": True} if dependent_launch() else {}
+
+
+_INTERPRETED: Final = tl.constexpr(INTERPRETED)
+
+
+@triton.jit
+def to_bfloat16(x):
+    """fp32 -> bf16, to the nearest even as the GPU rounds: the interpreter cuts the low bits off."""
+    if _INTERPRETED:
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
+        x = tl.where(x == x, rounded.to(tl.float32, bitcast=True), x)
+    return x.to(tl.bfloat16)
+
+
+@triton.jit
+def to_e4m3(x):
+    """fp32 -> e4m3, to the nearest even and saturating, in the interpreter as on the GPU.
+
+    The interpreter carries a mantissa that rounds up into the wrong exponent, hence the rounding
+    to three bits beforehand. Below 2**-6 codes are multiples of 2**-9, which a sum with
+    1.5 * 2**14 rounds to.
+    """
+    if _INTERPRETED:
+        x = tl.clamp(x, -448.0, 448.0)
+        bits = x.to(tl.int32, bitcast=True)
+        rounded = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & -1048576).to(tl.float32, bitcast=True)
+        x = tl.where(tl.abs(x) < 0.015625, (x + 24576.0) - 24576.0, rounded)
+    return x.to(tl.float8e4nv)
