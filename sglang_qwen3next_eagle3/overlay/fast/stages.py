@@ -1,0 +1,47 @@
+"""Which parts of a pass the fast path takes over, as one environment variable spells them.
+
+Importing this loads neither torch nor sglang, so that a launcher can check a spelling.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from sglang_qwen3next_eagle3.errors import UserError
+
+ENVIRONMENT: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST"
+"""`on`, `off`, `require` (refuse to serve without it), or stages joined by commas."""
+
+Stage = Literal["dense", "moe", "gdn", "attention", "lm_head"]
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+"""dense: norms, quantization and the projections. moe: router and experts. gdn: the Gated DeltaNet
+between its projections, and the commit of accepted drafts. attention: full attention between its
+projections. lm_head: the logits. What is not taken is stock's."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """stages: what to take over. required: refuse to serve where one of them cannot be."""
+
+    stages: frozenset[Stage]
+    required: bool = False
+
+
+def parse(text: str | None) -> Wanted | None:
+    """What the variable asks for; None for off and for nothing.
+
+    Raises:
+        UserError: it names something that is no stage.
+    """
+    words = [word.strip() for word in (text or "").lower().split(",") if word.strip()]
+    if not words or words == ["off"]:
+        return None
+    if words in (["on"], ["require"]):
+        return Wanted(frozenset(STAGES), required=words == ["require"])
+    known = {stage: stage for stage in STAGES}
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise UserError(
+            f"{ENVIRONMENT}={text}: {unknown[0]!r} is not one of on, off, require and the stages "
+            f"{', '.join(STAGES)}"
+        )
+    return Wanted(frozenset(known[word] for word in words))  # type: ignore[index]
