@@ -15,10 +15,244 @@ bf16, silu(gate) * up computed in fp32 and rounded once, groups of 128 quantized
 output multiplied by its weight in fp32 and then rounded, their sum in fp32 and rounded.
 """
 
-import torch
+from dataclasses import dataclass
 
-from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP, reference_quantize
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from sglang_qwen3next_eagle3.overlay.fast.device import (
+    DOT_DTYPE,
+    INTERPRETED,
+    MAX_ROWS,
+    dependent_launch,
+    launch_options,
+    to_bfloat16,
+)
+from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import (
+    GROUP,
+    quantize_groups,
+    reference_quantize,
+)
 from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
+
+
+@triton.jit
+def _gate_up(
+    x,
+    x_scale,
+    work,
+    pairs,
+    w13,
+    w13_scale,
+    act,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SLOTS: tl.constexpr,
+    TILES: tl.constexpr,
+    TILE: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    QUANTIZED: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    row = tl.arange(0, 2 * TILE)
+    half = row // TILE
+    k0 = tl.arange(0, BLOCK_K)
+    token = tl.arange(0, TOKENS)
+    items = tl.load(work) * TILES
+    for item in range(tl.program_id(0), items, tl.num_programs(0)):
+        entry = tl.load(work + 1 + item // TILES)
+        expert = (entry & 0xFFFF).to(tl.int64)
+        count = entry >> 16
+        column = (item % TILES) * TILE + row % TILE
+        real = column < WIDTH
+        weights = w13 + expert * (2 * WIDTH * D) + (half * WIDTH + column)[:, None] * D
+        for first in range(0, count, TOKENS):
+            live = first + token < count
+            pair = tl.load(pairs + expert * ROWS + first + token, mask=live, other=0)
+            source = pair // SLOTS
+            total = tl.zeros([2 * TILE, TOKENS], tl.float32)
+            for k in tl.range(0, D, BLOCK_K, num_stages=STAGES):
+                if D % BLOCK_K == 0 and WIDTH % TILE == 0:
+                    w = tl.load(weights + (k + k0)[None, :])
+                    a = tl.load(
+                        x + source[None, :] * D + (k + k0)[:, None],
+                        mask=live[None, :],
+                        other=0.0,
+                    )
+                else:
+                    inside = k + k0 < D
+                    w = tl.load(
+                        weights + (k + k0)[None, :],
+                        mask=real[:, None] & inside[None, :],
+                        other=0.0,
+                    )
+                    a = tl.load(
+                        x + source[None, :] * D + (k + k0)[:, None],
+                        mask=live[None, :] & inside[:, None],
+                        other=0.0,
+                    )
+                if QUANTIZED:
+                    block = w13_scale + expert * (2 * WIDTH // 128 * (D // 128)) + k // 128
+                    scale = tl.load(block + (half * WIDTH + column) // 128 * (D // 128))
+                    a_scale = tl.load(
+                        x_scale + source * (D // 128) + k // 128, mask=live, other=0.0
+                    )
+                    total += tl.dot(w, a) * (scale[:, None] * a_scale[None, :])
+                else:
+                    total = tl.dot(w.to(DOT), a.to(DOT), total)
+            gate, up = tl.split(
+                tl.permute(tl.reshape(total, [2, TILE, TOKENS]), [1, 2, 0])
+            )
+            gate = to_bfloat16(gate).to(tl.float32)
+            up = to_bfloat16(up).to(tl.float32)
+            out = to_bfloat16(gate / (1.0 + tl.exp(-gate)) * up)
+            n = (item % TILES) * TILE + tl.arange(0, TILE)
+            tl.store(
+                act + pair[None, :] * WIDTH + n[:, None],
+                out,
+                mask=live[None, :] & (n < WIDTH)[:, None],
+            )
+
+
+@triton.jit
+def _down(
+    act,
+    work,
+    pairs,
+    weights,
+    w2,
+    w2_scale,
+    partial,
+    out,
+    arrived,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SLOTS: tl.constexpr,
+    TILES: tl.constexpr,
+    TILE: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    QUANTIZED: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    k0 = tl.arange(0, BLOCK_K)
+    token = tl.arange(0, TOKENS)
+    items = tl.load(work) * TILES
+    for item in range(tl.program_id(0), items, tl.num_programs(0)):
+        entry = tl.load(work + 1 + item // TILES)
+        expert = (entry & 0xFFFF).to(tl.int64)
+        count = entry >> 16
+        tile = item % TILES
+        n = tile * TILE + tl.arange(0, TILE)
+        real = n < D
+        weight = w2 + expert * (D * WIDTH) + n[:, None] * WIDTH
+        for first in range(0, count, TOKENS):
+            live = first + token < count
+            pair = tl.load(pairs + expert * ROWS + first + token, mask=live, other=0)
+            total = tl.zeros([TILE, TOKENS], tl.float32)
+            for k in tl.range(0, WIDTH, BLOCK_K, num_stages=STAGES):
+                if WIDTH % BLOCK_K == 0 and D % TILE == 0:
+                    w = tl.load(weight + (k + k0)[None, :])
+                    a = tl.load(
+                        act + pair[:, None] * WIDTH + (k + k0)[None, :],
+                        mask=live[:, None],
+                        other=0.0,
+                    )
+                else:
+                    inside = k + k0 < WIDTH
+                    w = tl.load(
+                        weight + (k + k0)[None, :],
+                        mask=real[:, None] & inside[None, :],
+                        other=0.0,
+                    )
+                    a = tl.load(
+                        act + pair[:, None] * WIDTH + (k + k0)[None, :],
+                        mask=live[:, None] & inside[None, :],
+                        other=0.0,
+                    )
+                if QUANTIZED:
+                    codes, a_scale = quantize_groups(a.to(tl.float32))
+                    block = w2_scale + expert * (D // 128 * (WIDTH // 128)) + k // 128
+                    scale = tl.load(block + n // 128 * (WIDTH // 128))
+                    total += tl.dot(w, tl.trans(codes)) * (scale[:, None] * a_scale[None, :])
+                else:
+                    total = tl.dot(w.to(DOT), tl.trans(a).to(DOT), total)
+            share = tl.load(weights + pair, mask=live, other=0.0)
+            tl.store(
+                partial + pair[None, :] * D + n[:, None],
+                to_bfloat16(total * share[None, :]),
+                mask=live[None, :] & real[:, None],
+            )
+            # This program's stores before its arrival, the others' behind a row's last one.
+            tl.debug_barrier()
+            t = pair // SLOTS
+            before = tl.atomic_add(arrived + tile * ROWS + t, 1, mask=live, sem="acq_rel")
+            whole = live & (before == SLOTS - 1)
+            if tl.max(whole.to(tl.int32), 0) > 0:
+                tl.store(arrived + tile * ROWS + t, 0, mask=whole)
+                mask = whole[:, None] & real[None, :]
+                added = tl.zeros([TOKENS, TILE], tl.float32)
+                for slot in tl.static_range(SLOTS):
+                    at = (t * SLOTS + slot)[:, None] * D + n[None, :]
+                    one = tl.load(partial + at, mask=mask, other=0.0, cache_modifier=".cg")
+                    added += one.to(tl.float32)
+                tl.store(out + t[:, None] * D + n[None, :], to_bfloat16(added), mask=mask)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How one of the two products is laid over the device.
+
+    tile: columns of the result a program (of gate and of up alike). tokens: rows of the batch at a
+    time. programs: of one multiprocessor.
+    """
+
+    tile: int
+    tokens: int
+    stages: int
+    warps: int
+    programs: int
+    block: int = 128
+
+
+UP = Tiling(tile=32, tokens=8, stages=5, warps=4, programs=4)
+DOWN = Tiling(tile=64, tokens=8, stages=4, warps=4, programs=4)
+
+_counters: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+
+def _arrivals(device: torch.device, tiles: int) -> torch.Tensor:
+    """Zeros [tiles, MAX_ROWS] that the last to arrive sets back. Not to be made during capture."""
+    key = device, tiles
+    if key not in _counters:
+        _counters[key] = torch.zeros(tiles, MAX_ROWS, dtype=torch.int32, device=device)
+    return _counters[key]
+
+
+_processors: dict[torch.device, int] = {}
+
+
+def _multiprocessors(device: torch.device) -> int:
+    if INTERPRETED:
+        return 1
+    if device not in _processors:
+        _processors[device] = torch.cuda.get_device_properties(device).multi_processor_count
+    return _processors[device]
 
 
 def experts(
@@ -27,6 +261,8 @@ def experts(
     w13_scale: torch.Tensor | None,
     w2: torch.Tensor,
     w2_scale: torch.Tensor | None,
+    up: Tiling = UP,
+    down: Tiling = DOWN,
 ) -> torch.Tensor:
     """What the chosen experts make of the normed rows: [T, D] bf16.
 
@@ -34,7 +270,70 @@ def experts(
     scales [X, 2 I / 128, D / 128] and [X, D / 128, I / 128], or bf16 without. I may be the shard of
     one rank. Launches must follow one another in one stream: they share counters.
     """
-    raise NotImplementedError
+    x = routed.normed if w13_scale is None else routed.codes
+    assert x is not None
+    width, routing, device = w2.shape[2], routed.routing, x.device
+    rows, slots = routing.ids.shape
+    columns = x.shape[1]
+    if w13_scale is not None and (width % GROUP or columns % GROUP):
+        raise ValueError(f"experts of {columns} x {width} are not whole groups of {GROUP}")
+    act = torch.empty(rows * slots, width, dtype=torch.bfloat16, device=device)
+    partial = torch.empty(rows * slots, columns, dtype=torch.bfloat16, device=device)
+    out = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
+    # No more distinct experts than pairs, and every row has the shared one.
+    distinct = min(w2.shape[0], rows * (slots - 1) + 1)
+    shape = {
+        "D": columns,
+        "WIDTH": width,
+        "SLOTS": slots,
+        "QUANTIZED": w13_scale is not None,
+        "DOT": DOT_DTYPE,
+        "ROWS": MAX_ROWS,
+        "PDL": dependent_launch(),
+    }
+
+    def programs(tiling: Tiling, tiles: int) -> tuple[int]:
+        return (min(distinct * tiles, tiling.programs * _multiprocessors(device)),)
+
+    tiles = triton.cdiv(width, up.tile)
+    _gate_up[programs(up, tiles)](
+        x,
+        x if routed.scales is None else routed.scales,
+        routing.work,
+        routing.pairs,
+        w13,
+        w13 if w13_scale is None else w13_scale,
+        act,
+        TILES=tiles,
+        TILE=up.tile,
+        TOKENS=up.tokens,
+        BLOCK_K=up.block,
+        STAGES=up.stages,
+        num_warps=up.warps,
+        **shape,
+        **launch_options(),
+    )
+    tiles = triton.cdiv(columns, down.tile)
+    _down[programs(down, tiles)](
+        act,
+        routing.work,
+        routing.pairs,
+        routing.weights,
+        w2,
+        w2 if w2_scale is None else w2_scale,
+        partial,
+        out,
+        _arrivals(device, tiles),
+        TILES=tiles,
+        TILE=down.tile,
+        TOKENS=down.tokens,
+        BLOCK_K=down.block,
+        STAGES=down.stages,
+        num_warps=down.warps,
+        **shape,
+        **launch_options(),
+    )
+    return out
 
 
 def reference_experts(

@@ -14,7 +14,8 @@ softmax over all experts in fp32, equal logits to the lower expert, weights divi
 the shared expert's sigmoid in bf16.
 """
 
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -31,12 +32,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import (
     reference_add_norm_quantize,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP, quantize_groups
-
-TILE: Final = 4
-"""Rows of the router a program multiplies."""
-
-WARPS: Final = 4
-
 
 class Routing(NamedTuple):
     """Which expert every row goes to, and the rows of every expert.
@@ -72,6 +67,249 @@ class Routed(NamedTuple):
     routing: Routing
 
 
+@triton.jit
+def _choose(
+    logits,
+    shared_logits,
+    ids,
+    weights,
+    work,
+    pairs,
+    T,
+    E: tl.constexpr,
+    TOP_K: tl.constexpr,
+    SHARED: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    LOG_E: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    SLOTS: tl.constexpr = TOP_K + SHARED
+    SMALLEST: tl.constexpr = -2147483648
+    e = tl.arange(0, BLOCK_E)
+    s = tl.arange(0, BLOCK_S)[None, :]
+    seen = tl.zeros([BLOCK_E], tl.int32)
+    for first in range(0, T, BLOCK_T):
+        t = first + tl.arange(0, BLOCK_T)
+        live = (t < T)[:, None]
+        inside = live & (e < E)[None, :]
+        # Past the first-level cache: other programs wrote these.
+        score = tl.load(
+            logits + t[:, None] * E + e[None, :],
+            mask=inside,
+            other=-float("inf"),
+            cache_modifier=".cg",
+        ).to(tl.float32)
+        score = tl.where(score == score, score, -1e30)
+        score = tl.where(score == 0.0, 0.0, score)
+        # A bf16's bits as an ordered integer, and the expert below: every key is different, and
+        # equal logits go to the lower expert.
+        order = score.to(tl.int32, bitcast=True) >> 16
+        order = tl.where(order < 0, order ^ 0x7FFF, order)
+        key = tl.where(inside, order * BLOCK_E + (BLOCK_E - 1 - e)[None, :], SMALLEST)
+        slot = tl.full([BLOCK_T, BLOCK_E], -1, tl.int32)
+        chosen = tl.full([BLOCK_T, BLOCK_S], E, tl.int32)
+        share = tl.zeros([BLOCK_T, BLOCK_S], tl.float32)
+        norm = tl.zeros([BLOCK_T], tl.float32)
+        largest = norm
+        total = norm
+        for k in tl.static_range(TOP_K):
+            best = tl.max(key, 1)
+            order_k = best >> LOG_E
+            order_k = tl.where(order_k < 0, order_k ^ 0x7FFF, order_k)
+            score_k = (order_k << 16).to(tl.float32, bitcast=True)
+            if k == 0:
+                largest = score_k
+                # Summed as integers, which gives the same in whatever order.
+                parts = tl.exp(score - largest[:, None]) * 1099511627776.0
+                parts = tl.where(inside, parts, 0.0)
+                total = tl.sum(parts.to(tl.int64), 1).to(tl.float32) * (1.0 / 1099511627776.0)
+            share_k = tl.exp(score_k - largest) / total
+            norm += share_k
+            won = key == best[:, None]
+            slot = tl.where(won, k, slot)
+            key = tl.where(won, SMALLEST, key)
+            chosen = tl.where(s == k, (BLOCK_E - 1 - (best & (BLOCK_E - 1)))[:, None], chosen)
+            share = tl.where(s == k, share_k[:, None], share)
+        if RENORMALIZE:
+            share = share / tl.where(norm > 0.0, norm, 1.0)[:, None]
+        if SHARED:
+            gate = tl.load(shared_logits + t, mask=t < T, other=0.0, cache_modifier=".cg")
+            gate = to_bfloat16(1.0 / (1.0 + tl.exp(-gate.to(tl.float32)))).to(tl.float32)
+            share = tl.where(s == TOP_K, gate[:, None], share)
+        at = t[:, None] * SLOTS + s
+        tl.store(ids + at, chosen, mask=live & (s < SLOTS))
+        tl.store(weights + at, share, mask=live & (s < SLOTS))
+        # The rows of every expert, in their order.
+        took = ((slot >= 0) & inside).to(tl.int32)
+        if BLOCK_T == 1:
+            place = seen[None, :]
+            seen += tl.sum(took, 0)
+        else:
+            place = seen[None, :] + tl.cumsum(took, 0) - took
+            seen += tl.sum(took, 0)
+        tl.store(
+            pairs + e[None, :] * ROWS + place, t[:, None] * SLOTS + slot, mask=took != 0
+        )
+        if SHARED:
+            tl.store(pairs + E * ROWS + t, t * SLOTS + TOP_K, mask=t < T)
+    used = (seen > 0).to(tl.int32)
+    behind = tl.cumsum(used, 0)
+    tl.store(work + 1 + SHARED + behind - used, e + (seen << 16), mask=used != 0)
+    tl.store(work, tl.sum(used, 0) + SHARED)
+    if SHARED:
+        tl.store(work + 1, E + (T << 16))
+
+
+@triton.jit
+def _route(
+    hidden,
+    residual,
+    norm_weight,
+    router,
+    shared_gate,
+    residual_out,
+    normed_out,
+    codes_out,
+    scales_out,
+    logits,
+    shared_logits,
+    ids,
+    weights,
+    work,
+    pairs,
+    arrived,
+    eps,
+    T,
+    D: tl.constexpr,
+    E: tl.constexpr,
+    TOP_K: tl.constexpr,
+    ADD: tl.constexpr,
+    SHARED: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    LOG_E: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+    TILES: tl.constexpr,
+    PER_PROGRAM: tl.constexpr,
+    FUSED: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    d = tl.arange(0, BLOCK_D)
+    inside = d < D
+    e = tile * TILE + tl.arange(0, TILE)
+    if PDL:
+        gdc_launch_dependents()
+    gain = 1.0 + tl.load(norm_weight + d, mask=inside, other=0.0).to(tl.float32)
+    # The last tile lies behind the router: its only row is the shared expert's gate.
+    row = tl.where(tile < TILES, e * D, 0)[:, None]
+    real = (e < E) & (tile < TILES)
+    weight = tl.load(router + row + d[None, :], mask=real[:, None] & inside[None, :], other=0.0)
+    if PDL:
+        gdc_wait()
+    for r in tl.static_range(PER_PROGRAM):
+        t = tl.program_id(1) * PER_PROGRAM + r
+        live = inside & (t < T)
+        x = tl.load(hidden + t * D + d, mask=live, other=0.0).to(tl.float32)
+        if ADD:
+            x += tl.load(residual + t * D + d, mask=live, other=0.0).to(tl.float32)
+        mean = tl.sum(x * x, 0) / D
+        normed = to_bfloat16(x * tl.rsqrt(mean + eps) * gain)
+        if tile < TILES:
+            product = tl.sum(weight.to(tl.float32) * normed.to(tl.float32)[None, :], 1)
+            tl.store(logits + t * E + e, to_bfloat16(product), mask=(e < E) & (t < T))
+        else:
+            tl.store(residual_out + t * D + d, to_bfloat16(x), mask=live)
+            tl.store(normed_out + t * D + d, normed, mask=live)
+            if SHARED:
+                gate = tl.load(shared_gate + d, mask=inside, other=0.0).to(tl.float32)
+                product = tl.sum(gate * normed.to(tl.float32), 0)
+                tl.store(shared_logits + t, to_bfloat16(product), mask=t < T)
+            if QUANTIZE:
+                GROUPS: tl.constexpr = BLOCK_D // 128
+                codes, scales = quantize_groups(
+                    tl.reshape(normed.to(tl.float32), [GROUPS, 128])
+                )
+                g = tl.arange(0, GROUPS)
+                at = g[:, None] * 128 + tl.arange(0, 128)[None, :]
+                tl.store(codes_out + t * D + at, codes, mask=(at < D) & (t < T))
+                tl.store(scales_out + t * GROUPS + g, scales, mask=(g < GROUPS) & (t < T))
+    if FUSED:
+        # All of this program's stores before its arrival, all of the others' behind the last one.
+        tl.debug_barrier()
+        programs = tl.num_programs(0) * tl.num_programs(1)
+        if tl.atomic_add(arrived, 1, sem="acq_rel") == programs - 1:
+            tl.store(arrived, 0)
+            _choose(
+                logits, shared_logits, ids, weights, work, pairs, T, E, TOP_K, SHARED,
+                RENORMALIZE, BLOCK_E, LOG_E, BLOCK_S, BLOCK_T, ROWS,
+            )  # fmt: skip
+
+
+@triton.jit
+def _choose_kernel(
+    logits,
+    shared_logits,
+    ids,
+    weights,
+    work,
+    pairs,
+    T,
+    E: tl.constexpr,
+    TOP_K: tl.constexpr,
+    SHARED: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    LOG_E: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    ROWS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    _choose(
+        logits, shared_logits, ids, weights, work, pairs, T, E, TOP_K, SHARED,
+        RENORMALIZE, BLOCK_E, LOG_E, BLOCK_S, BLOCK_T, ROWS,
+    )  # fmt: skip
+
+
+_counters: dict[torch.device, torch.Tensor] = {}
+
+
+def _counter(device: torch.device) -> torch.Tensor:
+    """A zero that the last program to arrive sets back. Not to be made during a graph's capture."""
+    if device not in _counters:
+        _counters[device] = torch.zeros(1, dtype=torch.int32, device=device)
+    return _counters[device]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How `route` is laid over the device; results do not depend on it.
+
+    tile: rows of the router a program. rows: rows of the batch a program (a power of two).
+    fused: whether the last program chooses, or a second launch.
+    """
+
+    tile: int = 4
+    rows: int = 8
+    warps: int = 4
+    fused: bool = True
+    choosing_warps: int = 4
+    block: int = 8
+    """Rows that are chosen for at once."""
+
+
 def route(
     hidden: torch.Tensor,
     residual: torch.Tensor | None,
@@ -82,6 +320,7 @@ def route(
     top_k: int,
     renormalize: bool,
     quantize: bool = True,
+    tiling: Tiling | None = None,
 ) -> Routed:
     """Norm, router and choice of experts of up to MAX_ROWS rows.
 
@@ -90,7 +329,87 @@ def route(
     quantize: whether the experts' weights are e4m3; D is then 128 times a power of two.
     Launches must follow one another in one stream: they share a counter.
     """
-    raise NotImplementedError
+    tiling = tiling or Tiling()
+    rows, width = hidden.shape
+    count = router_weight.shape[0]
+    block = triton.next_power_of_2(width)
+    if rows > MAX_ROWS:
+        raise ValueError(f"{rows} rows, there is room for {MAX_ROWS}")
+    if quantize and block != width:
+        raise ValueError(f"a row of {width} values is not 128 times a power of two")
+    shared = shared_gate_weight is not None
+    slots = top_k + shared
+    device = hidden.device
+
+    def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    residual_out, normed = torch.empty_like(hidden), torch.empty_like(hidden)
+    codes = scales = None
+    if quantize:
+        codes = empty(rows, width, dtype=torch.float8_e4m3fn)
+        scales = empty(rows, width // GROUP, dtype=torch.float32)
+    logits = empty(rows, count, dtype=torch.bfloat16)
+    shared_logits = empty(rows, dtype=torch.bfloat16)
+    routing = Routing(
+        empty(rows, slots, dtype=torch.int32),
+        empty(rows, slots, dtype=torch.float32),
+        empty(count + 2, dtype=torch.int32),
+        empty(count + 1, MAX_ROWS, dtype=torch.int32),
+    )
+    per_program = min(tiling.rows, triton.next_power_of_2(rows))
+    tiles = triton.cdiv(count, tiling.tile)
+    choice = {
+        "E": count,
+        "TOP_K": top_k,
+        "SHARED": int(shared),
+        "RENORMALIZE": renormalize,
+        "BLOCK_E": triton.next_power_of_2(count),
+        "LOG_E": (count - 1).bit_length(),
+        "BLOCK_S": triton.next_power_of_2(slots),
+        "BLOCK_T": min(tiling.block, triton.next_power_of_2(rows)),
+        "ROWS": MAX_ROWS,
+        "PDL": dependent_launch(),
+    }
+    _route[(tiles + 1, triton.cdiv(rows, per_program))](
+        hidden,
+        hidden if residual is None else residual,
+        norm_weight,
+        router_weight,
+        router_weight if shared_gate_weight is None else shared_gate_weight,
+        residual_out,
+        normed,
+        normed if codes is None else codes,
+        normed if scales is None else scales,
+        logits,
+        shared_logits,
+        *routing,
+        _counter(device),
+        eps,
+        rows,
+        D=width,
+        ADD=residual is not None,
+        QUANTIZE=quantize,
+        BLOCK_D=block,
+        TILE=tiling.tile,
+        TILES=tiles,
+        PER_PROGRAM=per_program,
+        FUSED=tiling.fused,
+        num_warps=tiling.warps,
+        **choice,
+        **launch_options(),
+    )
+    if not tiling.fused:
+        _choose_kernel[(1,)](
+            logits,
+            shared_logits,
+            *routing,
+            rows,
+            num_warps=tiling.choosing_warps,
+            **choice,
+            **launch_options(),
+        )
+    return Routed(residual_out, normed, codes, scales, routing)
 
 
 def reference_routing(
