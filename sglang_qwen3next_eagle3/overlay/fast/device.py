@@ -43,7 +43,7 @@ _INTERPRETED: Final = tl.constexpr(INTERPRETED)
 
 @triton.jit
 def to_bfloat16(x):
-    """fp32 -> bf16, to the nearest even as the GPU rounds: the interpreter cuts the low bits off."""
+    """fp32 -> bf16, to the nearest even as on the GPU: the interpreter cuts the low bits off."""
     if _INTERPRETED:
         bits = x.to(tl.int32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536

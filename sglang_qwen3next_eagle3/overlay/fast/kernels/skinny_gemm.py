@@ -1,0 +1,353 @@
+"""Linear layers of few rows: weights go from memory to the tensor cores by way of registers only.
+
+    x [T, K] in e4m3 with fp32 scales [T, K / 128], weight [N, K] e4m3 with fp32 scales
+    [N / 128, K / 128]    -> [T, N] bf16         (W8A8, as stock: products of a group of 128 are
+                                                   summed in fp32, then scaled, then added up)
+    x [T, K] bf16, weight [N, K] bf16 -> [T, N] bf16
+
+A program owns 16 or 32 rows of the weight and all of K, and its warps divide K. Each thread asks
+for all its weights at once, 16 bytes a load, before it waits for the kernel that makes x. What a
+thread then holds is already its own operand of the tensor core's instruction (16 weight rows by 8
+rows of x): the instruction wants other columns of K than a 16-byte load brings, but the order of
+the columns is free as long as x has the same, so both are only renamed (`_operand`). Neither passes
+through shared memory, and the instruction is the same for every T: the bits of a row do not depend
+on how many run beside it. Fp8 is widened to fp16, which is exact; so does Hopper's fp8 `mma.sync`.
+
+The order of summation: 64 (bf16: 32) columns by the tensor core, 128 in sequence, the warps' shares
+of K at the end.
+
+`extra` is a second, small bf16 weight for the same row before its quantization (the GDN layer's b
+and a): its programs run first in the same launch.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from sglang_qwen3next_eagle3.overlay.fast.device import (
+    DOT_DTYPE,
+    MAX_ROWS,
+    dependent_launch,
+    launch_options,
+    to_bfloat16,
+)
+
+_BF16 = tl.constexpr(DOT_DTYPE)
+
+
+@triton.jit
+def _chunks(
+    matrix,
+    row,
+    rows,
+    first,
+    K: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Eight rows of a matrix [rows, K] from `row` on: COUNT tiles [8, SHARES, WIDTH].
+
+    Tile c holds the columns first + c * WIDTH of every share of K. WIDTH is 64 bytes, so that four
+    threads load a row of the tile and a warp loads the eight.
+    """
+    r = (row + tl.arange(0, 8))[:, None, None]
+    k = tl.arange(0, SHARES)[None, :, None] * SHARE + tl.arange(0, WIDTH)[None, None, :] + first
+    at = matrix + r * K + k
+    tiles = ()
+    for c in tl.static_range(COUNT):
+        if MASKED:
+            inside = (r < rows) & (k + c * WIDTH < K)
+            tiles += (tl.load(at + c * WIDTH, mask=inside, other=0.0),)
+        else:
+            tiles += (tl.load(at + c * WIDTH),)
+    return tiles
+
+
+@triton.jit
+def _operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
+    """Tile [8, SHARES, WIDTH] -> [SHARES, 8, WIDTH] with K renamed to what threads hold."""
+    tile = tl.reshape(tile, [8, SHARES, 4, 2, WIDTH // 8])
+    tile = tl.reshape(tl.permute(tile, [1, 0, 3, 2, 4]), [SHARES, 8, WIDTH])
+    return tile.to(tl.float16) if FP8 else tile.to(_BF16)
+
+
+@triton.jit
+def _sixteen(upper, lower, SHARES: tl.constexpr, WIDTH: tl.constexpr):
+    """Two operands [SHARES, 8, WIDTH] one below the other."""
+    return tl.reshape(tl.permute(tl.join(upper, lower), [0, 3, 1, 2]), [SHARES, 16, WIDTH])
+
+
+@triton.jit
+def _program(
+    x,
+    x_scales,
+    weight,
+    weight_scales,
+    out,
+    program,
+    T,
+    N,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARE: tl.constexpr,
+    TILES: tl.constexpr,
+    FP8: tl.constexpr,
+    MASKED: tl.constexpr,
+    PASSES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    WIDTH: tl.constexpr = 64 if FP8 else 32
+    CHUNKS: tl.constexpr = SHARE // WIDTH // PASSES
+    SUM: tl.constexpr = 128 // WIDTH if FP8 else 1
+    BLOCKS: tl.constexpr = ROWS // 16
+    GROUPS: tl.constexpr = K // 128
+    row = program * ROWS
+    share = tl.arange(0, SHARES)
+    eight = tl.arange(0, 8)
+    acc = ()
+    for _ in tl.static_range(BLOCKS * TILES):
+        acc += (tl.zeros([SHARES, 16, 8], tl.float32),)
+    for p in tl.static_range(PASSES):
+        first = p * CHUNKS * WIDTH
+        w = ()
+        for i in tl.static_range(2 * BLOCKS):
+            at = row + i * 8
+            w += (_chunks(weight, at, N, first, K, SHARES, SHARE, WIDTH, CHUNKS, MASKED),)
+        ws = ()
+        if FP8:
+            block = weight_scales + (row // 128) * GROUPS + share * (SHARE // 128)
+            for g in tl.static_range(CHUNKS // SUM):
+                ws += (tl.load(block + first // 128 + g),)
+        if PDL and p == 0:
+            gdc_wait()
+        early = ()
+        if TILES == 1:
+            early = _chunks(x, 0, T, first, K, SHARES, SHARE, WIDTH, CHUNKS, True)
+        for g in tl.static_range(CHUNKS // SUM):
+            left = ()
+            for i in tl.static_range(BLOCKS):
+                for c in tl.static_range(SUM):
+                    left += (
+                        _sixteen(
+                            _operand(w[2 * i][g * SUM + c], SHARES, WIDTH, FP8),
+                            _operand(w[2 * i + 1][g * SUM + c], SHARES, WIDTH, FP8),
+                            SHARES,
+                            WIDTH,
+                        ),
+                    )
+            totals = ()
+            for j in tl.static_range(TILES):
+                token = j * 8 + eight
+                right = ()
+                late = ()
+                if TILES > 1:
+                    start = first + g * SUM * WIDTH
+                    late = _chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, SUM, True)
+                for c in tl.static_range(SUM):
+                    tile = early[g * SUM + c] if TILES == 1 else late[c]
+                    right += (tl.permute(_operand(tile, SHARES, WIDTH, FP8), [0, 2, 1]),)
+                if FP8:
+                    group = share * (SHARE // 128) + first // 128 + g
+                    xs = tl.load(
+                        x_scales + token[None, :] * GROUPS + group[:, None],
+                        mask=(token < T)[None, :],
+                        other=0.0,
+                    )
+                    scale = xs * ws[g][:, None]
+                for i in tl.static_range(BLOCKS):
+                    total = acc[i * TILES + j] if not FP8 else tl.zeros([SHARES, 16, 8], tl.float32)
+                    for c in tl.static_range(SUM):
+                        total = tl.dot(left[i * SUM + c], right[c], total)
+                    if FP8:
+                        total = acc[i * TILES + j] + total * scale[:, None, :]
+                    totals += (total,)
+            # From tile-major to block-major.
+            acc = ()
+            for i in tl.static_range(BLOCKS):
+                for j in tl.static_range(TILES):
+                    acc += (totals[j * BLOCKS + i],)
+    for i in tl.static_range(BLOCKS):
+        n = row + i * 16 + tl.arange(0, 16)
+        for j in tl.static_range(TILES):
+            token = j * 8 + eight
+            inside = (token < T)[None, :]
+            if MASKED:
+                inside = inside & (n < N)[:, None]
+            y = to_bfloat16(tl.sum(acc[i * TILES + j], 0))
+            tl.store(out + token[None, :] * N + n[:, None], y, mask=inside)
+
+
+# Were T a constant where it is 1 or a multiple of 16, a row's result might come to depend on it.
+@triton.jit(do_not_specialize=["T"])
+def _skinny_gemm(
+    x,
+    x_scales,
+    weight,
+    weight_scales,
+    out,
+    extra_x,
+    extra_weight,
+    extra_out,
+    T,
+    N,
+    EXTRA_N: tl.constexpr,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARE: tl.constexpr,
+    TILES: tl.constexpr,
+    FP8: tl.constexpr,
+    MASKED: tl.constexpr,
+    EXTRA_PASSES: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        gdc_launch_dependents()
+    program = tl.program_id(0)
+    EXTRA: tl.constexpr = EXTRA_N // 16
+    if program < EXTRA:
+        _program(
+            extra_x,
+            extra_x,
+            extra_weight,
+            extra_weight,
+            extra_out,
+            program,
+            T,
+            EXTRA_N,
+            K,
+            16,
+            SHARES,
+            SHARE,
+            TILES,
+            False,
+            False,
+            EXTRA_PASSES,
+            PDL,
+        )
+    else:
+        _program(
+            x,
+            x_scales,
+            weight,
+            weight_scales,
+            out,
+            program - EXTRA,
+            T,
+            N,
+            K,
+            ROWS,
+            SHARES,
+            SHARE,
+            TILES,
+            FP8,
+            MASKED,
+            1,
+            PDL,
+        )
+
+
+class Tiling(NamedTuple):
+    """How a weight is divided; it depends on the weight alone, never on the rows of x."""
+
+    rows: int
+    """Rows of the weight a program owns: 16 or 32."""
+    shares: int
+    """Into how many parts, one a warp, K is divided: a power of two."""
+    extra_passes: int = 1
+    """In how many parts a program of `extra` asks for its weights, to hold fewer registers."""
+
+
+def tiling(n: int, k: int, fp8: bool) -> Tiling:
+    """The division that was the fastest where it was measured, and one that fits elsewhere."""
+    step = 128 if fp8 else 32
+    shares = 8
+    while shares > 1 and k % (shares * step):
+        shares //= 2
+    return Tiling(16, shares)
+
+
+def skinny_gemm(
+    x: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    weight: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    extra: tuple[torch.Tensor, torch.Tensor] | None = None,
+    divided: Tiling | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """x @ weight.T for up to 32 rows.
+
+    x: [T, K] bf16, or with fp8 weights e4m3 codes [T, K] and fp32 scales [T, K / 128].
+    weight: [N, K] bf16, or e4m3 with scale [N / 128, K / 128] fp32. All contiguous.
+    extra: bf16 [T, K] and a bf16 weight [E, K], E a multiple of 16.
+    Returns [T, N] bf16, and [T, E] bf16 if there is an extra weight.
+    """
+    codes, x_scales = x if isinstance(x, tuple) else (x, None)
+    rows, k = codes.shape
+    n = weight.shape[0]
+    fp8 = scale is not None
+    if rows > MAX_ROWS:
+        raise ValueError(f"{rows} rows, and these kernels are for up to {MAX_ROWS}")
+    if fp8 != (x_scales is not None):
+        raise ValueError("either both operands are e4m3 with scales or both are bf16")
+    if fp8 and (n % 16 or k % 128):
+        raise ValueError(f"an fp8 weight of {n} x {k} is not in whole tiles of 16 x 128")
+    rows_, shares, extra_passes = divided or tiling(n, k, fp8)
+    width = 128 if fp8 else 32
+    share = triton.cdiv(k, shares * width) * width
+    out = torch.empty(rows, n, dtype=torch.bfloat16, device=codes.device)
+    extra_x, extra_weight, extra_out = out, out, out
+    extra_n = 0
+    if extra is not None:
+        extra_x, extra_weight = extra
+        extra_n = extra_weight.shape[0]
+        if extra_n % 16 or k % (shares * 32 * extra_passes):
+            raise ValueError(f"an extra weight of {extra_n} x {k} is not in whole tiles")
+        extra_out = torch.empty(rows, extra_n, dtype=torch.bfloat16, device=codes.device)
+    _skinny_gemm[(triton.cdiv(n, rows_) + extra_n // 16,)](
+        codes,
+        out if x_scales is None else x_scales,
+        weight,
+        out if scale is None else scale,
+        out,
+        extra_x,
+        extra_weight,
+        extra_out,
+        rows,
+        n,
+        EXTRA_N=extra_n,
+        K=k,
+        ROWS=rows_,
+        SHARES=shares,
+        SHARE=share,
+        TILES=triton.next_power_of_2(triton.cdiv(rows, 8)),
+        FP8=fp8,
+        MASKED=bool(n % rows_) or share * shares != k,
+        EXTRA_PASSES=extra_passes,
+        PDL=dependent_launch(),
+        num_warps=shares,
+        **launch_options(),
+    )
+    return out, extra_out if extra is not None else None
+
+
+def reference_skinny_gemm(
+    x: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+    weight: torch.Tensor,
+    scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The product in float64 of what the operands stand for, [T, N], before it is rounded."""
+    codes, x_scales = x if isinstance(x, tuple) else (x, None)
+    left, right = codes.double(), weight.double()
+    if scale is not None and x_scales is not None:
+        n, k = weight.shape
+        spread = scale.double().repeat_interleave(128, 0)[:n].repeat_interleave(128, 1)[:, :k]
+        right = right * spread
+        left = left * x_scales.double().repeat_interleave(128, 1)
+    return left @ right.T
