@@ -14,12 +14,35 @@ bit those of decoding the path token by token.
 from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sglang_qwen3next_eagle3.overlay.fast.device import dependent_launch, launch_options
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import (
     WINDOW,
     GdnOutput,
+    GdnShape,
+    gdn_output,
     reference_gdn_decode,
 )
+from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_step import (
+    advance,
+    convolve,
+    gated_norm,
+    gates,
+    load_state,
+    load_taps,
+    load_window,
+    read_out,
+    store_head,
+    store_state,
+    store_window,
+    unit,
+)
+
+VERIFY_WARPS = 8
+COMMIT_WARPS = 8
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,255 @@ class GdnKept:
         )
 
 
+@triton.jit
+def _gdn_verify(
+    qkvz,
+    ba,
+    conv_state,
+    conv_weight,
+    conv_bias,
+    A_log,
+    dt_bias,
+    ssm_state,
+    slots,
+    norm_weight,
+    paths,
+    kept_raw,
+    kept_key,
+    kept_value,
+    kept_decay,
+    kept_beta,
+    out,
+    scales,
+    eps,
+    qkvz_stride,
+    ba_stride,
+    conv_stride,
+    ssm_stride,
+    N: tl.constexpr,
+    HK: tl.constexpr,
+    R: tl.constexpr,
+    DK: tl.constexpr,
+    DV: tl.constexpr,
+    PARTS: tl.constexpr,
+    BIAS: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    W: tl.constexpr = DK // PARTS
+    HV: tl.constexpr = HK * R
+    C: tl.constexpr = 2 * HK * DK + HV * DV
+    head = tl.program_id(0)
+    leaf = tl.program_id(1) % N
+    request = tl.program_id(1) // N
+    root = request * N
+    key_head = head // R
+    if PDL:
+        if not EARLY:
+            gdc_wait()
+    path = paths + tl.program_id(1) * (N + 2)
+    depth = tl.load(path)
+    if tl.load(path + 1) == leaf:
+        slot = tl.load(slots + request)
+        live = slot >= 0
+        slot = tl.maximum(slot, 0).to(tl.int64)
+        state = ssm_state + slot * ssm_stride + head * DV * DK
+        s0, s1, s2, s3 = load_state(state, PARTS, DV, W)
+        c = tl.arange(0, DK)
+        d = tl.arange(0, DV)
+        q_channel = key_head * DK + c
+        k_channel = HK * DK + q_channel
+        v_channel = 2 * HK * DK + head * DV + d
+        window = conv_state + slot * conv_stride
+        q0, q1, q2 = load_window(window, q_channel)
+        k0, k1, k2 = load_window(window, k_channel)
+        v0, v1, v2 = load_window(window, v_channel)
+        qw0, qw1, qw2, qw3 = load_taps(conv_weight, q_channel)
+        kw0, kw1, kw2, kw3 = load_taps(conv_weight, k_channel)
+        vw0, vw1, vw2, vw3 = load_taps(conv_weight, v_channel)
+        weight = tl.load(norm_weight + d).to(tl.float32)
+        rate = tl.load(A_log + head).to(tl.float32)
+        shift = tl.load(dt_bias + head).to(tl.float32)
+        if PDL:
+            if EARLY:
+                gdc_wait()
+            gdc_launch_dependents()
+
+        # The inputs of the next step are requested before the current one is computed.
+        row = root
+        q_at = qkvz + key_head * (2 * DK + 2 * R * DV) + c
+        v_at = qkvz + key_head * (2 * DK + 2 * R * DV) + 2 * DK + (head % R) * DV + d
+        gate = ba + key_head * 2 * R + head % R
+        q3 = tl.load(q_at + row * qkvz_stride)
+        k3 = tl.load(q_at + row * qkvz_stride + DK)
+        v3 = tl.load(v_at + row * qkvz_stride)
+        z = tl.load(v_at + row * qkvz_stride + R * DV)
+        b = tl.load(gate + row * ba_stride)
+        a = tl.load(gate + row * ba_stride + R)
+        walk = tl.load(paths + row * (N + 2) + 1)
+        for step in range(depth + 1):
+            following = root + tl.load(path + 2 + tl.minimum(step + 1, depth))
+            next_q = tl.load(q_at + following * qkvz_stride)
+            next_k = tl.load(q_at + following * qkvz_stride + DK)
+            next_v = tl.load(v_at + following * qkvz_stride)
+            next_z = tl.load(v_at + following * qkvz_stride + R * DV)
+            next_b = tl.load(gate + following * ba_stride)
+            next_a = tl.load(gate + following * ba_stride + R)
+            next_walk = tl.load(paths + following * (N + 2) + 1)
+
+            query = convolve(q0, q1, q2, q3, qw0, qw1, qw2, qw3, conv_bias, q_channel, BIAS)
+            key = convolve(k0, k1, k2, k3, kw0, kw1, kw2, kw3, conv_bias, k_channel, BIAS)
+            value = convolve(v0, v1, v2, v3, vw0, vw1, vw2, vw3, conv_bias, v_channel, BIAS)
+            decay, beta = gates(a.to(tl.float32), b.to(tl.float32), rate, shift)
+            key = unit(key)
+            s0, s1, s2, s3 = advance(s0, s1, s2, s3, key, value, decay, beta, PARTS, W)
+            o = read_out(s0, s1, s2, s3, unit(query) * (DK**-0.5), PARTS, W)
+            if walk == leaf:
+                y = gated_norm(o, z.to(tl.float32), weight, eps, DV)
+                store_head(y, head, row, live, out, scales, HV, DV, QUANTIZE)
+                tl.store(kept_raw + row * C + v_channel, v3)
+                tl.store(kept_value + row * HV * DV + head * DV + d, value.to(tl.bfloat16))
+                tl.store(kept_decay + row * HV + head, decay)
+                tl.store(kept_beta + row * HV + head, beta)
+                first = head % R == 0
+                tl.store(kept_raw + row * C + q_channel, q3, mask=first)
+                tl.store(kept_raw + row * C + k_channel, k3, mask=first)
+                tl.store(kept_key + row * HK * DK + q_channel, key, mask=first)
+            q0, q1, q2, q3 = q1, q2, q3, next_q
+            k0, k1, k2, k3 = k1, k2, k3, next_k
+            v0, v1, v2, v3 = v1, v2, v3, next_v
+            z, b, a, row, walk = next_z, next_b, next_a, following, next_walk
+    else:
+        if PDL:
+            if EARLY:
+                gdc_wait()
+            gdc_launch_dependents()
+
+
+@triton.jit
+def _move_window(
+    conv, target, raw, path, root, depth, channel, C: tl.constexpr, D: tl.constexpr
+):
+    """The last three inputs of D channels after `depth + 1` nodes: from conv and raw to target."""
+    at = channel + tl.arange(0, D)
+    x0 = _windowed(conv, raw, path, root, depth + 1, at, C)
+    x1 = _windowed(conv, raw, path, root, depth + 2, at, C)
+    x2 = _windowed(conv, raw, path, root, depth + 3, at, C)
+    tl.debug_barrier()
+    store_window(target, at, x0, x1, x2, at >= 0)
+
+
+@triton.jit
+def _windowed(conv, raw, path, root, index, at, C: tl.constexpr):
+    """Input `index` of the old window followed by the path's nodes."""
+    node = tl.load(path + tl.maximum(index - 3, 0))
+    old = tl.load(conv + at * 3 + tl.minimum(index, 2), mask=(at >= 0) & (index < 3), other=0.0)
+    new = tl.load(raw + (root + node) * C + at, mask=(at >= 0) & (index >= 3), other=0.0)
+    return tl.where(index < 3, old, new)
+
+
+@triton.jit
+def _gdn_commit(
+    conv_states,
+    ssm_states,
+    slots,
+    paths,
+    last_nodes,
+    track_slots,
+    track_nodes,
+    kept_raw,
+    kept_key,
+    kept_value,
+    kept_decay,
+    kept_beta,
+    rows,
+    conv_layer_stride,
+    conv_stride,
+    ssm_layer_stride,
+    ssm_stride,
+    N: tl.constexpr,
+    HK: tl.constexpr,
+    R: tl.constexpr,
+    DK: tl.constexpr,
+    DV: tl.constexpr,
+    PARTS: tl.constexpr,
+    TRACK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    W: tl.constexpr = DK // PARTS
+    HV: tl.constexpr = HK * R
+    C: tl.constexpr = 2 * HK * DK + HV * DV
+    key_head = tl.program_id(0)
+    request = tl.program_id(1)
+    layer = tl.program_id(2).to(tl.int64)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    slot = tl.load(slots + request).to(tl.int64)
+    last = tl.load(last_nodes + request)
+    if (slot >= 0) & (last >= 0):
+        root = request * N
+        path = paths + (root + last) * (N + 2)
+        depth = tl.load(path)
+        path += 2
+        track = tl.full([], -1, tl.int64)
+        tracked = tl.full([], -1, tl.int32)
+        if TRACK:
+            # A depth of the path, or -1 where nothing is tracked.
+            track = tl.load(track_slots + request).to(tl.int64)
+            node = tl.load(track_nodes + request).to(tl.int32)
+            tracked = tl.load(paths + (root + tl.maximum(node, 0)) * (N + 2))
+            tracked = tl.where((node >= 0) & (track >= 0), tracked, -1)
+        states = ssm_states + layer * ssm_layer_stride
+        raw = kept_raw + layer * rows * C
+        c = tl.arange(0, DK)
+        d = tl.arange(0, DV)
+        for r in tl.static_range(R):
+            head = key_head * R + r
+            state = states + slot * ssm_stride + head * DV * DK
+            key_at = kept_key + layer * rows * (HK * DK) + key_head * DK + c
+            value_at = kept_value + layer * rows * (HV * DV) + head * DV + d
+            decay_at = kept_decay + layer * rows * HV + head
+            beta_at = kept_beta + layer * rows * HV + head
+            s0, s1, s2, s3 = load_state(state, PARTS, DV, W)
+            key = tl.load(key_at + root * (HK * DK))
+            value = tl.load(value_at + root * (HV * DV))
+            decay = tl.load(decay_at + root * HV)
+            beta = tl.load(beta_at + root * HV)
+            for step in range(depth + 1):
+                following = root + tl.load(path + tl.minimum(step + 1, depth))
+                next_key = tl.load(key_at + following * (HK * DK))
+                next_value = tl.load(value_at + following * (HV * DV))
+                next_decay = tl.load(decay_at + following * HV)
+                next_beta = tl.load(beta_at + following * HV)
+                s0, s1, s2, s3 = advance(
+                    s0, s1, s2, s3, key, value.to(tl.float32), decay, beta, PARTS, W
+                )
+                if TRACK:
+                    if step == tracked:
+                        copy = states + track * ssm_stride + head * DV * DK
+                        store_state(copy, s0, s1, s2, s3, step >= 0, PARTS, DV, W)
+                key, value, decay, beta = next_key, next_value, next_decay, next_beta
+            store_state(state, s0, s1, s2, s3, depth >= 0, PARTS, DV, W)
+
+        windows = conv_states + layer * conv_layer_stride
+        conv = windows + slot * conv_stride
+        if TRACK:
+            if tracked >= 0:
+                copy = windows + track * conv_stride
+                _move_window(conv, copy, raw, path, root, tracked, key_head * DK, C, DK)
+                _move_window(conv, copy, raw, path, root, tracked, (HK + key_head) * DK, C, DK)
+                for r in tl.static_range(R):
+                    at = 2 * HK * DK + (key_head * R + r) * DV
+                    _move_window(conv, copy, raw, path, root, tracked, at, C, DV)
+        _move_window(conv, conv, raw, path, root, depth, key_head * DK, C, DK)
+        _move_window(conv, conv, raw, path, root, depth, (HK + key_head) * DK, C, DK)
+        for r in tl.static_range(R):
+            at = 2 * HK * DK + (key_head * R + r) * DV
+            _move_window(conv, conv, raw, path, root, depth, at, C, DV)
+
+
 def gdn_verify(
     qkvz: torch.Tensor,
     ba: torch.Tensor,
@@ -88,7 +360,45 @@ def gdn_verify(
     early_state as in gdn_decode: the commit must not run in the same graph before this.
     The rest as in gdn_decode.
     """
-    raise NotImplementedError
+    rows, nodes, shape = qkvz.shape[0], paths.shape[1] - 2, GdnShape.of(conv_state, ssm_state)
+    if rows != len(slots) * nodes or rows != len(paths):
+        raise ValueError(f"{rows} rows are not {len(slots)} trees of {nodes} nodes")
+    result = gdn_output(rows, shape, quantize, qkvz.device)
+    _gdn_verify[(shape.value_heads, rows)](
+        qkvz,
+        ba,
+        conv_state,
+        conv_weight,
+        conv_weight if conv_bias is None else conv_bias,
+        A_log,
+        dt_bias,
+        ssm_state,
+        slots,
+        norm_weight,
+        paths,
+        kept.raw[layer],
+        kept.key[layer],
+        kept.value[layer],
+        kept.decay[layer],
+        kept.beta[layer],
+        result.out,
+        result.out if result.scales is None else result.scales,
+        eps,
+        qkvz.stride(0),
+        ba.stride(0),
+        conv_state.stride(0),
+        ssm_state.stride(0),
+        N=nodes,
+        **shape.constants(),
+        BIAS=conv_bias is not None,
+        QUANTIZE=quantize,
+        EARLY=early_state,
+        PDL=dependent_launch(),
+        num_warps=VERIFY_WARPS,
+        enable_fp_fusion=False,
+        **launch_options(),
+    )
+    return result
 
 
 def gdn_commit(
@@ -110,7 +420,35 @@ def gdn_commit(
     track_slots, track_nodes: [B] int: where stock's prefix cache wants the states as they are after
     a node of the accepted path (its `mamba_track_indices`, `mamba_steps_to_track`); -1: nowhere.
     """
-    raise NotImplementedError
+    shape, track = GdnShape.of(conv_states, ssm_states), track_slots is not None
+    if track != (track_nodes is not None):
+        raise ValueError("slots and nodes to track are given together or not at all")
+    _gdn_commit[(shape.key_heads, len(slots), len(ssm_states))](
+        conv_states,
+        ssm_states,
+        slots,
+        paths,
+        last_nodes,
+        slots if track_slots is None else track_slots,
+        slots if track_nodes is None else track_nodes,
+        kept.raw,
+        kept.key,
+        kept.value,
+        kept.decay,
+        kept.beta,
+        kept.raw.shape[1],
+        conv_states.stride(0),
+        conv_states.stride(1),
+        ssm_states.stride(0),
+        ssm_states.stride(1),
+        N=paths.shape[1] - 2,
+        **shape.constants(),
+        TRACK=track,
+        PDL=dependent_launch(),
+        num_warps=COMMIT_WARPS,
+        enable_fp_fusion=False,
+        **launch_options(),
+    )
 
 
 def reference_gdn_verify(
