@@ -39,6 +39,19 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
 
 
 @triton.jit
+def prefetch(addresses):
+    """Asks for 256 bytes at each address (int64, aligned to 16) to be in the second-level cache."""
+    tl.inline_asm_elementwise(
+        "cp.async.bulk.prefetch.L2.global [$1], 256; mov.b32 $0, 0;",
+        "=r,l",
+        [addresses],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@triton.jit
 def _gate_up(
     x,
     x_scale,
@@ -75,9 +88,10 @@ def _gate_up(
         column = (item % TILES) * TILE + row % TILE
         real = column < WIDTH
         weights = w13 + expert * (2 * WIDTH * D) + (half * WIDTH + column)[:, None] * D
+        mine = pairs + (item // TILES) * ROWS
         for first in range(0, count, TOKENS):
             live = first + token < count
-            pair = tl.load(pairs + expert * ROWS + first + token, mask=live, other=0)
+            pair = tl.load(mine + first + token, mask=live, other=0)
             source = pair // SLOTS
             total = tl.zeros([2 * TILE, TOKENS], tl.float32)
             for k in tl.range(0, D, BLOCK_K, num_stages=STAGES):
@@ -102,7 +116,10 @@ def _gate_up(
                     )
                 if QUANTIZED:
                     block = w13_scale + expert * (2 * WIDTH // 128 * (D // 128)) + k // 128
-                    scale = tl.load(block + (half * WIDTH + column) // 128 * (D // 128))
+                    block += (item % TILES) * TILE // 128 * (D // 128)
+                    scale = tl.where(
+                        half == 0, tl.load(block), tl.load(block + WIDTH // 128 * (D // 128))
+                    )
                     a_scale = tl.load(
                         x_scale + source * (D // 128) + k // 128, mask=live, other=0.0
                     )
@@ -145,13 +162,24 @@ def _down(
     QUANTIZED: tl.constexpr,
     DOT: tl.constexpr,
     ROWS: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    SUM: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
     k0 = tl.arange(0, BLOCK_K)
     token = tl.arange(0, TOKENS)
+    if PDL:
+        gdc_launch_dependents()
+        if PREFETCH:
+            # The router's list is there: gate and up has waited for it before it let this start.
+            i = tl.program_id(0) // TILES
+            entry = tl.load(work + 1 + i, cache_modifier=".cg")
+            if i < tl.load(work, cache_modifier=".cg"):
+                start = w2 + (entry & 0xFFFF).to(tl.int64) * (D * WIDTH)
+                start += (tl.program_id(0) % TILES) * TILE * WIDTH
+                chunk = tl.arange(0, TILE * WIDTH * w2.dtype.element_ty.primitive_bitwidth // 2048)
+                prefetch(start.to(tl.int64) + chunk * 256)
+        gdc_wait()
     items = tl.load(work) * TILES
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
         entry = tl.load(work + 1 + item // TILES)
@@ -161,9 +189,10 @@ def _down(
         n = tile * TILE + tl.arange(0, TILE)
         real = n < D
         weight = w2 + expert * (D * WIDTH) + n[:, None] * WIDTH
+        mine = pairs + (item // TILES) * ROWS
         for first in range(0, count, TOKENS):
             live = first + token < count
-            pair = tl.load(pairs + expert * ROWS + first + token, mask=live, other=0)
+            pair = tl.load(mine + first + token, mask=live, other=0)
             total = tl.zeros([TILE, TOKENS], tl.float32)
             for k in tl.range(0, WIDTH, BLOCK_K, num_stages=STAGES):
                 if WIDTH % BLOCK_K == 0 and D % TILE == 0:
@@ -188,8 +217,8 @@ def _down(
                 if QUANTIZED:
                     codes, a_scale = quantize_groups(a.to(tl.float32))
                     block = w2_scale + expert * (D // 128 * (WIDTH // 128)) + k // 128
-                    scale = tl.load(block + n // 128 * (WIDTH // 128))
-                    total += tl.dot(w, tl.trans(codes)) * (scale[:, None] * a_scale[None, :])
+                    scale = tl.load(block + tile * TILE // 128 * (WIDTH // 128))
+                    total += tl.dot(w, tl.trans(codes)) * (scale * a_scale)[None, :]
                 else:
                     total = tl.dot(w.to(DOT), tl.trans(a).to(DOT), total)
             share = tl.load(weights + pair, mask=live, other=0.0)
@@ -198,20 +227,21 @@ def _down(
                 to_bfloat16(total * share[None, :]),
                 mask=live[None, :] & real[:, None],
             )
-            # This program's stores before its arrival, the others' behind a row's last one.
-            tl.debug_barrier()
-            t = pair // SLOTS
-            before = tl.atomic_add(arrived + tile * ROWS + t, 1, mask=live, sem="acq_rel")
-            whole = live & (before == SLOTS - 1)
-            if tl.max(whole.to(tl.int32), 0) > 0:
-                tl.store(arrived + tile * ROWS + t, 0, mask=whole)
-                mask = whole[:, None] & real[None, :]
-                added = tl.zeros([TOKENS, TILE], tl.float32)
-                for slot in tl.static_range(SLOTS):
-                    at = (t * SLOTS + slot)[:, None] * D + n[None, :]
-                    one = tl.load(partial + at, mask=mask, other=0.0, cache_modifier=".cg")
-                    added += one.to(tl.float32)
-                tl.store(out + t[:, None] * D + n[None, :], to_bfloat16(added), mask=mask)
+            if SUM:
+                # This program's stores before its arrival, the others' behind a row's last one.
+                tl.debug_barrier()
+                t = pair // SLOTS
+                before = tl.atomic_add(arrived + tile * ROWS + t, 1, mask=live, sem="acq_rel")
+                whole = live & (before == SLOTS - 1)
+                if tl.max(whole.to(tl.int32), 0) > 0:
+                    tl.store(arrived + tile * ROWS + t, 0, mask=whole)
+                    mask = whole[:, None] & real[None, :]
+                    added = tl.zeros([TOKENS, TILE], tl.float32)
+                    for slot in tl.static_range(SLOTS):
+                        at = (t * SLOTS + slot)[:, None] * D + n[None, :]
+                        one = tl.load(partial + at, mask=mask, other=0.0, cache_modifier=".cg")
+                        added += one.to(tl.float32)
+                    tl.store(out + t[:, None] * D + n[None, :], to_bfloat16(added), mask=mask)
 
 
 @dataclass(frozen=True)
@@ -219,7 +249,8 @@ class Tiling:
     """How one of the two products is laid over the device.
 
     tile: columns of the result a program (of gate and of up alike). tokens: rows of the batch at a
-    time. programs: of one multiprocessor.
+    time. programs: of one multiprocessor. block: of the sum at a time. prefetch: whether the first
+    weights are asked for before gate and up has ended.
     """
 
     tile: int
@@ -228,6 +259,7 @@ class Tiling:
     warps: int
     programs: int
     block: int = 128
+    prefetch: bool = False
 
 
 UP = Tiling(tile=32, tokens=8, stages=5, warps=4, programs=4)
@@ -263,8 +295,12 @@ def experts(
     w2_scale: torch.Tensor | None,
     up: Tiling = UP,
     down: Tiling = DOWN,
+    add: bool = True,
 ) -> torch.Tensor:
     """What the chosen experts make of the normed rows: [T, D] bf16.
+
+    add: False leaves the slots' outputs as they are, [T, S, D], for whoever reads them to add in
+    fp32 from the first to the last.
 
     w13: [X, 2 I, D], gate above up; w2: [X, D, I]; X counts the shared expert. e4m3 with fp32
     scales [X, 2 I / 128, D / 128] and [X, D / 128, I / 128], or bf16 without. I may be the shard of
@@ -329,11 +365,13 @@ def experts(
         TOKENS=down.tokens,
         BLOCK_K=down.block,
         STAGES=down.stages,
+        SUM=add,
+        PREFETCH=down.prefetch and columns % down.tile == 0,
         num_warps=down.warps,
         **shape,
         **launch_options(),
     )
-    return out
+    return out if add else partial.view(rows, slots, columns)
 
 
 def reference_experts(

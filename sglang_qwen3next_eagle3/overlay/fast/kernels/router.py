@@ -43,7 +43,7 @@ class Routing(NamedTuple):
     weights: [T, S] fp32, what a slot's output is multiplied by.
     work: [E + 2] int32. work[0] is the number of distinct experts in the batch; work[1:] are they,
     the shared one first and the others ascending, each as id + (number of its rows << 16).
-    pairs: [E + 1, MAX_ROWS] int32; pairs[e] are the pairs of expert e, rows ascending.
+    pairs: [E + 1, MAX_ROWS] int32; pairs[i] are the pairs of the expert at work[1 + i], ascending.
     What lies behind the counts is undefined.
     """
 
@@ -84,6 +84,7 @@ def _choose(
     LOG_E: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    CHUNKS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     SLOTS: tl.constexpr = TOP_K + SHARED
@@ -142,25 +143,58 @@ def _choose(
         at = t[:, None] * SLOTS + s
         tl.store(ids + at, chosen, mask=live & (s < SLOTS))
         tl.store(weights + at, share, mask=live & (s < SLOTS))
-        # The rows of every expert, in their order.
-        took = ((slot >= 0) & inside).to(tl.int32)
-        if BLOCK_T == 1:
-            place = seen[None, :]
-            seen += tl.sum(took, 0)
-        else:
-            place = seen[None, :] + tl.cumsum(took, 0) - took
-            seen += tl.sum(took, 0)
-        tl.store(
-            pairs + e[None, :] * ROWS + place, t[:, None] * SLOTS + slot, mask=took != 0
-        )
+        seen += tl.sum(((slot >= 0) & inside).to(tl.int32), 0)
+        if CHUNKS == 1:
+            place = _places(seen, SHARED)
+            none = tl.zeros([BLOCK_E], tl.int32)
+            _list_pairs(pairs, slot, inside, t, e, place, none, SLOTS, BLOCK_T, ROWS)
         if SHARED:
-            tl.store(pairs + E * ROWS + t, t * SLOTS + TOP_K, mask=t < T)
-    used = (seen > 0).to(tl.int32)
-    behind = tl.cumsum(used, 0)
-    tl.store(work + 1 + SHARED + behind - used, e + (seen << 16), mask=used != 0)
-    tl.store(work, tl.sum(used, 0) + SHARED)
+            tl.store(pairs + t, t * SLOTS + TOP_K, mask=t < T)
+    place = _places(seen, SHARED)
+    if CHUNKS > 1:
+        # Where an expert stands in the list is known only now: the rows once more.
+        tl.debug_barrier()
+        earlier = tl.zeros([BLOCK_E], tl.int32)
+        for first in range(0, T, BLOCK_T):
+            t = first + tl.arange(0, BLOCK_T)
+            inside = (t < T)[:, None] & (e < E)[None, :]
+            slot = tl.full([BLOCK_T, BLOCK_E], -1, tl.int32)
+            for k in tl.static_range(TOP_K):
+                taken = tl.load(ids + t * SLOTS + k, mask=t < T, other=-1)
+                slot = tl.where(taken[:, None] == e[None, :], k, slot)
+            _list_pairs(pairs, slot, inside, t, e, place, earlier, SLOTS, BLOCK_T, ROWS)
+            earlier += tl.sum(((slot >= 0) & inside).to(tl.int32), 0)
+    tl.store(work + 1 + place, e + (seen << 16), mask=seen > 0)
+    tl.store(work, tl.sum((seen > 0).to(tl.int32), 0) + SHARED)
     if SHARED:
         tl.store(work + 1, E + (T << 16))
+
+
+@triton.jit
+def _places(seen, SHARED: tl.constexpr):
+    used = (seen > 0).to(tl.int32)
+    return SHARED + tl.cumsum(used, 0) - used
+
+
+@triton.jit
+def _list_pairs(
+    pairs,
+    slot,
+    inside,
+    t,
+    e,
+    place,
+    earlier,
+    SLOTS: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    took = ((slot >= 0) & inside).to(tl.int32)
+    before = earlier[None, :]
+    if BLOCK_T > 1:
+        before += tl.cumsum(took, 0) - took
+    at = pairs + place[None, :] * ROWS + before
+    tl.store(at, t[:, None] * SLOTS + slot, mask=took != 0)
 
 
 @triton.jit
@@ -195,6 +229,7 @@ def _route(
     LOG_E: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    CHUNKS: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
     TILES: tl.constexpr,
@@ -231,8 +266,8 @@ def _route(
             tl.store(normed_out + t * D + d, normed, mask=live)
             if SHARED:
                 gate = tl.load(shared_gate + d, mask=inside, other=0.0).to(tl.float32)
-                product = tl.sum(gate * normed.to(tl.float32), 0)
-                tl.store(shared_logits + t, to_bfloat16(product), mask=t < T)
+                chance = tl.sum(gate * normed.to(tl.float32), 0)
+                tl.store(shared_logits + t, to_bfloat16(chance), mask=t < T)
             if QUANTIZE:
                 GROUPS: tl.constexpr = BLOCK_D // 128
                 codes, scales = quantize_groups(
@@ -250,7 +285,7 @@ def _route(
             tl.store(arrived, 0)
             _choose(
                 logits, shared_logits, ids, weights, work, pairs, T, E, TOP_K, SHARED,
-                RENORMALIZE, BLOCK_E, LOG_E, BLOCK_S, BLOCK_T, ROWS,
+                RENORMALIZE, BLOCK_E, LOG_E, BLOCK_S, BLOCK_T, CHUNKS, ROWS,
             )  # fmt: skip
 
 
@@ -271,6 +306,7 @@ def _choose_kernel(
     LOG_E: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    CHUNKS: tl.constexpr,
     ROWS: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -279,7 +315,7 @@ def _choose_kernel(
         gdc_wait()
     _choose(
         logits, shared_logits, ids, weights, work, pairs, T, E, TOP_K, SHARED,
-        RENORMALIZE, BLOCK_E, LOG_E, BLOCK_S, BLOCK_T, ROWS,
+        RENORMALIZE, BLOCK_E, LOG_E, BLOCK_S, BLOCK_T, CHUNKS, ROWS,
     )  # fmt: skip
 
 
@@ -368,6 +404,7 @@ def route(
         "LOG_E": (count - 1).bit_length(),
         "BLOCK_S": triton.next_power_of_2(slots),
         "BLOCK_T": min(tiling.block, triton.next_power_of_2(rows)),
+        "CHUNKS": triton.cdiv(rows, min(tiling.block, triton.next_power_of_2(rows))),
         "ROWS": MAX_ROWS,
         "PDL": dependent_launch(),
     }
@@ -436,7 +473,7 @@ def reference_routing(
     for place, expert in enumerate(order):
         mine = by_expert[expert]
         work[1 + place] = expert + (len(mine) << 16)
-        pairs[expert, : len(mine)] = torch.tensor(mine)
+        pairs[place, : len(mine)] = torch.tensor(mine)
     to = logits.device
     assert slots * rows >= len(order)
     return Routing(ids.int(), weights, work.to(to), pairs.to(to))

@@ -34,7 +34,7 @@ def lists(routing: router.Routing) -> list[tuple[int, list[int]]]:
     """Every expert that is in use with its pairs, in the order of the work list."""
     count = int(routing.work[0])
     entries = [(w & 0xFFFF, w >> 16) for w in routing.work[1 : 1 + count].tolist()]
-    return [(e, routing.pairs[e, :n].tolist()) for e, n in entries]
+    return [(e, routing.pairs[i, :n].tolist()) for i, (e, n) in enumerate(entries)]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 13, 32])
