@@ -7,29 +7,48 @@ The projection holds query and output gate of a head side by side (q0, gate0, q1
 the keys and the values. Query and key heads are normalized (gemma: gain 1 + weight) and their first
 `rotary` dimensions rotated (neox style), each rounded to bf16 as in stock.
 
-    1. scores: a work item is one chunk of positions, one key/value head, and up to four rows of a
-       request (their HQ / HKV query heads are the rows of one tile of the tensor cores). It leaves
-       the unnormalized sum, the maximum and the sum of weights of its chunk.
+    1. scores: a work item is one chunk of positions, one key/value head, and the rows of a request
+       that fit into a tile of 64 queries (8 rows of 8 query heads). It leaves the unnormalized sum,
+       the maximum and the sum of weights of its chunk. A fixed number of programs shares the items.
     2. combine: one program a row and query head folds its chunks in their order, multiplies by the
        sigmoid of the gate and quantizes.
 
-Chunks begin and end at fixed positions (`chunk_bounds`), whatever the context's length, and a row's
-own tile is the same in every pass. So a row's bits depend on its position, its queries and the keys
-and values of its path alone: a row of a verify equals the row of the decode step that it stands for,
-bit for bit. The keys of the pass itself are computed from `qkv` by whoever needs them, so that no
-program waits for another; chunks that hold them are worked on row by row, along the row's path.
+Chunks begin and end at fixed positions (`CHUNKS`), whatever the context's length, and products have
+the same shape in every pass. So a row's bits depend on its position, its queries and the keys and
+values of its path alone: a row of a verify equals the row of the decode step that it stands for, bit
+for bit. The keys of the pass itself are computed from `qkv` by whoever needs them, so that no program
+waits for another; chunks that hold them are worked on row by row, along the row's path, whose keys
+a product with zeros and ones puts at their positions.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from sglang_qwen3next_eagle3.overlay.fast.device import (
+    DOT_DTYPE,
+    INTERPRETED,
+    dependent_launch,
+    launch_options,
+    to_bfloat16,
+)
+from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP, quantize_groups
+
+TILE = 64
+"""Positions, and queries, of one product."""
+
+SCORE_WARPS = 8
+COMBINE_WARPS = 8
+COMBINED = 32
+"""Chunks that are combined at a time."""
 
 CHUNKS = ((0, 64), (2048, 256), (8192, 512))
 """(first position, positions in a chunk) of ranges of chunks: short contexts are cut finely, so
 that they fill the GPU, long ones coarsely, so that few partial results are combined."""
-
-ROW_TILE = 4
-"""Rows of a request that share a work item, and with it one reading of keys and values."""
 
 
 class AttentionOutput(NamedTuple):
@@ -77,6 +96,300 @@ def attention_workspace(
     )
 
 
+@triton.jit
+def _chunk_of(position, SIZE0: tl.constexpr, FROM1: tl.constexpr, SIZE1: tl.constexpr,
+              FROM2: tl.constexpr, SIZE2: tl.constexpr):  # fmt: skip
+    """The chunk that holds a position."""
+    middle: tl.constexpr = FROM1 // SIZE0
+    far: tl.constexpr = middle + (FROM2 - FROM1) // SIZE1
+    beyond = far + (position - FROM2) // SIZE2
+    between = middle + (position - FROM1) // SIZE1
+    return tl.where(
+        position < FROM1, position // SIZE0, tl.where(position < FROM2, between, beyond)
+    )
+
+
+@triton.jit
+def _chunk_start(chunk, SIZE0: tl.constexpr, FROM1: tl.constexpr, SIZE1: tl.constexpr,
+                 FROM2: tl.constexpr, SIZE2: tl.constexpr):  # fmt: skip
+    """The first position of a chunk; that of the next chunk is its end."""
+    middle: tl.constexpr = FROM1 // SIZE0
+    far: tl.constexpr = middle + (FROM2 - FROM1) // SIZE1
+    beyond = FROM2 + (chunk - far) * SIZE2
+    between = FROM1 + (chunk - middle) * SIZE1
+    return tl.where(chunk < middle, chunk * SIZE0, tl.where(chunk < far, between, beyond))
+
+
+@triton.jit
+def _normed_and_rotated(
+    at, weight, cos_sin, d, valid, eps, D: tl.constexpr, ROTARY: tl.constexpr
+):
+    """Heads [M, D] at pointers `at` [M, 1]: normalized, rounded, rotated; fp32 exact in bf16.
+
+    cos_sin: pointers [M, 1] to the cosines of the rows' positions. d: [1, D].
+    """
+    half: tl.constexpr = ROTARY // 2
+    turned = (d < ROTARY) & valid
+    other = tl.where(d < half, d + half, d - half)
+    x = tl.load(at + d, mask=valid, other=0.0).to(tl.float32)
+    y = tl.load(at + other, mask=turned, other=0.0).to(tl.float32)
+    gain = 1.0 + tl.load(weight + d).to(tl.float32)
+    other_gain = 1.0 + tl.load(weight + other, mask=d < ROTARY, other=0.0).to(tl.float32)
+    angle = tl.where(d < half, d, d - half)
+    cos = tl.load(cos_sin + angle, mask=turned, other=1.0).to(tl.float32)
+    sin = tl.load(cos_sin + half + angle, mask=turned, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
+    x = to_bfloat16(x * scale * gain).to(tl.float32)
+    y = to_bfloat16(y * scale * other_gain).to(tl.float32)
+    y = tl.where(d < half, -y, y)
+    return to_bfloat16(x * cos + y * sin)
+
+
+@triton.jit
+def _cached(cache, kv_indices, position, end, head, d, stride, D: tl.constexpr):
+    """Rows [P, D] of a pool at positions before `end`, zeros elsewhere."""
+    inside = position < end
+    slot = tl.load(kv_indices + position, mask=inside, other=0).to(tl.int64)
+    at = cache + slot[:, None] * stride + head * D + d
+    return tl.load(at, mask=inside[:, None], other=0.0)
+
+
+@triton.jit
+def _scores(
+    qkv,
+    q_weight,
+    k_weight,
+    positions,
+    cos_sin_cache,
+    k_cache,
+    v_cache,
+    out_cache_loc,
+    kv_indptr,
+    kv_indices,
+    paths,
+    sums,
+    stats,
+    eps,
+    batch,
+    chunks,
+    qkv_stride,
+    k_stride,
+    v_stride,
+    N: tl.constexpr,
+    BP: tl.constexpr,
+    HQ: tl.constexpr,
+    HKV: tl.constexpr,
+    D: tl.constexpr,
+    ROTARY: tl.constexpr,
+    ROWS: tl.constexpr,
+    NP: tl.constexpr,
+    TILE: tl.constexpr,
+    DOT: tl.constexpr,
+    SIZE0: tl.constexpr,
+    FROM1: tl.constexpr,
+    SIZE1: tl.constexpr,
+    FROM2: tl.constexpr,
+    SIZE2: tl.constexpr,
+    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    G: tl.constexpr = HQ // HKV
+    OWN: tl.constexpr = 1 if N == 1 else 0
+    TAILS: tl.constexpr = 1 if N == 1 else 2
+    ROW_TILES: tl.constexpr = (N + ROWS - 1) // ROWS
+    if PDL:
+        if not EARLY:
+            gdc_wait()
+            gdc_launch_dependents()
+
+    # Work items of a request: its rows' last chunks one by one, then whole chunks for all rows.
+    b = tl.arange(0, BP)
+    ends = tl.load(kv_indptr + b + 1, mask=b < batch, other=0)
+    lengths = ends - tl.load(kv_indptr + b, mask=b < batch, other=0) - OWN
+    lengths = tl.maximum(lengths, 0)
+    whole = _chunk_of(lengths, SIZE0, FROM1, SIZE1, FROM2, SIZE2)
+    items = tl.where(b < batch, HKV * (N * TAILS + whole * ROW_TILES), 0)
+    through = tl.cumsum(items, 0)
+
+    m = tl.arange(0, TILE)
+    computed = tl.arange(0, ROWS * G)
+    d = tl.arange(0, D)[None, :]
+    p = tl.arange(0, TILE)
+    path_node = tl.arange(0, NP)
+    for item in range(tl.program_id(0), tl.sum(items, 0), tl.num_programs(0)):
+        request = tl.sum((through <= item).to(tl.int32), 0)
+        i = item - tl.sum(tl.where(b < request, items, 0), 0)
+        prefix = tl.sum(tl.where(b == request, lengths, 0), 0)
+        full = tl.sum(tl.where(b == request, whole, 0), 0)
+        tail = i < HKV * N * TAILS
+        j = tl.where(tail, i, i - HKV * N * TAILS)
+        head = j % HKV
+        j = j // HKV
+        node = tl.where(tail, j // TAILS, (j % ROW_TILES) * ROWS)
+        chunk = tl.where(tail, full + j % TAILS, full - 1 - j // ROW_TILES)
+        root = request * N
+        depth = 0
+        if N > 1:
+            depth = tl.load(paths + (root + node) * (N + 2))
+        start = _chunk_start(chunk, SIZE0, FROM1, SIZE1, FROM2, SIZE2)
+        end = _chunk_start(chunk + 1, SIZE0, FROM1, SIZE1, FROM2, SIZE2)
+        end = tl.where(tail, tl.minimum(end, prefix + depth + 1), end)
+        if end > start:
+            indices = kv_indices + tl.load(kv_indptr + request)
+            stored = tl.minimum(end, prefix)
+            k = _cached(k_cache, indices, start + p, stored, head, d, k_stride, D)
+            v = _cached(v_cache, indices, start + p, stored, head, d, v_stride, D)
+            if PDL:
+                if EARLY:
+                    gdc_wait()
+                    gdc_launch_dependents()
+
+            row = tl.where(tail, node, node + computed // G)
+            valid = (row < N)[:, None]
+            row = root + tl.minimum(row, N - 1)
+            at = qkv + row * qkv_stride + (head * G + computed % G) * 2 * D
+            angles = cos_sin_cache + tl.load(positions + row) * ROTARY
+            q = _normed_and_rotated(
+                at[:, None], q_weight, angles[:, None], d, valid, eps, D, ROTARY
+            )
+            q = tl.broadcast_to(q[None, :, :], [TILE // (ROWS * G), ROWS * G, D])
+            q = tl.reshape(q, [TILE, D])
+
+            drafted_k = tl.zeros([NP, D], tl.bfloat16)
+            drafted_v = tl.zeros([NP, D], tl.bfloat16)
+            if tail:
+                on_path = path_node <= depth
+                row = root + path_node * 0
+                if N > 1:
+                    path = paths + (root + node) * (N + 2) + 2
+                    row += tl.load(path + tl.minimum(path_node, N - 1), mask=on_path, other=0)
+                at = qkv + row * qkv_stride + HQ * 2 * D + head * D
+                angles = cos_sin_cache + tl.load(positions + row) * ROTARY
+                valid = on_path[:, None]
+                drafted_k = _normed_and_rotated(
+                    at[:, None], k_weight, angles[:, None], d, valid, eps, D, ROTARY
+                )
+                drafted_v = tl.load(at[:, None] + HKV * D + d, mask=valid, other=0.0)
+                own = ((path_node == depth) & (chunk == full))[:, None]
+                loc = tl.load(out_cache_loc + row).to(tl.int64)[:, None]
+                tl.store(k_cache + loc * k_stride + head * D + d, drafted_k, mask=own)
+                tl.store(v_cache + loc * v_stride + head * D + d, drafted_v, mask=own)
+
+            largest = tl.full([TILE], float("-inf"), tl.float32)
+            weights = tl.zeros([TILE], tl.float32)
+            total = tl.zeros([TILE, D], tl.float32)
+            for first in range(start, end, TILE):
+                position = first + p
+                next_k = _cached(
+                    k_cache, indices, position + TILE, stored, head, d, k_stride, D
+                )
+                next_v = _cached(
+                    v_cache, indices, position + TILE, stored, head, d, v_stride, D
+                )
+                if first + TILE > prefix:
+                    place = (position[:, None] - prefix == path_node[None, :]).to(DOT)
+                    placed_k = to_bfloat16(tl.dot(place, drafted_k.to(DOT)))
+                    placed_v = to_bfloat16(tl.dot(place, drafted_v.to(DOT)))
+                    new = (position >= prefix)[:, None]
+                    k = tl.where(new, placed_k, k)
+                    v = tl.where(new, placed_v, v)
+                score = tl.dot(q.to(DOT), tl.trans(k).to(DOT)) * (D**-0.5)
+                score = tl.where((position < end)[None, :], score, float("-inf"))
+                larger = tl.maximum(largest, tl.max(score, 1))
+                shrink = tl.exp(largest - larger)
+                weight = tl.exp(score - larger[:, None])
+                weights = weights * shrink + tl.sum(weight, 1)
+                total = tl.dot(to_bfloat16(weight).to(DOT), v.to(DOT), total * shrink[:, None])
+                largest = larger
+                k, v = next_k, next_v
+
+            row = tl.where(tail, node, node + m // G)
+            keep = (row < N) & (m < tl.where(tail, G, ROWS * G))
+            at = ((root + row).to(tl.int64) * HQ + head * G + m % G) * chunks + chunk
+            tl.store(sums + at[:, None] * D + d, total, mask=keep[:, None])
+            tl.store(stats + at * 2, largest, mask=keep)
+            tl.store(stats + at * 2 + 1, weights, mask=keep)
+    if PDL:
+        if EARLY:
+            gdc_wait()
+
+
+@triton.jit
+def _combine(
+    qkv,
+    kv_indptr,
+    paths,
+    sums,
+    stats,
+    out,
+    scales,
+    chunks,
+    qkv_stride,
+    N: tl.constexpr,
+    HQ: tl.constexpr,
+    D: tl.constexpr,
+    COMBINED: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+    SIZE0: tl.constexpr,
+    FROM1: tl.constexpr,
+    SIZE1: tl.constexpr,
+    FROM2: tl.constexpr,
+    SIZE2: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    head = tl.program_id(0)
+    row = tl.program_id(1)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    request = row // N
+    position = tl.load(kv_indptr + request + 1) - tl.load(kv_indptr + request)
+    if N == 1:
+        position = tl.maximum(position - 1, 0)
+    else:
+        position += tl.load(paths + row * (N + 2))
+    count = _chunk_of(position, SIZE0, FROM1, SIZE1, FROM2, SIZE2) + 1
+    d = tl.arange(0, D)
+    c = tl.arange(0, COMBINED)
+    gate = tl.load(qkv + row * qkv_stride + (head * 2 + 1) * D + d).to(tl.float32)
+    base = (row.to(tl.int64) * HQ + head) * chunks
+    largest = tl.full([COMBINED], float("-inf"), tl.float32)
+    for first in range(0, count, COMBINED):
+        inside = first + c < count
+        part = tl.load(stats + (base + first + c) * 2, mask=inside, other=float("-inf"))
+        largest = tl.maximum(largest, part)
+    top = tl.max(largest, 0)
+    weights = 0.0
+    total = tl.zeros([D], tl.float32)
+    for first in range(0, count, COMBINED):
+        inside = first + c < count
+        at = base + first + c
+        part = tl.load(stats + at * 2, mask=inside, other=float("-inf"))
+        factor = tl.exp(part - top)
+        weights += tl.sum(factor * tl.load(stats + at * 2 + 1, mask=inside, other=0.0), 0)
+        values = tl.load(sums + at[:, None] * D + d[None, :], mask=inside[:, None], other=0.0)
+        total += tl.sum(values * factor[:, None], 0)
+    result = to_bfloat16(total / weights).to(tl.float32)
+    y = to_bfloat16(result * to_bfloat16(tl.sigmoid(gate)).to(tl.float32))
+    at = (row * HQ + head) * D
+    if QUANTIZE:
+        groups: tl.constexpr = D // 128
+        codes, scale = quantize_groups(tl.reshape(y.to(tl.float32), [groups, 128]))
+        group = tl.arange(0, groups)
+        tl.store(out + at + group[:, None] * 128 + tl.arange(0, 128)[None, :], codes)
+        tl.store(scales + (row * HQ + head) * groups + group, scale)
+    else:
+        tl.store(out + at + d, y)
+
+
+@functools.cache
+def _programs(device: torch.device) -> int:
+    """How many programs share the work items; results do not depend on it."""
+    if INTERPRETED or device.type != "cuda":
+        return 3
+    return 2 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def attention(
     qkv: torch.Tensor,
     q_weight: torch.Tensor,
@@ -92,6 +405,7 @@ def attention(
     paths: torch.Tensor | None,
     quantize: bool,
     workspace: AttentionWorkspace,
+    early_cache: bool = False,
 ) -> AttentionOutput:
     """T rows: one a request (paths None), or the nodes of draft trees.
 
@@ -100,8 +414,98 @@ def attention(
     kv_indptr [B + 1] int32, kv_indices int64 or int32: as stock's Triton backend prepares them, in
     decode with the row's own slot as the last one of its request, in verify without the pass.
     paths: [T, 2 + n] of tree_paths or chain_paths; the row of depth d is at position prefix + d.
+    early_cache: read kv_indptr, kv_indices, paths and the cached keys and values before the
+    preceding kernels have ended. Only where nothing launched since the start of the graph writes
+    these, which is so for a decode or verify pass captured as one graph.
     """
-    raise NotImplementedError
+    rows, width = qkv.shape
+    _, kv_heads, dim = k_cache.shape
+    heads = (width - 2 * kv_heads * dim) // (2 * dim)
+    group = heads // kv_heads
+    nodes = 1 if paths is None else paths.shape[1] - 2
+    batch = len(kv_indptr) - 1
+    if batch * nodes != rows:
+        raise ValueError(f"{rows} rows are not {batch} requests of {nodes}")
+    if group * kv_heads != heads or triton.next_power_of_2(group) != group or group > TILE:
+        raise ValueError(f"{heads} query heads on {kv_heads} key/value heads do not fill a tile")
+    if quantize and dim % GROUP:
+        raise ValueError(f"a head of {dim} is not made of quantization groups of {GROUP}")
+    out_dtype = torch.float8_e4m3fn if quantize else torch.bfloat16
+    out = torch.empty(rows, heads * dim, dtype=out_dtype, device=qkv.device)
+    scales = None
+    if quantize:
+        shape = rows, heads * dim // GROUP
+        scales = torch.empty(shape, dtype=torch.float32, device=qkv.device)
+    sums, stats = workspace
+    table = qkv if paths is None else paths
+    bounds = {
+        "SIZE0": CHUNKS[0][1],
+        "FROM1": CHUNKS[1][0],
+        "SIZE1": CHUNKS[1][1],
+        "FROM2": CHUNKS[2][0],
+        "SIZE2": CHUNKS[2][1],
+    }
+    # A row's tile has at least eight heads, so that its sums are laid out alike in every pass.
+    tile_rows = min(TILE // group, max(triton.next_power_of_2(nodes), 8 // group, 1))
+    _scores[(_programs(qkv.device),)](
+        qkv,
+        q_weight,
+        k_weight,
+        positions,
+        cos_sin_cache,
+        k_cache,
+        v_cache,
+        out_cache_loc,
+        kv_indptr,
+        kv_indices,
+        table,
+        sums,
+        stats,
+        eps,
+        batch,
+        sums.shape[2],
+        qkv.stride(0),
+        k_cache.stride(0),
+        v_cache.stride(0),
+        N=nodes,
+        BP=triton.next_power_of_2(batch),
+        HQ=heads,
+        HKV=kv_heads,
+        D=dim,
+        ROTARY=cos_sin_cache.shape[1],
+        ROWS=tile_rows,
+        NP=max(16, triton.next_power_of_2(nodes)),
+        TILE=TILE,
+        DOT=DOT_DTYPE,
+        **bounds,
+        EARLY=early_cache,
+        PDL=dependent_launch(),
+        num_warps=SCORE_WARPS,
+        enable_fp_fusion=False,
+        **launch_options(),
+    )
+    _combine[(heads, rows)](
+        qkv,
+        kv_indptr,
+        table,
+        sums,
+        stats,
+        out,
+        out if scales is None else scales,
+        sums.shape[2],
+        qkv.stride(0),
+        N=nodes,
+        HQ=heads,
+        D=dim,
+        COMBINED=COMBINED,
+        QUANTIZE=quantize,
+        **bounds,
+        PDL=dependent_launch(),
+        num_warps=COMBINE_WARPS,
+        enable_fp_fusion=False,
+        **launch_options(),
+    )
+    return AttentionOutput(out, scales)
 
 
 def gemma_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
