@@ -15,7 +15,7 @@ the shared expert's sigmoid in bf16.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -32,6 +32,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import (
     reference_add_norm_quantize,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP, quantize_groups
+
 
 class Routing(NamedTuple):
     """Which expert every row goes to, and the rows of every expert.
@@ -374,40 +375,17 @@ def route(
     if quantize and block != width:
         raise ValueError(f"a row of {width} values is not 128 times a power of two")
     shared = shared_gate_weight is not None
-    slots = top_k + shared
     device = hidden.device
-
-    def empty(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device=device)
-
     residual_out, normed = torch.empty_like(hidden), torch.empty_like(hidden)
     codes = scales = None
     if quantize:
-        codes = empty(rows, width, dtype=torch.float8_e4m3fn)
-        scales = empty(rows, width // GROUP, dtype=torch.float32)
-    logits = empty(rows, count, dtype=torch.bfloat16)
-    shared_logits = empty(rows, dtype=torch.bfloat16)
-    routing = Routing(
-        empty(rows, slots, dtype=torch.int32),
-        empty(rows, slots, dtype=torch.float32),
-        empty(count + 2, dtype=torch.int32),
-        empty(count + 1, MAX_ROWS, dtype=torch.int32),
-    )
+        codes = torch.empty_like(hidden, dtype=torch.float8_e4m3fn)
+        scales = torch.empty(rows, width // GROUP, dtype=torch.float32, device=device)
+    logits = torch.empty(rows, count, dtype=torch.bfloat16, device=device)
+    shared_logits = torch.empty(rows, dtype=torch.bfloat16, device=device)
+    routing = _empty_routing(rows, count, top_k + shared, device)
     per_program = min(tiling.rows, triton.next_power_of_2(rows))
     tiles = triton.cdiv(count, tiling.tile)
-    choice = {
-        "E": count,
-        "TOP_K": top_k,
-        "SHARED": int(shared),
-        "RENORMALIZE": renormalize,
-        "BLOCK_E": triton.next_power_of_2(count),
-        "LOG_E": (count - 1).bit_length(),
-        "BLOCK_S": triton.next_power_of_2(slots),
-        "BLOCK_T": min(tiling.block, triton.next_power_of_2(rows)),
-        "CHUNKS": triton.cdiv(rows, min(tiling.block, triton.next_power_of_2(rows))),
-        "ROWS": MAX_ROWS,
-        "PDL": dependent_launch(),
-    }
     _route[(tiles + 1, triton.cdiv(rows, per_program))](
         hidden,
         hidden if residual is None else residual,
@@ -433,20 +411,76 @@ def route(
         PER_PROGRAM=per_program,
         FUSED=tiling.fused,
         num_warps=tiling.warps,
-        **choice,
+        **_choice(rows, count, top_k, shared, renormalize, tiling),
         **launch_options(),
     )
     if not tiling.fused:
-        _choose_kernel[(1,)](
-            logits,
-            shared_logits,
-            *routing,
-            rows,
-            num_warps=tiling.choosing_warps,
-            **choice,
-            **launch_options(),
-        )
+        _launch_choice(logits, shared_logits, routing, top_k, shared, renormalize, tiling)
     return Routed(residual_out, normed, codes, scales, routing)
+
+
+def choose(
+    logits: torch.Tensor,
+    shared_logits: torch.Tensor | None,
+    top_k: int,
+    renormalize: bool,
+    tiling: Tiling | None = None,
+) -> Routing:
+    """The choice alone, in a launch of its own: logits [T, E] bf16, shared_logits [T] bf16."""
+    shared = shared_logits is not None
+    routing = _empty_routing(*logits.shape, top_k + shared, logits.device)
+    gates = logits if shared_logits is None else shared_logits
+    _launch_choice(logits, gates, routing, top_k, shared, renormalize, tiling or Tiling())
+    return routing
+
+
+def _empty_routing(rows: int, experts: int, slots: int, device: torch.device) -> Routing:
+    return Routing(
+        torch.empty(rows, slots, dtype=torch.int32, device=device),
+        torch.empty(rows, slots, dtype=torch.float32, device=device),
+        torch.empty(experts + 2, dtype=torch.int32, device=device),
+        torch.empty(experts + 1, MAX_ROWS, dtype=torch.int32, device=device),
+    )
+
+
+def _choice(
+    rows: int, experts: int, top_k: int, shared: bool, renormalize: bool, tiling: Tiling
+) -> dict[str, Any]:
+    """What `_choose` is compiled for."""
+    block = min(tiling.block, triton.next_power_of_2(rows))
+    return {
+        "E": experts,
+        "TOP_K": top_k,
+        "SHARED": int(shared),
+        "RENORMALIZE": renormalize,
+        "BLOCK_E": triton.next_power_of_2(experts),
+        "LOG_E": (experts - 1).bit_length(),
+        "BLOCK_S": triton.next_power_of_2(top_k + shared),
+        "BLOCK_T": block,
+        "CHUNKS": triton.cdiv(rows, block),
+        "ROWS": MAX_ROWS,
+        "PDL": dependent_launch(),
+    }
+
+
+def _launch_choice(
+    logits: torch.Tensor,
+    shared_logits: torch.Tensor,
+    routing: Routing,
+    top_k: int,
+    shared: bool,
+    renormalize: bool,
+    tiling: Tiling,
+) -> None:
+    _choose_kernel[(1,)](
+        logits,
+        shared_logits,
+        *routing,
+        logits.shape[0],
+        num_warps=tiling.choosing_warps,
+        **_choice(*logits.shape, top_k, shared, renormalize, tiling),
+        **launch_options(),
+    )
 
 
 def reference_routing(

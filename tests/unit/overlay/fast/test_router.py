@@ -1,5 +1,6 @@
 """Router and choice of experts against plain torch, in Triton's interpreter."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,26 +9,35 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.kernels import router
 
 D, E, TOP_K = 256, 24, 4
+FUSED = router.Tiling(tile=16, rows=4, fused=True, block=8)
 
 
-def inputs(rows: int, seed: int = 0, experts: int = E) -> dict[str, Any]:
-    torch.manual_seed(seed)
-    return {
+def inputs(rows: int, **changed: Any) -> dict[str, Any]:
+    torch.manual_seed(rows)
+    given = {
         "hidden": torch.randn(rows, D).bfloat16(),
         "residual": torch.randn(rows, D).bfloat16(),
         "norm_weight": (torch.randn(D) * 0.1).bfloat16(),
         "eps": 1e-6,
-        "router_weight": (torch.randn(experts, D) * 0.1).bfloat16(),
+        "router_weight": (torch.randn(E, D) * 0.1).bfloat16(),
         "shared_gate_weight": (torch.randn(1, D) * 0.1).bfloat16(),
         "top_k": TOP_K,
         "renormalize": True,
     }
+    return given | changed
 
 
-def same_routing(got: router.Routing, want: router.Routing) -> None:
-    assert torch.equal(got.ids, want.ids)
-    torch.testing.assert_close(got.weights, want.weights, rtol=2e-6, atol=0)
-    assert lists(got) == lists(want)
+def agree(got: router.Routed, want: router.Routed) -> None:
+    assert torch.equal(got.residual, want.residual)
+    assert torch.equal(got.normed, want.normed)
+    if want.codes is not None:
+        assert got.codes is not None
+        assert got.scales is not None
+        assert torch.equal(got.codes.float(), want.codes.float())
+        torch.testing.assert_close(got.scales, want.scales, rtol=1e-6, atol=0)
+    assert torch.equal(got.routing.ids, want.routing.ids)
+    torch.testing.assert_close(got.routing.weights, want.routing.weights, rtol=2e-6, atol=0)
+    assert lists(got.routing) == lists(want.routing)
 
 
 def lists(routing: router.Routing) -> list[tuple[int, list[int]]]:
@@ -37,16 +47,76 @@ def lists(routing: router.Routing) -> list[tuple[int, list[int]]]:
     return [(e, routing.pairs[i, :n].tolist()) for i, (e, n) in enumerate(entries)]
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8, 13, 32])
+@pytest.mark.parametrize("rows", [1, 3, 8, 13])
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_batch(rows: int, fused: bool) -> None:
-    arguments = inputs(rows)
-    want = router.reference_route(**arguments)
-    got = router.route(**arguments, tiling=router.Tiling(rows=4, fused=fused))
-    assert torch.equal(got.residual, want.residual)
-    assert torch.equal(got.normed, want.normed)
-    assert got.codes is not None and want.codes is not None
-    assert torch.equal(got.codes.float(), want.codes.float())
-    assert got.scales is not None and want.scales is not None
-    torch.testing.assert_close(got.scales, want.scales, rtol=1e-6, atol=0)
-    same_routing(got.routing, want.routing)
+    given = inputs(rows)
+    got = router.route(**given, tiling=replace(FUSED, fused=fused))
+    agree(got, router.reference_route(**given))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"residual": None},
+        {"shared_gate_weight": None},
+        {"renormalize": False},
+        {"quantize": False},
+        {"hidden": torch.full((5, D), 2.0, dtype=torch.bfloat16), "residual": None},
+    ],
+    ids=lambda changed: ", ".join(changed),
+)
+def test_what_a_batch_can_be_without(changed: dict[str, Any]) -> None:
+    given = inputs(5, **changed)
+    agree(router.route(**given, tiling=FUSED), router.reference_route(**given))
+
+
+def test_a_width_that_is_no_power_of_two() -> None:
+    given = inputs(2, quantize=False)
+    for name in ("hidden", "residual", "router_weight", "shared_gate_weight"):
+        given[name] = given[name][:, :192].contiguous()
+    given["norm_weight"] = given["norm_weight"][:192].contiguous()
+    agree(router.route(**given, tiling=FUSED), router.reference_route(**given))
+
+
+def choose(logits: torch.Tensor) -> router.Routing:
+    """The choice of these logits alone; the shared expert's gate is open by half."""
+    gates = torch.zeros(len(logits)).bfloat16()
+    return router.choose(logits, gates, TOP_K, True, router.Tiling(block=8))
+
+
+@pytest.mark.parametrize("rows", [1, 6, 32])
+def test_equal_logits_go_to_the_lower_expert(rows: int) -> None:
+    torch.manual_seed(rows)
+    logits = torch.randint(-2, 2, (rows, 40)).bfloat16()
+    logits[:, 7] = -0.0
+    want = router.reference_routing(logits, torch.zeros(rows, 1).bfloat16(), TOP_K, True)
+    got = choose(logits)
+    assert torch.equal(got.ids, want.ids)
+    torch.testing.assert_close(got.weights, want.weights, rtol=2e-6, atol=0)
+    assert lists(got) == lists(want)
+
+
+def test_a_row_does_not_see_the_others() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(32, 40).bfloat16()
+    whole = choose(logits)
+    for row in (0, 9, 31):
+        alone = choose(logits[row : row + 1])
+        assert torch.equal(alone.ids[0], whole.ids[row])
+        assert torch.equal(alone.weights[0], whole.weights[row])
+    backwards = choose(logits.flip(0))
+    assert torch.equal(backwards.weights.flip(0), whole.weights)
+
+
+def test_a_row_that_is_not_a_number_chooses_different_experts() -> None:
+    logits = torch.randn(3, 40).bfloat16()
+    logits[1] = float("nan")
+    got = choose(logits)
+    assert sorted(got.ids[1].tolist()) == [0, 1, 2, 3, 40]
+    assert torch.equal(got.weights[2], choose(logits[2:]).weights[0])
+
+
+def test_too_many_rows() -> None:
+    with pytest.raises(ValueError, match="33 rows"):
+        router.route(**inputs(33))
