@@ -1,0 +1,115 @@
+"""Where the fast path can run: the device, the server's arguments, and how the weights lie.
+
+Every rule gives its reason in words that fit behind "fast path off: ".
+"""
+
+from typing import Any
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
+
+CAPABILITY = (9, 0)
+BLOCK = 128
+"""Side of a block of the weights that shares one scale, and the group of an activation's scale."""
+
+
+class Unsupported(Exception):
+    """Why a stage stays with stock."""
+
+    def __init__(self, stage: Stage, reason: str) -> None:
+        super().__init__(reason)
+        self.stage = stage
+
+
+def of_device(device: str) -> str | None:
+    """Why this device is not the kernels', or None."""
+    if not device.startswith("cuda"):
+        return f"it runs on NVIDIA GPUs only, this server runs on {device}"
+    capability = torch.cuda.get_device_capability()
+    if capability != CAPABILITY:
+        have, want = (".".join(map(str, version)) for version in (capability, CAPABILITY))
+        return f"its kernels are for compute capability {want} (H100, H200), this GPU has {have}"
+    return None
+
+
+def of_server(arguments: Any) -> str | None:
+    """Why a server with these arguments (SGLang's `ServerArgs`) cannot have it, or None."""
+    single = ("tp_size", "pp_size", "dp_size", "ep_size", "dcp_size", "attn_cp_size", "moe_dp_size")
+    for name in single:
+        if getattr(arguments, name) > 1:
+            return f"it serves on one GPU, {_flag(name)} is {getattr(arguments, name)}"
+    switches = (
+        "enable_dp_attention", "enable_lora", "enable_deterministic_inference",
+        "enable_two_batch_overlap", "enable_single_batch_overlap", "enable_pdmux",
+        "enable_page_major_kv_layout", "enable_unified_memory", "enable_eplb", "enable_hisparse",
+        "enable_return_routed_experts", "enable_torch_compile", "debug_cuda_graph",
+        "enable_linear_replayssm", "enable_linear_replayssm_spec", "rl_on_policy_target",
+        "expert_distribution_recorder_mode", "disable_shared_experts_fusion",
+        "ep_num_redundant_experts",
+    )  # fmt: skip
+    for name in switches:
+        if getattr(arguments, name):
+            return f"it does not go with {_flag(name)}"
+    if arguments.moe_a2a_backend != "none":
+        return f"it does not go with --moe-a2a-backend {arguments.moe_a2a_backend}"
+    return None
+
+
+def of_runner(runner: Any) -> str | None:
+    """Why this `ModelRunner` of a target cannot have it, or None: model, backends and caches."""
+    from sglang.srt.layers.attention.hybrid_linear_attn_backend import HybridLinearAttnBackend
+    from sglang.srt.layers.attention.linear.gdn_backend import GDNAttnBackend
+    from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
+    from sglang.srt.model_executor.cuda_graph_config import Backend, Phase, check_cuda_graph_backend
+    from sglang.srt.models.qwen3_next import Qwen3NextForCausalLM
+
+    if type(runner.model) is not Qwen3NextForCausalLM:
+        return f"it is for Qwen3-Next, this model is {type(runner.model).__name__}"
+    if runner.dtype != torch.bfloat16:
+        return f"it computes in bfloat16, --dtype is {str(runner.dtype).removeprefix('torch.')}"
+    if not check_cuda_graph_backend(Phase.DECODE, Backend.FULL):
+        return "it lives in CUDA graphs of decoding, which are off"
+    backend = runner.attn_backend
+    if not isinstance(backend, HybridLinearAttnBackend):
+        return f"it stands in for one attention backend, this server has {type(backend).__name__}"
+    full, linear = backend.full_attn_backend, backend.linear_attn_backend
+    if type(full) is not TritonAttnBackend or type(linear) is not GDNAttnBackend:
+        return (
+            "it stands in for --attention-backend triton, this server has "
+            f"{type(full).__name__} and {type(linear).__name__}"
+        )
+    states = linear.req_to_token_pool.mamba_pool.mamba_cache
+    if states.temporal.dtype != torch.float32 or states.conv[0].dtype != torch.bfloat16:
+        return "it keeps GDN states in float32 and their convolution's window in bfloat16"
+    if full.token_to_kv_pool.dtype != torch.bfloat16:
+        return "its attention reads a bfloat16 KV cache"
+    return None
+
+
+def weight_of(module: Any, stage: Stage) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`block_scaled` of a linear layer. Raises Unsupported, also if it has a bias."""
+    if getattr(module, "bias", None) is not None:
+        raise Unsupported(stage, "a projection has a bias")
+    return block_scaled(module.weight.data, getattr(module, "weight_scale_inv", None), stage)
+
+
+def block_scaled(
+    weight: torch.Tensor, scale: torch.Tensor | None, stage: Stage
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A weight [..., N, K] in e4m3 with its fp32 scales [..., N / 128, K / 128], or in bf16 and
+    None, checked. Raises Unsupported.
+    """
+    if weight.dtype == torch.bfloat16 and weight.is_contiguous():
+        return weight, None
+    if weight.dtype != torch.float8_e4m3fn or scale is None or scale.dtype != torch.float32:
+        raise Unsupported(stage, "weights are neither bfloat16 nor FP8 with float32 scales")
+    rows, columns = weight.shape[-2:]
+    blocks = (-(-rows // BLOCK), -(-columns // BLOCK))
+    if tuple(scale.shape[-2:]) != blocks or not weight.is_contiguous():
+        raise Unsupported(stage, f"FP8 weights are not in blocks of {BLOCK} x {BLOCK}")
+    return weight, scale.data
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

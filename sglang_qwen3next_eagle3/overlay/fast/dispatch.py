@@ -1,0 +1,157 @@
+"""When a pass is ours: the state of the fast path in one scheduler process.
+
+Decisions are made while CUDA graphs are captured, so they cost nothing while serving. A pass that
+is not captured (prefill, a batch beyond the captured sizes) is stock's in every layer.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
+from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, Pass
+from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
+
+MAX_ROWS = 32
+"""Rows (requests times draft tokens) up to which a pass may be ours; device.MAX_ROWS."""
+
+
+class FastPath:
+    """The layers of one target with their kernels, and the pass that runs through them.
+
+    layers: by layer id; a layer that is not there is stock's. lm_head: the module whose product is
+    ours, or None.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        layers: Mapping[int, FastLayer],
+        lm_head: Any = None,
+        device: str | torch.device = "cuda",
+    ) -> None:
+        self.kernels, self.layers, self.lm_head = kernels, dict(layers), lm_head
+        self.current: Pass | None = None
+        # Outside the graphs' memory pool, because the commit behind a graph reads it too.
+        width = 2 + MAX_ROWS
+        self._tree = torch.zeros(MAX_ROWS * width, dtype=torch.int32, device=device)
+        self._chains: dict[int, torch.Tensor] = {}
+        self._verified: dict[int, Pass] = {}
+
+    @property
+    def stages(self) -> frozenset[Stage]:
+        """The stages that are ours in some layer."""
+        ours = {stage for layer in self.layers.values() for stage in layer.stages}
+        return frozenset(ours | ({"lm_head"} if self.lm_head is not None else set()))
+
+    def begin(self, batch: Any) -> None:
+        """A pass enters the first layer: is it ours?"""
+        from sglang.srt.model_executor.forward_context import get_attn_backend
+        from sglang.srt.model_executor.runner import get_is_capture_mode
+
+        self.current = None
+        if get_is_capture_mode():
+            self.current = self.prepare(batch, get_attn_backend())
+
+    def prepare(self, batch: Any, backend: Any) -> Pass | None:
+        """The pass of a batch whose metadata the backend has, or None if it is not for us."""
+        mode, nodes, verify = batch.forward_mode, 1, batch.forward_mode.is_target_verify()
+        if not (mode.is_decode() or verify):
+            return None
+        if verify:
+            from sglang.srt.speculative.eagle_info import EagleVerifyInput
+
+            spec = batch.spec_info
+            if not isinstance(spec, EagleVerifyInput) or spec.ragged_verify_layout is not None:
+                return None
+            nodes = spec.draft_token_num
+        requests, rows = batch.batch_size, batch.input_ids.shape[0]
+        if rows > MAX_ROWS or rows != requests * nodes:
+            return None
+        metadata = backend.linear_attn_backend.forward_metadata
+        paths = self._paths(metadata, requests, nodes)
+        at = Pass(batch, backend, requests, nodes, verify, paths)
+        # Commit finds the pass by the buffer of slots, which every captured size has its own of.
+        if verify and self._has("gdn"):
+            self._verified[metadata.mamba_cache_indices.data_ptr()] = at
+        return at
+
+    def end(self) -> None:
+        """Forget a pass that no graph holds."""
+        if self.current is not None:
+            slots = self.current.backend.linear_attn_backend.forward_metadata.mamba_cache_indices
+            self._verified.pop(slots.data_ptr(), None)
+        self.current = None
+
+    def verified(self, backend: Any) -> Pass | None:
+        """The pass whose verify was ours, when the backend's latest pass was; else None."""
+        slots = backend.linear_attn_backend.forward_metadata.mamba_cache_indices
+        return self._verified.get(slots.data_ptr())
+
+    def _has(self, stage: Stage) -> bool:
+        return any(stage in layer.stages for layer in self.layers.values())
+
+    def _paths(self, metadata: Any, requests: int, nodes: int) -> torch.Tensor:
+        rows = requests * nodes
+        if metadata.retrieve_next_token is None:
+            if nodes not in self._chains:
+                # In a warm-up pass, which comes before every capture.
+                batch, device = MAX_ROWS // nodes, self._tree.device
+                self._chains[nodes] = self.kernels.chain_paths(batch, nodes, device)
+            return self._chains[nodes][:rows]
+        out = self._tree[: rows * (2 + nodes)].view(rows, 2 + nodes)
+        self.kernels.tree_paths(metadata.retrieve_next_token, metadata.retrieve_next_sibling, out)
+        return out
+
+
+def forward_layer(
+    path: FastPath,
+    layer_id: int,
+    original: Callable[..., Any],
+    arguments: Mapping[str, Any],
+) -> Any:
+    """A layer's forward, ours or stock's."""
+    if layer_id == 0:
+        path.begin(arguments["forward_batch"])
+    fast = path.layers.get(layer_id)
+    if path.current is None or fast is None:
+        return original()
+    return fast.forward(
+        path.current,
+        arguments["hidden_states"],
+        arguments["residual"],
+        arguments.get("captured_last_layer_outputs"),
+    )
+
+
+def commit(
+    path: FastPath,
+    original: Callable[..., Any],
+    backend: Any,
+    last_correct_step_indices: torch.Tensor,
+    mamba_track_indices: torch.Tensor | None,
+    mamba_steps_to_track: torch.Tensor | None,
+    **others: Any,
+) -> Any:
+    """The states of the accepted path into the pool, by whoever ran the verify."""
+    at = path.verified(backend)
+    if at is None:
+        return original(
+            backend,
+            last_correct_step_indices=last_correct_step_indices,
+            mamba_track_indices=mamba_track_indices,
+            mamba_steps_to_track=mamba_steps_to_track,
+            **others,
+        )
+    linear = backend.linear_attn_backend
+    requests = last_correct_step_indices.shape[0]
+    path.kernels.gdn_commit(
+        at,
+        linear.req_to_token_pool.mamba_pool.mamba_cache,
+        linear.forward_metadata.mamba_cache_indices[:requests],
+        last_correct_step_indices,
+        mamba_track_indices,
+        mamba_steps_to_track,
+    )
+    return None

@@ -1,0 +1,80 @@
+"""The SGLang symbols that the fast path stands around, and its switch."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sglang_qwen3next_eagle3.overlay.fast import dispatch, preparation
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
+from sglang_qwen3next_eagle3.overlay.fast.stages import Wanted
+from sglang_qwen3next_eagle3.overlay.hooks import Hook
+
+logger = logging.getLogger(__name__)
+
+CAPTURE_GRAPHS = "sglang.srt.model_executor.model_runner:ModelRunner.init_cuda_graphs"
+GDN_LAYER = "sglang.srt.models.qwen3_next:Qwen3HybridLinearDecoderLayer.forward"
+ATTENTION_LAYER = "sglang.srt.models.qwen3_next:Qwen3HybridAttentionDecoderLayer.forward"
+COMMIT = (
+    "sglang.srt.layers.attention.hybrid_linear_attn_backend:"
+    "HybridLinearAttnBackend.update_mamba_state_after_mtp_verify"
+)
+LM_HEAD = "sglang.srt.layers.logits_processor:LogitsProcessor._compute_lm_head"
+
+PATH = "_qwen3next_eagle3_fast"
+"""Under this name every decoder layer of a prepared target, its backend and its lm_head find the
+`FastPath`; the draft's layers of the same class have none."""
+
+
+def hooks(wanted: Wanted) -> tuple[Hook, ...]:
+    """The hooks that prepare the fast path before the capture and lead passes through it."""
+
+    def capture_graphs(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+        if not runner.is_draft_worker:
+            path = preparation.prepare(runner, wanted)
+            if path is not None:
+                install(path, runner)
+        return original(runner, *args, **kwargs)
+
+    return (
+        Hook(CAPTURE_GRAPHS, capture_graphs, "prepares and checks our kernels before the capture"),
+        Hook(GDN_LAYER, _layer, "leads a GDN layer through our kernels"),
+        Hook(ATTENTION_LAYER, _layer, "leads an attention layer through our kernels"),
+        Hook(COMMIT, _commit, "commits the states of a verify that was ours"),
+        Hook(LM_HEAD, _lm_head, "computes the logits of few rows"),
+    )
+
+
+def install(path: FastPath, runner: Any) -> None:
+    """Let the target's layers, its backend and its lm_head find the path."""
+    for layer in runner.model.model.layers:
+        layer.__dict__[PATH] = path
+    runner.attn_backend.__dict__[PATH] = path
+    if path.lm_head is not None:
+        path.lm_head.__dict__[PATH] = path
+
+
+def _layer(original: Callable[..., Any], layer: Any, *args: Any, **kwargs: Any) -> Any:
+    path: FastPath | None = layer.__dict__.get(PATH)
+    if path is None or args:
+        return original(layer, *args, **kwargs)
+    return dispatch.forward_layer(path, layer.layer_id, lambda: original(layer, **kwargs), kwargs)
+
+
+def _commit(original: Callable[..., Any], backend: Any, *args: Any, **kwargs: Any) -> Any:
+    path: FastPath | None = backend.__dict__.get(PATH)
+    if path is None or args:
+        return original(backend, *args, **kwargs)
+    return dispatch.commit(path, original, backend, **kwargs)
+
+
+def _lm_head(
+    original: Callable[..., Any],
+    processor: Any,
+    hidden_states: Any,
+    lm_head: Any,
+    embedding_bias: Any = None,
+) -> Any:
+    path: FastPath | None = lm_head.__dict__.get(PATH)
+    if path is None or path.current is None or embedding_bias is not None:
+        return original(processor, hidden_states, lm_head, embedding_bias)
+    return path.kernels.lm_head(hidden_states, lm_head.weight.data)

@@ -1,0 +1,168 @@
+"""What SGLang's objects are to the kernels: one method a kernel, and the buffers they share.
+
+The layers call these and nothing in `kernels/` directly, so that a test can put references in
+their place.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast.kernels import (
+    attention,
+    experts,
+    gdn_decode,
+    gdn_verify,
+    lm_head,
+    norm_quantize,
+    router,
+    skinny_gemm,
+    tree,
+)
+from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import AttentionOutput
+from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import GdnOutput
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.overlay.fast.layers import Pass, Rows
+
+
+class Kernels:
+    """The package's own kernels, and the buffers that all layers share."""
+
+    def __init__(self, model: Any, backend: Any, rows: int, device: torch.device | str) -> None:
+        """model: `Qwen3NextModel`. backend: its `HybridLinearAttnBackend`. rows: the most of a
+        pass."""
+        gdn = next(layer.linear_attn for layer in model.layers if hasattr(layer, "linear_attn"))
+        full = next(layer for layer in model.layers if not hasattr(layer, "linear_attn"))
+        states = backend.linear_attn_backend.req_to_token_pool.mamba_pool.mamba_cache
+        heads = gdn.attn.num_k_heads, gdn.attn.num_v_heads
+        self.arrivals = gdn_decode.gdn_arrivals(rows, heads[0], device)
+        self.kept = gdn_verify.GdnKept.empty(
+            states.temporal.shape[0], rows, *heads, gdn.head_k_dim, gdn.head_v_dim, device
+        )
+        context = backend.full_attn_backend.max_context_len
+        self.workspace = attention.attention_workspace(
+            rows, full.num_heads, full.head_dim, context, device
+        )
+
+    add_norm_quantize = staticmethod(norm_quantize.add_norm_quantize)
+    chain_paths = staticmethod(tree.chain_paths)
+    route = staticmethod(router.route)
+    experts = staticmethod(experts.experts)
+    lm_head = staticmethod(lm_head.lm_head)
+
+    def quantize(self, plain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Stock's own quantization, of what stock's kernels computed: e4m3 [T, K], [T, K / 128]."""
+        from sglang.kernels.ops.quantization.fp8_kernel import sglang_per_token_group_quant_fp8
+
+        codes, scales = sglang_per_token_group_quant_fp8(plain.contiguous(), 128)
+        return codes, scales
+
+    def split(self, gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Stock's way from the projections to (q k v, z, b, a)."""
+        from sglang.kernels.ops.attention.triton_gdn_fused_proj import (
+            fused_qkvzba_split_reshape_cat,
+        )
+
+        heads = gdn.num_k_heads, gdn.num_v_heads, gdn.head_k_dim, gdn.head_v_dim
+        parts: tuple[torch.Tensor, ...] = fused_qkvzba_split_reshape_cat(qkvz, ba, *heads)
+        return parts
+
+    def skinny_gemm(
+        self,
+        rows: "Rows",
+        weight: torch.Tensor,
+        scale: torch.Tensor | None,
+        extra: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x = rows.plain if scale is None else (rows.codes, rows.scales)
+        beside = None if extra is None else (rows.plain, extra)
+        return skinny_gemm.skinny_gemm(x, weight, scale, beside)  # type: ignore[arg-type]
+
+    def tree_paths(
+        self, next_token: torch.Tensor, next_sibling: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        tree.tree_paths(next_token=next_token, next_sibling=next_sibling, out=out)
+
+    def gdn_decode(
+        self, at: "Pass", gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any,
+        slots: torch.Tensor, quantize: bool,
+    ) -> GdnOutput:  # fmt: skip
+        return gdn_decode.gdn_decode(
+            *_gdn_operands(gdn, qkvz, ba, cache, slots),
+            quantize,
+            self.arrivals,
+            early_state=_in_one_graph(),
+        )
+
+    def gdn_verify(
+        self, at: "Pass", gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any,
+        slots: torch.Tensor, quantize: bool, layer: int,
+    ) -> GdnOutput:  # fmt: skip
+        return gdn_verify.gdn_verify(
+            *_gdn_operands(gdn, qkvz, ba, cache, slots),
+            quantize,
+            at.paths,
+            self.kept,
+            layer,
+            early_state=_in_one_graph(),
+        )
+
+    def attention(
+        self, at: "Pass", layer: Any, qkv: torch.Tensor, quantize: bool
+    ) -> AttentionOutput:
+        metadata = at.backend.full_attn_backend.forward_metadata
+        keys, values = at.backend.token_to_kv_pool.get_kv_buffer(layer.layer_id)
+        return attention.attention(
+            qkv,
+            layer.q_norm.weight,
+            layer.k_norm.weight,
+            layer.q_norm.variance_epsilon,
+            at.batch.positions,
+            layer.rotary_emb.cos_sin_cache,
+            keys,
+            values,
+            at.batch.out_cache_loc,
+            metadata.kv_indptr,
+            metadata.kv_indices,
+            at.paths if at.verify else None,
+            quantize,
+            self.workspace,
+        )
+
+    def gdn_commit(
+        self,
+        at: "Pass",
+        states: Any,
+        slots: torch.Tensor,
+        last_nodes: torch.Tensor,
+        track_slots: torch.Tensor | None,
+        track_nodes: torch.Tensor | None,
+    ) -> None:
+        """The accepted path of every request into the states of all layers."""
+        gdn_verify.gdn_commit(
+            states.conv[0],
+            states.temporal,
+            slots,
+            at.paths,
+            last_nodes,
+            self.kept,
+            track_slots,
+            track_nodes,
+        )
+
+
+def _gdn_operands(
+    gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any, slots: torch.Tensor
+) -> tuple[Any, ...]:
+    attn = gdn.attn
+    return (
+        qkvz, ba, cache.conv[0], attn.conv_weights, attn.bias, attn.A_log, attn.dt_bias,
+        cache.temporal, slots, gdn.norm.weight, gdn.norm.eps,
+    )  # fmt: skip
+
+
+def _in_one_graph() -> bool:
+    """Whether what runs before is of the same pass: then no kernel of it writes this layer's
+    states, and they may be read before those kernels have ended."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

@@ -1,0 +1,301 @@
+"""One decoder layer of Qwen3-Next by our kernels, stage by stage, with stock's in between.
+
+A layer takes and returns (hidden_states, residual) as stock's does and appends the stream that
+enters it where it is captured. So a layer, and every stage of a layer, can be stock's or ours
+without its neighbours knowing.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, block_scaled, weight_of
+from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
+from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What all layers of one forward pass share.
+
+    batch: SGLang's `ForwardBatch`. backend: its `HybridLinearAttnBackend`.
+    requests: B, padding included. nodes: n, the draft tokens of a request; 1 for decode.
+    verify: whether states wait for the accepted path. paths: [B * n, 2 + n] int32, kernels/tree.py.
+    """
+
+    batch: Any
+    backend: Any
+    requests: int
+    nodes: int
+    verify: bool
+    paths: torch.Tensor
+
+
+class Rows(NamedTuple):
+    """Activations of a pass: bf16 [T, K], or e4m3 [T, K] with fp32 [T, K / 128], or both."""
+
+    plain: torch.Tensor | None
+    codes: torch.Tensor | None = None
+    scales: torch.Tensor | None = None
+
+
+class Projection:
+    """A linear layer of stock's; with `fast` also its weight where SGLang holds it."""
+
+    def __init__(self, module: Any, kernels: Kernels, fast: bool) -> None:
+        self._module, self._kernels, self._fast = module, kernels, fast
+        self.weight: torch.Tensor | None = None
+        self.scale: torch.Tensor | None = None
+        if fast:
+            self.weight, self.scale = weight_of(module, "dense")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it takes e4m3 from the kernel before it."""
+        return self.scale is not None
+
+    def __call__(self, rows: Rows) -> torch.Tensor:
+        """[T, K] -> [T, N] bf16."""
+        if not self._fast:
+            output: torch.Tensor = self._module(rows.plain)[0]
+            return output
+        return self.beside(rows, None)[0]
+
+    def beside(
+        self, rows: Rows, extra: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same, and the product of the plain rows with another weight [M, K] bf16."""
+        if self.quantized and rows.codes is None:
+            rows = Rows(rows.plain, *self._kernels.quantize(rows.plain))
+        return self._kernels.skinny_gemm(rows, self.weight, self.scale, extra)
+
+
+class Experts:
+    """The sparse block of stock's with its shared expert as the last one, and its weights."""
+
+    def __init__(self, block: Any, kernels: Kernels) -> None:
+        self._kernels = kernels
+        experts = block.experts
+        config = block.topk.topk_config
+        if block.num_fused_shared_experts != 1 or block.shared_expert_gate is None:
+            raise Unsupported("moe", "the shared expert is not one of the fused experts")
+        if config.use_grouped_topk or config.correction_bias is not None:
+            raise Unsupported("moe", "experts are chosen in groups or with a bias")
+        self.router = block.gate.weight.data
+        self.shared_gate = block.shared_expert_gate.weight.data
+        self.top_k, self.renormalize = config.top_k, bool(config.renormalize)
+        up, down = experts.w13_weight.data, experts.w2_weight.data
+        self.up = block_scaled(up, getattr(experts, "w13_weight_scale_inv", None), "moe")
+        self.down = block_scaled(down, getattr(experts, "w2_weight_scale_inv", None), "moe")
+        self.quantized = self.up[1] is not None
+
+    def fast(
+        self, hidden: torch.Tensor, residual: torch.Tensor, norm: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        routed = self._kernels.route(
+            hidden,
+            residual,
+            norm.weight.data,
+            norm.variance_epsilon,
+            self.router,
+            self.shared_gate,
+            self.top_k,
+            self.renormalize,
+            self.quantized,
+        )
+        return self._kernels.experts(routed, *self.up, *self.down), routed.residual
+
+
+class FastLayer:
+    """A decoder layer of stock's with what our kernels need of it.
+
+    stages: which of its stages are ours. mixer: the one between the projections.
+
+    Raises (on construction):
+        Unsupported: a stage that is asked for does not fit this layer's weights.
+    """
+
+    mixer: Stage
+    entry: Projection
+    exit: Projection
+
+    def __init__(self, layer: Any, kernels: Kernels, stages: frozenset[Stage]) -> None:
+        self.layer, self.kernels = layer, kernels
+        self.stages = stages & {"dense", "moe", self.mixer}
+        self.norm = layer.input_layernorm
+        self.experts = Experts(layer.mlp, kernels) if "moe" in stages else None
+
+    def with_stages(self, stages: frozenset[Stage]) -> "FastLayer":
+        """The same layer with other stages."""
+        raise NotImplementedError
+
+    def stock_mix(self, at: Pass, plain: torch.Tensor) -> torch.Tensor:
+        """`mix` as stock's model does it."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        at: Pass,
+        hidden: torch.Tensor,
+        residual: torch.Tensor | None,
+        captured: list[torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden [T, D] and residual [T, D] or None -> the same of the next layer."""
+        rows, stream = self.enter(at, hidden, residual, captured)
+        return self.leave(at, self.mix(at, rows), stream)
+
+    def enter(
+        self,
+        at: Pass,
+        hidden: torch.Tensor,
+        residual: torch.Tensor | None,
+        captured: list[torch.Tensor] | None,
+    ) -> tuple[Rows, torch.Tensor]:
+        """The normed rows, and the stream that enters this layer."""
+        if "dense" not in self.stages:
+            communicator = self.layer.layer_communicator
+            plain, stream = communicator.prepare_attn_and_capture_last_layer_outputs(
+                hidden, residual, at.batch, captured_last_layer_outputs=captured
+            )
+            return Rows(plain), stream
+        normed = self.kernels.add_norm_quantize(
+            hidden,
+            residual,
+            self.norm.weight.data,
+            self.norm.variance_epsilon,
+            self.entry.quantized,
+        )
+        if captured is not None:
+            # Stock's MoE block adds to the stream in place.
+            kept = normed.residual if "moe" in self.stages else normed.residual.clone()
+            captured.append(kept)
+        return Rows(normed.normed, normed.codes, normed.scales), normed.residual
+
+    def leave(
+        self, at: Pass, hidden: torch.Tensor, residual: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The experts: what was mixed and the stream -> (hidden, residual) of the next layer."""
+        if self.experts is not None:
+            return self.experts.fast(hidden, residual, self.layer.post_attention_layernorm)
+        from sglang.srt.models import qwen3_next
+
+        out: tuple[torch.Tensor, torch.Tensor] = qwen3_next._apply_qwen3_next_mlp(
+            self.layer, hidden, residual, at.batch
+        )
+        return out
+
+    def mix(self, at: Pass, rows: Rows) -> torch.Tensor:
+        """Normed rows -> what attention or the Gated DeltaNet adds to the stream, [T, D] bf16."""
+        raise NotImplementedError
+
+
+class FastGdnLayer(FastLayer):
+    """`Qwen3HybridLinearDecoderLayer`. index: its place among the GDN layers' states."""
+
+    mixer: Stage = "gdn"
+
+    def __init__(self, layer: Any, kernels: Kernels, stages: frozenset[Stage], index: int) -> None:
+        super().__init__(layer, kernels, stages)
+        self.gdn, self.index = layer.linear_attn, index
+        dense = "dense" in stages
+        self.entry = Projection(self.gdn.in_proj_qkvz, kernels, dense)
+        self.exit = Projection(self.gdn.out_proj, kernels, dense)
+        if dense:
+            self.gates, scale = weight_of(self.gdn.in_proj_ba, "dense")
+            if scale is not None:
+                raise Unsupported("dense", "in_proj_ba is not bfloat16")
+        attn = self.gdn.attn
+        if "gdn" in stages and (attn.bias is not None or attn.activation != "silu"):
+            raise Unsupported("gdn", "the convolution has a bias or another activation than SiLU")
+        if "gdn" in stages and self.gdn.norm.activation not in ("silu", "swish"):
+            raise Unsupported("gdn", "its output gate is not SiLU")
+
+    def with_stages(self, stages: frozenset[Stage]) -> "FastLayer":
+        return FastGdnLayer(self.layer, self.kernels, stages, self.index)
+
+    def stock_mix(self, at: Pass, plain: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.gdn(plain, at.batch)
+        return out
+
+    def mix(self, at: Pass, rows: Rows) -> torch.Tensor:
+        if "dense" in self.stages:
+            qkvz, ba = self.entry.beside(rows, self.gates)
+        else:
+            qkvz, ba = self.gdn._forward_input_proj(rows.plain)
+        return self.exit(
+            self._fast(at, qkvz, ba) if "gdn" in self.stages else self._stock(at, qkvz, ba)
+        )
+
+    def _fast(self, at: Pass, qkvz: torch.Tensor, ba: torch.Tensor) -> Rows:
+        backend, layer_id = at.backend.linear_attn_backend, self.layer.layer_id
+        slots = backend.forward_metadata.mamba_cache_indices
+        cache = backend.req_to_token_pool.mamba2_layer_cache(layer_id)
+        if at.verify:
+            out = self.kernels.gdn_verify(
+                at, self.gdn, qkvz, ba, cache, slots, self.exit.quantized, self.index
+            )
+        else:
+            out = self.kernels.gdn_decode(at, self.gdn, qkvz, ba, cache, slots, self.exit.quantized)
+            backend._track_mamba_state_decode(
+                at.batch, cache.conv[0], cache.temporal, slots, layer_id
+            )
+        return _rows(*out)
+
+    def _stock(self, at: Pass, qkvz: torch.Tensor, ba: torch.Tensor) -> Rows:
+        gdn = self.gdn
+        mixed, z, b, a = self.kernels.split(gdn, qkvz, ba)
+        core = gdn.attn(at.batch, mixed_qkv=mixed, a=a, b=b)
+        out = gdn.norm(core.reshape(-1, gdn.head_v_dim), z.reshape(-1, gdn.head_v_dim))
+        return Rows(out.reshape(qkvz.shape[0], -1))
+
+
+class FastAttentionLayer(FastLayer):
+    """`Qwen3HybridAttentionDecoderLayer`."""
+
+    mixer: Stage = "attention"
+
+    def __init__(self, layer: Any, kernels: Kernels, stages: frozenset[Stage]) -> None:
+        super().__init__(layer, kernels, stages)
+        dense = "dense" in stages
+        self.entry = Projection(layer.qkv_proj, kernels, dense)
+        self.exit = Projection(layer.o_proj, kernels, dense)
+        attn = layer.attn
+        if not layer.attn_output_gate:
+            raise Unsupported("attention", "it has no output gate")
+        if attn.logit_cap or attn.k_scale is not None:
+            raise Unsupported("attention", "it caps its logits or scales its KV cache")
+        if attn.sliding_window_size is not None and attn.sliding_window_size > -1:
+            raise Unsupported("attention", "it slides a window")
+        rope = layer.rotary_emb
+        if not rope.is_neox_style or type(rope).__name__ != "RotaryEmbedding":
+            raise Unsupported("attention", f"it rotates by {type(rope).__name__}")
+
+    def with_stages(self, stages: frozenset[Stage]) -> "FastLayer":
+        return FastAttentionLayer(self.layer, self.kernels, stages)
+
+    def stock_mix(self, at: Pass, plain: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer.self_attention(at.batch.positions, plain, at.batch)
+        return out
+
+    def mix(self, at: Pass, rows: Rows) -> torch.Tensor:
+        qkv = self.entry(rows)
+        return self.exit(
+            self._fast(at, qkv) if "attention" in self.stages else self._stock(at, qkv)
+        )
+
+    def _fast(self, at: Pass, qkv: torch.Tensor) -> Rows:
+        return _rows(*self.kernels.attention(at, self.layer, qkv, self.exit.quantized))
+
+    def _stock(self, at: Pass, qkv: torch.Tensor) -> Rows:
+        layer = self.layer
+        q_gate, k, v = qkv.split([2 * layer.q_size, layer.kv_size, layer.kv_size], dim=-1)
+        q, gate = q_gate.unflatten(-1, (layer.num_heads, -1)).chunk(2, dim=-1)
+        q, k = layer._apply_qk_norm(q.flatten(-2), k)
+        q, k = layer.rotary_emb(at.batch.positions, q, k)
+        out = layer.attn(q, k, v, at.batch)
+        return Rows(out * torch.sigmoid(gate.flatten(-2)))
+
+
+def _rows(out: torch.Tensor, scales: torch.Tensor | None) -> Rows:
+    return Rows(out) if scales is None else Rows(None, out, scales)

@@ -1,0 +1,113 @@
+"""From what was asked for to a checked `FastPath`, or to a log line that says why not."""
+
+import logging
+import time
+from typing import Any
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast import conditions, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import MAX_ROWS, FastPath
+from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
+from sglang_qwen3next_eagle3.overlay.fast.layers import (
+    FastAttentionLayer,
+    FastGdnLayer,
+    FastLayer,
+)
+from sglang_qwen3next_eagle3.overlay.fast.stages import Stage, Wanted
+
+logger = logging.getLogger(__name__)
+PREFIX = "sglang-qwen3next-eagle3: fast path"
+
+
+def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
+    """The fast path of a target's `ModelRunner` whose graphs are not yet captured, checked.
+
+    None, after one line in the log, where it cannot run.
+
+    Raises:
+        SystemExit: it is required, and it or one of its stages cannot be had.
+    """
+    started = time.monotonic()
+    reason = (
+        conditions.of_device(str(runner.device))
+        or conditions.of_server(runner.server_args)
+        or conditions.of_runner(runner)
+    )
+    if reason is None:
+        try:
+            kernels = Kernels(runner.model.model, runner.attn_backend, MAX_ROWS, runner.device)
+            path = build(runner, kernels, wanted.stages)
+            found = selfcheck.check(path, runner)
+        except Exception as error:
+            # Whatever is wrong with our kernels, the server has stock's.
+            logger.exception("%s: its preparation failed", PREFIX)
+            reason = f"{type(error).__name__}: {error}"
+    if reason is not None:
+        return _off(reason, wanted)
+    for line in found:
+        logger.warning("%s: %s", PREFIX, line)
+    if wanted.required and (found or path.stages != wanted.stages):
+        missing = ", ".join(sorted(wanted.stages - path.stages)) or "some layers"
+        raise SystemExit(f"{PREFIX}: {missing} stay with stock, but it is required: {found}")
+    if not path.stages:
+        return _off("no layer passed its check", wanted)
+    ours = sum(bool(layer.stages) for layer in path.layers.values())
+    logger.info(
+        "%s on: %s; %d of %d layers; up to %d rows; checked in %.1f s",
+        PREFIX,
+        ", ".join(sorted(path.stages)),
+        ours,
+        len(runner.model.model.layers),
+        MAX_ROWS,
+        time.monotonic() - started,
+    )
+    return path
+
+
+def _off(reason: str, wanted: Wanted) -> None:
+    if wanted.required:
+        raise SystemExit(f"{PREFIX} is required, but {reason}")
+    logger.warning("%s off: %s", PREFIX, reason)
+
+
+def _is_gdn(layer: Any) -> bool:
+    return hasattr(layer, "linear_attn")
+
+
+def build(runner: Any, kernels: Kernels, stages: frozenset[Stage]) -> FastPath:
+    """The layers of a target with their kernels, unchecked.
+
+    A stage that does not fit the weights of one layer is stock's in all.
+    """
+    left = frozenset(stages)
+    while True:
+        try:
+            return _build(runner, kernels, left)
+        except Unsupported as error:
+            logger.warning("%s: %s stays with stock: %s", PREFIX, error.stage, error)
+            left -= {error.stage}
+
+
+def _build(runner: Any, kernels: Kernels, stages: frozenset[Stage]) -> FastPath:
+    pool = runner.attn_backend.linear_attn_backend.req_to_token_pool
+    layers: dict[int, FastLayer] = {}
+    for layer in runner.model.model.layers:
+        if _is_gdn(layer):
+            index = pool.mamba_map[layer.layer_id]
+            layers[layer.layer_id] = FastGdnLayer(layer, kernels, stages, index)
+        else:
+            layers[layer.layer_id] = FastAttentionLayer(layer, kernels, stages)
+    head = _lm_head(runner.model) if "lm_head" in stages else None
+    return FastPath(kernels, layers, head, device=runner.device)
+
+
+def _lm_head(model: Any) -> Any:
+    head, processor = model.lm_head, model.logits_processor
+    weight = getattr(head, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dtype != torch.bfloat16:
+        raise Unsupported("lm_head", "the head's weight is not bfloat16")
+    if processor.use_fp32_lm_head or processor.rl_on_policy_target is not None:
+        raise Unsupported("lm_head", "the logits are not a product in bfloat16")
+    return head

@@ -1,0 +1,95 @@
+"""The fast path in stock SGLang's model, on the CPU with references in place of its kernels.
+
+What a GPU is not needed for: how weights, states, caches and batches lie in SGLang's objects, the
+contract between layers, captured streams, the commit of accepted drafts, and the check at start.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES
+from tests.e2e.conftest import cpu_environment
+
+LAYERS = 8
+ATTENTION = (3, 7)
+TREES = {"none": None, "chain": (3, 1, 4), "tree": (3, 4, 8)}
+FLAGS = (
+    "--load-format dummy --skip-tokenizer-init --device cpu --attention-backend intel_amx "
+    "--dtype bfloat16 --disable-cuda-graph --skip-server-warmup --mem-fraction-static 0.2 "
+    "--max-total-tokens 8192 --max-running-requests 8"
+).split()
+
+
+@pytest.fixture(scope="module", params=TREES)
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What tests/support/check_fast.py found, for decoding and for verifying chains and trees."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = json.loads((demo_pair().target / "config.json").read_text())
+    config |= {"num_hidden_layers": LAYERS, "layer_types": config["layer_types"][:LAYERS]}
+    # Only a shared expert as wide as the others is fused with them.
+    config["shared_expert_intermediate_size"] = config["moe_intermediate_size"]
+    target = folder / "target"
+    target.mkdir()
+    (target / "config.json").write_text(json.dumps(config))
+    flags, tree = list(FLAGS), TREES[request.param]
+    environment = {**os.environ, **cpu_environment()}
+    if tree is not None:
+        steps, topk, nodes = map(str, tree)
+        flags += ["--speculative-algorithm", "EAGLE3", "--speculative-num-steps", steps]
+        flags += ["--speculative-eagle-topk", topk, "--speculative-num-draft-tokens", nodes]
+        flags += ["--speculative-draft-model-path", str(demo_pair().head)]
+        # The head's own selection is of a target with more layers.
+        environment["SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS"] = "input:3,output:3,output:7"
+    script = Path(__file__).parents[1] / "support" / "check_fast.py"
+    command = [sys.executable, str(script), str(folder / "out.json"), "reference", str(target)]
+    subprocess.run([*command, "--", *flags], check=True, env=environment)
+    return {"mode": request.param, **json.loads((folder / "out.json").read_text())}
+
+
+def test_every_step_of_every_layer_is_stocks(report: Any) -> None:
+    found = {(finding["layer"], finding["stage"]) for finding in report["findings"]}
+    layers = {
+        (layer, stage)
+        for layer in range(LAYERS)
+        for stage in ("dense", "moe", "attention" if layer in ATTENTION else "gdn")
+    }
+    assert found == {*layers, (-1, "lm_head")}
+    assert not [finding for finding in report["findings"] if finding["off"]]
+    # References round where stock does: far below what is let pass.
+    assert max(finding["typical"] for finding in report["findings"]) < 0.015
+
+
+def test_the_check_leaves_the_states_as_they_were(report: Any) -> None:
+    assert report["clean"]
+
+
+def test_what_is_off_goes_back_to_stock(report: Any) -> None:
+    spoilt = report["spoilt"]
+    everything = set(STAGES)
+    gdn = "gdn_decode" if report["mode"] == "none" else "gdn_verify"
+    for kernel, stage in ((gdn, "gdn"), ("attention", "attention"), ("lm_head", "lm_head")):
+        assert set(spoilt[kernel]["stages"]) == everything - {stage}, kernel
+    assert set(spoilt["experts"]["stages"]) == everything - {"moe"}
+    for kernel in ("add_norm_quantize", "skinny_gemm"):
+        assert set(spoilt[kernel]["stages"]) == everything - {"dense"}, kernel
+    if report["mode"] != "none":
+        assert set(spoilt["gdn_commit"]["stages"]) == everything - {"gdn"}
+    (line,) = spoilt["attention"]["described"]
+    assert line.startswith("attention stays with stock in layers 3, 7: ")
+
+
+def test_whole_passes_keep_the_streams(report: Any) -> None:
+    if report["mode"] != "none":
+        pytest.skip("the target alone does not draft")
+    streams = report["streams"]
+    # The prefill is stock's, every decode step ours.
+    assert streams["taken"] == [False, True, True, True, True]
+    assert streams["off"][0] == 0
+    assert 0 < max(streams["off"]) < 0.03

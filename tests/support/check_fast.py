@@ -1,0 +1,114 @@
+"""check_fast.py OUT KIND TARGET -- SGLANG FLAGS
+
+Load a target with stock SGLang on the CPU and compare the fast path with it, step by step and over
+a whole model, then with each kernel spoilt in turn. OUT: JSON. KIND: `reference` or `interpreted`.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from sglang_qwen3next_eagle3.overlay import capture
+from sglang_qwen3next_eagle3.overlay.fast import dispatch, hooks, preparation, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted
+from sglang_qwen3next_eagle3.overlay.hooks import apply
+from tests.support import fast_kernels
+from tests.support.streams import StreamRunner
+
+PROMPT = list(range(20, 91))
+STEPS = 4
+
+
+def main() -> None:
+    out, kind, target = sys.argv[1:4]
+    runner = StreamRunner(Path(target), sys.argv[5:])
+    runner.spread_dummy_weights()
+    model_runner = runner._runner.torch_runner
+    fast_kernels.fuse_shared_experts()
+    of_kind = {
+        "reference": fast_kernels.ReferenceKernels,
+        "interpreted": fast_kernels.InterpretedKernels,
+    }[kind]
+    kernels = of_kind(model_runner.model.model, model_runner.attn_backend, 32, "cpu")
+    path = preparation.build(model_runner, kernels, frozenset(STAGES))
+    apply(hooks.hooks(Wanted(frozenset(STAGES))))
+    findings = selfcheck.compare(path, model_runner)
+    states = model_runner.req_to_token_pool.mamba_pool.mamba_cache
+    report: dict[str, Any] = {
+        "findings": [{**asdict(finding), "off": finding.off} for finding in findings],
+        "clean": not states.conv[0][:, 1:].any() and not states.temporal[:, 1:].any(),
+    }
+    verify = model_runner.spec_algorithm.is_eagle()
+    if not verify:
+        report["streams"] = streams(runner, path, model_runner)
+    if kind == "reference":
+        spoilable = ["add_norm_quantize", "skinny_gemm", "attention", "experts", "lm_head"]
+        spoilable += ["gdn_verify", "gdn_commit"] if verify else ["gdn_decode"]
+        report["spoilt"] = {name: spoilt(kernels, name, path, model_runner) for name in spoilable}
+    Path(out).write_text(json.dumps(report))
+
+
+def spoilt(kernels: Any, name: str, path: dispatch.FastPath, model_runner: Any) -> Any:
+    """What the check leaves of each layer's stages when a kernel returns its columns in another
+    order, as a wrong index does, and what the log says."""
+    layers, head, right = dict(path.layers), path.lm_head, getattr(kernels, name)
+
+    def wrong(*arguments: Any) -> Any:
+        if name == "gdn_commit":
+            at, states, slots, last, *others = arguments
+            return right(at, states, slots, last.roll(1), *others)
+        result = right(*arguments)
+        if isinstance(result, torch.Tensor):
+            return result.roll(1, -1)
+        first, rest = result[0].roll(1, -1), result[1:]
+        return type(result)(first, *rest) if hasattr(result, "_fields") else (first, *rest)
+
+    setattr(kernels, name, wrong)
+    try:
+        described = selfcheck.check(path, model_runner)
+    finally:
+        delattr(kernels, name)
+    left = {number: sorted(layer.stages) for number, layer in path.layers.items()}
+    stages = sorted(path.stages)
+    path.layers, path.lm_head = layers, head
+    return {"described": described, "left": left, "stages": stages}
+
+
+def streams(runner: StreamRunner, path: dispatch.FastPath, model_runner: Any) -> dict[str, Any]:
+    """Prefill and decode with every layer's entering stream captured: stock's, then ours."""
+    from sglang.srt.model_executor import runner as graph_runner
+
+    from sglang_qwen3next_eagle3 import aux_layers
+
+    target = capture.target_of(runner.model.config)
+    wanted = "input:0,input:3,input:4,output:7"
+    resolved = aux_layers.resolve(target, wanted=wanted, count=None, allow_gdn=True)
+    capture.install(runner.model, resolved.selection)
+    tokens, stock = runner.capture(PROMPT, STEPS)
+    hooks.install(path, model_runner)
+    graph_runner.get_is_capture_mode = lambda: True
+    taken = []
+    begin = path.begin
+
+    def count(batch: Any) -> None:
+        begin(batch)
+        taken.append(path.current is not None)
+
+    path.begin = count  # type: ignore[method-assign]
+    ours_tokens, ours = runner.capture(PROMPT, STEPS)
+    graph_runner.get_is_capture_mode = lambda: False
+    off = [
+        ((a - b).norm(dim=-1) / b.norm(dim=-1)).max().item()
+        for a, b in zip(ours, stock, strict=True)
+    ]
+    return {"taken": taken, "off": off, "tokens": [tokens, ours_tokens]}
+
+
+if __name__ == "__main__":
+    main()
