@@ -39,12 +39,14 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
 
 
 @triton.jit
-def prefetch(addresses):
-    """Asks for 256 bytes at each address (int64, aligned to 16) to be in the second-level cache."""
+def _ask_for(start, VALUES: tl.constexpr):
+    """Asks for that many values from there on to come into the second-level cache, 256 bytes each
+    time; a power of two of them, aligned to 16 bytes."""
+    CHUNKS: tl.constexpr = VALUES * start.dtype.element_ty.primitive_bitwidth // 2048
     tl.inline_asm_elementwise(
         "cp.async.bulk.prefetch.L2.global [$1], 256; mov.b32 $0, 0;",
         "=r,l",
-        [addresses],
+        [start.to(tl.int64) + tl.arange(0, CHUNKS) * 256],
         dtype=tl.int32,
         is_pure=False,
         pack=1,
@@ -71,9 +73,16 @@ def _gate_up(
     QUANTIZED: tl.constexpr,
     DOT: tl.constexpr,
     ROWS: tl.constexpr,
+    SHARED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
+        if SHARED >= 0 and tl.program_id(0) < TILES:
+            # Which expert comes first in the list is known without the list.
+            start = w13 + tl.full([], SHARED, tl.int64) * (2 * WIDTH * D)
+            start += tl.program_id(0) * TILE * D
+            _ask_for(start, TILE * D)
+            _ask_for(start + WIDTH * D, TILE * D)
         gdc_wait()
         gdc_launch_dependents()
     row = tl.arange(0, 2 * TILE)
@@ -176,9 +185,7 @@ def _down(
             entry = tl.load(work + 1 + i, cache_modifier=".cg")
             if i < tl.load(work, cache_modifier=".cg"):
                 start = w2 + (entry & 0xFFFF).to(tl.int64) * (D * WIDTH)
-                start += (tl.program_id(0) % TILES) * TILE * WIDTH
-                chunk = tl.arange(0, TILE * WIDTH * w2.dtype.element_ty.primitive_bitwidth // 2048)
-                prefetch(start.to(tl.int64) + chunk * 256)
+                _ask_for(start + (tl.program_id(0) % TILES) * TILE * WIDTH, TILE * WIDTH)
         gdc_wait()
     items = tl.load(work) * TILES
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
@@ -331,6 +338,8 @@ def experts(
     def programs(tiling: Tiling, tiles: int) -> tuple[int]:
         return (min(distinct * tiles, tiling.programs * _multiprocessors(device)),)
 
+    # What can be asked for early: whole tiles, of powers of two.
+    uneven = bool(width & (width - 1) or columns & (columns - 1) or width < up.tile)
     tiles = triton.cdiv(width, up.tile)
     _gate_up[programs(up, tiles)](
         x,
@@ -345,6 +354,7 @@ def experts(
         TOKENS=up.tokens,
         BLOCK_K=up.block,
         STAGES=up.stages,
+        SHARED=w13.shape[0] - 1 if up.prefetch and _shared(routed, w13) and not uneven else -1,
         num_warps=up.warps,
         **shape,
         **launch_options(),
@@ -366,12 +376,17 @@ def experts(
         BLOCK_K=down.block,
         STAGES=down.stages,
         SUM=add,
-        PREFETCH=down.prefetch and columns % down.tile == 0,
+        PREFETCH=down.prefetch and not uneven,
         num_warps=down.warps,
         **shape,
         **launch_options(),
     )
     return out if add else partial.view(rows, slots, columns)
+
+
+def _shared(routed: Routed, w13: torch.Tensor) -> bool:
+    """Whether a shared expert stands behind the routed ones, whose list is one longer than they."""
+    return routed.routing.work.shape[0] == w13.shape[0] + 1
 
 
 def reference_experts(

@@ -35,7 +35,7 @@ def weights(quantized: bool, width: int) -> tuple[torch.Tensor | None, ...]:
 
 
 @pytest.mark.parametrize(
-    "rows,quantized,width",
+    ("rows", "quantized", "width"),
     [(1, True, 128), (5, True, 256), (1, False, 48), (11, False, 48)],
 )
 def test_a_batch(rows: int, quantized: bool, width: int) -> None:
