@@ -1,45 +1,120 @@
 """The experts of a batch against plain torch, in Triton's interpreter."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast.kernels import experts, router
 
-D, E, TOP_K = 256, 8, 3
+D, E, TOP_K = 256, 6, 2
+UP = experts.Tiling(tile=64, tokens=8, stages=1, warps=4, programs=2)
+DOWN = experts.Tiling(tile=128, tokens=8, stages=1, warps=4, programs=2)
 
 
-def batch(rows: int, quantized: bool, ids: torch.Tensor | None = None) -> router.Routed:
-    """Random rows, and where they go (drawn unless it is given)."""
+class Weights(NamedTuple):
+    w13: torch.Tensor
+    w13_scale: torch.Tensor | None
+    w2: torch.Tensor
+    w2_scale: torch.Tensor | None
+
+
+def batch(rows: int, quantized: bool = True, shared: bool = True) -> router.Routed:
+    """Random rows, every one on its own experts."""
     torch.manual_seed(rows)
-    logits = torch.randn(rows, E)
-    if ids is not None:
-        logits.scatter_(1, ids, 10.0 + torch.rand(ids.shape))
-    routed = router.reference_route(
+    gate = torch.randn(1, D).bfloat16() * 0.1 if shared else None
+    return router.reference_route(
         torch.randn(rows, D).bfloat16(), None, torch.zeros(D).bfloat16(), 1e-6,
-        torch.zeros(E, D).bfloat16(), torch.randn(1, D).bfloat16() * 0.1, TOP_K, True, quantized,
+        torch.randn(E, D).bfloat16(), gate, TOP_K, True, quantized,
     )  # fmt: skip
-    shared = torch.randn(rows, 1).bfloat16()
-    return routed._replace(
-        routing=router.reference_routing(logits.bfloat16(), shared, TOP_K, True)
+
+
+def some(routed: router.Routed, rows: torch.Tensor) -> router.Routed:
+    """These rows of a batch, as a batch."""
+    logits = torch.full((len(rows), E), -10.0)
+    ids = routed.routing.ids[rows, :TOP_K].long()
+    logits.scatter_(1, ids, torch.arange(TOP_K, 0, -1).float().expand(ids.shape))
+    listed = router.reference_routing(
+        logits.bfloat16(), torch.zeros(len(rows), 1).bfloat16(), TOP_K, True
+    )
+    routing = listed._replace(weights=routed.routing.weights[rows])
+    assert torch.equal(routing.ids, routed.routing.ids[rows])
+    assert routed.codes is not None
+    assert routed.scales is not None
+    return router.Routed(
+        routed.residual[rows],
+        routed.normed[rows],
+        routed.codes.view(torch.uint8)[rows].view(torch.float8_e4m3fn),
+        routed.scales[rows],
+        routing,
     )
 
 
-def weights(quantized: bool, width: int) -> tuple[torch.Tensor | None, ...]:
+def weights(quantized: bool = True, width: int = 128, shared: bool = True) -> Weights:
     torch.manual_seed(1)
-    w13, w2 = torch.randn(E + 1, 2 * width, D) * 0.1, torch.randn(E + 1, D, width) * 0.1
+    count = E + shared
+    w13, w2 = torch.randn(count, 2 * width, D) * 0.1, torch.randn(count, D, width) * 0.1
     if not quantized:
-        return w13.bfloat16(), None, w2.bfloat16(), None
-    s13 = torch.rand(E + 1, 2 * width // 128, D // 128) + 0.5
-    s2 = torch.rand(E + 1, D // 128, width // 128) + 0.5
-    return w13.to(torch.float8_e4m3fn), s13, w2.to(torch.float8_e4m3fn), s2
+        return Weights(w13.bfloat16(), None, w2.bfloat16(), None)
+    s13 = torch.rand(count, 2 * width // 128, D // 128) + 0.5
+    s2 = torch.rand(count, D // 128, width // 128) + 0.5
+    return Weights(w13.to(torch.float8_e4m3fn), s13, w2.to(torch.float8_e4m3fn), s2)
+
+
+def close(got: torch.Tensor, want: torch.Tensor) -> None:
+    """A unit in the last place of bf16, and what one code of e4m3 off is in the sum."""
+    error = (got.float() - want.float()).norm() / want.float().norm()
+    assert error < 3e-3
+    largest = float(want.float().abs().max())
+    torch.testing.assert_close(got.float(), want.float(), rtol=8e-3, atol=4e-3 * largest)
 
 
 @pytest.mark.parametrize(
     ("rows", "quantized", "width"),
     [(1, True, 128), (5, True, 256), (1, False, 48), (11, False, 48)],
+    ids=["one row", "a shard of two groups", "bfloat16, an odd width", "more rows than a tile"],
 )
 def test_a_batch(rows: int, quantized: bool, width: int) -> None:
     routed, w = batch(rows, quantized), weights(quantized, width)
-    want = experts.reference_experts(routed, *w).float()
-    got = experts.experts(routed, *w).float()
-    torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2 * float(want.abs().mean()))
+    close(experts.experts(routed, *w, UP, DOWN), experts.reference_experts(routed, *w))
+
+
+def test_without_a_shared_expert() -> None:
+    routed, w = batch(3, shared=False), weights(shared=False)
+    assert routed.routing.ids.shape == (3, TOP_K)
+    close(experts.experts(routed, *w, UP, DOWN), experts.reference_experts(routed, *w))
+
+
+def test_slots_left_for_others_to_add() -> None:
+    routed, w = batch(3), weights()
+    parts = experts.experts(routed, *w, UP, DOWN, add=False)
+    assert parts.shape == (3, TOP_K + 1, D)
+    total = torch.zeros(3, D)
+    for slot in range(TOP_K + 1):
+        total += parts[:, slot].float()
+    assert torch.equal(total.bfloat16(), experts.experts(routed, *w, UP, DOWN))
+
+
+def test_a_row_does_not_see_the_others() -> None:
+    routed, w = batch(9), weights()
+    whole = experts.experts(routed, *w, UP, DOWN)
+    order = torch.tensor([4, 8, 0, 1, 7, 6, 5, 3, 2])
+    assert torch.equal(experts.experts(some(routed, order), *w, UP, DOWN), whole[order])
+    alone = torch.tensor([3])
+    assert torch.equal(experts.experts(some(routed, alone), *w, UP, DOWN), whole[alone])
+
+
+def test_all_rows_on_the_same_experts() -> None:
+    routed, w = some(batch(2), torch.zeros(10, dtype=torch.long)), weights()
+    out = experts.experts(routed, *w, UP, DOWN)
+    assert int(routed.routing.work[0]) == TOP_K + 1
+    assert torch.equal(out, out[:1].expand_as(out))
+    close(out, experts.reference_experts(routed, *w))
+
+
+def test_a_width_that_is_no_whole_group() -> None:
+    w = weights()
+    with pytest.raises(ValueError, match="256 x 64"):
+        experts.experts(
+            batch(1), w.w13[:, :128], w.w13_scale, w.w2[:, :, :64].contiguous(), w.w2_scale
+        )
