@@ -20,7 +20,7 @@ of K at the end.
 and a): its programs run first in the same launch.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import triton
@@ -34,6 +34,10 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     launch_options,
     to_bfloat16,
 )
+
+REGISTERS: Final = 128
+"""The most a thread may hold. Left to itself, ptxas saves registers for more programs a processor
+and loads the pieces of x one after the other, each a whole latency after the one before."""
 
 _BF16 = tl.constexpr(DOT_DTYPE)
 
@@ -54,16 +58,16 @@ def _chunks(
     """Eight rows of a matrix [rows, K] from `row` on: COUNT tiles [8, SHARES, WIDTH].
 
     Tile c holds the columns first + c * WIDTH of every share of K. WIDTH is 64 bytes, so that four
-    threads load a row of the tile and a warp loads the eight.
+    threads load a row of the tile and a warp loads the eight. Beyond the last row the last is
+    repeated, which spares the loads a predicate.
     """
-    r = (row + tl.arange(0, 8))[:, None, None]
+    r = tl.minimum(row + tl.arange(0, 8), rows - 1)[:, None, None]
     k = tl.arange(0, SHARES)[None, :, None] * SHARE + tl.arange(0, WIDTH)[None, None, :] + first
     at = matrix + r * K + k
     tiles = ()
     for c in tl.static_range(COUNT):
         if MASKED:
-            inside = (r < rows) & (k + c * WIDTH < K)
-            tiles += (tl.load(at + c * WIDTH, mask=inside, other=0.0),)
+            tiles += (tl.load(at + c * WIDTH, mask=k + c * WIDTH < K, other=0.0),)
         else:
             tiles += (tl.load(at + c * WIDTH),)
     return tiles
@@ -81,6 +85,12 @@ def _operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr)
 def _sixteen(upper, lower, SHARES: tl.constexpr, WIDTH: tl.constexpr):
     """Two operands [SHARES, 8, WIDTH] one below the other."""
     return tl.reshape(tl.permute(tl.join(upper, lower), [0, 3, 1, 2]), [SHARES, 16, WIDTH])
+
+
+@triton.constexpr_function
+def _divisor(count: int, limit: int) -> int:
+    """The largest divisor of count up to limit, which is at least 1."""
+    return max(d for d in range(1, max(limit, 1) + 1) if count % d == 0)
 
 
 @triton.jit
@@ -105,12 +115,13 @@ def _program(
 ):
     WIDTH: tl.constexpr = 64 if FP8 else 32
     CHUNKS: tl.constexpr = SHARE // WIDTH // PASSES
-    SUM: tl.constexpr = 128 // WIDTH if FP8 else 1
+    STEP: tl.constexpr = 128 // WIDTH if FP8 else 1
+    STEPS: tl.constexpr = CHUNKS // STEP
+    AHEAD: tl.constexpr = _divisor(STEPS, 16 // TILES // STEP)
     BLOCKS: tl.constexpr = ROWS // 16
     GROUPS: tl.constexpr = K // 128
     row = program * ROWS
     share = tl.arange(0, SHARES)
-    eight = tl.arange(0, 8)
     acc = ()
     for _ in tl.static_range(BLOCKS * TILES):
         acc += (tl.zeros([SHARES, 16, 8], tl.float32),)
@@ -123,64 +134,55 @@ def _program(
         ws = ()
         if FP8:
             block = weight_scales + (row // 128) * GROUPS + share * (SHARE // 128)
-            for g in tl.static_range(CHUNKS // SUM):
+            for g in tl.static_range(STEPS):
                 ws += (tl.load(block + first // 128 + g),)
         if PDL and p == 0:
             gdc_wait()
-        early = ()
-        if TILES == 1:
-            early = _chunks(x, 0, T, first, K, SHARES, SHARE, WIDTH, CHUNKS, True)
-        for g in tl.static_range(CHUNKS // SUM):
-            left = ()
-            for i in tl.static_range(BLOCKS):
-                for c in tl.static_range(SUM):
-                    left += (
-                        _sixteen(
-                            _operand(w[2 * i][g * SUM + c], SHARES, WIDTH, FP8),
-                            _operand(w[2 * i + 1][g * SUM + c], SHARES, WIDTH, FP8),
-                            SHARES,
-                            WIDTH,
-                        ),
-                    )
-            totals = ()
+        for q in tl.static_range(STEPS // AHEAD):
+            xt, xs = (), ()
             for j in tl.static_range(TILES):
-                token = j * 8 + eight
-                right = ()
-                late = ()
-                if TILES > 1:
-                    start = first + g * SUM * WIDTH
-                    late = _chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, SUM, True)
-                for c in tl.static_range(SUM):
-                    tile = early[g * SUM + c] if TILES == 1 else late[c]
-                    right += (tl.permute(_operand(tile, SHARES, WIDTH, FP8), [0, 2, 1]),)
+                start = first + q * AHEAD * STEP * WIDTH
+                xt += (_chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED),)
                 if FP8:
-                    group = share * (SHARE // 128) + first // 128 + g
-                    xs = tl.load(
-                        x_scales + token[None, :] * GROUPS + group[:, None],
-                        mask=(token < T)[None, :],
-                        other=0.0,
-                    )
-                    scale = xs * ws[g][:, None]
+                    token = tl.minimum(j * 8 + tl.arange(0, 8), T - 1)
+                    group = share * (SHARE // 128) + start // 128
+                    for g in tl.static_range(AHEAD):
+                        xs += (tl.load(x_scales + token[None, :] * GROUPS + group[:, None] + g),)
+            for g in tl.static_range(AHEAD):
+                left = ()
                 for i in tl.static_range(BLOCKS):
-                    total = acc[i * TILES + j] if not FP8 else tl.zeros([SHARES, 16, 8], tl.float32)
-                    for c in tl.static_range(SUM):
-                        total = tl.dot(left[i * SUM + c], right[c], total)
-                    if FP8:
-                        total = acc[i * TILES + j] + total * scale[:, None, :]
-                    totals += (total,)
-            # From tile-major to block-major.
-            acc = ()
-            for i in tl.static_range(BLOCKS):
+                    for c in tl.static_range(STEP):
+                        left += (
+                            _sixteen(
+                                _operand(w[2 * i][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8),
+                                _operand(
+                                    w[2 * i + 1][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8
+                                ),
+                                SHARES,
+                                WIDTH,
+                            ),
+                        )
+                sums = ()
                 for j in tl.static_range(TILES):
-                    acc += (totals[j * BLOCKS + i],)
+                    for i in tl.static_range(BLOCKS):
+                        total = acc[j * BLOCKS + i]
+                        part = total if not FP8 else tl.zeros([SHARES, 16, 8], tl.float32)
+                        for c in tl.static_range(STEP):
+                            right = _operand(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
+                            part = tl.dot(left[i * STEP + c], tl.permute(right, [0, 2, 1]), part)
+                        if FP8:
+                            scale = xs[j * AHEAD + g] * ws[q * AHEAD + g][:, None]
+                            part = total + part * scale[:, None, :]
+                        sums += (part,)
+                acc = sums
     for i in tl.static_range(BLOCKS):
         n = row + i * 16 + tl.arange(0, 16)
         for j in tl.static_range(TILES):
-            token = j * 8 + eight
+            token = j * 8 + tl.arange(0, 8)
             inside = (token < T)[None, :]
             if MASKED:
                 inside = inside & (n < N)[:, None]
-            y = to_bfloat16(tl.sum(acc[i * TILES + j], 0))
+            y = to_bfloat16(tl.sum(acc[j * BLOCKS + i], 0))
             tl.store(out + token[None, :] * N + n[:, None], y, mask=inside)
 
 
@@ -332,6 +334,7 @@ def skinny_gemm(
         EXTRA_PASSES=extra_passes,
         PDL=dependent_launch(),
         num_warps=shares,
+        maxnreg=REGISTERS,
         **launch_options(),
     )
     return out, extra_out if extra is not None else None
