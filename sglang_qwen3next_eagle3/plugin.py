@@ -11,6 +11,7 @@ from typing import NoReturn
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.overlay.fast import stages
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def register() -> None:
             _hook_capture(environment)
         if os.environ.get(variables.SIMULATE):
             _simulate(Path(os.environ[variables.SIMULATE]))
+        _hook_fast(os.environ.get(stages.ENVIRONMENT))
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
 
@@ -74,6 +76,24 @@ def _simulate(path: Path) -> None:
     contract.require(["simulate"])
     hooks.apply(simulate.hooks(simulate.AcceptLength(path)))
     logger.warning("acceptance is simulated: the text of this server means nothing")
+
+
+def _hook_fast(asked: str | None) -> None:
+    wanted = stages.parse(asked)
+    if wanted is None:
+        return
+    from sglang_qwen3next_eagle3.overlay import contract, hooks
+
+    try:
+        contract.require(["fast"])
+    except UserError as error:
+        if wanted.required:
+            raise
+        logger.warning("sglang-qwen3next-eagle3: fast path off: %s", error)
+        return
+    from sglang_qwen3next_eagle3.overlay.fast import hooks as fast
+
+    hooks.apply(fast.hooks(wanted))
 
 
 def _hook_capture(environment: str | None) -> None:

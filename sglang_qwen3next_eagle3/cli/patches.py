@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Comparison, Installed, Manifest, Part, Symbol
 from sglang_qwen3next_eagle3.train.trainer import specforge
 
-PARTS: tuple[Part, ...] = ("capture", "cpu_engine", "prefill", "requests", "simulate")
+PARTS: tuple[Part, ...] = ("capture", "cpu_engine", "fast", "prefill", "requests", "simulate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

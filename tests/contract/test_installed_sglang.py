@@ -12,6 +12,8 @@ from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment, simulate
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
+from sglang_qwen3next_eagle3.overlay.fast import hooks as fast
+from sglang_qwen3next_eagle3.overlay.fast.stages import Wanted
 from sglang_qwen3next_eagle3.overlay.requests import hooks as request_hooks
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 
@@ -26,9 +28,8 @@ def installed() -> contract.Installed:
 
 
 def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
-    manifest = contract.require(
-        ["capture", "cpu_engine", "prefill", "requests", "simulate"], installed
-    )
+    parts: list[contract.Part] = ["capture", "cpu_engine", "fast", "prefill", "requests"]
+    manifest = contract.require([*parts, "simulate"], installed)
     assert manifest.release == installed.release
 
 
@@ -38,6 +39,7 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     shared = AcceptLength.create(tmp_path / "number")
     tables = [*capture.hooks(capture.choose_by(None)), *HOOKS, *simulate.hooks(shared)]
     tables += [*request_hooks.ENTRIES, *request_hooks.HOOKS]
+    tables += fast.hooks(Wanted(frozenset()))
     assert {(hook.target, hook.why) for hook in tables} == listed
 
 

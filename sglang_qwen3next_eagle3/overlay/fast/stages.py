@@ -6,7 +6,7 @@ Importing this loads neither torch nor sglang, so that a launcher can check a sp
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from sglang_qwen3next_eagle3.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError
 
 ENVIRONMENT: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST"
 """`on`, `off`, `require` (refuse to serve without it), or stages joined by commas."""

@@ -1,0 +1,24 @@
+import pytest
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted, parse
+
+
+@pytest.mark.parametrize("text", [None, "", " ", "off", "OFF"])
+def test_off(text: str | None) -> None:
+    assert parse(text) is None
+
+
+def test_on_and_require_are_all_stages() -> None:
+    assert parse("on") == Wanted(frozenset(STAGES))
+    assert parse("Require") == Wanted(frozenset(STAGES), required=True)
+
+
+def test_stages_one_by_one() -> None:
+    assert parse("dense, moe") == Wanted(frozenset({"dense", "moe"}))
+
+
+@pytest.mark.parametrize("text", ["yes", "on,off", "dense,require", "dense moe"])
+def test_anything_else_is_refused_with_what_there_is(text: str) -> None:
+    with pytest.raises(UserError, match="is not one of on, off, require and the stages dense, moe"):
+        parse(text)
