@@ -135,9 +135,7 @@ def _gate_up(
                     total += tl.dot(w, a) * (scale[:, None] * a_scale[None, :])
                 else:
                     total = tl.dot(w.to(DOT), a.to(DOT), total)
-            gate, up = tl.split(
-                tl.permute(tl.reshape(total, [2, TILE, TOKENS]), [1, 2, 0])
-            )
+            gate, up = tl.split(tl.permute(tl.reshape(total, [2, TILE, TOKENS]), [1, 2, 0]))
             gate = to_bfloat16(gate).to(tl.float32)
             up = to_bfloat16(up).to(tl.float32)
             out = to_bfloat16(gate / (1.0 + tl.exp(-gate)) * up)

@@ -15,8 +15,8 @@ them, which a counter tells (`gdn_arrivals`); nobody waits.
 
 Stock's rounding points (causal_conv1d_update, fused_recurrent_gated_delta_rule_packed_decode,
 layer_norm_gated_fwd, per_token_group_quant): products of the convolution and its result in bf16,
-beta in bf16, the recurrence in fp32, its result and the gated norm's in bf16. Only the order of sums
-in fp32 is this kernel's own.
+beta in bf16, the recurrence in fp32, its result and the gated norm's in bf16. Only the order of
+sums in fp32 is this kernel's own.
 """
 
 from typing import NamedTuple
@@ -245,9 +245,7 @@ def gdn_decode(
     return result
 
 
-def gdn_output(
-    rows: int, shape: GdnShape, quantize: bool, device: torch.device
-) -> GdnOutput:
+def gdn_output(rows: int, shape: GdnShape, quantize: bool, device: torch.device) -> GdnOutput:
     """Space for the outputs of `rows` rows."""
     width = shape.value_heads * shape.dv
     if not quantize:

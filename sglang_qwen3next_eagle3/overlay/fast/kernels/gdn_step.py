@@ -3,8 +3,8 @@
 A head's state, fp32 [DV, DK], is held as up to four tensors [DV, W] of adjacent columns, so that a
 thread has neighbours along a row and a sum over DK is mostly its own: of the ways of writing this
 that were compiled, it needs the fewest shuffles. Sums are written out in fused multiply-adds, and
-the kernels are compiled without the compiler's own fusion, so that a step has the same bits wherever
-it is inlined.
+the kernels are compiled without the compiler's own fusion, so that a step has the same bits
+wherever it is inlined.
 """
 
 import triton

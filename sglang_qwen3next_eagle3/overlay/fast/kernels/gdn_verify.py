@@ -213,9 +213,7 @@ def _gdn_verify(
 
 
 @triton.jit
-def _move_window(
-    conv, target, raw, path, root, depth, channel, C: tl.constexpr, D: tl.constexpr
-):
+def _move_window(conv, target, raw, path, root, depth, channel, C: tl.constexpr, D: tl.constexpr):
     """The last three inputs of D channels after `depth + 1` nodes: from conv and raw to target."""
     at = channel + tl.arange(0, D)
     x0 = _windowed(conv, raw, path, root, depth + 1, at, C)

@@ -7,8 +7,9 @@
                                                      beyond d the node itself
 
 Nodes are numbered within their request; node 0 is the root, and a parent comes before its children.
-A walk goes from the root to a leaf. A node on several walks belongs to the smallest of their leaves,
-so that a chain is one walk and every output is written once. One launch serves a whole pass.
+A walk goes from the root to a leaf. A node on several walks belongs to the smallest of their
+leaves, so that a chain is one walk and every output is written once. One launch serves a whole
+pass.
 """
 
 import torch
@@ -133,7 +134,9 @@ def reference_tree_paths(parents: torch.Tensor) -> torch.Tensor:
             routes.append([*routes[parent], node])
         inner = set(tree[1:])
         for node, route in enumerate(routes):
-            walks = [leaf for leaf in range(len(tree)) if leaf not in inner and node in routes[leaf]]
+            walks = [
+                leaf for leaf in range(len(tree)) if leaf not in inner and node in routes[leaf]
+            ]
             beyond = [node] * (len(tree) - len(route))
             rows.append([len(route) - 1, min(walks), *route, *beyond])
     return torch.tensor(rows, dtype=torch.int32, device=parents.device)
