@@ -8,17 +8,16 @@ the keys and the values. Query and key heads are normalized (gemma: gain 1 + wei
 `rotary` dimensions rotated (neox style), each rounded to bf16 as in stock.
 
     1. scores: a work item is one chunk of positions, one key/value head, and the rows of a request
-       that fit into a tile of 64 queries (8 rows of 8 query heads). It leaves the unnormalized sum,
+       that fit into a tile of 32 queries (4 rows of 8 query heads). It leaves the unnormalized sum,
        the maximum and the sum of weights of its chunk. A fixed number of programs shares the items.
     2. combine: one program a row and query head folds its chunks in their order, multiplies by the
        sigmoid of the gate and quantizes.
 
 Chunks begin and end at fixed positions (`CHUNKS`), whatever the context's length, and products have
 the same shape in every pass. So a row's bits depend on its position, its queries and the keys and
-values of its path alone: a row of a verify equals the row of the decode step that it stands for, bit
-for bit. The keys of the pass itself are computed from `qkv` by whoever needs them, so that no program
-waits for another; chunks that hold them are worked on row by row, along the row's path, whose keys
-a product with zeros and ones puts at their positions.
+values of its path alone: a row of a verify equals the row of the decode step that it stands for,
+bit for bit. The keys of the pass itself are computed from `qkv` by whoever needs them, so that no
+program waits for another; chunks that hold them are worked on row by row, along the row's path.
 """
 
 import functools
@@ -39,8 +38,12 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP, quantize_groups
 
 TILE = 64
-"""Positions, and queries, of one product."""
+"""Positions of one product."""
 
+QUERIES = 32
+"""Queries of a work item at most, and 16 at least: with fewer the compiler takes another product."""
+
+STAGES = 3
 SCORE_WARPS = 8
 COMBINE_WARPS = 8
 COMBINED = 32
@@ -121,9 +124,7 @@ def _chunk_start(chunk, SIZE0: tl.constexpr, FROM1: tl.constexpr, SIZE1: tl.cons
 
 
 @triton.jit
-def _normed_and_rotated(
-    at, weight, cos_sin, d, valid, eps, D: tl.constexpr, ROTARY: tl.constexpr
-):
+def _normed_and_rotated(at, weight, cos_sin, d, valid, eps, D: tl.constexpr, ROTARY: tl.constexpr):
     """Heads [M, D] at pointers `at` [M, 1]: normalized, rounded, rotated; fp32 exact in bf16.
 
     cos_sin: pointers [M, 1] to the cosines of the rows' positions. d: [1, D].
@@ -146,12 +147,15 @@ def _normed_and_rotated(
 
 
 @triton.jit
-def _cached(cache, kv_indices, position, end, head, d, stride, D: tl.constexpr):
-    """Rows [P, D] of a pool at positions before `end`, zeros elsewhere."""
-    inside = position < end
-    slot = tl.load(kv_indices + position, mask=inside, other=0).to(tl.int64)
-    at = cache + slot[:, None] * stride + head * D + d
-    return tl.load(at, mask=inside[:, None], other=0.0)
+def _fold(score, v, largest, weights, total, DOT: tl.constexpr):
+    """Scores [P, M] and values [P, D] of a tile into the running maxima, weights and sums [D, M]."""
+    larger = tl.maximum(largest, tl.max(score, 0))
+    shrink = tl.exp(largest - larger)
+    weight = tl.exp(score - larger[None, :])
+    weights = weights * shrink + tl.sum(weight, 0)
+    total *= shrink[None, :]
+    total = tl.dot(tl.trans(v).to(DOT), to_bfloat16(weight).to(DOT), total)
+    return larger, weights, total
 
 
 @triton.jit
@@ -184,6 +188,7 @@ def _scores(
     ROWS: tl.constexpr,
     NP: tl.constexpr,
     TILE: tl.constexpr,
+    STAGES: tl.constexpr,
     DOT: tl.constexpr,
     SIZE0: tl.constexpr,
     FROM1: tl.constexpr,
@@ -211,8 +216,7 @@ def _scores(
     items = tl.where(b < batch, HKV * (N * TAILS + whole * ROW_TILES), 0)
     through = tl.cumsum(items, 0)
 
-    m = tl.arange(0, TILE)
-    computed = tl.arange(0, ROWS * G)
+    m = tl.arange(0, ROWS * G)
     d = tl.arange(0, D)[None, :]
     p = tl.arange(0, TILE)
     path_node = tl.arange(0, NP)
@@ -228,87 +232,82 @@ def _scores(
         node = tl.where(tail, j // TAILS, (j % ROW_TILES) * ROWS)
         chunk = tl.where(tail, full + j % TAILS, full - 1 - j // ROW_TILES)
         root = request * N
+        path = paths + (root + node) * (N + 2)
         depth = 0
         if N > 1:
-            depth = tl.load(paths + (root + node) * (N + 2))
+            depth = tl.load(path)
         start = _chunk_start(chunk, SIZE0, FROM1, SIZE1, FROM2, SIZE2)
         end = _chunk_start(chunk + 1, SIZE0, FROM1, SIZE1, FROM2, SIZE2)
         end = tl.where(tail, tl.minimum(end, prefix + depth + 1), end)
         if end > start:
             indices = kv_indices + tl.load(kv_indptr + request)
-            stored = tl.minimum(end, prefix)
-            k = _cached(k_cache, indices, start + p, stored, head, d, k_stride, D)
-            v = _cached(v_cache, indices, start + p, stored, head, d, v_stride, D)
             if PDL:
                 if EARLY:
                     gdc_wait()
                     gdc_launch_dependents()
 
-            row = tl.where(tail, node, node + computed // G)
+            if tail:
+                # The keys of the row's path go to the cache, from where this program reads them.
+                # Another row on the same path may write the same bits to the same place.
+                source = root + path_node * 0
+                if N > 1:
+                    source += tl.load(path + 2 + tl.minimum(path_node, N - 1))
+                on_path = (path_node <= depth)[:, None]
+                k_at = qkv + source * qkv_stride + HQ * 2 * D + head * D
+                k_angles = cos_sin_cache + tl.load(positions + source) * ROTARY
+                new_k = _normed_and_rotated(
+                    k_at[:, None], k_weight, k_angles[:, None], d, on_path, eps, D, ROTARY
+                )
+                new_v = tl.load(k_at[:, None] + HKV * D + d, mask=on_path, other=0.0)
+                loc = tl.load(out_cache_loc + source).to(tl.int64)[:, None]
+                tl.store(k_cache + loc * k_stride + head * D + d, new_k, mask=on_path)
+                tl.store(v_cache + loc * v_stride + head * D + d, new_v, mask=on_path)
+                tl.debug_barrier()
+
+            row = tl.where(tail, node, node + m // G)
             valid = (row < N)[:, None]
             row = root + tl.minimum(row, N - 1)
-            at = qkv + row * qkv_stride + (head * G + computed % G) * 2 * D
+            at = qkv + row * qkv_stride + (head * G + m % G) * 2 * D
             angles = cos_sin_cache + tl.load(positions + row) * ROTARY
             q = _normed_and_rotated(
                 at[:, None], q_weight, angles[:, None], d, valid, eps, D, ROTARY
             )
-            q = tl.broadcast_to(q[None, :, :], [TILE // (ROWS * G), ROWS * G, D])
-            q = tl.reshape(q, [TILE, D])
 
-            drafted_k = tl.zeros([NP, D], tl.bfloat16)
-            drafted_v = tl.zeros([NP, D], tl.bfloat16)
-            if tail:
-                on_path = path_node <= depth
-                row = root + path_node * 0
-                if N > 1:
-                    path = paths + (root + node) * (N + 2) + 2
-                    row += tl.load(path + tl.minimum(path_node, N - 1), mask=on_path, other=0)
-                at = qkv + row * qkv_stride + HQ * 2 * D + head * D
-                angles = cos_sin_cache + tl.load(positions + row) * ROTARY
-                valid = on_path[:, None]
-                drafted_k = _normed_and_rotated(
-                    at[:, None], k_weight, angles[:, None], d, valid, eps, D, ROTARY
-                )
-                drafted_v = tl.load(at[:, None] + HKV * D + d, mask=valid, other=0.0)
-                own = ((path_node == depth) & (chunk == full))[:, None]
-                loc = tl.load(out_cache_loc + row).to(tl.int64)[:, None]
-                tl.store(k_cache + loc * k_stride + head * D + d, drafted_k, mask=own)
-                tl.store(v_cache + loc * v_stride + head * D + d, drafted_v, mask=own)
-
-            largest = tl.full([TILE], float("-inf"), tl.float32)
-            weights = tl.zeros([TILE], tl.float32)
-            total = tl.zeros([TILE, D], tl.float32)
-            for first in range(start, end, TILE):
+            # Positions are the rows of the products, so that few queries waste little of them.
+            largest = tl.full([ROWS * G], float("-inf"), tl.float32)
+            weights = tl.zeros([ROWS * G], tl.float32)
+            total = tl.zeros([D, ROWS * G], tl.float32)
+            settled = start + tl.maximum(tl.minimum(end, prefix) - start, 0) // TILE * TILE
+            for first in tl.range(start, settled, TILE, num_stages=STAGES):
+                slot = tl.load(indices + first + p).to(tl.int64)[:, None]
+                k = tl.load(k_cache + slot * k_stride + head * D + d)
+                v = tl.load(v_cache + slot * v_stride + head * D + d)
+                score = tl.dot(k.to(DOT), tl.trans(q).to(DOT)) * (D**-0.5)
+                largest, weights, total = _fold(score, v, largest, weights, total, DOT)
+            for first in tl.range(settled, end, TILE, num_stages=1):
                 position = first + p
-                next_k = _cached(
-                    k_cache, indices, position + TILE, stored, head, d, k_stride, D
-                )
-                next_v = _cached(
-                    v_cache, indices, position + TILE, stored, head, d, v_stride, D
-                )
-                if first + TILE > prefix:
-                    place = (position[:, None] - prefix == path_node[None, :]).to(DOT)
-                    placed_k = to_bfloat16(tl.dot(place, drafted_k.to(DOT)))
-                    placed_v = to_bfloat16(tl.dot(place, drafted_v.to(DOT)))
-                    new = (position >= prefix)[:, None]
-                    k = tl.where(new, placed_k, k)
-                    v = tl.where(new, placed_v, v)
-                score = tl.dot(q.to(DOT), tl.trans(k).to(DOT)) * (D**-0.5)
-                score = tl.where((position < end)[None, :], score, float("-inf"))
-                larger = tl.maximum(largest, tl.max(score, 1))
-                shrink = tl.exp(largest - larger)
-                weight = tl.exp(score - larger[:, None])
-                weights = weights * shrink + tl.sum(weight, 1)
-                total = tl.dot(to_bfloat16(weight).to(DOT), v.to(DOT), total * shrink[:, None])
-                largest = larger
-                k, v = next_k, next_v
+                ahead = tl.maximum(position - prefix, 0)
+                drafted = root + ahead * 0
+                if N > 1:
+                    drafted += tl.load(path + 2 + tl.minimum(ahead, N - 1))
+                before = position < prefix
+                old = tl.load(indices + position, mask=before, other=0).to(tl.int64)
+                new = tl.load(out_cache_loc + drafted).to(tl.int64)
+                slot = tl.where(before, old, new)[:, None]
+                inside = (position < end)[:, None]
+                k = tl.load(k_cache + slot * k_stride + head * D + d, mask=inside, other=0.0)
+                v = tl.load(v_cache + slot * v_stride + head * D + d, mask=inside, other=0.0)
+                score = tl.dot(k.to(DOT), tl.trans(q).to(DOT)) * (D**-0.5)
+                score = tl.where(inside, score, float("-inf"))
+                largest, weights, total = _fold(score, v, largest, weights, total, DOT)
 
-            row = tl.where(tail, node, node + m // G)
-            keep = (row < N) & (m < tl.where(tail, G, ROWS * G))
-            at = ((root + row).to(tl.int64) * HQ + head * G + m % G) * chunks + chunk
-            tl.store(sums + at[:, None] * D + d, total, mask=keep[:, None])
-            tl.store(stats + at * 2, largest, mask=keep)
-            tl.store(stats + at * 2 + 1, weights, mask=keep)
+            result = tl.where(tail, node, node + m // G)
+            keep = (result < N) & (m < tl.where(tail, G, ROWS * G))
+            to = ((root + result).to(tl.int64) * HQ + head * G + m % G) * chunks + chunk
+            column = tl.arange(0, D)[:, None]
+            tl.store(sums + to[None, :] * D + column, total, mask=keep[None, :])
+            tl.store(stats + to * 2, largest, mask=keep)
+            tl.store(stats + to * 2 + 1, weights, mask=keep)
     if PDL:
         if EARLY:
             gdc_wait()
@@ -414,9 +413,8 @@ def attention(
     kv_indptr [B + 1] int32, kv_indices int64 or int32: as stock's Triton backend prepares them, in
     decode with the row's own slot as the last one of its request, in verify without the pass.
     paths: [T, 2 + n] of tree_paths or chain_paths; the row of depth d is at position prefix + d.
-    early_cache: read kv_indptr, kv_indices, paths and the cached keys and values before the
-    preceding kernels have ended. Only where nothing launched since the start of the graph writes
-    these, which is so for a decode or verify pass captured as one graph.
+    early_cache: read kv_indptr and paths before the preceding kernels have ended. Only where nothing
+    launched just before writes these, which is so for a pass captured as one graph.
     """
     rows, width = qkv.shape
     _, kv_heads, dim = k_cache.shape
@@ -426,7 +424,7 @@ def attention(
     batch = len(kv_indptr) - 1
     if batch * nodes != rows:
         raise ValueError(f"{rows} rows are not {batch} requests of {nodes}")
-    if group * kv_heads != heads or triton.next_power_of_2(group) != group or group > TILE:
+    if group * kv_heads != heads or triton.next_power_of_2(group) != group or group > QUERIES:
         raise ValueError(f"{heads} query heads on {kv_heads} key/value heads do not fill a tile")
     if quantize and dim % GROUP:
         raise ValueError(f"a head of {dim} is not made of quantization groups of {GROUP}")
@@ -445,8 +443,7 @@ def attention(
         "FROM2": CHUNKS[2][0],
         "SIZE2": CHUNKS[2][1],
     }
-    # A row's tile has at least eight heads, so that its sums are laid out alike in every pass.
-    tile_rows = min(TILE // group, max(triton.next_power_of_2(nodes), 8 // group, 1))
+    tile_rows = max(1, min(QUERIES, max(group * triton.next_power_of_2(nodes), 16)) // group)
     _scores[(_programs(qkv.device),)](
         qkv,
         q_weight,
@@ -474,8 +471,9 @@ def attention(
         D=dim,
         ROTARY=cos_sin_cache.shape[1],
         ROWS=tile_rows,
-        NP=max(16, triton.next_power_of_2(nodes)),
+        NP=max(8, triton.next_power_of_2(nodes)),
         TILE=TILE,
+        STAGES=STAGES,
         DOT=DOT_DTYPE,
         **bounds,
         EARLY=early_cache,
