@@ -39,6 +39,9 @@ def main() -> None:
     path = preparation.build(model_runner, kernels, frozenset(STAGES))
     apply(hooks.hooks(Wanted(frozenset(STAGES))))
     findings = selfcheck.compare(path, model_runner)
+    for finding in findings:
+        if finding.off:
+            selfcheck.drop(path, finding)
     states = model_runner.req_to_token_pool.mamba_pool.mamba_cache
     report: dict[str, Any] = {
         "findings": [{**asdict(finding), "off": finding.off} for finding in findings],
@@ -84,10 +87,11 @@ def streams(runner: StreamRunner, path: dispatch.FastPath, model_runner: Any) ->
     """Prefill and decode with every layer's entering stream captured: stock's, then ours."""
     from sglang.srt.model_executor import runner as graph_runner
 
-    from sglang_qwen3next_eagle3 import aux_layers
+    from sglang_qwen3next_eagle3.model import aux_layers
 
     target = capture.target_of(runner.model.config)
-    wanted = "input:0,input:3,input:4,output:7"
+    last = len(runner.model.model.layers) - 1
+    wanted = f"input:0,input:3,output:3,output:{last}" if last > 3 else "input:0,input:3,output:3"
     resolved = aux_layers.resolve(target, wanted=wanted, count=None, allow_gdn=True)
     capture.install(runner.model, resolved.selection)
     tokens, stock = runner.capture(PROMPT, STEPS)
