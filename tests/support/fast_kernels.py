@@ -132,7 +132,7 @@ class ReferenceKernels(InterpretedKernels):
     ) -> Any:
         assert not quantize
         operands = _gdn_operands(gdn, qkvz, ba, cache, slots)
-        return gdn_decode.GdnOutput(gdn_decode.reference_gdn_decode(*operands), None)
+        return gdn_decode.GdnOutput(gdn_decode.reference_gdn_decode(**operands), None)
 
     def gdn_verify(
         self, at: Any, gdn: Any, qkvz: Any, ba: Any, cache: Any, slots: Any, quantize: bool,
@@ -141,7 +141,7 @@ class ReferenceKernels(InterpretedKernels):
         assert not quantize
         self._inputs[layer] = gdn, qkvz, ba
         operands = _gdn_operands(gdn, qkvz, ba, cache, slots)
-        out = gdn_verify.reference_gdn_verify(*operands, at.paths)
+        out = gdn_verify.reference_gdn_verify(**operands, paths=at.paths)
         return gdn_decode.GdnOutput(out, None)
 
     def gdn_commit(
@@ -161,7 +161,7 @@ class ReferenceKernels(InterpretedKernels):
                         cache,
                         slots[request : request + 1],
                     )
-                    gdn_decode.reference_gdn_decode(*operands)
+                    gdn_decode.reference_gdn_decode(**operands)
 
     def attention(self, at: Any, layer: Any, qkv: torch.Tensor, quantize: bool) -> Any:
         keys, values = at.backend.token_to_kv_pool.get_kv_buffer(layer.layer_id)

@@ -88,10 +88,11 @@ class Kernels:
         self, at: "Pass", gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any,
         slots: torch.Tensor, quantize: bool,
     ) -> GdnOutput:  # fmt: skip
+        operands = _gdn_operands(gdn, qkvz, ba, cache, slots)
         return gdn_decode.gdn_decode(
-            *_gdn_operands(gdn, qkvz, ba, cache, slots),
-            quantize,
-            self.arrivals,
+            **operands,
+            quantize=quantize,
+            arrivals=self.arrivals,
             early_state=_in_one_graph(),
         )
 
@@ -99,12 +100,13 @@ class Kernels:
         self, at: "Pass", gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any,
         slots: torch.Tensor, quantize: bool, layer: int,
     ) -> GdnOutput:  # fmt: skip
+        operands = _gdn_operands(gdn, qkvz, ba, cache, slots)
         return gdn_verify.gdn_verify(
-            *_gdn_operands(gdn, qkvz, ba, cache, slots),
-            quantize,
-            at.paths,
-            self.kept,
-            layer,
+            **operands,
+            quantize=quantize,
+            paths=at.paths,
+            kept=self.kept,
+            layer=layer,
             early_state=_in_one_graph(),
         )
 
@@ -154,12 +156,21 @@ class Kernels:
 
 def _gdn_operands(
     gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any, slots: torch.Tensor
-) -> tuple[Any, ...]:
-    attn = gdn.attn
-    return (
-        qkvz, ba, cache.conv[0], attn.conv_weights, attn.bias, attn.A_log, attn.dt_bias,
-        cache.temporal, slots, gdn.norm.weight, gdn.norm.eps,
-    )  # fmt: skip
+) -> dict[str, Any]:
+    """What decode and verify have in common."""
+    return {
+        "qkvz": qkvz,
+        "ba": ba,
+        "conv_state": cache.conv[0],
+        "conv_weight": gdn.attn.conv_weights,
+        "conv_bias": gdn.attn.bias,
+        "A_log": gdn.attn.A_log,
+        "dt_bias": gdn.attn.dt_bias,
+        "ssm_state": cache.temporal,
+        "slots": slots,
+        "norm_weight": gdn.norm.weight,
+        "eps": gdn.norm.eps,
+    }
 
 
 def _in_one_graph() -> bool:

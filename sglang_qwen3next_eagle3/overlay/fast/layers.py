@@ -45,7 +45,7 @@ class Projection:
 
     def __init__(self, module: Any, kernels: Kernels, fast: bool) -> None:
         self._module, self._kernels, self._fast = module, kernels, fast
-        self.weight: torch.Tensor | None = None
+        self.weight: torch.Tensor
         self.scale: torch.Tensor | None = None
         if fast:
             self.weight, self.scale = weight_of(module, "dense")
@@ -67,6 +67,7 @@ class Projection:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same, and the product of the plain rows with another weight [M, K] bf16."""
         if self.quantized and rows.codes is None:
+            assert rows.plain is not None
             rows = Rows(rows.plain, *self._kernels.quantize(rows.plain))
         return self._kernels.skinny_gemm(rows, self.weight, self.scale, extra)
 
@@ -221,6 +222,7 @@ class FastGdnLayer(FastLayer):
     def mix(self, at: Pass, rows: Rows) -> torch.Tensor:
         if "dense" in self.stages:
             qkvz, ba = self.entry.beside(rows, self.gates)
+            assert ba is not None
         else:
             qkvz, ba = self.gdn._forward_input_proj(rows.plain)
         return self.exit(
@@ -289,8 +291,8 @@ class FastAttentionLayer(FastLayer):
 
     def _stock(self, at: Pass, qkv: torch.Tensor) -> Rows:
         layer = self.layer
-        q_gate, k, v = qkv.split([2 * layer.q_size, layer.kv_size, layer.kv_size], dim=-1)
-        q, gate = q_gate.unflatten(-1, (layer.num_heads, -1)).chunk(2, dim=-1)
+        q_gate, k, v = torch.split(qkv, [2 * layer.q_size, layer.kv_size, layer.kv_size], dim=-1)
+        q, gate = q_gate.view(len(qkv), layer.num_heads, -1).chunk(2, dim=-1)
         q, k = layer._apply_qk_norm(q.flatten(-2), k)
         q, k = layer.rotary_emb(at.batch.positions, q, k)
         out = layer.attn(q, k, v, at.batch)

@@ -45,14 +45,16 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
             logger.exception("%s: its preparation failed", PREFIX)
             reason = f"{type(error).__name__}: {error}"
     if reason is not None:
-        return _off(reason, wanted)
+        _off(reason, wanted)
+        return None
     for line in found:
         logger.warning("%s: %s", PREFIX, line)
     if wanted.required and (found or path.stages != wanted.stages):
         missing = ", ".join(sorted(wanted.stages - path.stages)) or "some layers"
         raise SystemExit(f"{PREFIX}: {missing} stay with stock, but it is required: {found}")
     if not path.stages:
-        return _off("no layer passed its check", wanted)
+        _off("no layer passed its check", wanted)
+        return None
     ours = sum(bool(layer.stages) for layer in path.layers.values())
     logger.info(
         "%s on: %s; %d of %d layers; up to %d rows; checked in %.1f s",

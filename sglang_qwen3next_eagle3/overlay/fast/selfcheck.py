@@ -17,6 +17,8 @@ from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Pass, Rows
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Stage
 
+Tensors = tuple[torch.Tensor, ...]
+
 LENGTHS = (133, 64)
 """Tokens in the cache of the requests that are made up: odd, and a boundary of blocks."""
 TYPICAL = 0.03
@@ -50,8 +52,9 @@ class Finding:
     def __str__(self) -> str:
         where = "" if self.layer < 0 else f" of layer {self.layer}"
         if self.error:
-            return f"{self.what}{where}, which raised {self.error}"
-        return f"{self.what}{where} by {self.typical:.1%}, {self.worst:.1%} in the worst row"
+            return f"{self.what}{where}, where it raised {self.error}"
+        what = self.what.replace("_", " ")
+        return f"{what}{where} by {self.typical:.1%}, {self.worst:.1%} in the worst row"
 
 
 def check(path: FastPath, runner: Any) -> list[str]:
@@ -99,39 +102,39 @@ def _layer(layer: FastLayer, at: Pass, states: "States") -> list[Finding]:
     stages, stock = layer.stages, layer.with_stages(frozenset())
     found: list[Finding] = []
 
-    def probe(stage: Stage, what: str, ours: Callable[[], Any], *expected: torch.Tensor) -> Any:
-        return _probe(found, layer.layer.layer_id, stage, what, ours, *expected)
+    def probe(stage: Stage, ours: Callable[[], Tensors], **wanted: torch.Tensor) -> Tensors | None:
+        return _probe(found, layer.layer.layer_id, stage, ours, wanted)
 
     hidden, residual = _random(at, layer, 1), _random(at, layer, 2)
     normed, stream = stock.enter(at, hidden.clone(), residual.clone(), None)
+    assert normed.plain is not None
     plain, rows = normed.plain, normed
-    assert plain is not None
+
+    def enter() -> Tensors:
+        nonlocal rows
+        rows, entered = layer.enter(at, hidden, residual, None)
+        assert rows.plain is not None
+        return entered, rows.plain
+
     if "dense" in stages:
-        probe("dense", "the stream", lambda: layer.enter(at, hidden, residual, None)[1], stream)
-        entered = probe(
-            "dense", "the normed row", lambda: layer.enter(at, hidden, residual, None)[0]
-        )
-        if entered is not None:
-            rows = entered
-            probe("dense", "the normed row", lambda: rows.plain, plain)
+        probe("dense", enter, stream=stream, normed_rows=plain)
     expected = states.of(layer, lambda: layer.stock_mix(at, plain.clone()))
 
-    def mixed(of: frozenset[Stage], given: Rows) -> Callable[[], torch.Tensor]:
-        return lambda: states.of(layer, lambda: layer.with_stages(of).mix(at, given))
+    def mix(of: frozenset[Stage], given: Rows) -> Callable[[], Tensors]:
+        return lambda: (states.of(layer, lambda: layer.with_stages(of).mix(at, given)),)
 
     if "dense" in stages:
-        probe("dense", "what is mixed in", mixed(frozenset({"dense"}), rows), expected)
+        probe("dense", mix(frozenset({"dense"}), rows), mixed=expected)
     right = not any(finding.off for finding in found)
     if layer.mixer in stages:
-        given = Rows(plain.clone())
-        probe(layer.mixer, "what is mixed in", mixed(frozenset({layer.mixer}), given), expected)
+        alone = frozenset({layer.mixer})
+        probe(layer.mixer, mix(alone, Rows(plain.clone())), mixed=expected)
     if {"dense", layer.mixer} <= stages and right:
-        probe(layer.mixer, "what is mixed in by both", mixed(stages, rows), expected)
+        probe(layer.mixer, mix(stages, rows), mixed_by_both=expected)
     if "moe" in stages:
-        wanted = stock.leave(at, expected.clone(), stream.clone())
-        ours = lambda: layer.leave(at, expected.clone(), stream.clone())  # noqa: E731
-        probe("moe", "the experts' output", lambda: ours()[0], wanted[0])
-        probe("moe", "the stream behind attention", lambda: ours()[1], wanted[1])
+        output, after = stock.leave(at, expected.clone(), stream.clone())
+        leave = lambda: layer.leave(at, expected.clone(), stream.clone())  # noqa: E731
+        probe("moe", leave, experts=output, stream_behind=after)
     return found
 
 
@@ -140,7 +143,7 @@ def _states(path: FastPath, at: Pass, states: "States") -> list[Finding]:
     layers = [layer for layer in path.layers.values() if isinstance(layer, FastGdnLayer)]
     last = torch.tensor(states.accepted, device=at.paths.device)
 
-    def run(ours: bool) -> tuple[torch.Tensor, ...]:
+    def run(ours: bool) -> Tensors:
         states.restore()
         for layer in layers:
             plain = _random(at, layer, 3)
@@ -158,10 +161,9 @@ def _states(path: FastPath, at: Pass, states: "States") -> list[Finding]:
         return states.now()
 
     found: list[Finding] = []
-    names = ("the window left behind", "the state left behind")
-    ours = _probe(found, layers[0].layer.layer_id, "gdn", names[1], lambda: run(True))
+    ours = _probe(found, layers[0].layer.layer_id, "gdn", lambda: run(True), {})
     if ours is not None:
-        for name, got, wanted in zip(names, ours, run(False), strict=True):
+        for name, got, wanted in zip(("window", "state"), ours, run(False), strict=True):
             for place, layer in enumerate(layers):
                 rows = got[place].flatten(1), wanted[place].flatten(1)
                 found.append(_finding(layer.layer.layer_id, "gdn", name, *rows))
@@ -173,7 +175,7 @@ def _head(path: FastPath, at: Pass) -> list[Finding]:
     hidden = _random(at, next(iter(path.layers.values())), 4)
     weight, found = path.lm_head.weight.data, list[Finding]()
     stock = torch.matmul(hidden, weight.T)
-    _probe(found, -1, "lm_head", "the logits", lambda: path.kernels.lm_head(hidden, weight), stock)
+    _probe(found, -1, "lm_head", lambda: (path.kernels.lm_head(hidden, weight),), {"logits": stock})
     return found
 
 
@@ -181,18 +183,18 @@ def _probe(
     found: list[Finding],
     layer: int,
     stage: Stage,
-    what: str,
-    ours: Callable[[], Any],
-    *expected: torch.Tensor,
-) -> Any:
-    """Ours, or None if it raises; compared, if there is something to compare it with."""
+    ours: Callable[[], Tensors],
+    wanted: Mapping[str, torch.Tensor],
+) -> Tensors | None:
+    """Ours compared with what is wanted, one by one; None if it raises."""
     try:
         got = ours()
     except Exception as error:
         # What a kernel cannot do is stock's to do.
-        found.append(Finding(layer, stage, what, error=f"{type(error).__name__}: {error}"))
+        found.append(Finding(layer, stage, "all", error=f"{type(error).__name__}: {error}"))
         return None
-    found.extend(_finding(layer, stage, what, got, wanted) for wanted in expected)
+    for (what, stock), own in zip(wanted.items(), got, strict=bool(wanted)):
+        found.append(_finding(layer, stage, what, own, stock))
     return got
 
 
@@ -283,7 +285,7 @@ def made_up(path: FastPath, runner: Any) -> Iterator[tuple[Pass, States]]:
     mapping = pool.req_index_to_mamba_index_mapping
     table = pool.req_to_token
     kept = mapping[: len(lengths)].clone(), table[: len(lengths), : used.shape[1]].clone()
-    locations = used.unique()
+    locations = used.flatten()
     before = [cache[locations].clone() for cache in kv]
     generator = torch.Generator().manual_seed(11)
     try:
