@@ -43,7 +43,7 @@ TILE = 64
 QUERIES = 32
 """Queries of a work item at most, and 16 at least: with fewer the compiler takes another product."""
 
-STAGES = 3
+STAGES = 1
 SCORE_WARPS = 8
 COMBINE_WARPS = 8
 COMBINED = 32
