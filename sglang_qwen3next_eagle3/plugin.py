@@ -36,7 +36,7 @@ def register() -> None:
             _hook_capture(environment)
         if os.environ.get(variables.SIMULATE):
             _simulate(Path(os.environ[variables.SIMULATE]))
-        _hook_fast(os.environ.get(stages.ENVIRONMENT))
+        _hook_fast(os.environ.get(variables.FAST))
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
 

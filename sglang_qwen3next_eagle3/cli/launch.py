@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--tp", type=int, help="tensor-parallel ranks (GPUs)")
     how.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     how.add_argument("--port", type=int)
+    how.add_argument(
+        "--fast",
+        action=argparse.BooleanOptionalAction,
+        help="our own kernels for decoding and verifying few tokens (one Hopper GPU)",
+    )
     how.add_argument("--api-key", help="require this key from every client")
     how.add_argument("--insecure", action="store_true", help="listen beyond this machine unguarded")
     how.add_argument(

@@ -7,3 +7,6 @@ CPU_ENGINE = "SGLANG_QWEN3NEXT_EAGLE3_CPU_ENGINE"
 """Set to 1, it lets stock SGLang run Qwen3-Next without a GPU (the demo profile sets it)."""
 SIMULATE = "SGLANG_QWEN3NEXT_EAGLE3_SIMULATE"
 """Names the file that holds the accept length to simulate (`bench speed` sets it)."""
+FAST = "SGLANG_QWEN3NEXT_EAGLE3_FAST"
+"""`on`, `off`, `require` (refuse to serve without it), or stages of the fast path (fast/stages.py)
+joined by commas."""

@@ -168,7 +168,7 @@ def _decide(
     launch = Launch(
         words=tuple(words),
         extra=options.extra,
-        environment={**asked.environment, **_cpu_environment(asked)},
+        environment={**asked.environment, **_cpu_environment(asked), **_fast_environment(asked)},
     )
     target = Target.from_path(found.target) if found.target else None
     if target is not None:
@@ -227,6 +227,8 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
             raise UserError(
                 f"{what} {ranks}: the CPU engine serves with one process: leave {name} at 1"
             )
+    if chosen.fast:
+        _check_fast(given, chosen)
     port = given.value("--port") or str(DEFAULT_PORT)
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
@@ -236,6 +238,25 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
             f"listening on {host or 'every address'} lets everybody who reaches it use the server: "
             "pass --api-key KEY, or --insecure if something else guards it"
         )
+
+
+def _check_fast(given: Parsed, chosen: Profile) -> None:
+    """What the fast path cannot do at all. What only a GPU tells is a line in the server's log."""
+    backend = given.value("--attention-backend")
+    reason = None
+    if chosen.cpu_engine:
+        reason = "its kernels are for GPUs, and this profile serves on a CPU"
+    elif backend != TRITON:
+        reason = f"it stands in for the attention backend triton, not {backend or 'another'}"
+    for name, what in _RANKS.items():
+        if (ranks := _ranks(given, name, what)) != 1:
+            reason = f"it serves on one GPU, and {what} is {ranks}"
+    if reason is not None:
+        raise UserError(f"fast: {reason}; pass --no-fast to serve with SGLang's kernels alone")
+
+
+def _fast_environment(chosen: Profile) -> dict[str, str]:
+    return {} if chosen.fast is None else {variables.FAST: "on" if chosen.fast else "off"}
 
 
 def _host(given: Parsed) -> str:

@@ -103,7 +103,8 @@ MTP_TREE = Tree(steps=3, topk=1, draft_tokens=4)
 class Profile(Strict):
     """One way to serve: what, on which hardware, with which speculation and which SGLang flags.
 
-    tree: None leaves its shape to SGLang.
+    tree: None leaves its shape to SGLang. fast: whether our kernels serve passes of few rows; None
+    leaves it to the caller's environment.
     """
 
     description: str
@@ -117,6 +118,7 @@ class Profile(Strict):
     aux_layers: str | None = None
     allow_gdn_aux: bool = False
     cpu_engine: bool = False
+    fast: bool | None = None
     sglang: dict[str, FlagValue] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
 
@@ -206,6 +208,7 @@ class Overrides:
     host: str | None = None
     port: int | None = None
     api_key: str | None = None
+    fast: bool | None = None
 
     def apply(self, chosen: Profile) -> Profile:
         """The profile with them. Raises UserError: they contradict it or each other."""
@@ -224,6 +227,7 @@ class Overrides:
             head_revision=self.head_revision,
             aux_layers=self.aux_layers,
             allow_gdn_aux=self.allow_gdn_aux or None,
+            fast=self.fast,
             sglang={
                 "tp": self.tp,
                 "host": self.host,

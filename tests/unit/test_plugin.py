@@ -4,7 +4,6 @@ from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment, hooks
-from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.requests.hooks import ENTRIES
 
 
@@ -14,7 +13,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     targets: list[str] = []
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     monkeypatch.delenv(environment.CPU_ENGINE, raising=False)
-    monkeypatch.delenv(stages.ENVIRONMENT, raising=False)
+    monkeypatch.delenv(environment.FAST, raising=False)
     monkeypatch.setattr(contract, "require", lambda parts: None)
     monkeypatch.setattr(hooks, "apply", lambda table: targets.extend(h.target for h in table))
     return targets
@@ -93,7 +92,7 @@ def test_a_release_without_the_symbol_is_left_alone_with_a_warning(
 def test_the_fast_path_is_hooked_where_it_is_asked_for(
     applied: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(stages.ENVIRONMENT, "dense,moe")
+    monkeypatch.setenv(environment.FAST, "dense,moe")
     plugin.register()
     assert "sglang.srt.models.qwen3_next:Qwen3HybridLinearDecoderLayer.forward" in applied
 
@@ -103,7 +102,7 @@ def test_without_it_nothing_of_it_is_hooked(
     applied: list[str], monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
     if value is not None:
-        monkeypatch.setenv(stages.ENVIRONMENT, value)
+        monkeypatch.setenv(environment.FAST, value)
     plugin.register()
     assert applied == [capture.SET_LAYERS, capture.FORWARD, *(hook.target for hook in ENTRIES)]
 
@@ -111,7 +110,7 @@ def test_without_it_nothing_of_it_is_hooked(
 def test_an_unknown_stage_stops_the_process(
     applied: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(stages.ENVIRONMENT, "dense,turbo")
+    monkeypatch.setenv(environment.FAST, "dense,turbo")
     with pytest.raises(SystemExit, match="'turbo' is not one of on, off, require and the stages"):
         plugin.register()
 
@@ -125,9 +124,9 @@ def test_on_another_release_it_is_off_with_a_line_or_refused_where_it_is_require
             raise UserError("SGLang 9.9: something is not what this package hooks")
 
     monkeypatch.setattr(contract, "require", require)
-    monkeypatch.setenv(stages.ENVIRONMENT, "on")
+    monkeypatch.setenv(environment.FAST, "on")
     plugin.register()
     assert "fast path off: SGLang 9.9: something is not what this package hooks" in caplog.text
-    monkeypatch.setenv(stages.ENVIRONMENT, "require")
+    monkeypatch.setenv(environment.FAST, "require")
     with pytest.raises(SystemExit, match=r"SGLang 9\.9"):
         plugin.register()

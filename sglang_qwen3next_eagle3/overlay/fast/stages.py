@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-
-ENVIRONMENT: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST"
-"""`on`, `off`, `require` (refuse to serve without it), or stages joined by commas."""
+from sglang_qwen3next_eagle3.overlay.environment import FAST
 
 Stage = Literal["dense", "moe", "gdn", "attention", "lm_head"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
@@ -41,7 +39,7 @@ def parse(text: str | None) -> Wanted | None:
     unknown = [word for word in words if word not in known]
     if unknown:
         raise UserError(
-            f"{ENVIRONMENT}={text}: {unknown[0]!r} is not one of on, off, require and the stages "
+            f"{FAST}={text}: {unknown[0]!r} is not one of on, off, require and the stages "
             f"{', '.join(STAGES)}"
         )
     return Wanted(frozenset(known[word] for word in words))  # type: ignore[index]

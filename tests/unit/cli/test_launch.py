@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay import contract, environment
 from sglang_qwen3next_eagle3.serving import preflight
 from tests.support.checkpoints import CODER_NEXT, FP8, SMALL_HEAD, SMALL_TARGET, write_config
 from tests.support.launching import dry_run, error_of
@@ -163,3 +164,50 @@ def test_an_sglang_that_is_not_a_reviewed_one_is_refused(
     error = error_of(capsys, "--profile", "b1")
     assert words in error
     assert "0.5.14, 0.5.17, 0.5.23" in error
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--fast", "on"), ("--no-fast", "off")])
+def test_the_fast_path_is_told_to_the_plugin(
+    capsys: pytest.CaptureFixture[str], flag: str, value: str
+) -> None:
+    data = dry_run(capsys, "--profile", "h200-fp8", flag)
+    assert data["environment"][environment.FAST] == value
+
+
+def test_without_a_word_the_environment_decides_on_the_fast_path(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert environment.FAST not in dry_run(capsys, "--profile", "b1")["environment"]
+
+
+def test_a_profile_asks_for_the_fast_path_and_the_option_wins(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "own.yaml"
+    text = (data_dir("launch") / "h200-fp8.yaml").read_text()
+    own.write_text(f"{text}fast: true\n" if "\nfast:" not in text else text)
+    assert dry_run(capsys, "--profile", str(own))["environment"][environment.FAST] == "on"
+    off = dry_run(capsys, "--profile", str(own), "--no-fast")
+    assert off["environment"][environment.FAST] == "off"
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (("--profile", "b1", "--fast"), "one GPU, and TP is 4"),
+        (("--profile", "h200-fp8", "--fast", "--tp", "2"), "one GPU, and TP is 2"),
+        (("--profile", "h200-fp8", "--fast", "--", "--tensor-parallel-size=2"), "TP is 2"),
+        (("--profile", "demo", "--fast"), "for GPUs, and this profile serves on a CPU"),
+        (
+            ("--profile", "h200-fp8", "--fast", "--allow-attention-backend",
+             "--", "--attention-backend", "fa3"),
+            "the attention backend triton, not fa3",
+        ),
+    ],
+)  # fmt: skip
+def test_the_fast_path_where_it_cannot_be_is_refused_with_the_way_out(
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], reason: str
+) -> None:
+    error = error_of(capsys, *argv)
+    assert reason in error
+    assert "--no-fast" in error
