@@ -4,7 +4,7 @@
     that, quantized in groups of 128, x w2 [X, D, I], times the slot's weight -> bf16 [T, S, D]
     the sum over slots in fp32 -> bf16 [T, D]
 
-Two launches. A fixed number of programs walks the list of distinct experts that the router left
+Three launches, two where weights are bf16. A fixed number of programs walks the list of distinct experts that the router left
 behind, so that a tile of weights is read once for all rows that chose its expert; tokens are the
 narrow side of the product on the tensor cores. The last of a row's slots to arrive at a tile of
 columns adds them up. A row's result does not depend on the rows beside it: the order of every sum
@@ -74,6 +74,7 @@ def _gate_up(
     DOT: tl.constexpr,
     ROWS: tl.constexpr,
     SHARED: tl.constexpr,
+    LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
@@ -84,7 +85,8 @@ def _gate_up(
             _ask_for(start, TILE * D)
             _ask_for(start + WIDTH * D, TILE * D)
         gdc_wait()
-        gdc_launch_dependents()
+        if not LATE:
+            gdc_launch_dependents()
     row = tl.arange(0, 2 * TILE)
     half = row // TILE
     k0 = tl.arange(0, BLOCK_K)
@@ -145,11 +147,37 @@ def _gate_up(
                 out,
                 mask=live[None, :] & (n < WIDTH)[:, None],
             )
+    if PDL and LATE:
+        # Not sooner: programs of the next launch would take the places of this one's unevenly.
+        gdc_launch_dependents()
+
+
+@triton.jit
+def _quantize_act(
+    act,
+    codes_out,
+    scales_out,
+    WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    GROUPS: tl.constexpr = WIDTH // 128
+    row = tl.program_id(0)
+    group = tl.program_id(1) * 4 + tl.arange(0, 4)
+    at = row * WIDTH + group[:, None] * 128 + tl.arange(0, 128)[None, :]
+    mask = group < GROUPS
+    values = tl.load(act + at, mask=mask[:, None], other=0.0).to(tl.float32)
+    codes, scales = quantize_groups(values)
+    tl.store(codes_out + at, codes, mask=mask[:, None])
+    tl.store(scales_out + row * GROUPS + group, scales, mask=mask)
 
 
 @triton.jit
 def _down(
     act,
+    act_scale,
     work,
     pairs,
     weights,
@@ -171,20 +199,25 @@ def _down(
     ROWS: tl.constexpr,
     PREFETCH: tl.constexpr,
     SUM: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    TOP_K: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     k0 = tl.arange(0, BLOCK_K)
     token = tl.arange(0, TOKENS)
     if PDL:
-        gdc_launch_dependents()
         if PREFETCH:
-            # The router's list is there: gate and up has waited for it before it let this start.
+            # The router's list is there: what ran before has waited for it.
             i = tl.program_id(0) // TILES
             entry = tl.load(work + 1 + i, cache_modifier=".cg")
             if i < tl.load(work, cache_modifier=".cg"):
                 start = w2 + (entry & 0xFFFF).to(tl.int64) * (D * WIDTH)
                 _ask_for(start + (tl.program_id(0) % TILES) * TILE * WIDTH, TILE * WIDTH)
         gdc_wait()
+        if not LATE:
+            gdc_launch_dependents()
     items = tl.load(work) * TILES
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
         entry = tl.load(work + 1 + item // TILES)
@@ -203,8 +236,8 @@ def _down(
                 if WIDTH % BLOCK_K == 0 and D % TILE == 0:
                     w = tl.load(weight + (k + k0)[None, :])
                     a = tl.load(
-                        act + pair[:, None] * WIDTH + (k + k0)[None, :],
-                        mask=live[:, None],
+                        act + pair[None, :] * WIDTH + (k + k0)[:, None],
+                        mask=live[None, :],
                         other=0.0,
                     )
                 else:
@@ -215,18 +248,30 @@ def _down(
                         other=0.0,
                     )
                     a = tl.load(
-                        act + pair[:, None] * WIDTH + (k + k0)[None, :],
-                        mask=live[:, None] & inside[None, :],
+                        act + pair[None, :] * WIDTH + (k + k0)[:, None],
+                        mask=live[None, :] & inside[:, None],
                         other=0.0,
                     )
                 if QUANTIZED:
-                    codes, a_scale = quantize_groups(a.to(tl.float32))
+                    a_scale = tl.load(
+                        act_scale + pair * (WIDTH // 128) + k // 128, mask=live, other=0.0
+                    )
                     block = w2_scale + expert * (D // 128 * (WIDTH // 128)) + k // 128
                     scale = tl.load(block + tile * TILE // 128 * (WIDTH // 128))
-                    total += tl.dot(w, tl.trans(codes)) * (scale * a_scale)[None, :]
+                    total += tl.dot(w, a) * (scale * a_scale)[None, :]
                 else:
-                    total = tl.dot(w.to(DOT), tl.trans(a).to(DOT), total)
+                    total = tl.dot(w.to(DOT), a.to(DOT), total)
             share = tl.load(weights + pair, mask=live, other=0.0)
+            if RENORMALIZE:
+                other = tl.arange(0, BLOCK_S)[None, :]
+                chances = tl.load(
+                    weights + (pair // SLOTS * SLOTS)[:, None] + other,
+                    mask=live[:, None] & (other < TOP_K),
+                    other=0.0,
+                )
+                norm = tl.sum(chances, 1)
+                routed = (pair % SLOTS < TOP_K) & (norm > 0.0)
+                share = share / tl.where(routed, norm, 1.0)
             tl.store(
                 partial + pair[None, :] * D + n[:, None],
                 to_bfloat16(total * share[None, :]),
@@ -247,6 +292,8 @@ def _down(
                         one = tl.load(partial + at, mask=mask, other=0.0, cache_modifier=".cg")
                         added += one.to(tl.float32)
                     tl.store(out + t[:, None] * D + n[None, :], to_bfloat16(added), mask=mask)
+    if PDL and LATE:
+        gdc_launch_dependents()
 
 
 @dataclass(frozen=True)
@@ -265,10 +312,11 @@ class Tiling:
     programs: int
     block: int = 128
     prefetch: bool = False
+    late: bool = True
 
 
-UP = Tiling(tile=32, tokens=8, stages=5, warps=4, programs=4)
-DOWN = Tiling(tile=64, tokens=8, stages=4, warps=4, programs=4)
+UP = Tiling(tile=32, tokens=16, stages=6, warps=4, programs=3)
+DOWN = Tiling(tile=64, tokens=16, stages=5, warps=4, programs=4)
 
 _counters: dict[tuple[torch.device, int], torch.Tensor] = {}
 
@@ -319,10 +367,11 @@ def experts(
     if w13_scale is not None and (width % GROUP or columns % GROUP):
         raise ValueError(f"experts of {columns} x {width} are not whole groups of {GROUP}")
     act = torch.empty(rows * slots, width, dtype=torch.bfloat16, device=device)
+    shared = _shared(routed, w13)
     partial = torch.empty(rows * slots, columns, dtype=torch.bfloat16, device=device)
     out = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
     # No more distinct experts than pairs, and every row has the shared one.
-    distinct = min(w2.shape[0], rows * (slots - 1) + 1)
+    distinct = min(w2.shape[0], rows * (slots - shared) + shared)
     shape = {
         "D": columns,
         "WIDTH": width,
@@ -352,14 +401,31 @@ def experts(
         TOKENS=up.tokens,
         BLOCK_K=up.block,
         STAGES=up.stages,
-        SHARED=w13.shape[0] - 1 if up.prefetch and _shared(routed, w13) and not uneven else -1,
+        LATE=up.late,
+        SHARED=w13.shape[0] - 1 if up.prefetch and shared and not uneven else -1,
         num_warps=up.warps,
         **shape,
         **launch_options(),
     )
+    act_scale = None
+    if w13_scale is not None:
+        groups = width // GROUP
+        codes = torch.empty_like(act, dtype=torch.float8_e4m3fn)
+        act_scale = torch.empty(rows * slots, groups, dtype=torch.float32, device=device)
+        _quantize_act[(rows * slots, triton.cdiv(groups, 4))](
+            act,
+            codes,
+            act_scale,
+            WIDTH=width,
+            PDL=dependent_launch(),
+            num_warps=1,
+            **launch_options(),
+        )
+        act = codes
     tiles = triton.cdiv(columns, down.tile)
     _down[programs(down, tiles)](
         act,
+        act if act_scale is None else act_scale,
         routing.work,
         routing.pairs,
         routing.weights,
@@ -373,7 +439,11 @@ def experts(
         TOKENS=down.tokens,
         BLOCK_K=down.block,
         STAGES=down.stages,
+        LATE=down.late,
         SUM=add,
+        RENORMALIZE=routing.renormalize,
+        TOP_K=slots - shared,
+        BLOCK_S=triton.next_power_of_2(slots),
         PREFETCH=down.prefetch and not uneven,
         num_warps=down.warps,
         **shape,
@@ -395,8 +465,11 @@ def reference_experts(
     w2_scale: torch.Tensor | None,
 ) -> torch.Tensor:
     """`experts` in plain torch, products in float64 and everything else rounded as there."""
-    ids, weights = routed.routing.ids.long(), routed.routing.weights
+    ids, weights = routed.routing.ids.long(), routed.routing.weights.clone()
     rows, slots = ids.shape
+    if routed.routing.renormalize:
+        chosen = weights[:, : slots - _shared(routed, w13)]
+        chosen /= chosen.sum(-1, keepdim=True)
     width = w2.shape[-1]
     x = routed.normed.double()
     if routed.codes is not None:

@@ -1,17 +1,19 @@
 """What opens the sparse block: add, norm, router, top-k, and who reads which expert.
 
     hidden, residual [T, D] bf16 -> residual + hidden, normed row (bf16, or e4m3 with scales)
-    normed [T, D] x router [E, D] bf16 -> logits [T, E] bf16 -> softmax -> top-k, renormalized
+    normed [T, D] x router [E, D] bf16 -> logits [T, E] bf16 -> softmax, the top_k of every row
     normed [T, D] x shared gate [1, D] bf16 -> bf16 -> sigmoid in bf16: the weight of expert E
+    ids -> the distinct experts and the rows of each
 
-Every program of the first grid norms its rows again, from the second-level cache, and multiplies
-them by a few rows of the router; one program more a block of rows stores what the rest of the
-block needs. The last program to arrive chooses the experts of all rows, all in integers or in one
-row at a time, so that a row's choice and weights do not depend on the rows beside it.
+Three launches, two for one row. Every program of the first norms its rows again, from the
+second-level cache, and multiplies them by a few rows of the router; one program more stores what
+the rest of the block needs. The second ranks every expert of a row by counting those before it. The
+third lists, for more than one row, the distinct experts. A row's choice and weights do not depend
+on the rows beside it.
 
 Stock's rounding points (models/qwen2_moe.py, kernels/ops/moe/moe_fused_gate.py): logits in bf16,
-softmax over all experts in fp32, equal logits to the lower expert, weights divided by their sum,
-the shared expert's sigmoid in bf16.
+softmax over all experts in fp32, equal logits to the lower expert, the shared expert's sigmoid in
+bf16. Their division by their sum is left to whoever reads the weights.
 """
 
 from dataclasses import dataclass
@@ -41,10 +43,12 @@ class Routing(NamedTuple):
     A pair is a row and one of its slots, written row * S + slot.
 
     ids: [T, S] int32, the experts of a row from the most to the least probable, the shared last.
-    weights: [T, S] fp32, what a slot's output is multiplied by.
+    weights: [T, S] fp32, their probabilities among all experts, and the shared expert's own.
     work: [E + 2] int32. work[0] is the number of distinct experts in the batch; work[1:] are they,
-    the shared one first and the others ascending, each as id + (number of its rows << 16).
+    each as id + (number of its rows << 16): the shared one, then the others in the order in which
+    they first appear in ids.
     pairs: [E + 1, MAX_ROWS] int32; pairs[i] are the pairs of the expert at work[1 + i], ascending.
+    renormalize: whether the routed experts' weights are still to be divided by their sum.
     What lies behind the counts is undefined.
     """
 
@@ -52,6 +56,7 @@ class Routing(NamedTuple):
     weights: torch.Tensor
     work: torch.Tensor
     pairs: torch.Tensor
+    renormalize: bool
 
 
 class Routed(NamedTuple):
@@ -69,7 +74,20 @@ class Routed(NamedTuple):
 
 
 @triton.jit
-def _choose(
+def _keys(score, e, inside, BLOCK_E: tl.constexpr):
+    """bf16 logits -> int32 that are all different and ordered as the experts are to be chosen.
+
+    A bf16's bits as an ordered integer, and the expert below: equal logits go to the lower one.
+    """
+    score = tl.where(score == score, score, -1e30)
+    score = tl.where(score == 0.0, 0.0, score)
+    order = score.to(tl.int32, bitcast=True) >> 16
+    order = tl.where(order < 0, order ^ 0x7FFF, order)
+    return score, tl.where(inside, order * BLOCK_E + (BLOCK_E - 1 - e), -2147483648)
+
+
+@triton.jit
+def _rank(
     logits,
     shared_logits,
     ids,
@@ -80,126 +98,94 @@ def _choose(
     E: tl.constexpr,
     TOP_K: tl.constexpr,
     SHARED: tl.constexpr,
-    RENORMALIZE: tl.constexpr,
     BLOCK_E: tl.constexpr,
-    LOG_E: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    CHUNKS: tl.constexpr,
+    CANDIDATES: tl.constexpr,
     ROWS: tl.constexpr,
+    LIST: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     SLOTS: tl.constexpr = TOP_K + SHARED
-    SMALLEST: tl.constexpr = -2147483648
+    t = tl.program_id(1)
     e = tl.arange(0, BLOCK_E)
-    s = tl.arange(0, BLOCK_S)[None, :]
-    seen = tl.zeros([BLOCK_E], tl.int32)
-    for first in range(0, T, BLOCK_T):
-        t = first + tl.arange(0, BLOCK_T)
-        live = (t < T)[:, None]
-        inside = live & (e < E)[None, :]
-        # Past the first-level cache: other programs wrote these.
-        score = tl.load(
-            logits + t[:, None] * E + e[None, :],
-            mask=inside,
-            other=-float("inf"),
-            cache_modifier=".cg",
-        ).to(tl.float32)
-        score = tl.where(score == score, score, -1e30)
-        score = tl.where(score == 0.0, 0.0, score)
-        # A bf16's bits as an ordered integer, and the expert below: every key is different, and
-        # equal logits go to the lower expert.
-        order = score.to(tl.int32, bitcast=True) >> 16
-        order = tl.where(order < 0, order ^ 0x7FFF, order)
-        key = tl.where(inside, order * BLOCK_E + (BLOCK_E - 1 - e)[None, :], SMALLEST)
-        slot = tl.full([BLOCK_T, BLOCK_E], -1, tl.int32)
-        chosen = tl.full([BLOCK_T, BLOCK_S], E, tl.int32)
-        share = tl.zeros([BLOCK_T, BLOCK_S], tl.float32)
-        norm = tl.zeros([BLOCK_T], tl.float32)
-        largest = norm
-        total = norm
-        for k in tl.static_range(TOP_K):
-            best = tl.max(key, 1)
-            order_k = best >> LOG_E
-            order_k = tl.where(order_k < 0, order_k ^ 0x7FFF, order_k)
-            score_k = (order_k << 16).to(tl.float32, bitcast=True)
-            if k == 0:
-                largest = score_k
-                # Summed as integers, which gives the same in whatever order.
-                parts = tl.exp(score - largest[:, None]) * 1099511627776.0
-                parts = tl.where(inside, parts, 0.0)
-                total = tl.sum(parts.to(tl.int64), 1).to(tl.float32) * (1.0 / 1099511627776.0)
-            share_k = tl.exp(score_k - largest) / total
-            norm += share_k
-            won = key == best[:, None]
-            slot = tl.where(won, k, slot)
-            key = tl.where(won, SMALLEST, key)
-            chosen = tl.where(s == k, (BLOCK_E - 1 - (best & (BLOCK_E - 1)))[:, None], chosen)
-            share = tl.where(s == k, share_k[:, None], share)
-        if RENORMALIZE:
-            share = share / tl.where(norm > 0.0, norm, 1.0)[:, None]
-        if SHARED:
-            gate = tl.load(shared_logits + t, mask=t < T, other=0.0, cache_modifier=".cg")
-            gate = to_bfloat16(1.0 / (1.0 + tl.exp(-gate.to(tl.float32)))).to(tl.float32)
-            share = tl.where(s == TOP_K, gate[:, None], share)
-        at = t[:, None] * SLOTS + s
-        tl.store(ids + at, chosen, mask=live & (s < SLOTS))
-        tl.store(weights + at, share, mask=live & (s < SLOTS))
-        seen += tl.sum(((slot >= 0) & inside).to(tl.int32), 0)
-        if CHUNKS == 1:
-            place = _places(seen, SHARED)
-            none = tl.zeros([BLOCK_E], tl.int32)
-            _list_pairs(pairs, slot, inside, t, e, place, none, SLOTS, BLOCK_T, ROWS)
-        if SHARED:
-            tl.store(pairs + t, t * SLOTS + TOP_K, mask=t < T)
-    place = _places(seen, SHARED)
-    if CHUNKS > 1:
-        # Where an expert stands in the list is known only now: the rows once more.
-        tl.debug_barrier()
-        earlier = tl.zeros([BLOCK_E], tl.int32)
-        for first in range(0, T, BLOCK_T):
-            t = first + tl.arange(0, BLOCK_T)
-            inside = (t < T)[:, None] & (e < E)[None, :]
-            slot = tl.full([BLOCK_T, BLOCK_E], -1, tl.int32)
-            for k in tl.static_range(TOP_K):
-                taken = tl.load(ids + t * SLOTS + k, mask=t < T, other=-1)
-                slot = tl.where(taken[:, None] == e[None, :], k, slot)
-            _list_pairs(pairs, slot, inside, t, e, place, earlier, SLOTS, BLOCK_T, ROWS)
-            earlier += tl.sum(((slot >= 0) & inside).to(tl.int32), 0)
-    tl.store(work + 1 + place, e + (seen << 16), mask=seen > 0)
-    tl.store(work, tl.sum((seen > 0).to(tl.int32), 0) + SHARED)
+    mine = tl.program_id(0) * CANDIDATES + tl.arange(0, CANDIDATES)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    row = logits + t * E
+    score = tl.load(row + e, mask=e < E, other=-float("inf")).to(tl.float32)
+    my_score = tl.load(row + mine, mask=mine < E, other=-float("inf")).to(tl.float32)
+    score, key = _keys(score, e, e < E, BLOCK_E)
+    my_score, my_key = _keys(my_score, mine, mine < E, BLOCK_E)
+    rank = tl.sum((key[:, None] > my_key[None, :]).to(tl.int32), 0)
+    largest = tl.max(score, 0)
+    total = tl.sum(tl.exp(score - largest), 0)
+    won = (rank < TOP_K) & (mine < E)
+    tl.store(ids + t * SLOTS + rank, mine, mask=won)
+    tl.store(weights + t * SLOTS + rank, tl.exp(my_score - largest) / total, mask=won)
+    if SHARED and tl.program_id(0) == 0:
+        gate = tl.load(shared_logits + t).to(tl.float32)
+        gate = to_bfloat16(1.0 / (1.0 + tl.exp(-gate))).to(tl.float32)
+        tl.store(ids + t * SLOTS + TOP_K, E)
+        tl.store(weights + t * SLOTS + TOP_K, gate)
+    if LIST:
+        # One row: its experts are the list.
+        tl.store(work + 1 + SHARED + rank, mine + 65536, mask=won)
+        tl.store(pairs + (SHARED + rank) * ROWS, rank, mask=won)
+        if tl.program_id(0) == 0:
+            tl.store(work, SLOTS)
+            if SHARED:
+                tl.store(work + 1, E + 65536)
+                tl.store(pairs, TOP_K)
+
+
+@triton.jit
+def _list(
+    ids,
+    work,
+    pairs,
+    places,
+    T,
+    E: tl.constexpr,
+    TOP_K: tl.constexpr,
+    SHARED: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    SLOTS: tl.constexpr = TOP_K + SHARED
+    p = tl.arange(0, BLOCK_P)
+    real = p < T * TOP_K
+    pair = p // TOP_K * SLOTS + p % TOP_K
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    expert = tl.load(ids + pair, mask=real, other=-1)
+    before = tl.zeros([BLOCK_P], tl.int32)
+    count = tl.zeros([BLOCK_P], tl.int32)
+    for start in range(0, T * TOP_K, CHUNK):
+        q = start + tl.arange(0, CHUNK)
+        other = tl.load(ids + q // TOP_K * SLOTS + q % TOP_K, mask=q < T * TOP_K, other=-2)
+        same = (other[:, None] == expert[None, :]).to(tl.int32)
+        count += tl.sum(same, 0)
+        before += tl.sum(tl.where(q[:, None] < p[None, :], same, 0), 0)
+    first = (real & (before == 0)).to(tl.int32)
+    place = SHARED + tl.cumsum(first, 0) - first
+    tl.store(work + 1 + place, expert + (count << 16), mask=first != 0)
+    tl.store(work, tl.sum(first, 0) + SHARED)
+    tl.store(places + expert, place, mask=first != 0)
+    # Every pair to the place that its expert's first one took.
+    tl.debug_barrier()
+    place = tl.load(places + expert, mask=real, other=0)
+    tl.store(pairs + place * ROWS + before, pair, mask=real)
     if SHARED:
         tl.store(work + 1, E + (T << 16))
+        t = tl.arange(0, ROWS)
+        tl.store(pairs + t, t * SLOTS + TOP_K, mask=t < T)
 
 
 @triton.jit
-def _places(seen, SHARED: tl.constexpr):
-    used = (seen > 0).to(tl.int32)
-    return SHARED + tl.cumsum(used, 0) - used
-
-
-@triton.jit
-def _list_pairs(
-    pairs,
-    slot,
-    inside,
-    t,
-    e,
-    place,
-    earlier,
-    SLOTS: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    took = ((slot >= 0) & inside).to(tl.int32)
-    before = earlier[None, :]
-    if BLOCK_T > 1:
-        before += tl.cumsum(took, 0) - took
-    at = pairs + place[None, :] * ROWS + before
-    tl.store(at, t[:, None] * SLOTS + slot, mask=took != 0)
-
-
-@triton.jit
-def _route(
+def _logits(
     hidden,
     residual,
     norm_weight,
@@ -211,31 +197,17 @@ def _route(
     scales_out,
     logits,
     shared_logits,
-    ids,
-    weights,
-    work,
-    pairs,
-    arrived,
     eps,
     T,
     D: tl.constexpr,
     E: tl.constexpr,
-    TOP_K: tl.constexpr,
     ADD: tl.constexpr,
     SHARED: tl.constexpr,
-    RENORMALIZE: tl.constexpr,
     QUANTIZE: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    LOG_E: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    ROWS: tl.constexpr,
     TILE: tl.constexpr,
     TILES: tl.constexpr,
     PER_PROGRAM: tl.constexpr,
-    FUSED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     tile = tl.program_id(0)
@@ -278,56 +250,6 @@ def _route(
                 at = g[:, None] * 128 + tl.arange(0, 128)[None, :]
                 tl.store(codes_out + t * D + at, codes, mask=(at < D) & (t < T))
                 tl.store(scales_out + t * GROUPS + g, scales, mask=(g < GROUPS) & (t < T))
-    if FUSED:
-        # All of this program's stores before its arrival, all of the others' behind the last one.
-        tl.debug_barrier()
-        programs = tl.num_programs(0) * tl.num_programs(1)
-        if tl.atomic_add(arrived, 1, sem="acq_rel") == programs - 1:
-            tl.store(arrived, 0)
-            _choose(
-                logits, shared_logits, ids, weights, work, pairs, T, E, TOP_K, SHARED,
-                RENORMALIZE, BLOCK_E, LOG_E, BLOCK_S, BLOCK_T, CHUNKS, ROWS,
-            )  # fmt: skip
-
-
-@triton.jit
-def _choose_kernel(
-    logits,
-    shared_logits,
-    ids,
-    weights,
-    work,
-    pairs,
-    T,
-    E: tl.constexpr,
-    TOP_K: tl.constexpr,
-    SHARED: tl.constexpr,
-    RENORMALIZE: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    LOG_E: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    ROWS: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
-    _choose(
-        logits, shared_logits, ids, weights, work, pairs, T, E, TOP_K, SHARED,
-        RENORMALIZE, BLOCK_E, LOG_E, BLOCK_S, BLOCK_T, CHUNKS, ROWS,
-    )  # fmt: skip
-
-
-_counters: dict[torch.device, torch.Tensor] = {}
-
-
-def _counter(device: torch.device) -> torch.Tensor:
-    """A zero that the last program to arrive sets back. Not to be made during a graph's capture."""
-    if device not in _counters:
-        _counters[device] = torch.zeros(1, dtype=torch.int32, device=device)
-    return _counters[device]
 
 
 @dataclass(frozen=True)
@@ -335,16 +257,16 @@ class Tiling:
     """How `route` is laid over the device; results do not depend on it.
 
     tile: rows of the router a program. rows: rows of the batch a program (a power of two).
-    fused: whether the last program chooses, or a second launch.
+    candidates: experts a program ranks. chunk: pairs that all are compared with at once.
     """
 
-    tile: int = 4
-    rows: int = 8
+    tile: int = 8
+    rows: int = 2
     warps: int = 4
-    fused: bool = True
-    choosing_warps: int = 4
-    block: int = 8
-    """Rows that are chosen for at once."""
+    candidates: int = 32
+    ranking_warps: int = 4
+    chunk: int = 64
+    listing_warps: int = 4
 
 
 def route(
@@ -364,7 +286,6 @@ def route(
     hidden, residual: [T, D] bf16; norm_weight: [D]; router_weight: [E, D] bf16;
     shared_gate_weight: [1, D] bf16, or None where no shared expert is fused.
     quantize: whether the experts' weights are e4m3; D is then 128 times a power of two.
-    Launches must follow one another in one stream: they share a counter.
     """
     tiling = tiling or Tiling()
     rows, width = hidden.shape
@@ -383,10 +304,9 @@ def route(
         scales = torch.empty(rows, width // GROUP, dtype=torch.float32, device=device)
     logits = torch.empty(rows, count, dtype=torch.bfloat16, device=device)
     shared_logits = torch.empty(rows, dtype=torch.bfloat16, device=device)
-    routing = _empty_routing(rows, count, top_k + shared, device)
     per_program = min(tiling.rows, triton.next_power_of_2(rows))
     tiles = triton.cdiv(count, tiling.tile)
-    _route[(tiles + 1, triton.cdiv(rows, per_program))](
+    _logits[(tiles + 1, triton.cdiv(rows, per_program))](
         hidden,
         hidden if residual is None else residual,
         norm_weight,
@@ -398,24 +318,22 @@ def route(
         normed if scales is None else scales,
         logits,
         shared_logits,
-        *routing,
-        _counter(device),
         eps,
         rows,
         D=width,
+        E=count,
         ADD=residual is not None,
+        SHARED=int(shared),
         QUANTIZE=quantize,
         BLOCK_D=block,
         TILE=tiling.tile,
         TILES=tiles,
         PER_PROGRAM=per_program,
-        FUSED=tiling.fused,
+        PDL=dependent_launch(),
         num_warps=tiling.warps,
-        **_choice(rows, count, top_k, shared, renormalize, tiling),
         **launch_options(),
     )
-    if not tiling.fused:
-        _launch_choice(logits, shared_logits, routing, top_k, shared, renormalize, tiling)
+    routing = choose(logits, shared_logits if shared else None, top_k, renormalize, tiling)
     return Routed(residual_out, normed, codes, scales, routing)
 
 
@@ -426,61 +344,55 @@ def choose(
     renormalize: bool,
     tiling: Tiling | None = None,
 ) -> Routing:
-    """The choice alone, in a launch of its own: logits [T, E] bf16, shared_logits [T] bf16."""
-    shared = shared_logits is not None
-    routing = _empty_routing(*logits.shape, top_k + shared, logits.device)
-    gates = logits if shared_logits is None else shared_logits
-    _launch_choice(logits, gates, routing, top_k, shared, renormalize, tiling or Tiling())
-    return routing
+    """The choice alone: logits [T, E] bf16, shared_logits [T] bf16."""
+    tiling = tiling or Tiling()
+    rows, count = logits.shape
+    shared, device = shared_logits is not None, logits.device
+    slots = top_k + shared
 
+    def integers(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=device)
 
-def _empty_routing(rows: int, experts: int, slots: int, device: torch.device) -> Routing:
-    return Routing(
-        torch.empty(rows, slots, dtype=torch.int32, device=device),
-        torch.empty(rows, slots, dtype=torch.float32, device=device),
-        torch.empty(experts + 2, dtype=torch.int32, device=device),
-        torch.empty(experts + 1, MAX_ROWS, dtype=torch.int32, device=device),
-    )
-
-
-def _choice(
-    rows: int, experts: int, top_k: int, shared: bool, renormalize: bool, tiling: Tiling
-) -> dict[str, Any]:
-    """What `_choose` is compiled for."""
-    block = min(tiling.block, triton.next_power_of_2(rows))
-    return {
-        "E": experts,
+    ids, work, pairs = integers(rows, slots), integers(count + 2), integers(count + 1, MAX_ROWS)
+    weights = torch.empty(rows, slots, dtype=torch.float32, device=device)
+    block = triton.next_power_of_2(count)
+    candidates = min(block, tiling.candidates)
+    shape = {
+        "E": count,
         "TOP_K": top_k,
         "SHARED": int(shared),
-        "RENORMALIZE": renormalize,
-        "BLOCK_E": triton.next_power_of_2(experts),
-        "LOG_E": (experts - 1).bit_length(),
-        "BLOCK_S": triton.next_power_of_2(top_k + shared),
-        "BLOCK_T": block,
-        "CHUNKS": triton.cdiv(rows, block),
         "ROWS": MAX_ROWS,
         "PDL": dependent_launch(),
     }
-
-
-def _launch_choice(
-    logits: torch.Tensor,
-    shared_logits: torch.Tensor,
-    routing: Routing,
-    top_k: int,
-    shared: bool,
-    renormalize: bool,
-    tiling: Tiling,
-) -> None:
-    _choose_kernel[(1,)](
+    _rank[(block // candidates, rows)](
         logits,
-        shared_logits,
-        *routing,
-        logits.shape[0],
-        num_warps=tiling.choosing_warps,
-        **_choice(*logits.shape, top_k, shared, renormalize, tiling),
+        logits if shared_logits is None else shared_logits,
+        ids,
+        weights,
+        work,
+        pairs,
+        rows,
+        BLOCK_E=block,
+        CANDIDATES=candidates,
+        LIST=rows == 1,
+        num_warps=tiling.ranking_warps,
+        **shape,
         **launch_options(),
     )
+    if rows > 1:
+        _list[(1,)](
+            ids,
+            work,
+            pairs,
+            integers(count),
+            rows,
+            BLOCK_P=triton.next_power_of_2(rows * top_k),
+            CHUNK=tiling.chunk,
+            num_warps=tiling.listing_warps,
+            **shape,
+            **launch_options(),
+        )
+    return Routing(ids, weights, work, pairs, renormalize)
 
 
 def reference_routing(
@@ -491,8 +403,6 @@ def reference_routing(
     scores = logits.float()
     ids = torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :top_k]
     weights = torch.softmax(scores, -1).gather(1, ids)
-    if renormalize:
-        weights = weights / weights.sum(-1, keepdim=True)
     if shared_logits is not None:
         ids = torch.cat([ids, torch.full_like(ids[:, :1], experts)], 1)
         weights = torch.cat([weights, torch.sigmoid(shared_logits).float()], 1)
@@ -502,7 +412,7 @@ def reference_routing(
     by_expert: dict[int, list[int]] = {}
     for pair, expert in enumerate(ids.flatten().tolist()):
         by_expert.setdefault(expert, []).append(pair)
-    order = sorted(by_expert, key=lambda expert: (expert != experts, expert))
+    order = sorted(by_expert, key=lambda expert: expert != experts)
     work[0] = len(order)
     for place, expert in enumerate(order):
         mine = by_expert[expert]
@@ -510,7 +420,7 @@ def reference_routing(
         pairs[place, : len(mine)] = torch.tensor(mine)
     to = logits.device
     assert slots * rows >= len(order)
-    return Routing(ids.int(), weights, work.to(to), pairs.to(to))
+    return Routing(ids.int(), weights, work.to(to), pairs.to(to), renormalize)
 
 
 def reference_route(
