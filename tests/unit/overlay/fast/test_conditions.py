@@ -1,0 +1,84 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast import conditions
+from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, block_scaled, weight_of
+
+SINGLE = ("tp_size", "pp_size", "dp_size", "ep_size", "dcp_size", "attn_cp_size", "moe_dp_size")
+OFF = (
+    "enable_dp_attention", "enable_lora", "enable_deterministic_inference",
+    "enable_two_batch_overlap", "enable_single_batch_overlap", "enable_pdmux",
+    "enable_page_major_kv_layout", "enable_unified_memory", "enable_eplb", "enable_hisparse",
+    "enable_return_routed_experts", "enable_torch_compile", "debug_cuda_graph",
+    "enable_linear_replayssm", "enable_linear_replayssm_spec", "rl_on_policy_target",
+    "expert_distribution_recorder_mode", "disable_shared_experts_fusion",
+    "ep_num_redundant_experts",
+)  # fmt: skip
+
+
+def server(**changed: Any) -> SimpleNamespace:
+    usual = dict.fromkeys(SINGLE, 1) | dict.fromkeys(OFF, False)
+    return SimpleNamespace(**{**usual, "moe_a2a_backend": "none", **changed})
+
+
+def test_a_server_on_one_gpu_with_usual_flags() -> None:
+    assert conditions.of_server(server()) is None
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_several_gpus(name: str) -> None:
+    reason = conditions.of_server(server(**{name: 2}))
+    assert reason == f"it serves on one GPU, --{name.replace('_', '-')} is 2"
+
+
+@pytest.mark.parametrize("name", OFF)
+def test_flags_that_change_what_a_layer_computes(name: str) -> None:
+    reason = conditions.of_server(server(**{name: True}))
+    assert reason == f"it does not go with --{name.replace('_', '-')}"
+
+
+def test_experts_elsewhere() -> None:
+    assert "deepep" in str(conditions.of_server(server(moe_a2a_backend="deepep")))
+
+
+def test_a_machine_without_a_gpu() -> None:
+    assert conditions.of_device("cpu") == "it runs on NVIDIA GPUs only, this server runs on cpu"
+
+
+def test_weights_in_bfloat16_have_no_scale() -> None:
+    weight = torch.zeros(48, 64, dtype=torch.bfloat16)
+    _, scale = weight_of(SimpleNamespace(weight=weight, bias=None), "dense")
+    assert scale is None
+
+
+def test_weights_in_blocks() -> None:
+    weight = torch.zeros(5, 200, 256).to(torch.float8_e4m3fn)
+    scale = torch.ones(5, 2, 2)
+    assert block_scaled(weight, scale, "moe")[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("weight", "scale"),
+    [
+        (torch.zeros(128, 128), None),
+        (torch.zeros(128, 128).to(torch.float8_e4m3fn), None),
+        (torch.zeros(128, 128).to(torch.float8_e4m3fn), torch.ones(1, 1, dtype=torch.bfloat16)),
+        (torch.zeros(128, 128).to(torch.float8_e4m3fn), torch.ones(1, 4)),
+        (torch.zeros(128, 256).to(torch.float8_e4m3fn)[:, ::2], torch.ones(1, 1)),
+    ],
+)
+def test_other_weights_are_told_with_their_stage(
+    weight: torch.Tensor, scale: torch.Tensor | None
+) -> None:
+    with pytest.raises(Unsupported) as error:
+        block_scaled(weight, scale, "moe")
+    assert error.value.stage == "moe"
+
+
+def test_a_bias_is_not_the_kernels() -> None:
+    module = SimpleNamespace(weight=torch.zeros(4, 4).bfloat16(), bias=torch.zeros(4))
+    with pytest.raises(Unsupported, match="bias"):
+        weight_of(module, "dense")

@@ -1,0 +1,160 @@
+"""Which pass is ours, and who commits what it left; with batches and backends made up."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast import dispatch, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
+from sglang_qwen3next_eagle3.overlay.fast.kernels.tree import chain_paths
+from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Finding
+from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES
+
+
+class Layer:
+    def __init__(self, stages: frozenset[str] = frozenset({"dense", "moe", "gdn"})) -> None:
+        self.stages = stages
+
+    def with_stages(self, stages: frozenset[str]) -> "Layer":
+        return Layer(stages)
+
+    def forward(self, *arguments: Any) -> tuple[str, Any]:
+        return ("ours", arguments)
+
+
+class Committed:
+    chain_paths = staticmethod(chain_paths)
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def gdn_commit(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+
+def backend(requests: int) -> Any:
+    metadata = SimpleNamespace(
+        mamba_cache_indices=torch.arange(requests, dtype=torch.int32), retrieve_next_token=None
+    )
+    pool = SimpleNamespace(mamba_pool=SimpleNamespace(mamba_cache="states"))
+    linear = SimpleNamespace(forward_metadata=metadata, req_to_token_pool=pool)
+    return SimpleNamespace(linear_attn_backend=linear)
+
+
+def decode(requests: int, mode: str = "decode") -> Any:
+    forward_mode = SimpleNamespace(
+        is_decode=lambda: mode == "decode", is_target_verify=lambda: mode == "verify"
+    )
+    return SimpleNamespace(
+        forward_mode=forward_mode,
+        batch_size=requests,
+        input_ids=torch.zeros(requests, dtype=torch.int64),
+        spec_info=None,
+    )
+
+
+@pytest.fixture
+def path() -> FastPath:
+    layers: Any = {0: Layer(), 1: Layer(), 3: Layer()}
+    return FastPath(Committed(), layers, device="cpu")  # type: ignore[arg-type]
+
+
+def test_decoding_up_to_the_limit_is_ours(path: FastPath) -> None:
+    at = path.prepare(decode(32), backend(32))
+    assert at is not None
+    assert (at.requests, at.nodes, at.verify) == (32, 1, False)
+    assert at.paths.tolist() == chain_paths(32, 1, "cpu").tolist()
+    assert path.prepare(decode(33), backend(33)) is None
+
+
+def test_prefill_is_stocks(path: FastPath) -> None:
+    assert path.prepare(decode(4, "extend"), backend(4)) is None
+
+
+def test_paths_of_one_shape_are_made_once(path: FastPath) -> None:
+    first, second = (path.prepare(decode(n), backend(n)) for n in (8, 3))
+    assert first is not None
+    assert second is not None
+    # The same memory: graphs of all sizes keep it.
+    assert first.paths.data_ptr() == second.paths.data_ptr()
+
+
+def test_a_layer_outside_a_pass_and_a_layer_without_stages_are_stocks(path: FastPath) -> None:
+    arguments = {"hidden_states": "h", "residual": "r", "captured_last_layer_outputs": "c"}
+    assert dispatch.forward_layer(path, 1, lambda: "stock", arguments) == "stock"
+    path.current = path.prepare(decode(2), backend(2))
+    assert dispatch.forward_layer(path, 2, lambda: "stock", arguments) == "stock"
+    who, given = dispatch.forward_layer(path, 3, lambda: "stock", arguments)
+    assert (who, given) == ("ours", (path.current, "h", "r", "c"))
+
+
+def test_a_commit_belongs_to_whoever_ran_the_verify(path: FastPath) -> None:
+    theirs: list[Any] = []
+
+    def original(*arguments: Any, **named: Any) -> None:
+        theirs.append(named["last_correct_step_indices"].tolist())
+
+    ours, other = backend(4), backend(4)
+    at = path.prepare(decode(4), ours)
+    assert at is not None
+    slots = ours.linear_attn_backend.forward_metadata.mamba_cache_indices
+    path._verified[slots.data_ptr()] = at
+    last = torch.tensor([0, 2, 1])
+    for which in (other, ours):
+        dispatch.commit(
+            path,
+            original,
+            which,
+            last_correct_step_indices=last,
+            mamba_track_indices=None,
+            mamba_steps_to_track=None,
+            model=None,
+        )
+    assert theirs == [[0, 2, 1]]
+    ((pass_, states, committed, nodes, *tracked),) = path.kernels.calls  # type: ignore[attr-defined]
+    assert pass_ is at
+    assert states == "states"
+    # Padding is not committed.
+    assert committed.tolist() == [0, 1, 2]
+    assert nodes is last
+    assert tracked == [None, None]
+    path.current = at
+    path.end()
+    assert path.verified(ours) is None
+
+
+def test_the_stages_of_a_path_are_those_of_its_layers_and_head(path: FastPath) -> None:
+    assert path.stages == {"dense", "moe", "gdn"}
+    path.lm_head = object()
+    assert path.stages == {"dense", "moe", "gdn", "lm_head"}
+    assert path.stages <= set(STAGES)
+
+
+@pytest.mark.parametrize(
+    ("typical", "worst", "off"),
+    [(0.0, 0.0, False), (0.01, 0.2, False), (0.2, 0.2, True), (0.01, 0.6, True),
+     (float("nan"), 0.0, True), (0.0, float("nan"), True), (float("inf"), float("inf"), True)],
+)  # fmt: skip
+def test_what_is_off(typical: float, worst: float, off: bool) -> None:
+    assert Finding(1, "dense", "stream", typical, worst).off is off
+
+
+def test_experts_may_be_chosen_otherwise_in_one_row() -> None:
+    assert not Finding(1, "moe", "experts", 0.01, 0.6).off
+
+
+def test_what_raised_is_off_and_told() -> None:
+    finding = Finding(4, "dense", "all", error="ValueError: 7 rows")
+    assert finding.off
+    assert str(finding) == "all of layer 4, where it raised ValueError: 7 rows"
+
+
+def test_a_stage_is_dropped_where_it_is_off_and_gdn_everywhere(path: FastPath) -> None:
+    selfcheck.drop(path, Finding(1, "dense", "stream", 1.0, 1.0))
+    assert [sorted(layer.stages) for layer in path.layers.values()] == [
+        ["dense", "gdn", "moe"], ["gdn", "moe"], ["dense", "gdn", "moe"],
+    ]  # fmt: skip
+    selfcheck.drop(path, Finding(0, "gdn", "state", 1.0, 1.0))
+    assert path.stages == {"dense", "moe"}
