@@ -20,8 +20,11 @@ bit for bit. The keys of the pass itself are computed from `qkv` by whoever need
 program waits for another; chunks that hold them are worked on row by row, along the row's path.
 """
 
+import contextlib
 import functools
-from typing import NamedTuple
+import os
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 import torch
 import triton
@@ -37,13 +40,15 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP, quantize_groups
 
+WGMMA_OFF: Final = "DISABLE_MMA_V3"
+
 TILE = 64
 """Positions of one product."""
 
 QUERIES = 32
-"""Queries of a work item at most, and 16 at least: with fewer the compiler takes another product."""
+"""Queries of a work item at most; at least 16, below which the compiler takes another product."""
 
-STAGES = 1
+STAGES = 3
 SCORE_WARPS = 8
 COMBINE_WARPS = 8
 COMBINED = 32
@@ -148,7 +153,7 @@ def _normed_and_rotated(at, weight, cos_sin, d, valid, eps, D: tl.constexpr, ROT
 
 @triton.jit
 def _fold(score, v, largest, weights, total, DOT: tl.constexpr):
-    """Scores [P, M] and values [P, D] of a tile into the running maxima, weights and sums [D, M]."""
+    """Scores [P, M] and values [P, D] of a tile into running maxima, weights and sums [D, M]."""
     larger = tl.maximum(largest, tl.max(score, 0))
     shrink = tl.exp(largest - larger)
     weight = tl.exp(score - larger[None, :])
@@ -381,6 +386,24 @@ def _combine(
         tl.store(out + at + d, y)
 
 
+@contextlib.contextmanager
+def _warp_level_products() -> Iterator[None]:
+    """Compile without the products of four warps (wgmma), which Triton 3.6 gets wrong here.
+
+    With them `_scores` reads illegal addresses on an H200, or returns wrong sums. The compiler
+    asks the environment; other kernels must not be compiled meanwhile.
+    """
+    before = os.environ.get(WGMMA_OFF)
+    os.environ[WGMMA_OFF] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[WGMMA_OFF]
+        else:
+            os.environ[WGMMA_OFF] = before
+
+
 @functools.cache
 def _programs(device: torch.device) -> int:
     """How many programs share the work items; results do not depend on it."""
@@ -413,8 +436,8 @@ def attention(
     kv_indptr [B + 1] int32, kv_indices int64 or int32: as stock's Triton backend prepares them, in
     decode with the row's own slot as the last one of its request, in verify without the pass.
     paths: [T, 2 + n] of tree_paths or chain_paths; the row of depth d is at position prefix + d.
-    early_cache: read kv_indptr and paths before the preceding kernels have ended. Only where nothing
-    launched just before writes these, which is so for a pass captured as one graph.
+    early_cache: read kv_indptr and paths before the preceding kernels have ended. Only where none
+    of these writes them, which is so for a pass captured as one graph.
     """
     rows, width = qkv.shape
     _, kv_heads, dim = k_cache.shape
@@ -444,44 +467,45 @@ def attention(
         "SIZE2": CHUNKS[2][1],
     }
     tile_rows = max(1, min(QUERIES, max(group * triton.next_power_of_2(nodes), 16)) // group)
-    _scores[(_programs(qkv.device),)](
-        qkv,
-        q_weight,
-        k_weight,
-        positions,
-        cos_sin_cache,
-        k_cache,
-        v_cache,
-        out_cache_loc,
-        kv_indptr,
-        kv_indices,
-        table,
-        sums,
-        stats,
-        eps,
-        batch,
-        sums.shape[2],
-        qkv.stride(0),
-        k_cache.stride(0),
-        v_cache.stride(0),
-        N=nodes,
-        BP=triton.next_power_of_2(batch),
-        HQ=heads,
-        HKV=kv_heads,
-        D=dim,
-        ROTARY=cos_sin_cache.shape[1],
-        ROWS=tile_rows,
-        NP=max(8, triton.next_power_of_2(nodes)),
-        TILE=TILE,
-        STAGES=STAGES,
-        DOT=DOT_DTYPE,
-        **bounds,
-        EARLY=early_cache,
-        PDL=dependent_launch(),
-        num_warps=SCORE_WARPS,
-        enable_fp_fusion=False,
-        **launch_options(),
-    )
+    with _warp_level_products():
+        _scores[(_programs(qkv.device),)](
+            qkv,
+            q_weight,
+            k_weight,
+            positions,
+            cos_sin_cache,
+            k_cache,
+            v_cache,
+            out_cache_loc,
+            kv_indptr,
+            kv_indices,
+            table,
+            sums,
+            stats,
+            eps,
+            batch,
+            sums.shape[2],
+            qkv.stride(0),
+            k_cache.stride(0),
+            v_cache.stride(0),
+            N=nodes,
+            BP=triton.next_power_of_2(batch),
+            HQ=heads,
+            HKV=kv_heads,
+            D=dim,
+            ROTARY=cos_sin_cache.shape[1],
+            ROWS=tile_rows,
+            NP=max(8, triton.next_power_of_2(nodes)),
+            TILE=TILE,
+            STAGES=STAGES,
+            DOT=DOT_DTYPE,
+            **bounds,
+            EARLY=early_cache,
+            PDL=dependent_launch(),
+            num_warps=SCORE_WARPS,
+            enable_fp_fusion=False,
+            **launch_options(),
+        )
     _combine[(heads, rows)](
         qkv,
         kv_indptr,

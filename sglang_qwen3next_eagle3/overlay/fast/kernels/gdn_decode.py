@@ -43,7 +43,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_step import (
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP
 
-WARPS = 8
+WARPS = 4
 
 WINDOW = 3
 """Earlier inputs that the convolution keeps for a channel (its kernel is one longer)."""

@@ -20,6 +20,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.fast.device import dependent_launch, launch_options
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import (
+    WARPS,
     WINDOW,
     GdnOutput,
     GdnShape,
@@ -40,9 +41,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_step import (
     store_window,
     unit,
 )
-
-VERIFY_WARPS = 8
-COMMIT_WARPS = 8
 
 
 @dataclass(frozen=True)
@@ -392,7 +390,7 @@ def gdn_verify(
         QUANTIZE=quantize,
         EARLY=early_state,
         PDL=dependent_launch(),
-        num_warps=VERIFY_WARPS,
+        num_warps=WARPS,
         enable_fp_fusion=False,
         **launch_options(),
     )
@@ -443,7 +441,7 @@ def gdn_commit(
         **shape.constants(),
         TRACK=track,
         PDL=dependent_launch(),
-        num_warps=COMMIT_WARPS,
+        num_warps=WARPS,
         enable_fp_fusion=False,
         **launch_options(),
     )

@@ -1,5 +1,6 @@
 """Attention in the interpreter: against plain torch, and a verify's rows against decode's bits."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_codes_are_those_of_the_rounded_output() -> None:
 
 def test_chunks_are_counted_to_the_end_of_every_range(monkeypatch: pytest.MonkeyPatch) -> None:
     edges = [0, 64, 128, 256, 448, 640]
-    for count, (begin, end) in enumerate(zip(edges, edges[1:], strict=False), start=1):
+    for count, (begin, end) in enumerate(itertools.pairwise(edges), start=1):
         assert chunk_count(begin) == count - 1
         assert chunk_count(begin + 1) == chunk_count(end) == count
     monkeypatch.undo()
