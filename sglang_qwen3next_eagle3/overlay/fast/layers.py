@@ -262,16 +262,8 @@ class FastAttentionLayer(FastLayer):
         dense = "dense" in stages
         self.entry = Projection(layer.qkv_proj, kernels, dense)
         self.exit = Projection(layer.o_proj, kernels, dense)
-        attn = layer.attn
-        if not layer.attn_output_gate:
-            raise Unsupported("attention", "it has no output gate")
-        if attn.logit_cap or attn.k_scale is not None:
-            raise Unsupported("attention", "it caps its logits or scales its KV cache")
-        if attn.sliding_window_size is not None and attn.sliding_window_size > -1:
-            raise Unsupported("attention", "it slides a window")
-        rope = layer.rotary_emb
-        if not rope.is_neox_style or type(rope).__name__ != "RotaryEmbedding":
-            raise Unsupported("attention", f"it rotates by {type(rope).__name__}")
+        if "attention" in stages:
+            _check_attention(layer)
 
     def with_stages(self, stages: frozenset[Stage]) -> "FastLayer":
         return FastAttentionLayer(self.layer, self.kernels, stages)
@@ -301,3 +293,21 @@ class FastAttentionLayer(FastLayer):
 
 def _rows(out: torch.Tensor, scales: torch.Tensor | None) -> Rows:
     return Rows(out) if scales is None else Rows(None, out, scales)
+
+
+def _check_attention(layer: Any) -> None:
+    """Raises Unsupported."""
+    attn = layer.attn
+    if not layer.attn_output_gate:
+        raise Unsupported("attention", "it has no output gate")
+    if attn.logit_cap:
+        raise Unsupported("attention", "it caps its logits")
+    # SGLang gives every FP8 model scales of its KV cache: 1, if the checkpoint has none.
+    scales = [getattr(attn, f"{name}_scale_float", None) or 1.0 for name in "kv"]
+    if scales != [1.0, 1.0]:
+        raise Unsupported("attention", f"it scales its KV cache by {scales[0]}, {scales[1]}")
+    if attn.sliding_window_size is not None and attn.sliding_window_size > -1:
+        raise Unsupported("attention", "it slides a window")
+    rope = layer.rotary_emb
+    if not rope.is_neox_style or type(rope).__name__ != "RotaryEmbedding":
+        raise Unsupported("attention", f"it rotates by {type(rope).__name__}")

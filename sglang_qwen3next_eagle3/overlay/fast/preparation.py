@@ -37,6 +37,8 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     )
     if reason is None:
         try:
+            if runner.server_args.load_format == "dummy":
+                without_invented_scales(runner.model)
             kernels = Kernels(runner.model.model, runner.attn_backend, MAX_ROWS, runner.device)
             path = build(runner, kernels, wanted.stages)
             found = selfcheck.check(path, runner)
@@ -78,6 +80,20 @@ def _is_gdn(layer: Any) -> bool:
     return hasattr(layer, "linear_attn")
 
 
+def without_invented_scales(model: Any) -> None:
+    """Scales of the KV cache are 1, as those of a checkpoint that has none.
+
+    SGLang's dummy weights are random, the scales among them.
+    """
+    for layer in model.model.layers:
+        attn = getattr(layer, "attn", None)
+        for name in ("k_scale", "v_scale"):
+            scale = getattr(attn, name, None)
+            if isinstance(scale, torch.Tensor):
+                scale.data.fill_(1.0)
+                setattr(attn, f"{name}_float", 1.0)
+
+
 def build(runner: Any, kernels: Kernels, stages: frozenset[Stage]) -> FastPath:
     """The layers of a target with their kernels, unchecked.
 
@@ -88,6 +104,8 @@ def build(runner: Any, kernels: Kernels, stages: frozenset[Stage]) -> FastPath:
         try:
             return _build(runner, kernels, left)
         except Unsupported as error:
+            if error.stage not in left:  # it cannot be helped by leaving it to stock
+                raise
             logger.warning("%s: %s stays with stock: %s", PREFIX, error.stage, error)
             left -= {error.stage}
 
