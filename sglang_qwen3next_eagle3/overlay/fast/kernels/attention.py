@@ -409,7 +409,7 @@ def _programs(device: torch.device) -> int:
     """How many programs share the work items; results do not depend on it."""
     if INTERPRETED or device.type != "cuda":
         return 3
-    return 2 * torch.cuda.get_device_properties(device).multi_processor_count
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def attention(
