@@ -4,11 +4,11 @@
     that, quantized in groups of 128, x w2 [X, D, I], times the slot's weight -> bf16 [T, S, D]
     the sum over slots in fp32 -> bf16 [T, D]
 
-Three launches, two where weights are bf16. A fixed number of programs walks the list of distinct experts that the router left
-behind, so that a tile of weights is read once for all rows that chose its expert; tokens are the
-narrow side of the product on the tensor cores. The last of a row's slots to arrive at a tile of
-columns adds them up. A row's result does not depend on the rows beside it: the order of every sum
-is fixed by the shapes and by the row's own slots.
+Three launches, two where weights are bf16. A fixed number of programs walks the list of distinct
+experts that the router left behind, so that a tile of weights is read once for all rows that chose
+its expert; tokens are the narrow side of the product on the tensor cores. The last of a row's slots
+to arrive at a tile of columns adds them up. A row's result does not depend on the rows beside it:
+the order of every sum is fixed by the shapes and by the row's own slots.
 
 Stock's rounding points (layers/moe/moe_runner/triton_utils/fused_moe.py): gate and up rounded to
 bf16, silu(gate) * up computed in fp32 and rounded once, groups of 128 quantized, every slot's
@@ -301,8 +301,11 @@ class Tiling:
     """How one of the two products is laid over the device.
 
     tile: columns of the result a program (of gate and of up alike). tokens: rows of the batch at a
-    time. programs: of one multiprocessor. block: of the sum at a time. prefetch: whether the first
-    weights are asked for before gate and up has ended.
+    time; 16 and more multiply e4m3 as it is, 8 as fp16, which are different results. programs: of
+    one multiprocessor, no more than it holds at once. block: of the sum at a time. prefetch:
+    whether a program asks for its first weights before it waits. late: whether the next launch
+    starts behind the last item of a program instead of beside its first, where its programs would
+    take the places of this one's unevenly; None: where a program has more than one item.
     """
 
     tile: int
@@ -312,11 +315,13 @@ class Tiling:
     programs: int
     block: int = 128
     prefetch: bool = False
-    late: bool = True
+    late: bool | None = None
 
 
 UP = Tiling(tile=32, tokens=16, stages=6, warps=4, programs=3)
 DOWN = Tiling(tile=64, tokens=16, stages=5, warps=4, programs=4)
+UP_BF16 = Tiling(tile=32, tokens=16, stages=3, warps=4, programs=3)
+DOWN_BF16 = Tiling(tile=64, tokens=16, stages=3, warps=4, programs=3)
 
 _counters: dict[tuple[torch.device, int], torch.Tensor] = {}
 
@@ -346,25 +351,28 @@ def experts(
     w13_scale: torch.Tensor | None,
     w2: torch.Tensor,
     w2_scale: torch.Tensor | None,
-    up: Tiling = UP,
-    down: Tiling = DOWN,
+    up: Tiling | None = None,
+    down: Tiling | None = None,
     add: bool = True,
 ) -> torch.Tensor:
     """What the chosen experts make of the normed rows: [T, D] bf16.
 
-    add: False leaves the slots' outputs as they are, [T, S, D], for whoever reads them to add in
-    fp32 from the first to the last.
-
     w13: [X, 2 I, D], gate above up; w2: [X, D, I]; X counts the shared expert. e4m3 with fp32
     scales [X, 2 I / 128, D / 128] and [X, D / 128, I / 128], or bf16 without. I may be the shard of
-    one rank. Launches must follow one another in one stream: they share counters.
+    one rank. add: False leaves the slots' outputs as they are, [T, S, D], for whoever reads them to
+    add in fp32 from the first to the last.
+    Launches must follow one another in one stream: they share counters, which the first call makes;
+    it must not be inside a graph's capture.
     """
-    x = routed.normed if w13_scale is None else routed.codes
+    quantized = w13_scale is not None
+    up = up or (UP if quantized else UP_BF16)
+    down = down or (DOWN if quantized else DOWN_BF16)
+    x = routed.codes if quantized else routed.normed
     assert x is not None
     width, routing, device = w2.shape[2], routed.routing, x.device
     rows, slots = routing.ids.shape
     columns = x.shape[1]
-    if w13_scale is not None and (width % GROUP or columns % GROUP):
+    if quantized and (width % GROUP or columns % GROUP):
         raise ValueError(f"experts of {columns} x {width} are not whole groups of {GROUP}")
     act = torch.empty(rows * slots, width, dtype=torch.bfloat16, device=device)
     shared = _shared(routed, w13)
@@ -376,19 +384,23 @@ def experts(
         "D": columns,
         "WIDTH": width,
         "SLOTS": slots,
-        "QUANTIZED": w13_scale is not None,
+        "QUANTIZED": quantized,
         "DOT": DOT_DTYPE,
         "ROWS": MAX_ROWS,
         "PDL": dependent_launch(),
     }
 
-    def programs(tiling: Tiling, tiles: int) -> tuple[int]:
-        return (min(distinct * tiles, tiling.programs * _multiprocessors(device)),)
+    def laid(tiling: Tiling, tiles: int) -> tuple[tuple[int], bool]:
+        """The grid, and whether the next launch starts late."""
+        room = tiling.programs * _multiprocessors(device)
+        late = distinct * tiles > room if tiling.late is None else tiling.late
+        return (min(distinct * tiles, room),), late
 
     # What can be asked for early: whole tiles, of powers of two.
     uneven = bool(width & (width - 1) or columns & (columns - 1) or width < up.tile)
     tiles = triton.cdiv(width, up.tile)
-    _gate_up[programs(up, tiles)](
+    grid, late = laid(up, tiles)
+    _gate_up[grid](
         x,
         x if routed.scales is None else routed.scales,
         routing.work,
@@ -401,14 +413,14 @@ def experts(
         TOKENS=up.tokens,
         BLOCK_K=up.block,
         STAGES=up.stages,
-        LATE=up.late,
+        LATE=late,
         SHARED=w13.shape[0] - 1 if up.prefetch and shared and not uneven else -1,
         num_warps=up.warps,
         **shape,
         **launch_options(),
     )
     act_scale = None
-    if w13_scale is not None:
+    if quantized:
         groups = width // GROUP
         codes = torch.empty_like(act, dtype=torch.float8_e4m3fn)
         act_scale = torch.empty(rows * slots, groups, dtype=torch.float32, device=device)
@@ -423,7 +435,8 @@ def experts(
         )
         act = codes
     tiles = triton.cdiv(columns, down.tile)
-    _down[programs(down, tiles)](
+    grid, late = laid(down, tiles)
+    _down[grid](
         act,
         act if act_scale is None else act_scale,
         routing.work,
@@ -439,7 +452,7 @@ def experts(
         TOKENS=down.tokens,
         BLOCK_K=down.block,
         STAGES=down.stages,
-        LATE=down.late,
+        LATE=late,
         SUM=add,
         RENORMALIZE=routing.renormalize,
         TOP_K=slots - shared,

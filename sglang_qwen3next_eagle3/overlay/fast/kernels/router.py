@@ -17,7 +17,7 @@ bf16. Their division by their sum is left to whoever reads the weights.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
