@@ -39,7 +39,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_step import (
     store_head,
     store_state,
     store_window,
-    unit,
+    units,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP
 
@@ -168,8 +168,9 @@ def _gdn_decode(
     key = convolve(k0, k1, k2, k3, kw0, kw1, kw2, kw3, conv_bias, k_channel, BIAS)
     value = convolve(v0, v1, v2, v3, vw0, vw1, vw2, vw3, conv_bias, v_channel, BIAS)
     decay, beta = gates(a, b, rate, shift)
-    s0, s1, s2, s3 = advance(s0, s1, s2, s3, unit(key), value, decay, beta, PARTS, W)
-    o = read_out(s0, s1, s2, s3, unit(query) * (DK**-0.5), PARTS, W)
+    key, query = units(key, query)
+    s0, s1, s2, s3 = advance(s0, s1, s2, s3, key, value, decay, beta, PARTS, W)
+    o = read_out(s0, s1, s2, s3, query * (DK**-0.5), PARTS, W)
     y = gated_norm(o, z, weight, eps, DV)
     store_head(y, head, row, live, out, scales, HK * R, DV, QUANTIZE)
     store_state(state, s0, s1, s2, s3, live, PARTS, DV, W)

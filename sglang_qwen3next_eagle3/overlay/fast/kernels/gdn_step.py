@@ -10,8 +10,7 @@ wherever it is inlined.
 import triton
 import triton.language as tl
 
-from sglang_qwen3next_eagle3.overlay.fast.device import to_bfloat16
-from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import quantize_groups
+from sglang_qwen3next_eagle3.overlay.fast.device import to_bfloat16, to_e4m3
 
 
 @triton.jit
@@ -55,9 +54,15 @@ def convolve(x0, x1, x2, x3, w0, w1, w2, w3, bias, channel, BIAS: tl.constexpr):
 
 
 @triton.jit
-def unit(x):
-    """x over its L2 norm."""
-    return x / tl.sqrt(tl.sum(x * x, 0) + 1e-6)
+def _add_pairs(a, b, c, d):
+    return a + c, b + d
+
+
+@triton.jit
+def units(x, y):
+    """Two vectors over their L2 norms, which are summed together to wait for the warps once."""
+    xx, yy = tl.reduce((x * x, y * y), 0, _add_pairs)
+    return x / tl.sqrt(xx + 1e-6), y / tl.sqrt(yy + 1e-6)
 
 
 @triton.jit
@@ -165,8 +170,9 @@ def store_head(
     at = out + (row * HV + head) * DV + tl.arange(0, DV)
     y = tl.where(live, y.to(tl.float32), 0.0)
     if QUANTIZE:
-        codes, scale = quantize_groups(y[None, :])
-        tl.store(at[None, :], codes)
-        tl.store(scales + row * HV + head + tl.arange(0, 1), scale)
+        # As quantize_groups, for one group and in the layout that y has.
+        amax = tl.maximum(tl.max(tl.abs(y), 0), 1e-10)
+        tl.store(at, to_e4m3(tl.minimum(y * (448.0 / amax), 448.0)))
+        tl.store(scales + row * HV + head, amax * (1.0 / 448.0))
     else:
         tl.store(at, y.to(tl.bfloat16))

@@ -39,7 +39,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_step import (
     store_head,
     store_state,
     store_window,
-    unit,
+    units,
 )
 
 
@@ -171,8 +171,9 @@ def _gdn_verify(
         b = tl.load(gate + row * ba_stride)
         a = tl.load(gate + row * ba_stride + R)
         walk = tl.load(paths + row * (N + 2) + 1)
+        following = root + tl.load(path + 2 + tl.minimum(1, depth))
         for step in range(depth + 1):
-            following = root + tl.load(path + 2 + tl.minimum(step + 1, depth))
+            after = root + tl.load(path + 2 + tl.minimum(step + 2, depth))
             next_q = tl.load(q_at + following * qkvz_stride)
             next_k = tl.load(q_at + following * qkvz_stride + DK)
             next_v = tl.load(v_at + following * qkvz_stride)
@@ -185,9 +186,9 @@ def _gdn_verify(
             key = convolve(k0, k1, k2, k3, kw0, kw1, kw2, kw3, conv_bias, k_channel, BIAS)
             value = convolve(v0, v1, v2, v3, vw0, vw1, vw2, vw3, conv_bias, v_channel, BIAS)
             decay, beta = gates(a.to(tl.float32), b.to(tl.float32), rate, shift)
-            key = unit(key)
+            key, query = units(key, query)
             s0, s1, s2, s3 = advance(s0, s1, s2, s3, key, value, decay, beta, PARTS, W)
-            o = read_out(s0, s1, s2, s3, unit(query) * (DK**-0.5), PARTS, W)
+            o = read_out(s0, s1, s2, s3, query * (DK**-0.5), PARTS, W)
             if walk == leaf:
                 y = gated_norm(o, z.to(tl.float32), weight, eps, DV)
                 store_head(y, head, row, live, out, scales, HV, DV, QUANTIZE)
@@ -202,7 +203,8 @@ def _gdn_verify(
             q0, q1, q2, q3 = q1, q2, q3, next_q
             k0, k1, k2, k3 = k1, k2, k3, next_k
             v0, v1, v2, v3 = v1, v2, v3, next_v
-            z, b, a, row, walk = next_z, next_b, next_a, following, next_walk
+            z, b, a, walk = next_z, next_b, next_a, next_walk
+            row, following = following, after
     else:
         if PDL:
             if EARLY:
