@@ -86,10 +86,12 @@ def test_a_row_does_not_know_how_many_run_beside_it() -> None:
         assert torch.equal(beside[5:6], extra)
 
 
-def test_the_division_depends_on_the_weight_alone() -> None:
-    assert tiling(12288, 2048, True).shares > 1
-    assert tiling(48, 192, False).shares == 2
-    assert tiling(16, 80, False).shares == 1
+def test_the_division_fits_the_weight() -> None:
+    assert tiling(2048, True) == Tiling(16, 4, extra_passes=2)
+    assert tiling(4096, True).shares == 8
+    assert tiling(256, True).shares == 2
+    assert tiling(192, False).shares == 2
+    assert tiling(80, False).shares == 1
 
 
 def test_what_does_not_fit_is_refused() -> None:
