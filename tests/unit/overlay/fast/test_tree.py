@@ -34,7 +34,7 @@ def links(trees: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return child, sibling
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 5, 8, 16])
+@pytest.mark.parametrize("nodes", [1, 2, 5, 8])
 def test_paths_of_random_trees(nodes: int) -> None:
     trees = parents(3, nodes, seed=nodes)
     expected = reference_tree_paths(trees)
