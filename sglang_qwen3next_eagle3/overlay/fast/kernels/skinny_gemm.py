@@ -53,7 +53,7 @@ def _chunks(
     WIDTH: tl.constexpr,
     COUNT: tl.constexpr,
     MASKED: tl.constexpr,
-    CACHE: tl.constexpr = "",
+    CACHE: tl.constexpr,
 ):
     """Eight rows of a matrix [rows, K] from `row` on: COUNT tiles [8, SHARES, WIDTH].
 
@@ -145,7 +145,9 @@ def _program(
             xt, xs = (), ()
             for j in tl.static_range(TILES):
                 start = first + q * AHEAD * STEP * WIDTH
-                xt += (_chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED),)
+                xt += (
+                    _chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED, ""),
+                )
                 if FP8:
                     token = tl.minimum(j * 8 + tl.arange(0, 8), T - 1)
                     group = share * (SHARE // 128) + start // 128
