@@ -355,7 +355,8 @@ def gdn_verify(
 
     slots: [B] int, -1 marks padding (its outputs are zero, nothing of it is kept).
     paths: [T, 2 + n] of tree_paths or chain_paths. kept, layer: where this layer's nodes are kept.
-    early_state as in gdn_decode: the commit must not run in the same graph before this.
+    early_state as in gdn_decode, and for paths as well: the commit must not run in the same graph
+    before this, and tree_paths not immediately before.
     The rest as in gdn_decode.
     """
     rows, nodes, shape = qkvz.shape[0], paths.shape[1] - 2, GdnShape.of(conv_state, ssm_state)

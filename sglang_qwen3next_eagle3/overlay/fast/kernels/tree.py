@@ -15,7 +15,7 @@ pass.
 import torch
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from triton.language.extra.cuda import gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.fast.device import dependent_launch, launch_options
 
@@ -42,8 +42,8 @@ def _tree_paths(
     request = tl.program_id(0)
     node = tl.arange(0, NP)
     inside = node < N
+    # Successors start when this has ended, not earlier: a walk reads paths ahead of its own wait.
     if PDL:
-        gdc_launch_dependents()
         gdc_wait()
     first = tl.load(parents + request * N + node, mask=inside, other=-1).to(tl.int32)
     parent = first
