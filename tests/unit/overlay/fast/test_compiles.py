@@ -1,0 +1,76 @@
+"""The dense kernels compile for sm_90, which needs no GPU; the interpreter accepts more than that.
+
+In a process of its own, since the others of this folder have Triton interpret.
+"""
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from sglang_qwen3next_eagle3.overlay.fast.kernels import lm_head, norm_quantize, skinny_gemm
+
+def compiled(kernel, pointers, warps, scalars=(), **constants):
+    types = {name: "constexpr" for name in constants}
+    types |= {name: dtype for dtype, names in pointers.items() for name in names.split()}
+    types |= dict(scalars)
+    order = kernel.arg_names
+    whole = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(order) if types[n][0] == "*"}
+    source = ASTSource(
+        fn=kernel,
+        signature={name: types[name] for name in order},
+        constexprs={(order.index(name),): value for name, value in constants.items()},
+        attrs=whole,
+    )
+    return compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}).asm
+
+for fp8, tiles in ((True, 1), (True, 2), (False, 1)):
+    bf16 = "out extra_x extra_weight extra_out"
+    operands = {"*fp8e4nv": "x weight", "*bf16": bf16} if fp8 else {"*bf16": "x weight " + bf16}
+    asm = compiled(
+        skinny_gemm._skinny_gemm,
+        operands | {"*fp32": "x_scales weight_scales"},
+        2,
+        {"T": "i32", "N": "i32"},
+        EXTRA_N=0, K=256, ROWS=16, SHARES=2, SHARE=128, TILES=tiles, FP8=fp8, MASKED=False,
+        EXTRA_PASSES=1, PDL=True,
+    )
+    loads, waiting = asm["ptx"].index("ld.global"), asm["ptx"].index("griddepcontrol.wait")
+    assert loads < waiting, "weights are asked for before the kernel waits"
+    words = [line for line in asm["ttgir"].splitlines() if "convert_layout" in line]
+    assert not any("f8E4M3FN" in line or "x32x" in line for line in words), words
+    assert "mma.sync" in asm["ptx"]
+
+compiled(
+    norm_quantize._add_norm_quantize,
+    {"*bf16": "hidden residual weight residual_out normed_out", "*fp8e4nv": "codes_out",
+     "*fp32": "scales_out"},
+    4, {"eps": "fp32"}, D=256, GROUPS=2, ADD=True, QUANTIZE=True, PDL=True,
+)
+compiled(
+    lm_head._largest_of_part,
+    {"*bf16": "logits", "*fp32": "values", "*i32": "indices"},
+    4, {"V": "i32", "PART": "i32"}, BLOCK=1024, PDL=True,
+)
+compiled(
+    lm_head._largest_of_parts,
+    {"*fp32": "values", "*i32": "indices", "*i64": "out"}, 1, SPLITS=32, PDL=True,
+)
+"""
+
+
+def test_operands_of_the_tensor_cores_are_loaded_as_they_are() -> None:
+    """No weight changes its layout on the way: that is what the kernel is fast by."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
