@@ -39,21 +39,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
 
 
 @triton.jit
-def _ask_for(start, VALUES: tl.constexpr):
-    """Asks for that many values from there on to come into the second-level cache, 256 bytes each
-    time; a power of two of them, aligned to 16 bytes."""
-    CHUNKS: tl.constexpr = VALUES * start.dtype.element_ty.primitive_bitwidth // 2048
-    tl.inline_asm_elementwise(
-        "cp.async.bulk.prefetch.L2.global [$1], 256; mov.b32 $0, 0;",
-        "=r,l",
-        [start.to(tl.int64) + tl.arange(0, CHUNKS) * 256],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
 def _gate_up(
     x,
     x_scale,
@@ -73,17 +58,10 @@ def _gate_up(
     QUANTIZED: tl.constexpr,
     DOT: tl.constexpr,
     ROWS: tl.constexpr,
-    SHARED: tl.constexpr,
     LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
-        if SHARED >= 0 and tl.program_id(0) < TILES:
-            # Which expert comes first in the list is known without the list.
-            start = w13 + tl.full([], SHARED, tl.int64) * (2 * WIDTH * D)
-            start += tl.program_id(0) * TILE * D
-            _ask_for(start, TILE * D)
-            _ask_for(start + WIDTH * D, TILE * D)
         gdc_wait()
         if not LATE:
             gdc_launch_dependents()
@@ -197,7 +175,6 @@ def _down(
     QUANTIZED: tl.constexpr,
     DOT: tl.constexpr,
     ROWS: tl.constexpr,
-    PREFETCH: tl.constexpr,
     SUM: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     TOP_K: tl.constexpr,
@@ -208,13 +185,6 @@ def _down(
     k0 = tl.arange(0, BLOCK_K)
     token = tl.arange(0, TOKENS)
     if PDL:
-        if PREFETCH:
-            # The router's list is there: what ran before has waited for it.
-            i = tl.program_id(0) // TILES
-            entry = tl.load(work + 1 + i, cache_modifier=".cg")
-            if i < tl.load(work, cache_modifier=".cg"):
-                start = w2 + (entry & 0xFFFF).to(tl.int64) * (D * WIDTH)
-                _ask_for(start + (tl.program_id(0) % TILES) * TILE * WIDTH, TILE * WIDTH)
         gdc_wait()
         if not LATE:
             gdc_launch_dependents()
@@ -302,10 +272,9 @@ class Tiling:
 
     tile: columns of the result a program (of gate and of up alike). tokens: rows of the batch at a
     time; 16 and more multiply e4m3 as it is, 8 as fp16, which are different results. programs: of
-    one multiprocessor, no more than it holds at once. block: of the sum at a time. prefetch:
-    whether a program asks for its first weights before it waits. late: whether the next launch
-    starts behind the last item of a program instead of beside its first, where its programs would
-    take the places of this one's unevenly; None: where a program has more than one item.
+    one multiprocessor, no more than it holds at once. block: of the sum at a time. late: whether
+    the next launch starts behind the last item of a program instead of beside its first, where its
+    programs would take the places of this one's unevenly; None: where a program has several items.
     """
 
     tile: int
@@ -314,7 +283,6 @@ class Tiling:
     warps: int
     programs: int
     block: int = 128
-    prefetch: bool = False
     late: bool | None = None
 
 
@@ -396,8 +364,6 @@ def experts(
         late = distinct * tiles > room if tiling.late is None else tiling.late
         return (min(distinct * tiles, room),), late
 
-    # What can be asked for early: whole tiles, of powers of two.
-    uneven = bool(width & (width - 1) or columns & (columns - 1) or width < up.tile)
     tiles = triton.cdiv(width, up.tile)
     grid, late = laid(up, tiles)
     _gate_up[grid](
@@ -414,7 +380,6 @@ def experts(
         BLOCK_K=up.block,
         STAGES=up.stages,
         LATE=late,
-        SHARED=w13.shape[0] - 1 if up.prefetch and shared and not uneven else -1,
         num_warps=up.warps,
         **shape,
         **launch_options(),
@@ -457,7 +422,6 @@ def experts(
         RENORMALIZE=routing.renormalize,
         TOP_K=slots - shared,
         BLOCK_S=triton.next_power_of_2(slots),
-        PREFETCH=down.prefetch and not uneven,
         num_warps=down.warps,
         **shape,
         **launch_options(),
