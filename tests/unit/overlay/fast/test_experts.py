@@ -7,8 +7,8 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast.kernels import experts, router
 
-D, E, TOP_K = 256, 6, 2
-UP = experts.Tiling(tile=64, tokens=8, stages=1, warps=4, programs=2)
+D, E, TOP_K = 128, 6, 2
+UP = experts.Tiling(tile=128, tokens=8, stages=1, warps=4, programs=2)
 DOWN = experts.Tiling(tile=128, tokens=8, stages=1, warps=4, programs=2)
 
 
@@ -114,7 +114,7 @@ def test_all_rows_on_the_same_experts() -> None:
 
 def test_a_width_that_is_no_whole_group() -> None:
     w = weights()
-    with pytest.raises(ValueError, match="256 x 64"):
+    with pytest.raises(ValueError, match="128 x 64"):
         experts.experts(
             batch(1), w.w13[:, :128], w.w13_scale, w.w2[:, :, :64].contiguous(), w.w2_scale
         )

@@ -7,8 +7,8 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast.kernels import router
 
-D, E, TOP_K = 256, 24, 4
-TILING = router.Tiling(tile=16, rows=4, candidates=16, chunk=16)
+D, E, TOP_K = 128, 24, 4
+TILING = router.Tiling(tile=16, rows=8, candidates=16, chunk=16)
 
 
 def inputs(rows: int, **changed: Any) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def lists(routing: router.Routing) -> list[tuple[int, list[int]]]:
     return [(e, routing.pairs[i, :n].tolist()) for i, (e, n) in enumerate(entries)]
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8, 13])
+@pytest.mark.parametrize("rows", [1, 3, 9])
 def test_a_batch(rows: int) -> None:
     given = inputs(rows)
     agree(router.route(**given, tiling=TILING), router.reference_route(**given))
@@ -71,15 +71,15 @@ def test_what_a_batch_can_be_without(changed: dict[str, Any]) -> None:
 def test_a_width_that_is_no_power_of_two() -> None:
     given = inputs(2, quantize=False)
     for name in ("hidden", "residual", "router_weight", "shared_gate_weight"):
-        given[name] = given[name][:, :192].contiguous()
-    given["norm_weight"] = given["norm_weight"][:192].contiguous()
+        given[name] = given[name][:, :96].contiguous()
+    given["norm_weight"] = given["norm_weight"][:96].contiguous()
     agree(router.route(**given, tiling=TILING), router.reference_route(**given))
 
 
 def choose(logits: torch.Tensor) -> router.Routing:
     """The choice of these logits alone; the shared expert's gate is open by half."""
     gates = torch.zeros(len(logits)).bfloat16()
-    return router.choose(logits, gates, TOP_K, True, TILING)
+    return router.choose(logits, gates, TOP_K, True, router.Tiling(candidates=64))
 
 
 @pytest.mark.parametrize("rows", [1, 6, 32])
@@ -96,9 +96,9 @@ def test_equal_logits_go_to_the_lower_expert(rows: int) -> None:
 
 def test_a_row_does_not_see_the_others() -> None:
     torch.manual_seed(0)
-    logits = torch.randn(32, 40).bfloat16()
+    logits = torch.randn(11, 40).bfloat16()
     whole = choose(logits)
-    for row in (0, 9, 31):
+    for row in (0, 9):
         alone = choose(logits[row : row + 1])
         assert torch.equal(alone.ids[0], whole.ids[row])
         assert torch.equal(alone.weights[0], whole.weights[row])
