@@ -15,6 +15,11 @@ from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
 
 MAX_ROWS = 32
 """Rows (requests times draft tokens) up to which a pass may be ours; device.MAX_ROWS."""
+ROWS: Mapping[Stage, int] = {
+    "dense": 8, "moe": 8, "gdn": MAX_ROWS, "attention": MAX_ROWS, "lm_head": 8,
+}  # fmt: skip
+"""Rows up to which a stage was faster than stock's where both were measured on an H200, among 1, 4,
+8 and 32 (benchmarks/results/h200x1-fast)."""
 
 
 class FastPath:
@@ -45,6 +50,23 @@ class FastPath:
         ours = {stage for layer in self.layers.values() for stage in layer.stages}
         return frozenset(ours | ({"lm_head"} if self.lm_head is not None else set()))
 
+    def layer(self, layer_id: int) -> FastLayer | None:
+        """A layer with the stages that are ours in the current pass; None: it is stock's."""
+        layer = self.layers.get(layer_id)
+        if self.current is None or layer is None:
+            return None
+        rows = self.current.requests * self.current.nodes
+        ours = frozenset(stage for stage in layer.stages if rows <= ROWS[stage])
+        if ours == layer.stages:
+            return layer
+        return layer.with_stages(ours) if ours else None
+
+    def serves_logits(self) -> bool:
+        """Whether the logits of the current pass are ours."""
+        if self.current is None or self.lm_head is None:
+            return False
+        return self.current.requests * self.current.nodes <= ROWS["lm_head"]
+
     def begin(self, batch: Any) -> None:
         """A pass enters the first layer: is it ours?"""
         from sglang.srt.model_executor.forward_context import get_attn_backend
@@ -73,7 +95,7 @@ class FastPath:
         paths = self._paths(metadata, requests, nodes)
         at = Pass(batch, backend, requests, nodes, verify, paths)
         # Commit finds the pass by the buffer of slots, which every captured size has its own of.
-        if verify and self._has("gdn"):
+        if verify and self._has("gdn") and rows <= ROWS["gdn"]:
             self._verified[metadata.mamba_cache_indices.data_ptr()] = at
         return at
 
@@ -114,7 +136,7 @@ def forward_layer(
     """A layer's forward, ours or stock's."""
     if layer_id == 0:
         path.begin(arguments["forward_batch"])
-    fast = path.layers.get(layer_id)
+    fast = path.layer(layer_id)
     if path.current is None or fast is None:
         return original()
     return fast.forward(

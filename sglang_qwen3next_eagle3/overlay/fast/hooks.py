@@ -75,6 +75,6 @@ def _lm_head(
     embedding_bias: Any = None,
 ) -> Any:
     path: FastPath | None = lm_head.__dict__.get(PATH)
-    if path is None or path.current is None or embedding_bias is not None:
+    if path is None or not path.serves_logits() or embedding_bias is not None:
         return original(processor, hidden_states, lm_head, embedding_bias)
     return path.kernels.lm_head(hidden_states, lm_head.weight.data)

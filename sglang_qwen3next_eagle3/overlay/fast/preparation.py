@@ -8,7 +8,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import conditions, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import MAX_ROWS, FastPath
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import MAX_ROWS, ROWS, FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastAttentionLayer,
@@ -59,12 +59,11 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         return None
     ours = sum(bool(layer.stages) for layer in path.layers.values())
     logger.info(
-        "%s on: %s; %d of %d layers; up to %d rows; checked in %.1f s",
+        "%s on: %s; %d of %d layers; checked in %.1f s",
         PREFIX,
-        ", ".join(sorted(path.stages)),
+        ", ".join(f"{stage} up to {ROWS[stage]} rows" for stage in sorted(path.stages)),
         ours,
         len(runner.model.model.layers),
-        MAX_ROWS,
         time.monotonic() - started,
     )
     return path

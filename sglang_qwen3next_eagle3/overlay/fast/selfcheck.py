@@ -22,8 +22,8 @@ Tensors = tuple[torch.Tensor, ...]
 LENGTHS = (133, 64)
 """Tokens in the cache of the requests that are made up: odd, and a boundary of blocks."""
 TYPICAL = 0.08
-"""How far the median row may be off, as a share of its length: one bit of a bf16 that goes the other
-way before a quantization moves an e4m3 by a sixteenth."""
+"""How far the median row may be off, as a share of its length: one bit of a bf16 that goes the
+other way before a quantization moves an e4m3 by a sixteenth."""
 WORST: Mapping[Stage, float] = {
     "dense": 0.3, "gdn": 0.3, "attention": 0.3, "lm_head": 0.3, "moe": 0.9,
 }  # fmt: skip

@@ -90,6 +90,20 @@ def test_a_layer_outside_a_pass_and_a_layer_without_stages_are_stocks(path: Fast
     assert (who, given) == ("ours", (path.current, "h", "r", "c"))
 
 
+@pytest.mark.parametrize(
+    ("rows", "stages"), [(1, {"dense", "moe", "gdn"}), (8, {"dense", "moe", "gdn"}), (9, {"gdn"})]
+)
+def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: set[str]) -> None:
+    path.lm_head = object()
+    path.current = path.prepare(decode(rows), backend(rows))
+    layer = path.layer(1)
+    assert layer is not None
+    assert layer.stages == stages
+    assert path.serves_logits() is (rows <= 8)
+    path.layers[1] = Layer(frozenset({"dense"}))  # type: ignore[assignment]
+    assert (path.layer(1) is None) is (rows == 9)
+
+
 def test_a_commit_belongs_to_whoever_ran_the_verify(path: FastPath) -> None:
     theirs: list[Any] = []
 
