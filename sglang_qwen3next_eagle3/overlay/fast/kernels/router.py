@@ -243,9 +243,7 @@ def _logits(
                 tl.store(shared_logits + t, to_bfloat16(chance), mask=t < T)
             if QUANTIZE:
                 GROUPS: tl.constexpr = BLOCK_D // 128
-                codes, scales = quantize_groups(
-                    tl.reshape(normed.to(tl.float32), [GROUPS, 128])
-                )
+                codes, scales = quantize_groups(tl.reshape(normed.to(tl.float32), [GROUPS, 128]))
                 g = tl.arange(0, GROUPS)
                 at = g[:, None] * 128 + tl.arange(0, 128)[None, :]
                 tl.store(codes_out + t * D + at, codes, mask=(at < D) & (t < T))
