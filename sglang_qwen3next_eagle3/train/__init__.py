@@ -1,0 +1,4 @@
+"""From conversations to a served head: prepare (data), vocab, capture, run (trainer), export,
+evaluate. Each takes options as a dataclass; `cli/train.py` makes them of the command line."""
+
+__all__ = ["capture", "data", "evaluate", "export", "trainer", "vocab"]

@@ -161,8 +161,8 @@ def test_the_target_answers_the_built_in_prompts_itself(
 def test_prompts_of_the_user_are_answered_on_request_only(
     setup: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "prompts.txt"
-    file.write_text("text")
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"text": "text"}\n' * 8)
     for flags, made in ((), "as given"), (("--regenerate",), "own answers"):
         assert setup.run_with_answers("--no-write", "--json", "--prompts", str(file), *flags) == 0
         assert json.loads(capsys.readouterr().out)["texts"] == made
