@@ -6,11 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from sglang.srt.managers.io_struct import GenerateReqInput, TokenizedGenerateReqInput
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from sglang_qwen3next_eagle3.overlay.requests import admission, endings, room
+from sglang_qwen3next_eagle3.overlay.requests import admission, endings, logprobs, room
 from sglang_qwen3next_eagle3.overlay.requests.admission import Limits, refusal
 
 LIMITS = Limits(vocab_size=4096, hidden_size=192, speculative=True, eagle3=True)
@@ -240,3 +241,19 @@ def test_a_prompt_that_fits_is_left_to_sglang() -> None:
     assert len(called) == 1
     with pytest.raises(ValueError, match="has 4080 tokens and 5 more"):
         room.validate_one_request(lambda *a: called.append(a), manager, asked, [1] * 4080)
+
+
+def test_logprobs_of_given_tokens_are_tensors_for_every_request_of_a_batch() -> None:
+    """SGLang calls `tolist` of each where a batch asks for them at all."""
+    from sglang.srt.layers import logprob_processor
+
+    table = torch.log_softmax(torch.randn(3, 8), dim=-1)
+    values, ids = logprobs.of_token_ids(
+        logprob_processor.get_token_ids_logprobs_raw,
+        table,
+        [None, [2, 5], None],
+        stage=logprob_processor.LogprobStage.DECODE,
+        no_copy_to_cpu=True,
+    )
+    assert [value.tolist() for value in values] == [[], table[1, [2, 5]].tolist(), []]
+    assert ids == [[], [2, 5], []]

@@ -88,3 +88,12 @@ def narrow_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
     command = plain_command(pair.target, head, (5, 1, 6), port)
     with running(command, port, logs / "narrow.log", cpu_environment()) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def plain_server(logs: Path) -> Iterator[Server]:
+    """The demo's target without speculation."""
+    port = free_port()
+    command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--no-speculation"]
+    with running([*command, "--port", str(port)], port, logs / "plain.log") as server:
+        yield server

@@ -17,6 +17,8 @@ from sglang_qwen3next_eagle3.overlay.requests import (
     admission,
     choices,
     endings,
+    logprobs,
+    min_p,
     penalties,
     room,
 )
@@ -211,6 +213,21 @@ HOOKS: tuple[Hook, ...] = (
         "sglang.srt.speculative.eagle_worker_common:eagle_sample",
         penalties.verify,
         "Penalizes every draft for the tokens on its own branch.",
+    ),
+    Hook(
+        "sglang.srt.speculative.eagle_worker_common:eagle_sample",
+        min_p.verify,
+        "Takes min_p along, which it does not hand to its kernel.",
+    ),
+    Hook(
+        "sglang.srt.layers.logprob_processor:get_token_ids_logprobs_raw",
+        logprobs.of_token_ids,
+        "A request that asks for no token_ids_logprob beside one that does ends the scheduler.",
+    ),
+    Hook(
+        "sgl_kernel:tree_speculative_sampling_target_only",
+        min_p.tree_sampling,
+        "Cuts the target's probabilities by min_p.",
     ),
     Hook(
         "sglang.srt.sampling.sampling_batch_info:SamplingBatchInfo.copy_for_forward",
