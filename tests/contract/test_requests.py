@@ -96,6 +96,17 @@ def test_what_would_end_the_scheduler_is_refused_in_one_sentence(
     assert "\n" not in found
 
 
+def test_a_grammar_that_cannot_take_tokens_back_is_refused_with_drafts() -> None:
+    """SGLang raises NotImplementedError in the scheduler."""
+    outlines = Limits(4096, 192, speculative=True, grammar_backend="outlines")
+    reason = refusal(tokenized(sampling={"regex": "a+"}), outlines)
+    assert reason is not None
+    assert "Start the server with xgrammar" in reason
+    assert refusal(tokenized(), outlines) is None
+    plain = Limits(4096, 192, grammar_backend="outlines")
+    assert refusal(tokenized(sampling={"regex": "a+"}), plain) is None
+
+
 def test_without_speculation_more_is_served() -> None:
     plain = Limits(vocab_size=4096, hidden_size=192)
     assert refusal(tokenized(return_hidden_states=True), plain) is None

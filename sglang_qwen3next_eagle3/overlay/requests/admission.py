@@ -29,8 +29,9 @@ class Limits:
     """What this server can take.
 
     vocab_size: of the target's embedding; hidden_size: the width of one row of `input_embeds`.
-    speculative: whether drafts are verified; deterministic: `--enable-deterministic-inference`.
+    speculative: whether drafts are verified.
     eagle3: whether the target's captured streams stand where its hidden states would.
+    multi_item_scoring: `--enable-mis`; grammar_backend: `--grammar-backend`.
     """
 
     vocab_size: int
@@ -38,6 +39,7 @@ class Limits:
     speculative: bool = False
     eagle3: bool = False
     multi_item_scoring: bool = False
+    grammar_backend: str = "xgrammar"
 
 
 def refusal(request: Any, limits: Limits) -> str | None:
@@ -177,6 +179,13 @@ def _combinations(request: Any, limits: Limits) -> Iterator[str]:
         yield (
             "return_hidden_states does not work with EAGLE3: SGLang would return the streams that "
             "the draft head reads instead of the hidden states. Use a server without speculation."
+        )
+    sampling = request.sampling_params
+    grammar = sampling.json_schema or sampling.regex or sampling.ebnf or sampling.structural_tag
+    if limits.speculative and grammar and limits.grammar_backend == "outlines":
+        yield (
+            "Structured output of --grammar-backend outlines does not work with speculative "
+            "decoding: it cannot take tokens back. Start the server with xgrammar."
         )
     if request.multi_item_delimiter_indices and not limits.multi_item_scoring:
         yield "multi_item_delimiter_indices needs a server with --enable-mis."

@@ -68,7 +68,8 @@ def _limits(server_args: Any, model_config: Any) -> Limits:
         hidden_size=model_config.hidden_size,
         speculative=not algorithm.is_none(),
         eagle3=algorithm.is_eagle3(),
-        multi_item_scoring=bool(getattr(server_args, "enable_mis", False)),
+        multi_item_scoring=server_args.enable_mis,
+        grammar_backend=server_args.grammar_backend,
     )
 
 
