@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from sglang_qwen3next_eagle3.demo.pair import DemoPair
-from tests.e2e.conftest import cpu_environment, plain_command
-from tests.e2e.test_exactness_requests import ask, differences
+from tests.support.demo_server import cpu_environment, plain_command
+from tests.support.request_answers import ask, differences
 from tests.support.request_features import GENERATE, Feature
 from tests.support.server import Server, free_port, running
 
@@ -33,12 +33,14 @@ FEATURES = tuple(
 
 @pytest.fixture(scope="module")
 def tight_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
-    """A pool of 400 tokens, prompts in pieces of 64, hidden states allowed."""
+    """A pool of 400 tokens, prompts in pieces of 64, hidden states allowed; every 13 steps SGLang
+    takes a request its place, as it does where the pool runs out."""
     port = free_port()
     command = plain_command(pair.target, pair.head, (3, 4, 8), port)
     command += ["--max-total-tokens", str(POOL), "--chunked-prefill-size", "64"]
     command += ["--enable-return-hidden-states"]
-    with running(command, port, logs / "tight.log", cpu_environment()) as server:
+    retract = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "13"}
+    with running(command, port, logs / "tight.log", cpu_environment() | retract) as server:
         yield server
 
 
@@ -54,7 +56,7 @@ def test_answers_that_lose_their_place_in_the_pool_and_come_back_are_the_same(
         plain = list(pool.map(lambda job: ask(plain_server, *job, NEW_TOKENS), jobs))
         answers = list(pool.map(lambda job: ask(tight_server, *job, NEW_TOKENS), jobs))
     assert not differences(jobs, answers, plain)
-    assert "Retract requests" in tight_server.printed()
+    assert "Testing retraction. #retracted_reqs: 1" in tight_server.printed()
 
 
 def test_an_answer_longer_than_the_pool_ends_with_length_and_its_text(
