@@ -1,0 +1,131 @@
+"""Compile every kernel of the fast path for sm_90 as its launcher launches it for the published
+target's shapes. Needs no GPU: what a launcher would run is compiled only. Prints their names.
+"""
+
+import json
+from collections import Counter
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from sglang_qwen3next_eagle3.overlay.fast.kernels import (
+    attention,
+    experts,
+    gdn_decode,
+    gdn_verify,
+    lm_head,
+    norm_quantize,
+    router,
+    skinny_gemm,
+    tree,
+)
+
+WIDTH, VOCABULARY, EXPERTS, TOP_K, INNER = 2048, 151936, 512, 10, 512
+KEY_HEADS, VALUE_HEADS, HEADS, KV_HEADS, HEAD_DIM, ROTARY = 16, 32, 16, 2, 256, 64
+CHANNELS, VALUES = 8192, 4096
+FP8, FP32, INT32, INT64 = torch.float8_e4m3fn, torch.float32, torch.int32, torch.int64
+compiled: Counter[str] = Counter()
+
+
+class H100:
+    """Triton's driver of a GPU that is not there."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def only_compile() -> None:
+    triton.runtime.driver.set_active(H100())
+    run = JITFunction.run
+
+    def compile_it(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        compiled[kernel.fn.__name__] += 1
+        return run(kernel, *args, grid=grid, warmup=True, **options)
+
+    JITFunction.run = compile_it
+    for module in (attention, experts):
+        module._multiprocessors = lambda device: 132
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(*shape, dtype=dtype)
+
+
+def fp8(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight and the scales of its blocks."""
+    blocks = [-(-size // 128) for size in shape[-2:]]
+    return empty(*shape, dtype=FP8), empty(*shape[:-2], *blocks, dtype=FP32)
+
+
+def rows(count: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return empty(count, width, dtype=FP8), empty(count, width // 128, dtype=FP32)
+
+
+def dense_and_experts(count: int) -> None:
+    hidden, gain = empty(count, WIDTH), empty(WIDTH)
+    norm_quantize.add_norm_quantize(hidden, None, gain, 1e-6, False)
+    normed = norm_quantize.add_norm_quantize(hidden, hidden, gain, 1e-6, True)
+    x = normed.codes, normed.scales
+    skinny_gemm.skinny_gemm(x, *fp8(12288, WIDTH), (normed.normed, empty(64, WIDTH)))
+    skinny_gemm.skinny_gemm(x, *fp8(9216, WIDTH))
+    skinny_gemm.skinny_gemm(rows(count, VALUES), *fp8(WIDTH, VALUES))
+    skinny_gemm.skinny_gemm(hidden, empty(12288, WIDTH))
+    lm_head.argmax_rows(lm_head.lm_head(hidden, empty(VOCABULARY, WIDTH)))
+    gate = empty(EXPERTS, WIDTH), empty(1, WIDTH)
+    routed = router.route(hidden, hidden, gain, 1e-6, *gate, TOP_K, True, True)
+    up, down = fp8(EXPERTS + 1, 2 * INNER, WIDTH), fp8(EXPERTS + 1, WIDTH, INNER)
+    experts.experts(routed, *up, *down)
+
+
+def gdn_and_attention(requests: int, nodes: int) -> None:
+    count = requests * nodes
+    conv, state = empty(4, CHANNELS, 3), empty(4, VALUE_HEADS, 128, 128, dtype=FP32)
+    slots = torch.zeros(requests, dtype=INT32)
+    common: dict[str, Any] = {
+        "qkvz": empty(count, 12288), "ba": empty(count, 64), "conv_state": conv,
+        "conv_weight": empty(CHANNELS, 4), "conv_bias": None,
+        "A_log": empty(VALUE_HEADS, dtype=FP32), "dt_bias": empty(VALUE_HEADS),
+        "ssm_state": state, "slots": slots, "norm_weight": empty(128), "eps": 1e-6,
+        "quantize": True, "early_state": True,
+    }  # fmt: skip
+    paths = None
+    if nodes == 1:
+        arrivals = gdn_decode.gdn_arrivals(count, KEY_HEADS, "cpu")
+        gdn_decode.gdn_decode(**common, arrivals=arrivals)
+    else:
+        links = torch.zeros(requests, nodes, dtype=INT32)
+        paths = tree.tree_paths(next_token=links, next_sibling=links)
+        kept = gdn_verify.GdnKept.empty(1, count, KEY_HEADS, VALUE_HEADS, 128, 128, "cpu")
+        gdn_verify.gdn_verify(**common, paths=paths, kept=kept, layer=0)
+        last = torch.zeros(requests, dtype=INT64)
+        gdn_verify.gdn_commit(conv[None], state[None], slots, paths, last, kept)
+        gdn_verify.gdn_commit(conv[None], state[None], slots, paths, last, kept, last, last)
+    cache, positions = empty(1024, KV_HEADS, HEAD_DIM), torch.zeros(count, dtype=INT64)
+    attention.attention(
+        empty(count, 9216), empty(HEAD_DIM), empty(HEAD_DIM), 1e-6, positions,
+        empty(8192, ROTARY, dtype=FP32), cache, cache, positions,
+        torch.zeros(requests + 1, dtype=INT32), torch.zeros(64, dtype=INT64), paths, True,
+        attention.attention_workspace(count, HEADS, HEAD_DIM, 8192, "cpu"),
+    )  # fmt: skip
+
+
+def main() -> None:
+    only_compile()
+    for count in (1, 8):
+        dense_and_experts(count)
+    gdn_and_attention(1, 1)
+    gdn_and_attention(2, 4)
+    print(json.dumps(compiled))
+
+
+if __name__ == "__main__":
+    main()
