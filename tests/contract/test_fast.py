@@ -93,3 +93,10 @@ def test_whole_passes_keep_the_streams(report: Any) -> None:
     assert streams["taken"] == [False, True, True, True, True]
     assert streams["off"][0] == 0
     assert 0 < max(streams["off"]) < 0.03
+
+
+def test_a_verify_is_the_decode_steps_that_it_stands_for(report: Any) -> None:
+    """Bit for bit, through stock's whole model: logits, committed states and KV cache."""
+    if report["mode"] != "none":
+        pytest.skip("stock's metadata of verification is made up here")
+    assert report["unequal"] == {"1 chain of 4": [], "2 chains of 4": [], "1 tree of 8": []}

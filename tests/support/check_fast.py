@@ -19,6 +19,7 @@ from sglang_qwen3next_eagle3.overlay.fast import dispatch, hooks, preparation, s
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
 from tests.support import fast_kernels
+from tests.support.fast_equality import Drafts, Passes, differs
 from tests.support.streams import StreamRunner
 
 PROMPT = list(range(20, 91))
@@ -50,6 +51,7 @@ def main() -> None:
     verify = model_runner.spec_algorithm.is_eagle()
     if not verify:
         report["streams"] = streams(runner, path, model_runner)
+        report["unequal"] = unequal(path, model_runner)
     if kind == "reference":
         spoilable = ["add_norm_quantize", "skinny_gemm", "attention", "experts", "lm_head"]
         spoilable += ["gdn_verify", "gdn_commit"] if verify else ["gdn_decode"]
@@ -112,6 +114,22 @@ def streams(runner: StreamRunner, path: dispatch.FastPath, model_runner: Any) ->
         for a, b in zip(ours, stock, strict=True)
     ]
     return {"taken": taken, "off": off, "tokens": [tokens, ours_tokens]}
+
+
+def unequal(path: dispatch.FastPath, model_runner: Any) -> dict[str, list[str]]:
+    """By shape of the drafts: what of a verify and its commit is not what decoding gives."""
+
+    def ours(batch: Any) -> None:
+        path.current = path.prepare(batch, model_runner.attn_backend)
+
+    path.begin = ours  # type: ignore[method-assign]
+    passes = Passes(model_runner, path)
+    shapes = {
+        "1 chain of 4": Drafts.chain(1, 4),
+        "2 chains of 4": Drafts.chain(2, 4),
+        "1 tree of 8": Drafts.tree(1, 8),
+    }
+    return {name: differs(passes, drafts) for name, drafts in shapes.items()}
 
 
 if __name__ == "__main__":
