@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
+
 MOST_CHOICES = 128
 """The largest `n`: what the OpenAI API allows. Every choice is a request of its own."""
 
@@ -119,8 +121,9 @@ def _prompt(request: Any, limits: Limits) -> Iterator[str]:
     if ids is None or len(ids) == 0:
         yield "The prompt is empty: it needs at least one token."
         return
-    # min and max of the array run in C; a prompt has up to 262,144 tokens.
-    for token in (min(ids), max(ids)):
+    # A prompt has up to 262,144 tokens, and the scheduler waits for this.
+    view = numpy.frombuffer(ids, dtype=numpy.int64)
+    for token in (int(view.min()), int(view.max())):
         if not 0 <= token < limits.vocab_size:
             yield (
                 f"The prompt contains the token id {token}; the vocabulary has the ids 0 to "
