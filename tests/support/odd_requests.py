@@ -21,6 +21,8 @@ KNOWN_INTERNAL_ERRORS: frozenset[tuple[str, str]] = frozenset(
     {
         # The template is rendered with two values for one name.
         (CHAT, "chat_template_kwargs"),
+        # A list where a mapping belongs, in a validator that asks it for a key.
+        (CHAT, "response_format"),
     }
 )
 """Route and field, of what SGLang answers with 500 and serves on."""
