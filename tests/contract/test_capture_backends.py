@@ -19,7 +19,7 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.encode import encode, load_format, read_conversations
-from sglang_qwen3next_eagle3.train.transformers_backend import TransformersRunner
+from sglang_qwen3next_eagle3.train.capture.transformers_runner import TransformersRunner
 from tests.support.actions import action
 from tests.support.small_target import conversation
 
