@@ -1,5 +1,6 @@
 """`head calibrate`: which auxiliary layers was a head trained with? Measured, not assumed.
 
+options.py  what is asked for, without torch
 run.py      from the options to what is kept
 source.py   what it is measured on
 answers.py  the target's own answers to prompts
@@ -10,7 +11,7 @@ verdict.py  which selection it is, and how sure that is
 report.py   the figures, and their table
 """
 
-from sglang_qwen3next_eagle3.calibrate.report import table
-from sglang_qwen3next_eagle3.calibrate.run import CalibrationOptions, calibrate
+from sglang_qwen3next_eagle3.calibrate.options import CalibrationOptions
+from sglang_qwen3next_eagle3.calibrate.run import calibrate
 
-__all__ = ["CalibrationOptions", "calibrate", "table"]
+__all__ = ["CalibrationOptions", "calibrate", "report"]

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.figures import require as require_matplotlib
 from sglang_qwen3next_eagle3.base.progress import Progress
+from sglang_qwen3next_eagle3.calibrate.options import CalibrationOptions
 from sglang_qwen3next_eagle3.head import contract
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
@@ -26,37 +27,6 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 
 DUMMY_FLAGS = ("--skip-tokenizer-init",)
-
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """What to measure, and what to do with it.
-
-    head, target: folder, hub name or `demo`. prompts: a file, None for the built-in ones.
-    regenerate: let the target answer them; by default those that are built in. max_prompts: the
-    first so many. max_length: tokens of a text; longer ones are cut into pieces, or left out where
-    they are answered. steps: drafts in a chain. load_format: SGLang's; dummy needs no weights.
-    plot: a PNG to write. out: where to keep the result instead of where `launch` looks; keep: at
-    all. sglang: its flags, which win.
-    """
-
-    head: str
-    target: str
-    head_revision: str | None = None
-    target_revision: str | None = None
-    prompts: Path | None = None
-    regenerate: bool | None = None
-    answer_tokens: int = 128
-    max_prompts: int | None = None
-    max_length: int = 512
-    steps: int = 3
-    tp: int = 1
-    device: Literal["cpu", "cuda"] | None = None
-    load_format: str | None = None
-    plot: Path | None = None
-    out: Path | None = None
-    keep: bool = True
-    sglang: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import answers, prompts
 from sglang_qwen3next_eagle3.calibrate.answers import Decoder, Questions
+from sglang_qwen3next_eagle3.calibrate.options import CalibrationOptions
 from sglang_qwen3next_eagle3.calibrate.prompts import MIN_TOKENS, Sample
 from sglang_qwen3next_eagle3.model.target import Target
-
-if TYPE_CHECKING:
-    from sglang_qwen3next_eagle3.calibrate.run import CalibrationOptions
 
 OWN, GIVEN, RANDOM = "own answers", "as given", "random tokens"
 RANDOM_PROMPTS = 24
@@ -57,7 +54,7 @@ class Source:
         return answers.answer(decoder, self.asked, self.answer_tokens, fewest, done)
 
 
-def source_of(options: "CalibrationOptions", target: Target, folder: Path) -> Source:
+def source_of(options: CalibrationOptions, target: Target, folder: Path) -> Source:
     """What the options ask for. folder: the target's.
 
     Raises:

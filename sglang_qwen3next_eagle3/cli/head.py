@@ -6,7 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.cli.arguments import positive
+from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, positive
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target
@@ -16,34 +16,26 @@ FOUND, NOT_FOUND = 0, 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    inspect = actions.add_parser(
-        "inspect",
-        help="will it serve? reads headers and small tensors only, also on the hub",
-        description="Exit status: 0 serves, 1 serves with warnings, 2 does not serve.",
-        allow_abbrev=False,
-    )
-    inspect.add_argument("head", help="folder or hub name of an EAGLE3 head, or demo")
-    inspect.add_argument("--revision", help="revision of the head on the hub")
-    inspect.add_argument("--target", help=f"its target: folder or hub name (default {TARGET})")
-    inspect.add_argument("--target-revision", help="revision of the target on the hub")
-    inspect.add_argument("--json", action="store_true", help="print JSON")
-    inspect.set_defaults(call=_inspect)
-    _add_calibrate(
-        actions.add_parser(
-            "calibrate",
-            help="measure which auxiliary layers it was trained with",
-            description="Which auxiliary layers was a head trained with? One load of the target in "
-            "SGLang, all streams captured, then the head's own forward for every candidate. "
-            "Exit status: 0 found, 1 not found, 2 it cannot be measured.",
-            allow_abbrev=False,
-        )
-    )
+    add_actions(parser, ACTIONS)
 
 
-def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Exit status: 0 serves, 1 serves with warnings, 2 does not serve."
+    parser.add_argument("head", help="folder or hub name of an EAGLE3 head, or demo")
+    parser.add_argument("--revision", help="revision of the head on the hub")
+    parser.add_argument("--target", help=f"its target: folder or hub name (default {TARGET})")
+    parser.add_argument("--target-revision", help="revision of the target on the hub")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     from sglang_qwen3next_eagle3.calibrate import CalibrationOptions as Defaults
 
+    parser.description = (
+        "Which auxiliary layers was a head trained with? One load of the target in SGLang, all "
+        "streams captured, then the head's own forward for every candidate. Exit status: 0 found, "
+        "1 not found, 2 it cannot be measured."
+    )
     what = parser.add_argument_group("what to measure")
     what.add_argument("--head", required=True, help="folder or hub name of the head, or demo")
     what.add_argument("--head-revision", help="revision of the head on the hub")
@@ -106,32 +98,33 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sglang", nargs="*", metavar="-- FLAGS", help="flags for SGLang, untouched; they win"
     )
-    parser.set_defaults(call=_calibrate)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Raises UserError."""
-    status: int = arguments.call(arguments)
-    return status
+    return int(arguments.call(arguments))
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.calibrate import CalibrationOptions, calibrate, table
+    from sglang_qwen3next_eagle3.calibrate import CalibrationOptions, calibrate
 
     given = {one.name: getattr(arguments, one.name) for one in fields(CalibrationOptions)}
     given |= {"target": _target_of(arguments), "sglang": tuple(arguments.sglang)}
     figures = calibrate(CalibrationOptions(**given))
-    print(json.dumps(figures, indent=2) if arguments.json else table(figures))
+    from sglang_qwen3next_eagle3.calibrate import report
+
+    print(json.dumps(figures, indent=2) if arguments.json else report.table(figures))
     return NOT_FOUND if figures["aux_layers"] is None else FOUND
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.head import inspect as head_inspect
 
+    # First, so that a head that is not there is not reported as its target.
+    files = head_inspect.files_of(arguments.head, arguments.revision)
     name = _target_of(arguments)
     folder = hub.resolve(name, arguments.target_revision, "target", only_config=True)
     target = Target.from_path(folder)
-    files = head_inspect.files_of(arguments.head, arguments.revision)
     report = head_inspect.inspect(arguments.head, files, name, target)
     if arguments.json:
         print(head_inspect.as_json(report))
@@ -145,3 +138,15 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _target_of(arguments: argparse.Namespace) -> str:
     """Its target: the one that is named, else that of the demo pair, else the published one."""
     return arguments.target or (DEMO if arguments.head == DEMO else TARGET)
+
+
+ACTIONS = {
+    "inspect": Action(
+        "will it serve? reads headers and small tensors only, also on the hub",
+        _inspect_arguments,
+        _inspect,
+    ),
+    "calibrate": Action(
+        "measure which auxiliary layers it was trained with", _calibrate_arguments, _calibrate
+    ),
+}

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -62,3 +63,37 @@ def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
         started.stdout.close()
         assert started.stderr.read() == b""
     assert started.returncode == READER_GONE
+
+
+WITHOUT_TORCH = [
+    *([verb, "--help"] for verb in VERBS),
+    ["head", "inspect", "--help"],
+    ["head", "calibrate", "--help"],
+    ["head", "inspect", "demo"],
+    ["launch", "--list"],
+    ["launch", "--profile", "demo", "--dry-run"],
+    ["launch", "--profile", "b1", "--dry-run"],
+]
+BLOCKED = """
+import json, sys, traceback
+sys.modules.update(torch=None, sglang=None)
+from sglang_qwen3next_eagle3.__main__ import main
+failed = {}
+for words in json.loads(sys.argv[1]):
+    try:
+        status = main(words)
+    except SystemExit as stopped:
+        status = stopped.code
+    except Exception:
+        status = traceback.format_exc()
+    if status != 0:
+        failed[" ".join(words)] = status
+print(json.dumps(failed), file=sys.stderr)
+"""
+
+
+def test_help_dry_runs_and_inspect_need_neither_torch_nor_sglang() -> None:
+    """They answer at once, and on a machine that has neither."""
+    command = [sys.executable, "-c", BLOCKED, json.dumps(WITHOUT_TORCH)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stderr.splitlines()[-1]) == {}, done.stderr

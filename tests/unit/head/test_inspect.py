@@ -190,3 +190,10 @@ def test_a_path_that_is_not_there_is_one_line(
 ) -> None:
     assert __main__.main(["head", "inspect", "./gone", "--target", str(target)]) == REFUSES
     assert "there is no folder ./gone" in capsys.readouterr().err
+
+
+def test_a_head_that_is_not_there_is_said_before_its_target_is_looked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert __main__.main(["head", "inspect", "./typo", "--target", "./neither"]) == REFUSES
+    assert "there is no folder ./typo" in capsys.readouterr().err
