@@ -11,6 +11,7 @@ from pathlib import Path
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, Terminated
 from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.base.progress import Progress
+from sglang_qwen3next_eagle3.model.aux_layers import DESCRIBED
 from sglang_qwen3next_eagle3.serving import server as servers
 from sglang_qwen3next_eagle3.serving.client import Client
 from sglang_qwen3next_eagle3.serving.preflight import DEFAULT_PORT
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
             server = stack.enter_context(started)
             progress.say(f"ready after {server.ready_seconds:.0f} s at {server.url}")
             progress.say(f"> {arguments.question}")
+        if (states := _captured(log)) is not None:
+            print(states)
         answer = Client(server.url).chat(arguments.question, max_tokens=arguments.max_tokens)
         print(answer.text)
         print(f"[{answer.figures()}]")
@@ -63,6 +66,13 @@ def _log() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _captured(log: Path) -> str | None:
+    """What the server's log says of the states that it captures."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    line = next((line for line in text.splitlines() if DESCRIBED in line), None)
+    return None if line is None else line[line.index(DESCRIBED) :]
 
 
 def _serve(server: Server) -> None:

@@ -74,6 +74,10 @@ class AuxSelection:
         return tuple(tap for tap in self.taps if tap.depth and target.kinds[tap.depth - 1] == "gdn")
 
 
+DESCRIBED = "auxiliary hidden states:"
+"""How the line of a log begins that says what is captured."""
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A selection that fits its target, and where it came from.
@@ -87,7 +91,7 @@ class Resolved:
     def describe(self, target: Target) -> str:
         """One line for the log: what is captured, from which source, what leaves a GDN layer."""
         name = f" ({self.selection.name})" if self.selection.name else ""
-        line = f"auxiliary hidden states: {self.selection}{name}, source: {self.source}"
+        line = f"{DESCRIBED} {self.selection}{name}, source: {self.source}"
         gdn = self.selection.gdn_streams(target)
         if gdn:
             leaves = ", ".join(f"{tap} is what layer {tap.depth - 1} put out" for tap in gdn)

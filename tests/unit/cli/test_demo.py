@@ -44,6 +44,15 @@ def test_it_asks_and_stops_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_it_says_which_states_the_server_captures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = "[2026-01-01 00:00:00] sglang-qwen3next-eagle3: auxiliary hidden states: output:1 (x)"
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"say": logged}}))
+    assert main(["demo"]) == 0
+    assert capsys.readouterr().out.startswith("auxiliary hidden states: output:1 (x)\nan answer")
+
+
 def test_a_server_that_does_not_start_is_told_with_its_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
