@@ -1,6 +1,7 @@
 """What the distribution promises, read from the files that promise it."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,29 @@ def test_constraints_pin_everything_without_addresses() -> None:
     names = [pin.split("==")[0].lower() for pin in pins]
     assert names == sorted(names)
     assert {"sglang", "torch", "transformers", "ruff", "mypy", "pytest"} <= set(names)
+
+
+OF_A_MACHINE = re.compile(r"(?<![\w.~-])/(work|root|home)/[\w.-]+")
+"""A path of the machine that something was made on. Not within a longer path or an address."""
+MADE_UP = {
+    "/root/.cache",  # In the image, whose user is root.
+    "/home/somebody",
+}
+
+
+def test_no_file_holds_a_path_of_the_machine_it_was_made_on() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a clone")
+    names = [name for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
+    assert "README.md" in names
+    found = {}
+    for name in names:
+        content = (ROOT / name).read_bytes()
+        if b"\0" in content:
+            continue  # No text.
+        text = content.decode(errors="replace")
+        paths = {path[0] for path in OF_A_MACHINE.finditer(text)} - MADE_UP
+        if paths:
+            found[name] = paths
+    assert found == {}
