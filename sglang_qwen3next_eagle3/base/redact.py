@@ -6,17 +6,41 @@ from pathlib import Path
 from typing import Any
 
 HIDDEN = "***"
-_SECRET = re.compile(r"(?:^|[-_])(?:key|token|password|secret)$", re.IGNORECASE)
+_SECRET = re.compile(r"(?:^|[-_])(?:(?:key|password|secret)s?|token)$", re.IGNORECASE)
+# In prose and in SGLang's log a token is mostly one of a text: `#new-token: 64`, `eos_token=2`.
+_SECRET_IN_TEXT = re.compile(
+    r"(?:^|[-_])(?:(?:key|password|secret)s?|(?:hf|hub|api|auth|access)[-_]?token)$|^apikey$",
+    re.IGNORECASE,
+)
 # Named like one and none: `--bucket-time-to-first-token` are seconds.
 _HARMLESS = re.compile(r"[-_](?:first|per)[-_]token$", re.IGNORECASE)
 _FLAGS = ("--api-key", "--admin-api-key", "--ssl-keyfile-password")
 """Of SGLang and of ours; below, the least that its parser takes for each of them."""
 _LEAST = ("--ap", "--ad", "--ssl-keyfile-")
-_VALUE = r"(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;(){}]+)"
+_QUOTED = (
+    # Up to its end or, where the log cuts it off, that of the line.
+    r"'(?:\\.|[^'\\\n])*(?:'|(?!.))"
+    r"|\"(?:\\.|[^\"\\\n])*(?:\"|(?!.))"
+    r"|\\\"(?:(?!\\\").)*(?:\\\"|(?!.))"  # of JSON within JSON
+)
+# A word as a shell takes it; and a value among others, which ends before the next one's name.
+_WORD = rf"(?P<value>(?:{_QUOTED}|\\.|\S)+)"
+_VALUE = rf"(?P<value>{_QUOTED}|(?:[^\s,;(){{}}]|[,;](?=\S)(?!['\"]?[\w-]+['\"]?\s*[=:]))+)"
 # In prose a key may be followed by any word: only a flag's value stands behind a space.
-_ASSIGNED = re.compile(r"(?P<name>--[\w-]+|[A-Za-z][\w-]*)(?P<sign>['\"]?\s*[=:]\s*)" + _VALUE)
-_PASSED = re.compile(r"(?P<name>--[A-Za-z][\w-]*)(?P<sign>\s+)" + _VALUE)
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+_PASSED = re.compile(r"(?P<name>--[A-Za-z][\w-]*)(?P<sign>\s*=\s*|\s+)" + _WORD)
+_LISTED = re.compile(rf"(?P<name>--[A-Za-z][\w-]*)(?P<sign>['\"],\s*)(?P<value>{_QUOTED})")
+_ASSIGNED = re.compile(r"(?P<name>(?<![\w-])[A-Za-z][\w-]*)(?P<sign>\\?['\"]?\s*[=:]\s*)" + _VALUE)
+_NOTHING = re.compile(r"(?:None|null)(?:[\s,;)}\]]|$)")
+# What shows itself whatever stands before it: a token of the hub, a key in a header, the password
+# of an address.
+_HUB_TOKEN = re.compile(r"(?P<kept>\b)hf_[A-Za-z0-9]{8,}")
+_SCHEME = r"(?:bearer|basic|digest|token)\s+"
+_HEADER = re.compile(
+    rf"(?P<kept>\bauthorization\\?['\"]?\s*[:=,]\s*(?:b?\\?['\"])?(?:{_SCHEME})?|\bbearer\s+)"
+    rf"(?!{_SCHEME})[^\s'\",;\\)}}]+",
+    re.IGNORECASE,
+)
+_LOGIN = re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://)[^\s/'\"]+(?=@)", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"(?<![\w.~/:-])~?/(?:[^\s/:'\",;()\[\]]+/)+")
 
 
@@ -43,7 +67,7 @@ def masked(words: Sequence[str]) -> list[str]:
         elif equals and is_secret(name):
             found.append(f"{name}={HIDDEN}")
         else:
-            found.append(_HUB_TOKEN.sub(HIDDEN, word))
+            found.append(_bare(word))
         hidden = not hidden and not equals and word.startswith("--") and is_secret(word)
     return found
 
@@ -58,19 +82,32 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, list | tuple):
         words = all(isinstance(entry, str) for entry in value)
         return masked(value) if words else [without_secrets(entry) for entry in value]
-    return _HUB_TOKEN.sub(HIDDEN, value) if isinstance(value, str) else value
+    return _bare(value) if isinstance(value, str) else value
 
 
 def text_without_secrets(text: str) -> str:
-    """A line of a log with the values of secrets masked: `api_key='K'`, `--api-key K`, a token."""
+    """A line of a log with the values of secrets masked: `api_key='K'`, `--api-key K`, a token.
+
+    Counts of tokens and the tokens of a vocabulary stay.
+    """
 
     def hide(match: re.Match[str]) -> str:
-        name, sign, value = match.group("name", "sign", "value")
-        return f"{name}{sign}{HIDDEN}" if is_secret(name) and value != "None" else match.group()
+        name, sign = match.group("name", "sign")
+        secret = is_secret(name) if name.startswith("--") else _SECRET_IN_TEXT.search(name)
+        if not secret or _NOTHING.match(text, match.start("value")):
+            return match.group()
+        return f"{name}{sign}{HIDDEN}"
 
-    for pattern in (_ASSIGNED, _PASSED):
+    text = _bare(text)
+    for pattern in (_PASSED, _LISTED, _ASSIGNED):
         text = pattern.sub(hide, text)
-    return _HUB_TOKEN.sub(HIDDEN, text)
+    return text
+
+
+def _bare(text: str) -> str:
+    for pattern in (_HUB_TOKEN, _HEADER, _LOGIN):
+        text = pattern.sub(rf"\g<kept>{HIDDEN}", text)
+    return text
 
 
 def without_paths(value: Any) -> Any:

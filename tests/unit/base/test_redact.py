@@ -68,10 +68,50 @@ def test_a_profile_is_written_without_its_keys() -> None:
         ("a key opens a door", "a key opens a door"),
         ("token: hf_abcdefghijklmnop", "token: ***"),
         ("seen hf_abcdefghijklmnop here", "seen *** here"),
+        ("x --api-key a,b;c --tp 4", "x --api-key *** --tp 4"),
+        ("x --api-key=a,b;c --tp 4", "x --api-key=*** --tp 4"),
+        ("x --api-key 'it'\"'\"'s mine' --tp 4", "x --api-key *** --tp 4"),
+        ("['--api-key', 'K3Y', '--tp', '4']", "['--api-key', ***, '--tp', '4']"),
+        ("api_key=a,b;c, port=1", "api_key=***, port=1"),
+        ("api_key=K3Y,port=1", "api_key=***,port=1"),
+        ("api_key=None,port=1", "api_key=None,port=1"),
+        (r"api_key='it\'s K3Y', port=1", "api_key=***, port=1"),
+        (r'{"api_key": "a\"b, c", "port": 1}', '{"api_key": ***, "port": 1}'),
+        (r"{\"api_key\": \"K3Y\", \"port\": 1}", r"{\"api_key\": ***, \"port\": 1}"),
+        ("api_key='K3Y and its line is cut\nport=1", "api_key=***\nport=1"),
+        ("Authorization: Bearer K3Y", "Authorization: Bearer ***"),
+        ("{'Authorization': 'Bearer K3Y', 'a': 1}", "{'Authorization': 'Bearer ***', 'a': 1}"),
+        ("(b'authorization', b'Bearer K3Y')", "(b'authorization', b'Bearer ***')"),
+        ("at http://me:p@w@host:1/v1", "at http://***@host:1/v1"),
+        ("HF_TOKEN=abc hf-token: abc auth_token='a'", "HF_TOKEN=*** hf-token: *** auth_token=***"),
     ],
 )
 def test_a_log_line_loses_the_values_only(line: str, clean: str) -> None:
     assert text_without_secrets(line) == clean
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Prefill batch, #new-seq: 1, #new-token: 64, #cached-token: 0, token usage: 0.00, "
+        "#running-req: 0, #queue-req: 0, input throughput (token/s): 12.34",
+        "Decode batch, #running-req: 1, #token: 120, token usage: 0.00, accept len: 2.50, "
+        "accept rate: 0.62, cuda graph: True, gen throughput (token/s): 210.35, #queue-req: 0",
+        "max_total_num_tokens=4096, chunked_prefill_size=2048, max_prefill_tokens=16384, "
+        "max_running_requests=48, context_len=262144, available_gpu_mem=8.10 GB",
+        "eos_token='<|im_end|>', pad_token: <|endoftext|>, eos_token_id=151645",
+        "INFO: 127.0.0.1:5 - GET http://127.0.0.1:30000/v1/models?to=a@b HTTP/1.1",
+    ],
+)
+def test_the_figures_of_sglang_s_log_stay(line: str) -> None:
+    assert text_without_secrets(line) == line
+
+
+def test_headers_and_logins_are_masked_in_a_command_line() -> None:
+    words = ["-H", "Authorization: Bearer K3Y", "--base-url", "http://me:K3Y@host:1/v1"]
+    found = ["-H", "Authorization: Bearer ***", "--base-url", "http://***@host:1/v1"]
+    assert masked(words) == found
+    assert masked(["--base-url=http://me:K3Y@host"]) == ["--base-url=http://***@host"]
 
 
 def test_no_path_of_the_machine_is_left() -> None:
