@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3 import __version__
-from sglang_qwen3next_eagle3.base.redact import masked, without_paths
+from sglang_qwen3next_eagle3.base.redact import (
+    masked,
+    text_without_secrets,
+    without_paths,
+    without_secrets,
+)
 
 DISTRIBUTION = "sglang-qwen3next-eagle3"
 PACKAGES = ("sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python")
@@ -36,9 +41,9 @@ def describe(words: Sequence[str]) -> dict[str, Any]:
         "host": {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": _memory()},
         "gpus": gpus(),
         "environment": {
-            name: without_paths(value)
-            for name, value in sorted(os.environ.items())
-            if name.startswith(("SGLANG_", "NCCL_", "CUDA_VISIBLE")) and "KEY" not in name
+            name: without_paths(text_without_secrets(value))
+            for name, value in without_secrets(dict(sorted(os.environ.items()))).items()
+            if name.startswith(("SGLANG_", "NCCL_", "CUDA_VISIBLE"))
         },
     }
 

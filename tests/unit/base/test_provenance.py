@@ -38,3 +38,15 @@ def test_a_copied_folder_can_be_told_its_commit(
 def test_the_versions_are_those_that_are_installed() -> None:
     assert provenance.version("no-such-distribution") is None
     assert provenance.versions(["no-such-distribution", "pydantic"]).keys() == {"pydantic"}
+
+
+def test_the_environment_is_told_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in ("TOKEN", "PASSWORD", "SECRET", "KEY", "API_KEYS"):
+        monkeypatch.setenv(f"SGLANG_SOME_{word}", "S3CRET")
+    monkeypatch.setenv("SGLANG_SOME_FLAGS", "--api-key S3CRET --tp 2")
+    monkeypatch.setenv("SGLANG_SOME_LIMIT", "7")
+    described = provenance.describe(["bench"])
+    assert "S3CRET" not in str(described)
+    assert described["environment"]["SGLANG_SOME_TOKEN"] == "***"
+    assert described["environment"]["SGLANG_SOME_FLAGS"] == "--api-key *** --tp 2"
+    assert described["environment"]["SGLANG_SOME_LIMIT"] == "7"
