@@ -14,12 +14,6 @@ from sglang_qwen3next_eagle3.base.schema import Strict, kebab
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
 from sglang_qwen3next_eagle3.serving import flags
 
-TRITON = "triton"
-CARD_LIMIT = (
-    "the model card names Triton as required (FlashInfer fails on head_dim 256 with hybrid "
-    "attention and GDN layers)"
-)
-
 Algorithm = Literal["eagle3", "nextn", "none"]
 """What drafts: an EAGLE3 head, the target's own MTP layer, or nothing."""
 SGLANG_NAMES: dict[Algorithm, str] = {"eagle3": "EAGLE3", "nextn": "NEXTN", "none": ""}
