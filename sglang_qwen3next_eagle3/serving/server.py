@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from sglang_qwen3next_eagle3.base import files
-from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
+from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError, uninterrupted
 from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
 from sglang_qwen3next_eagle3.serving.client import authorization
@@ -128,9 +128,14 @@ def running(url: str, api_key: str | None) -> Iterator[Server]:
 
 
 def _mask(log: Path) -> None:
-    if log.is_file():
-        with log.open(encoding="utf-8", errors="replace") as printed:
-            files.write_text(log, "".join(map(text_without_secrets, printed)))
+    """Whatever ended the server: that is told, and not that its log could not be written.
+
+    Nothing interrupts this, since the log would keep its secrets.
+    """
+    with uninterrupted(), contextlib.suppress(OSError):
+        if log.is_file():
+            with log.open(encoding="utf-8", errors="replace") as printed:
+                files.write_text(log, "".join(map(text_without_secrets, printed)))
 
 
 def _get(url: str, headers: Mapping[str, str]) -> httpx.Response:

@@ -1,6 +1,8 @@
 """A server of our own: started, asked, ended, and what it leaves."""
 
+import errno
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,37 @@ def test_neither_does_that_of_one_that_failed(
     with pytest.raises(ServerFailed), server.started(WORDS, tmp_path / "server.log", {}, 60):
         pass
     assert (tmp_path / "server.log").read_text() == "error: no --api-key *** here\n"
+
+
+def test_a_full_disk_does_not_stand_in_for_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(server.files, "write_text", full)
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"refuse": "no room"}}))
+    with (
+        pytest.raises(ServerFailed, match="exit status 2"),
+        server.started(WORDS, tmp_path / "server.log", {}, 60),
+    ):
+        pass
+
+
+def test_ctrl_c_does_not_keep_the_secrets_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "server.log"
+    written = server.files.write_text
+
+    def interrupted(path: Path, text: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        written(path, text)
+
+    monkeypatch.setattr(server.files, "write_text", interrupted)
+    with server.started(WORDS, log, {}, 60):
+        pass
+    assert "S3CRET" not in log.read_text()
 
 
 def test_it_is_asked_and_flushed(tmp_path: Path) -> None:
