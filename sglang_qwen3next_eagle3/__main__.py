@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sglang_qwen3next_eagle3 import __version__
-from sglang_qwen3next_eagle3.base.errors import exit_status
+from sglang_qwen3next_eagle3.base.errors import Replacement, exit_status
 
 # Verb, module (imported only when it is called for), what it does.
 VERBS = {
@@ -22,6 +22,11 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    # Parsing too: it imports the verb, which takes seconds in which Ctrl-C may come.
+    return exit_status(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int | Replacement:
     parser = argparse.ArgumentParser(prog="sglang-qwen3next-eagle3", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -32,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.set_defaults(words=words)
     arguments = parser.parse_args(words)
     called = importlib.import_module(f"{__package__}.{VERBS[arguments.verb][0]}")
-    return exit_status(lambda: called.run(arguments))
+    result: int | Replacement = called.run(arguments)
+    return result
 
 
 if __name__ == "__main__":

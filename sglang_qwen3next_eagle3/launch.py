@@ -8,17 +8,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sglang_qwen3next_eagle3.base.errors import exit_status
+from sglang_qwen3next_eagle3.base.errors import Replacement, exit_status
 from sglang_qwen3next_eagle3.cli import launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    return exit_status(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int | Replacement:
     parser = argparse.ArgumentParser(
         prog="python -m sglang_qwen3next_eagle3.launch", description=__doc__, allow_abbrev=False
     )
     launch.add_arguments(parser)
-    arguments = parser.parse_args(argv)
-    return exit_status(lambda: launch.run(arguments))
+    return launch.run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

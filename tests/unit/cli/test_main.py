@@ -1,12 +1,14 @@
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3 import __version__, launch
 from sglang_qwen3next_eagle3.__main__ import VERBS, main
-from sglang_qwen3next_eagle3.base.errors import READER_GONE
+from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, READER_GONE
 
 
 def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +43,20 @@ def test_a_closed_output_is_no_error() -> None:
     command = f"{sys.executable} -m sglang_qwen3next_eagle3.launch --list >&-"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", [main, launch.main])
+def test_ctrl_c_while_the_options_are_parsed_is_no_traceback(
+    command: Callable[[list[str]], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("sglang_qwen3next_eagle3.cli.launch.add_arguments", interrupted)
+    assert command(["launch", "--list"]) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 LARGE = "benchmarks/results/h200x1-speed"
