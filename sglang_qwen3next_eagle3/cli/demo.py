@@ -71,8 +71,9 @@ def _log() -> Iterator[Path]:
 def _captured(log: Path) -> str | None:
     """What the server's log says of the states that it captures."""
     text = log.read_text(encoding="utf-8", errors="replace")
-    line = next((line for line in text.splitlines() if DESCRIBED in line), None)
-    return None if line is None else line[line.index(DESCRIBED) :]
+    # The last one: before it stands what the launcher decided.
+    lines = [line for line in text.splitlines() if DESCRIBED in line]
+    return lines[-1][lines[-1].index(DESCRIBED) :] if lines else None
 
 
 def _serve(server: Server) -> None:
