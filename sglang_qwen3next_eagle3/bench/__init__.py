@@ -3,8 +3,9 @@
 options         what is asked for, with its defaults
 run, speed      the two benchmarks; measure.py is what they do alike
 configurations  what is compared, and how each is started
+sessions        the loop over their servers: in which order, and when one fails
 suites/         prompts
-load/           requests in flight, and the servers that get them
+load/           requests in flight
 results/        passes as they are kept, and the figures made of them
 trees/          what a cycle costs, and which tree pays at which accept length
 reports/        what people read of it

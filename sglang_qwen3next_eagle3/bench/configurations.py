@@ -12,8 +12,8 @@ import yaml
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import slug, write_text
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths, without_secrets
-from sglang_qwen3next_eagle3.bench.load.runner import Start
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration
+from sglang_qwen3next_eagle3.bench.sessions import Start
 from sglang_qwen3next_eagle3.serving import preflight
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving import server as servers

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.bench import reports
-from sglang_qwen3next_eagle3.bench.load.runner import Runner, Session, Start, Work
 from sglang_qwen3next_eagle3.bench.options import BenchOptions
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
+from sglang_qwen3next_eagle3.bench.sessions import Runner, Session, Start, Work
 
 
 @dataclass(frozen=True)

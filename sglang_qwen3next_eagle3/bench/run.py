@@ -10,11 +10,11 @@ from sglang_qwen3next_eagle3.base.files import slug
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
 from sglang_qwen3next_eagle3.bench import configurations
 from sglang_qwen3next_eagle3.bench.load.load import Dialogue
-from sglang_qwen3next_eagle3.bench.load.runner import Start, Work
 from sglang_qwen3next_eagle3.bench.measure import Benchmark, Outcome, measure
 from sglang_qwen3next_eagle3.bench.options import RunOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
+from sglang_qwen3next_eagle3.bench.sessions import Start, Work
 from sglang_qwen3next_eagle3.bench.suites import Selection, Suite, load_suite, select
 from sglang_qwen3next_eagle3.model.chat_format import ChatFormat
 from sglang_qwen3next_eagle3.serving import server as servers

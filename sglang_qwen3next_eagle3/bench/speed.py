@@ -13,11 +13,11 @@ from sglang_qwen3next_eagle3.base import figures, provenance
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
 from sglang_qwen3next_eagle3.bench import configurations
 from sglang_qwen3next_eagle3.bench.configurations import Contender
-from sglang_qwen3next_eagle3.bench.load.runner import Work
 from sglang_qwen3next_eagle3.bench.measure import Benchmark, Outcome, measure
 from sglang_qwen3next_eagle3.bench.options import SpeedOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
+from sglang_qwen3next_eagle3.bench.sessions import Work
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target

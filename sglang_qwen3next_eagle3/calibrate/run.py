@@ -15,16 +15,16 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.figures import require as require_matplotlib
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.calibrate.options import CalibrationOptions
-from sglang_qwen3next_eagle3.head import contract
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head import selection as head_selection
+from sglang_qwen3next_eagle3.head.check import check
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, validate
+from sglang_qwen3next_eagle3.model.embeddings import vocabulary_rows
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 
 DUMMY_FLAGS = ("--skip-tokenizer-init",)
 
@@ -131,7 +131,7 @@ def load_pair(options: CalibrationOptions) -> Pair:
     head_folder = hub.resolve(head, options.head_revision, "head")
     config = hub.resolve(target, options.target_revision, "target", only_config=True)
     found, its_target = Head.from_path(head_folder), Target.from_path(config)
-    contract.check(found, its_target)
+    check(found, its_target)
     error = its_target.tp_error(options.tp)
     if error is not None:
         raise UserError(f"{error}: choose another --tp")

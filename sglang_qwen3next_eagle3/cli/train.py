@@ -141,7 +141,7 @@ def _preparation(arguments: argparse.Namespace) -> Any:
 
 
 def _vocab_arguments(parser: argparse.ArgumentParser) -> None:
-    from sglang_qwen3next_eagle3.train.vocab import VocabularyOptions
+    from sglang_qwen3next_eagle3.train.draft_vocabulary import VocabularyOptions
 
     defaults, add = defaults_of(VocabularyOptions), parser.add_argument
     add("--data", type=Path, required=True, help="train.jsonl of `train prepare`")
@@ -154,14 +154,14 @@ def _vocab_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _vocab(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.train import vocab
+    from sglang_qwen3next_eagle3.train.draft_vocabulary import MAPPING, VocabularyOptions, make
 
-    chosen, report = vocab.make(options_of(vocab.VocabularyOptions, arguments))
+    chosen, report = make(options_of(VocabularyOptions, arguments))
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
         print(
-            f"{arguments.out / vocab.MAPPING}: {len(chosen.tokens)} of {chosen.target_size} tokens "
+            f"{arguments.out / MAPPING}: {len(chosen.tokens)} of {chosen.target_size} tokens "
             f"cover {chosen.coverage:.2%} of {chosen.total} answer tokens in "
             f"{report['conversations']} conversations"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.findings import Finding, error, worst
-from sglang_qwen3next_eagle3.head import contract, selection
+from sglang_qwen3next_eagle3.head import check, selection
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head.files import Files, Folder, OnHub
 from sglang_qwen3next_eagle3.head.head import Head
@@ -66,7 +66,7 @@ def inspect(name: str, files: Files, target_name: str, target: Target) -> Report
         head = Head.from_files(files)
     except UserError as refused:
         return Report(name, target_name, target, None, None, (error("file", str(refused)),))
-    found = contract.findings(head, target)
+    found = check.findings(head, target)
     record = None
     command = f"{CALIBRATE} --target {target_name} --head {name}"
     if "fc.weight" in head.tensors and not any(finding.level == "error" for finding in found):

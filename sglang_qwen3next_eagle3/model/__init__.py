@@ -1,3 +1,4 @@
-"""What the target is: its config, its layers' streams, its chat format, and where it is kept."""
+"""What the target is: its config, its layers' streams, its embedding and lm_head, its chat format,
+and where it is kept."""
 
-__all__ = ["aux_layers", "chat_format", "hub", "safetensors_header", "target"]
+__all__ = ["aux_layers", "chat_format", "embeddings", "hub", "safetensors_header", "target"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.head import contract as head_contract
+from sglang_qwen3next_eagle3.head import check as head_check
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head import selection
@@ -332,7 +332,7 @@ def _check_mtp(target: Path, given: Parsed) -> None:
 def _with_head(launch: Launch, asked: Profile, head: Head, target: Target, given: Parsed) -> Launch:
     """Which states it is fed with, and what its config makes necessary."""
     if head.tensors:
-        head_contract.check(head, target)
+        head_check.check(head, target)
     option = asked.aux_layers
     # An option decides alone; a calibration that is not asked for is not read either.
     record = aux_record.find(Folder(head.path)) if option is None and head.tensors else None

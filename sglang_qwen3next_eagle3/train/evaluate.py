@@ -75,17 +75,18 @@ def evaluate(options: EvaluationOptions) -> Evaluation:
     """
     import torch
 
-    from sglang_qwen3next_eagle3.head import contract, record
+    from sglang_qwen3next_eagle3.head import record
     from sglang_qwen3next_eagle3.head import selection as head_selection
+    from sglang_qwen3next_eagle3.head.check import check
     from sglang_qwen3next_eagle3.head.files import Folder
     from sglang_qwen3next_eagle3.head.forward import HeadModel
     from sglang_qwen3next_eagle3.head.head import Head
-    from sglang_qwen3next_eagle3.model.vocabulary import EMBEDDING, LM_HEAD, vocabulary_rows
+    from sglang_qwen3next_eagle3.model.embeddings import EMBEDDING, LM_HEAD, vocabulary_rows
     from sglang_qwen3next_eagle3.train.capture import features
 
     config = hub.resolve(options.target, what="target", only_config=True)
     target, head = Target.from_path(config), Head.from_path(options.head)
-    contract.check(head, target)
+    check(head, target)
     selection = head_selection.resolve(
         head,
         target,

@@ -19,7 +19,7 @@ from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.provenance import DISTRIBUTION
 from sglang_qwen3next_eagle3.base.redact import without_paths
-from sglang_qwen3next_eagle3.head import contract
+from sglang_qwen3next_eagle3.head.check import check
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target
@@ -90,7 +90,7 @@ def _export(
     head = Head.from_path(out)
     if any("embed_tokens" in name for name in head.tensors):
         raise UserError(f"{checkpoint}: the export carries an embedding, the target's is shared")
-    contract.check(head, target)
+    check(head, target)
     progress = _progress(checkpoint)
     progress["metrics"] = runlog.last_metrics(folder / runs.LOG, progress.get("step", 0))
     files.write_json(out / PROVENANCE, provenance_of(record, progress))

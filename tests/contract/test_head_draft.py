@@ -14,8 +14,8 @@ from torch import Tensor
 from sglang_qwen3next_eagle3.calibrate import prompts
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.head.forward import HeadModel
+from sglang_qwen3next_eagle3.model.embeddings import vocabulary_rows
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 from tests.support import dump_draft
 from tests.support.demo_server import cpu_environment, plain_command
 from tests.support.server import free_port, generate, running

@@ -19,8 +19,8 @@ from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.head.forward import HeadModel
 from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model.embeddings import vocabulary_rows
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 from sglang_qwen3next_eagle3.train import evaluate
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.trainer import supervise

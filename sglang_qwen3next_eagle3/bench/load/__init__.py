@@ -1,3 +1,3 @@
-"""Requests in flight: one as a stream, many at once, and the servers that get them."""
+"""Requests in flight: one as a stream, many at once."""
 
-__all__ = ["load", "runner", "stream"]
+__all__ = ["load", "stream"]

@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.train import vocab
+from sglang_qwen3next_eagle3.train import draft_vocabulary
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.features import Manifest
 from sglang_qwen3next_eagle3.train.trainer import draft, recipe, runconfig, specforge
@@ -111,7 +111,7 @@ def make_plan(options: TrainOptions) -> TrainingPlan:
         about={
             "recipe": {"name": Path(options.recipe).stem, "description": chosen.description},
             "target": name,
-            "data": {**data, "vocabulary": vocab.read_report(options.vocab)},
+            "data": {**data, "vocabulary": draft_vocabulary.read_report(options.vocab)},
         },
     )
 
@@ -234,7 +234,7 @@ def _existing(path: Path | None, placeholder: str, options: TrainOptions, option
 
 def _check_vocabulary(path: Path, plan: TrainingPlan) -> None:
     assert plan.draft_config is not None
-    sizes = vocab.sizes(path)
+    sizes = draft_vocabulary.sizes(path)
     wanted = plan.draft_config["draft_vocab_size"], plan.draft_config["vocab_size"]
     if sizes != wanted:
         raise UserError(

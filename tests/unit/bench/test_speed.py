@@ -10,7 +10,7 @@ from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.bench import SpeedOptions, speed
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import synthetic
-from sglang_qwen3next_eagle3.head import contract
+from sglang_qwen3next_eagle3.head.check import check
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.serving import profile as profiles
@@ -141,7 +141,7 @@ def test_the_fakes_are_told_what_to_accept(tmp_path: Path, monkeypatch: pytest.M
 def test_the_synthetic_pair_is_the_published_one_in_shape(tmp_path: Path) -> None:
     target = Target.from_path(synthetic.write_target(tmp_path / "t", "fp8"))
     head = Head.from_path(synthetic.write_head(tmp_path / "h"))
-    contract.check(head, target)
+    check(head, target)
     assert target.tp_error(8) is not None, "the FP8 block rule"
     assert Target.from_path(synthetic.write_target(tmp_path / "b", "bf16")).tp_error(8) is None
     size = (tmp_path / "h" / "model.safetensors").stat().st_size

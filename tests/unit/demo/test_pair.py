@@ -10,7 +10,7 @@ import pytest
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.demo import pair as pairs
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
-from sglang_qwen3next_eagle3.head import contract
+from sglang_qwen3next_eagle3.head.check import check
 from sglang_qwen3next_eagle3.head.files import Folder, headers
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model.target import Target
@@ -52,7 +52,7 @@ def test_the_target_has_the_real_one_s_architecture(pair: DemoPair) -> None:
 
 def test_the_head_fits_the_target_and_names_the_card_s_layers(pair: DemoPair) -> None:
     head = Head.from_path(pair.head)
-    contract.check(head, Target.from_path(pair.target))
+    check(head, Target.from_path(pair.target))
     assert head.layer_ids == [3, 7, 11]
     assert head.context_length == Target.from_path(pair.target).context_length
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.head import contract
+from sglang_qwen3next_eagle3.head import check as head_check
 from sglang_qwen3next_eagle3.head.head import Head, TensorInfo
 from sglang_qwen3next_eagle3.model.target import Target
 from tests.support.checkpoints import (
@@ -20,12 +20,12 @@ TARGET = Target.from_config(SMALL_TARGET)
 
 
 def check(folder: Path) -> None:
-    contract.check(Head.from_path(folder), TARGET)
+    head_check.check(Head.from_path(folder), TARGET)
 
 
 def test_a_head_of_the_contract_is_accepted(head_folder: Path) -> None:
     head = Head.from_path(head_folder)
-    contract.check(head, TARGET)
+    head_check.check(head, TARGET)
     assert head.aux_count == 3
     assert head.layer_ids is None
     assert head.tensors["d2t"] == TensorInfo((32,), "I64")
@@ -98,7 +98,7 @@ def test_tensors_that_are_missing_or_of_another_shape_are_refused(
 
 def test_a_head_of_another_target_is_refused(head_folder: Path) -> None:
     with pytest.raises(UserError, match="width 8, the target's are 2048 wide"):
-        contract.check(Head.from_path(head_folder), Target.from_config(CODER_NEXT))
+        head_check.check(Head.from_path(head_folder), Target.from_config(CODER_NEXT))
 
 
 def test_a_truncated_file_is_refused(head_folder: Path) -> None:
@@ -121,5 +121,5 @@ def test_a_head_with_more_states_is_a_head_of_more_states(tmp_path: Path) -> Non
     config = {**SMALL_HEAD, "num_aux_hidden_states": 4}
     folder = write_head(tmp_path / "h", config, {**SMALL_HEAD_SHAPES, "fc.weight": (8, 32)})
     head = Head.from_path(folder)
-    contract.check(head, TARGET)
+    head_check.check(head, TARGET)
     assert head.aux_count == 4

@@ -7,7 +7,7 @@ import torch
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.train import vocab
+from sglang_qwen3next_eagle3.train import draft_vocabulary
 from tests.support.checkpoints import CODER_NEXT
 from tests.support.small_target import conversation, write_target
 
@@ -15,22 +15,22 @@ COUNTS = Counter({7: 50, 2: 30, 9: 30, 4: 1})
 
 
 def test_the_most_frequent_tokens_are_chosen_the_lower_id_first() -> None:
-    chosen = vocab.choose(COUNTS, 2, 10)
+    chosen = draft_vocabulary.choose(COUNTS, 2, 10)
     assert chosen.tokens == (2, 7)
     assert (chosen.covered, chosen.total) == (80, 111)
     assert chosen.coverage == 80 / 111
 
 
 def test_special_tokens_are_in_whatever_their_count() -> None:
-    assert vocab.choose(COUNTS, 3, 10, always={0, 8}).tokens == (0, 7, 8)
+    assert draft_vocabulary.choose(COUNTS, 3, 10, always={0, 8}).tokens == (0, 7, 8)
 
 
 def test_unused_tokens_fill_up() -> None:
-    assert vocab.choose(COUNTS, 6, 10).tokens == (0, 1, 2, 4, 7, 9)
+    assert draft_vocabulary.choose(COUNTS, 6, 10).tokens == (0, 1, 2, 4, 7, 9)
 
 
 def test_the_maps_are_offsets_and_membership() -> None:
-    tensors = vocab.choose(COUNTS, 3, 10).tensors()
+    tensors = draft_vocabulary.choose(COUNTS, 3, 10).tensors()
     assert tensors["d2t"].tolist() == [2 - 0, 7 - 1, 9 - 2]
     assert tensors["d2t"].dtype == torch.int64
     assert tensors["t2d"].nonzero().flatten().tolist() == [2, 7, 9]
@@ -50,7 +50,7 @@ def test_sizes_that_do_not_fit_are_refused(
     size: int, always: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        vocab.choose(COUNTS, size, 10, always)
+        draft_vocabulary.choose(COUNTS, size, 10, always)
 
 
 @pytest.fixture
@@ -78,12 +78,13 @@ def test_only_answers_are_counted(
     # a a b and a b, each with the token that ends the turn.
     assert (report["answer_tokens"], report["coverage"]) == (7, 1.0)
     assert report["target_vocabulary"] == CODER_NEXT["vocab_size"]
-    assert vocab.read_report(tmp_path / "vocab" / vocab.MAPPING) == report
+    assert draft_vocabulary.read_report(tmp_path / "vocab" / draft_vocabulary.MAPPING) == report
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "target")
-    kept = torch.load(tmp_path / "vocab" / vocab.MAPPING)["t2d"].nonzero().flatten().tolist()
+    mapping = tmp_path / "vocab" / draft_vocabulary.MAPPING
+    kept = torch.load(mapping)["t2d"].nonzero().flatten().tolist()
     kept_tokens = set(tokenizer.convert_ids_to_tokens(kept))
     assert kept_tokens == {"a", "b", "<|im_start|>", "<|im_end|>"}
-    assert vocab.sizes(tmp_path / "vocab" / vocab.MAPPING) == (4, CODER_NEXT["vocab_size"])
+    assert draft_vocabulary.sizes(mapping) == (4, CODER_NEXT["vocab_size"])
 
 
 def test_low_coverage_is_warned_of(
@@ -111,5 +112,5 @@ def test_another_file_is_no_vocabulary(tmp_path: Path) -> None:
     for content in (b"", b"no torch file"):
         path.write_bytes(content)
         with pytest.raises(UserError, match="is no draft vocabulary"):
-            vocab.sizes(path)
-    assert vocab.read_report(path) is None
+            draft_vocabulary.sizes(path)
+    assert draft_vocabulary.read_report(path) is None

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.embeddings import vocabulary_rows
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.model.vocabulary import vocabulary_rows
 from tests.support.calibration import SMALL_TARGET, target
 
 
