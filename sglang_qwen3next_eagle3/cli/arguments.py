@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
+from sglang_qwen3next_eagle3.base.errors import UserError
+
 _Options = TypeVar("_Options")
 
 
@@ -44,6 +46,29 @@ def add_actions(parser: argparse.ArgumentParser, actions: Mapping[str, Action]) 
             name, help=action.summary, description=action.summary, allow_abbrev=False
         )
         one.action = action
+
+
+class _SGLangFlags(argparse.Action):
+    """argparse takes words for these wherever no option stands, also without a `--`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values and not values[0].startswith("-"):
+            raise UserError(
+                f"{values[0]!r} belongs to no option: mend it; SGLang's flags begin with - and "
+                "stand behind a --"
+            )
+        setattr(namespace, self.dest, values)
+
+
+def add_sglang_flags(parser: argparse.ArgumentParser, summary: str, dest: str = "sglang") -> None:
+    """`-- FLAGS`, at the end. Parsing raises UserError: a word that is no flag begins them."""
+    parser.add_argument(dest, nargs="*", metavar="-- FLAGS", help=summary, action=_SGLangFlags)
 
 
 def defaults(options: type[Any]) -> dict[str, Any]:

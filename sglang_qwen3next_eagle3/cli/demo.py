@@ -5,17 +5,19 @@ import contextlib
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.base.errors import ServerFailed, Terminated
+from sglang_qwen3next_eagle3.base.errors import ServerFailed, Terminated, UserError
 from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.base.progress import Progress
+from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
 from sglang_qwen3next_eagle3.model.aux_layers import DESCRIBED
+from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving import server as servers
-from sglang_qwen3next_eagle3.serving.client import Client
+from sglang_qwen3next_eagle3.serving.client import Answer, Client
 from sglang_qwen3next_eagle3.serving.preflight import DEFAULT_PORT
-from sglang_qwen3next_eagle3.serving.server import Server
+from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
 
 QUESTION = "Write a Python function to merge two sorted lists."
 START_SECONDS = 300.0
@@ -26,11 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="default: 30000, or a free one if that is taken")
     parser.add_argument("--question", default=QUESTION, help="default: %(default)s")
     parser.add_argument("--max-tokens", type=int, default=96, help="default: %(default)s")
-    parser.add_argument("sglang", nargs="*", metavar="-- FLAGS", help="more flags for SGLang")
+    add_sglang_flags(parser, "more flags for SGLang")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the question was answered. Raises UserError or ServerFailed."""
+    key = _key(arguments.sglang)
     port = arguments.port or free_port(DEFAULT_PORT)
     words = ["--profile", "demo", "--port", "{port}", "--", *arguments.sglang]
     with _log() as log, contextlib.ExitStack() as stack:
@@ -39,19 +42,44 @@ def run(arguments: argparse.Namespace) -> int:
             def waiting(elapsed: float) -> None:
                 progress.status(f"{elapsed:.0f} s, log in {log}")
 
-            started = servers.started(words, log, {}, START_SECONDS, port=port, waiting=waiting)
+            started = servers.started(
+                words, log, {}, START_SECONDS, key, port=port, waiting=waiting
+            )
             server = stack.enter_context(started)
             progress.say(f"ready after {server.ready_seconds:.0f} s at {server.url}")
             progress.say(f"> {arguments.question}")
         if (states := _captured(log)) is not None:
             print(states)
-        answer = Client(server.url).chat(arguments.question, max_tokens=arguments.max_tokens)
+        answer = _answer(server, arguments, key)
         print(answer.text)
         print(f"[{answer.figures()}]")
-        _how_to_go_on(server.url, arguments.question, arguments.serve)
+        _how_to_go_on(server.url, arguments.question, arguments.serve, key is not None)
         if arguments.serve:
             _serve(server)
     return 0
+
+
+def _key(words: Sequence[str]) -> str | None:
+    """Of the server's flags, the key that it will want. Raises UserError: its address is ours."""
+    given = flags.parse(words)
+    for entry in given.of("--port"):
+        raise UserError(f"{entry.word} after -- is not where it is asked: use --port before the --")
+    for entry in given.of("--host"):
+        raise UserError(
+            f"{entry.word} after --: the demo is for this machine; to serve it elsewhere, use "
+            "`sglang-qwen3next-eagle3 launch --profile demo --host ADDRESS`"
+        )
+    return given.value("--api-key") or None
+
+
+def _answer(server: Server, arguments: argparse.Namespace, key: str | None) -> Answer:
+    client = Client(server.url, api_key=key)
+    try:
+        return client.chat(arguments.question, max_tokens=arguments.max_tokens)
+    except UserError:
+        # A server that crashed looks like a broken connection from here; its log tells why.
+        server.check(GONE_SECONDS)
+        raise
 
 
 @contextlib.contextmanager
@@ -88,15 +116,18 @@ def _serve(server: Server) -> None:
     server.check()
 
 
-def _how_to_go_on(url: str, question: str, serve: bool) -> None:
+def _how_to_go_on(url: str, question: str, serve: bool, keyed: bool) -> None:
     body = (
         '{"model": "default", "max_tokens": 96, "temperature": 0, '
         f'"messages": [{{"role": "user", "content": "{question}"}}]}}'
     )
+    option, header = (" --api-key KEY", " -H 'Authorization: Bearer KEY'") if keyed else ("", "")
     print(f"\nOpenAI-compatible: {url}/v1")
     if serve:
-        print(f"  sglang-qwen3next-eagle3 chat --base-url {url} 'Sort a dict by its values.'")
+        print(
+            f"  sglang-qwen3next-eagle3 chat --base-url {url}{option} 'Sort a dict by its values.'"
+        )
     else:
         print("Keep it running with `make serve`; then")
-    print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\")
+    print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{header} \\")
     print(f"    -d {shlex.quote(body)}")

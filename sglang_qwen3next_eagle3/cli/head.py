@@ -6,7 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, positive
+from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, add_sglang_flags, positive
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target
@@ -95,9 +95,7 @@ def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="do not keep the result for `launch`",
     )
-    parser.add_argument(
-        "sglang", nargs="*", metavar="-- FLAGS", help="flags for SGLang, untouched; they win"
-    )
+    add_sglang_flags(parser, "flags for SGLang, untouched; they win")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, options_of
+from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, add_sglang_flags, options_of
 from sglang_qwen3next_eagle3.cli.arguments import defaults as defaults_of
 
 
@@ -208,7 +208,7 @@ def _capture_arguments(parser: argparse.ArgumentParser) -> None:
         help="the I-th of N parts, from 0",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for a script")
-    parser.add_argument("sglang", nargs="*", metavar="-- FLAGS", help="flags for SGLang; they win")
+    add_sglang_flags(parser, "flags for SGLang; they win")
 
 
 def _shard(text: str) -> tuple[int, int]:

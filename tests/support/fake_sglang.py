@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NoReturn
 
 VARIABLE = "FAKE_SGLANG"
 
@@ -28,7 +28,7 @@ class Behaviour:
     key: that requests have to bring. flushes: after so many it refuses to empty its cache.
     info: what it says of itself at /server_info.
     Requests count from 1: fail_at gets HTTP 500, stall_at never ends, crash_at ends the process,
-    crash_seconds after it broke the connection.
+    crash_seconds after it broke the connection; chat_crash: so does every chat.
     """
 
     per_chunk: int = 1
@@ -38,6 +38,7 @@ class Behaviour:
     stall_at: int | None = None
     crash_at: int | None = None
     crash_seconds: float = 0.0
+    chat_crash: bool = False
     abort_at: int | None = None
     start_seconds: float = 0.0
     refuse: str = ""
@@ -106,6 +107,8 @@ def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
                 return
             asked = json.loads(body)
             if self.path == "/v1/chat/completions":
+                if fake.behaviour.chat_crash:
+                    self._crash()
                 self._send(200, _chat(asked))
                 return
             with lock:
@@ -127,10 +130,7 @@ def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
                 self._send(500, {"error": {"message": "out of luck"}})
                 return
             if number == its.crash_at:
-                print("the scheduler hit an exception", flush=True)
-                self.connection.shutdown(socket.SHUT_RDWR)
-                time.sleep(its.crash_seconds)
-                os._exit(3)
+                self._crash()
             print("answering", flush=True)
             length = min(its.length, asked["sampling_params"]["max_new_tokens"])
             ids = answer(asked["input_ids"], length, its.differs_at)
@@ -147,6 +147,12 @@ def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
                 time.sleep(its.chunk_seconds)
                 self._event(ids[:end], len(asked["input_ids"]), steps, end == length, number)
             self.wfile.write(b"data: [DONE]\n\n")
+
+        def _crash(self) -> NoReturn:
+            print("the scheduler hit an exception", flush=True)
+            self.connection.shutdown(socket.SHUT_RDWR)
+            time.sleep(fake.behaviour.crash_seconds)
+            os._exit(3)
 
         def _event(
             self, ids: list[int], prompt_tokens: int, steps: int, last: bool, number: int

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.cli.arguments import (
     Action,
     add_actions,
+    add_sglang_flags,
     defaults,
     options_of,
     positive,
@@ -44,6 +46,33 @@ def test_what_is_given_wins_and_lists_become_tuples() -> None:
 def test_a_count_is_at_least_one(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="at least 1"):
         positive(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"), [([], []), (["--"], []), (["--", "--tp", "2"], ["--tp", "2"])]
+)
+def test_flags_for_sglang_stand_behind_the_dashes(words: list[str], flags: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_sglang_flags(parser, "flags")
+    assert parser.parse_args(words).sglang == flags
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["launch", "--profile", "b1", "extra", "words"],
+        ["launch", "--profile", "b1", "extra", "--", "--tp", "2"],
+        ["demo", "extra"],
+        ["bench", "speed", "--out", "x", "extra"],
+    ],
+)
+def test_words_without_the_dashes_are_none(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "'extra' belongs to no option" in error
+    assert error.count("\n") == 1
 
 
 def test_only_the_action_that_is_asked_for_adds_its_options() -> None:

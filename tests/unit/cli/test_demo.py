@@ -66,6 +66,43 @@ def test_a_server_that_does_not_start_is_told_with_its_log(
     assert "no room" in (folder / "server.log").read_text(), "what failed can be looked into"
 
 
+def test_a_server_that_crashes_while_it_answers_leaves_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behaviour = {"demo": {"chat_crash": True, "crash_seconds": 0.5}}
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps(behaviour))
+    assert main(["demo"]) == 2
+    error = capsys.readouterr().err
+    assert "the server ended: exit status 3 (log: " in error
+    assert "the scheduler hit an exception" in error
+    (folder,) = tmp_path.iterdir()
+    assert "exception" in (folder / "server.log").read_text()
+
+
+def test_the_key_of_its_server_is_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"key": "K3Y"}}))
+    assert main(["demo", "--question", "What?", "--", "--api-key", "K3Y"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("an answer to What?")
+    assert "Bearer KEY" in printed
+    assert "K3Y" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "way_out"),
+    [(["--port", "1"], "use --port before"), (["--host=::"], "launch --profile demo --host")],
+)
+def test_the_address_is_not_the_flags_to_give(
+    capsys: pytest.CaptureFixture[str], words: list[str], way_out: str
+) -> None:
+    assert main(["demo", "--", *words]) == 2
+    error = capsys.readouterr().err
+    assert way_out in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["while it serves", "while it starts"])
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, None), (signal.SIGKILL, -9)]
