@@ -24,11 +24,17 @@ def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
 
     For writers that want a path of their own (`torch.save`, `save_file`). Folders above are made.
     A block that raises leaves `path` as it was. scratch: a folder of the same file system to write
-    in instead, whose owner clears it after a kill.
+    in instead, whose owner clears it after a kill. A link is followed: it stays, and what it names
+    is replaced. What is there and no regular file (a FIFO, /dev/null) is written to directly.
 
     Raises:
         OSError: it cannot be written.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    if path.is_symlink():
+        path, scratch = path.resolve(), None  # perhaps on another file system
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = (scratch or path.parent) / f".{path.name}.{os.getpid()}{_PART}"
     try:

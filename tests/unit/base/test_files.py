@@ -89,3 +89,30 @@ def test_the_hash_is_of_the_content(tmp_path: Path) -> None:
     path = tmp_path / "a"
     files.write_bytes(path, os.urandom(100_000))
     assert files.sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_what_it_names_is_written(tmp_path: Path, there: bool) -> None:
+    named, link = tmp_path / "elsewhere" / "a.txt", tmp_path / "link"
+    if there:
+        files.write_text(named, "old")
+    link.symlink_to(named)
+    files.write_text(link, "new")
+    assert link.is_symlink()
+    assert named.read_text() == "new"
+    assert not named.is_symlink()
+    assert list(named.parent.iterdir()) == [named]
+
+
+def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    for path in (fifo, link):
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        files.write_text(path, "said")
+        assert os.read(reader, 10) == b"said"
+        os.close(reader)
+    files.write_text(Path(os.devnull), "nothing")
+    assert fifo.is_fifo()
+    assert {each.name for each in tmp_path.iterdir()} == {"fifo", "link"}
