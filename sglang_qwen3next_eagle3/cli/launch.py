@@ -13,6 +13,7 @@ from dataclasses import fields
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, UserError
 from sglang_qwen3next_eagle3.base.redact import masked, without_secrets
+from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
 from sglang_qwen3next_eagle3.serving import preflight, profile
 from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL
 from sglang_qwen3next_eagle3.serving.preflight import Launch, Options
@@ -65,9 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the profiles")
     parser.add_argument("--dry-run", action="store_true", help="print environment and command only")
     parser.add_argument("--json", action="store_true", help="with --list or --dry-run: print JSON")
-    parser.add_argument(
-        "sglang", nargs="*", metavar="-- FLAGS", help="flags for SGLang, untouched; they win"
-    )
+    add_sglang_flags(parser, "flags for SGLang, untouched; they win")
 
 
 def run(arguments: argparse.Namespace) -> int | Replacement:
@@ -98,6 +97,7 @@ def _ask(launch: Launch) -> str:
     """How to talk to it, once it is up."""
     url = launch.url
     where = "" if url == DEFAULT_BASE_URL else f" --base-url {url}"
+    where += " --api-key KEY" if launch.wants_key else ""
     return f"it will answer at {url}; ask it with `{PROGRAM} chat{where} 'What is a heap?'`"
 
 

@@ -88,8 +88,14 @@ class Launch:
         """Where it will answer, from this machine."""
         given = flags.parse(self.argv)
         host = _host(given)
-        anywhere = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}
-        return f"http://{anywhere.get(host, host)}:{given.value('--port') or DEFAULT_PORT}"
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        scheme = "https" if given.value("--ssl-certfile") else "http"
+        return f"{scheme}://{host}:{given.value('--port') or DEFAULT_PORT}"
+
+    @property
+    def wants_key(self) -> bool:
+        return bool(flags.last_value(self.argv, "--api-key"))
 
 
 @dataclass(frozen=True)

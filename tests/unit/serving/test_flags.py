@@ -302,6 +302,22 @@ def test_launch_says_where_it_will_answer(
 
 
 @pytest.mark.parametrize(
+    ("words", "url", "key"),
+    [
+        ("--host ::1", "http://[::1]:30000", False),
+        ("--host ::", "http://[::1]:30000", False),
+        ("--host 2001:db8::7 --port 5", "http://[2001:db8::7]:5", False),
+        ("--host 0.0.0.0 --api-key K", "http://127.0.0.1:30000", True),
+        ("--host a.example --ssl-certfile c --ssl-keyfile k", "https://a.example:30000", False),
+    ],
+)
+def test_the_url_is_one_that_a_client_takes(words: str, url: str, key: bool) -> None:
+    found = preflight.Launch(tuple(words.split()))
+    assert found.url == url
+    assert found.wants_key is key
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
     [
         ("4096", 4096), ("256k", 256_000), ("256Ki", 262_144), ("25.6k", 25_600), ("1M", 10**6),
