@@ -20,7 +20,7 @@ from sglang_qwen3next_eagle3.bench.options import BenchOptions, RunOptions, Spee
 from sglang_qwen3next_eagle3.bench.reports import readme_rows, write
 from sglang_qwen3next_eagle3.bench.reports.compare import Comparison, compare
 from sglang_qwen3next_eagle3.bench.results.records import Result
-from sglang_qwen3next_eagle3.bench.run import API_KEY_VARIABLE, run_suites
+from sglang_qwen3next_eagle3.bench.run import run_suites
 from sglang_qwen3next_eagle3.bench.speed import run_speed
 from sglang_qwen3next_eagle3.bench.suites import Suite, load_suite, suite_names
 from sglang_qwen3next_eagle3.bench.trees.accept_lengths import HOW_TO_WRITE, parse_accept_lengths
@@ -29,7 +29,6 @@ from sglang_qwen3next_eagle3.bench.trees.plan import TreePlan, plan
 from sglang_qwen3next_eagle3.bench.trees.synthetic import dialogues, write_head, write_target
 
 __all__ = [
-    "API_KEY_VARIABLE",
     "HOW_TO_SPELL",
     "HOW_TO_WRITE",
     "BenchOptions",

@@ -18,9 +18,9 @@ from sglang_qwen3next_eagle3.bench.sessions import Start, Work
 from sglang_qwen3next_eagle3.bench.suites import Selection, Suite, load_suite, select
 from sglang_qwen3next_eagle3.model.chat_format import ChatFormat
 from sglang_qwen3next_eagle3.serving import server as servers
+from sglang_qwen3next_eagle3.serving.client import API_KEY_VARIABLE
 
 Row = tuple[Configuration, Start]
-API_KEY_VARIABLE = "SGLANG_API_KEY"
 
 
 def run_suites(options: RunOptions) -> Outcome:

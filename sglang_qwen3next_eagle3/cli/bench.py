@@ -2,13 +2,21 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, UserError
-from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, options_of, positive
+from sglang_qwen3next_eagle3.cli.arguments import (
+    Action,
+    add_actions,
+    add_sglang_flags,
+    options_of,
+    positive,
+)
+from sglang_qwen3next_eagle3.serving.client import API_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.bench import BenchOptions, Outcome, Result
@@ -50,7 +58,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     theirs = parser.add_argument_group("a server that already runs")
     theirs.add_argument("--base-url", metavar="URL", help="measure it instead of starting any")
     theirs.add_argument("--name", help="what to call it (default: its tree, or none)")
-    theirs.add_argument("--api-key", help=f"default: ${bench.API_KEY_VARIABLE}")
+    theirs.add_argument("--api-key", help=f"default: ${API_KEY_VARIABLE}")
     parser.add_argument(
         "--side-by-side",
         action="store_true",
@@ -132,9 +140,7 @@ def _add_servers(parser: argparse.ArgumentParser, defaults: "type[BenchOptions]"
         default=defaults.stall_seconds,
         help="without a byte, then a server counts as stalled (default %(default)s)",
     )
-    parser.add_argument(
-        "flags", nargs="*", metavar="-- FLAGS", help="flags for every SGLang, untouched; they win"
-    )
+    add_sglang_flags(parser, "flags for every SGLang, untouched; they win", dest="flags")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -312,14 +318,21 @@ def _suites(arguments: argparse.Namespace) -> int:
 
 def numbers(text: str) -> tuple[int, ...]:
     """`1,8,32`"""
-    return tuple(sorted({positive(part) for part in text.split(",")}))
+    try:
+        return tuple(sorted({positive(part) for part in text.split(",")}))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1, as 1,8,32") from None
 
 
 def lengths(text: str) -> tuple[float, ...]:
-    found = tuple(sorted({float(part) for part in text.split(",")}))
-    if not found or found[0] < 1:
-        raise argparse.ArgumentTypeError("accept lengths are 1 or more")
-    return found
+    """`1.0,2.5`"""
+    try:
+        found = {float(part) for part in text.split(",")}
+    except ValueError:
+        found = set()
+    if not found or not all(1 <= length < math.inf for length in found):  # nan neither
+        raise argparse.ArgumentTypeError(f"{text!r}: accept lengths are 1 or more, as 1.0,2.5")
+    return tuple(sorted(found))
 
 
 ACTIONS = {

@@ -2,18 +2,24 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 
 from sglang_qwen3next_eagle3.base.errors import INTERRUPTED
-from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL, AnswerStream, Client
+from sglang_qwen3next_eagle3.serving.client import (
+    API_KEY_VARIABLE,
+    DEFAULT_BASE_URL,
+    AnswerStream,
+    Client,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="the question; - reads it from standard input")
     parser.add_argument("--base-url", default=DEFAULT_BASE_URL, help="default: %(default)s")
-    parser.add_argument("--api-key")
+    parser.add_argument("--api-key", help=f"default: ${API_KEY_VARIABLE}")
     parser.add_argument("--system", help="a system message before the question")
     parser.add_argument("--max-tokens", type=int, default=512, help="default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
@@ -28,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     messages = [{"role": "user", "content": prompt}]
     if arguments.system:
         messages.insert(0, {"role": "system", "content": arguments.system})
-    client = Client(arguments.base_url, api_key=arguments.api_key)
+    key = arguments.api_key or os.environ.get(API_KEY_VARIABLE)
+    client = Client(arguments.base_url, api_key=key)
     options = {"max_tokens": arguments.max_tokens, "temperature": arguments.temperature}
     if not arguments.json:
         return _stream(client, messages, options)

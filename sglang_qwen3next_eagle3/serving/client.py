@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_BASE_URL = "http://127.0.0.1:30000"
+API_KEY_VARIABLE = "SGLANG_API_KEY"
+"""Where the verbs that ask a server find its key, unless they are given one."""
 PATH = "/v1/chat/completions"
 CONNECT_SECONDS = 10.0
 """A server that is there takes a connection at once, whatever its answer takes."""

@@ -44,3 +44,23 @@ def test_what_is_no_result_is_one_line(
     assert error.count("\n") == 1
     assert main(["bench", verb[0], *[f"{path}/nothing" for path in first]]) == 2
     assert "there is no result" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["--accept-lengths", "nan"], "'nan': accept lengths are 1 or more, as 1.0,2.5"),
+        (["--accept-lengths", "2,inf"], "'2,inf': accept lengths"),
+        (["--accept-lengths", "0.5"], "'0.5': accept lengths"),
+        (["--accept-lengths", "x"], "'x': accept lengths"),
+        (["--batch", "1,x"], "'1,x': whole numbers from 1, as 1,8,32"),
+        (["--batch", "0"], "0: at least 1"),
+    ],
+)
+def test_numbers_that_are_none_are_told_in_a_sentence(
+    capsys: pytest.CaptureFixture[str], words: list[str], cause: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "speed", "--out", "x", *words])
+    assert stopped.value.code == 2
+    assert f"argument {words[0]}: {cause}" in capsys.readouterr().err

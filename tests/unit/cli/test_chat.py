@@ -39,6 +39,15 @@ def test_chat_prints_json_for_scripts(server: FakeChat, capsys: pytest.CaptureFi
     assert data["accept_length"] == 2.5
 
 
+def test_the_key_comes_from_the_environment_unless_it_is_given(
+    server: FakeChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGLANG_API_KEY", "theirs")
+    for words in ([], ["--api-key", "mine"]):
+        assert main(["chat", "hello", "--base-url", server.url, *words]) == 0
+    assert [request["key"] for request in server.requests] == ["Bearer theirs", "Bearer mine"]
+
+
 @pytest.mark.parametrize("what", ["cut", "cut in a chunk", "error", "nonsense"])
 def test_a_stream_that_breaks_is_one_line(
     server: FakeChat, capsys: pytest.CaptureFixture[str], what: str
