@@ -16,9 +16,20 @@ from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.features import Manifest
 from tests.support.checkpoints import write_config
 from tests.support.small_target import CONFIG
-from tests.unit.train.trainer.test_recipe import MINIMAL
 
 DRAFT_VOCAB = 64
+MINIMAL: dict[str, Any] = {
+    "description": "of a test",
+    "target": "demo",
+    "aux-layers": "card",
+    "data": {"samples": 10},
+    "hardware": {"gpus": 1, "tp": 1, "dp": 1},
+    "draft": {
+        "vocab-size": 64, "num-attention-heads": 4, "num-key-value-heads": 2, "head-dim": 8,
+        "intermediate-size": 32,
+    },
+    "specforge": {"training": {"num_epochs": 1}},
+}  # fmt: skip
 ErrorOf = Callable[..., str]
 """`train run` with these words: its one line of error."""
 

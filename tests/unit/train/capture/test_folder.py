@@ -10,7 +10,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture import folder as capture_folder
 from sglang_qwen3next_eagle3.train.capture.encode import Sample
-from tests.unit.train.capture.test_features import manifest_of
+from tests.support.manifests import manifest_of
 
 HIDDEN = 8
 LENGTHS = [12, 18]

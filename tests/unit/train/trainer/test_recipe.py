@@ -5,19 +5,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.train.trainer import recipe
-
-MINIMAL: dict[str, Any] = {
-    "description": "of a test",
-    "target": "demo",
-    "aux-layers": "card",
-    "data": {"samples": 10},
-    "hardware": {"gpus": 1, "tp": 1, "dp": 1},
-    "draft": {
-        "vocab-size": 64, "num-attention-heads": 4, "num-key-value-heads": 2, "head-dim": 8,
-        "intermediate-size": 32,
-    },
-    "specforge": {"training": {"num_epochs": 1}},
-}  # fmt: skip
+from tests.support.train_runs import MINIMAL
 
 
 def test_the_packaged_recipes_are_read_by_name() -> None:

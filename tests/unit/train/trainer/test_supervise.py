@@ -10,23 +10,21 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.train.trainer import recipe, supervise
-from sglang_qwen3next_eagle3.train.trainer.supervise import TrainingPlan
+from sglang_qwen3next_eagle3.train.trainer import supervise
+from tests.support.training_plans import plan
 
 ROOT = Path(__file__).parents[4]
-STEPS = 12
 # A shell that started the tests in the background left SIGINT ignored, which children inherit.
 START = """
 import signal
 import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from tests.unit.train.trainer.test_supervise import plan
+from tests.support.training_plans import plan
 from sglang_qwen3next_eagle3.train.trainer import supervise
 supervise.CPU_TRAINER = "tests.support.fake_trainer"
 supervise.END_SECONDS = 1.0
@@ -36,20 +34,6 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
-
-
-def plan(out: Path, **training: Any) -> TrainingPlan:
-    config = {
-        "model": {"target_model_path": "demo"},
-        "data": {"hidden_states_path": "features"},
-        "training": {"max_steps": STEPS, "save_interval": 5, **training},
-        "deployment": {"trainer": {"nproc_per_node": 1}},
-        "run_id": "head",
-        "output_dir": str(out / supervise.CHECKPOINTS),
-    }
-    return TrainingPlan(
-        recipe.load("demo"), config, {"hidden_size": 8}, "output:3,7,11", "cpu", STEPS
-    )
 
 
 @pytest.fixture(autouse=True)
