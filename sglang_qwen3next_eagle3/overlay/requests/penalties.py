@@ -12,7 +12,7 @@ host does not know the last tokens yet.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 _STATE = "_qwen3next_eagle3_penalties"
 _SAID = "_qwen3next_eagle3_said_before_prefill"
 _REQUESTS = "_qwen3next_eagle3_requests"
-NONE = -1
+_ELEMENTS_AT_ONCE = 1 << 26
 
 
 @dataclass
@@ -185,7 +185,8 @@ class Step:
         self._rows = torch.tensor(chosen, dtype=torch.int64, device=tokens.device)
         self._tokens, self._parent = tokens[self._rows], parent[self._rows]
         self._count = tokens.shape[1]
-        self._after: Totals | None = None
+        self._base: Totals | None = None
+        self._rates: Rates | None = None
 
     def apply(self, logits: Tensor, vocabulary: int) -> None:
         """logits: [B * N, at least V], changed in place."""
@@ -200,21 +201,44 @@ class Step:
             torch.stack([totals.said for totals, _ in states]),
             torch.stack([totals.length for totals, _ in states]),
         )
-        self._after = along_the_tree(base, rates, self._tokens, self._parent)
+        self._base, self._rates = base, rates
         by_request = logits.view(-1, self._count, logits.shape[-1])
-        penalized = by_request[self._rows]
-        apply(penalized[..., :vocabulary], self._after, rates)
-        by_request[self._rows] = penalized
+        # A few requests at a time: each takes the vocabulary for every draft, several times over.
+        at_once = max(1, _ELEMENTS_AT_ONCE // (self._count * vocabulary))
+        for start in range(0, len(self._requests), at_once):
+            part = slice(start, start + at_once)
+            some, asked = _rows(base, part), _rows(rates, part)
+            after = along_the_tree(some, asked, self._tokens[part], self._parent[part])
+            penalized = by_request[self._rows[part]]
+            apply(penalized[..., :vocabulary], after, asked)
+            by_request[self._rows[part]] = penalized
 
     def commit(self, last: Tensor) -> None:
         """Add the tokens up to this one of each request's N: [B], indices into them."""
-        assert self._after is not None
-        kept = self._after.at(last[self._rows])
+        base, rates = self._base, self._rates
+        assert base is not None
+        assert rates is not None
+        node = last[self._rows]
+        rows = torch.arange(len(self._requests), device=node.device)
+        on_path = torch.zeros_like(self._parent, dtype=torch.bool)
+        for _ in range(self._count):
+            on_path[rows, node] = True
+            node = self._parent[rows, node]
+        for place in range(self._count):
+            token, counts = self._tokens[:, place].long(), on_path[:, place]
+            base.frequency[rows, token] += torch.where(counts, rates.frequency[:, 0], 0.0)
+            base.said[rows, token] |= counts
+        length = base.length + on_path.sum(dim=1)
         for i, request in enumerate(self._requests):
-            _, rates = getattr(request, _STATE)
-            # Copies, since a view would keep the whole tree's totals alive.
-            totals = Totals(kept.frequency[i].clone(), kept.said[i].clone(), kept.length[i].clone())
-            setattr(request, _STATE, (totals, rates))
+            _, own = getattr(request, _STATE)
+            # Copies, since a view would keep those of all the others alive.
+            totals = Totals(base.frequency[i].clone(), base.said[i].clone(), length[i].clone())
+            setattr(request, _STATE, (totals, own))
+
+
+def _rows(several: Any, part: slice) -> Any:
+    """The same of a part of the requests."""
+    return type(several)(*(getattr(several, f.name)[part] for f in fields(several)))
 
 
 def _parts(rates: Rates) -> tuple[Tensor, ...]:

@@ -71,7 +71,11 @@ def test_the_parent_of_a_draft_follows_from_the_links() -> None:
     assert penalties.parents(chain, torch.full_like(chain, -1)).tolist() == [[0, 0, 1, 2]]
 
 
-def test_every_draft_is_penalized_for_its_own_branch_over_several_steps() -> None:
+@pytest.mark.parametrize("elements", [1, 1 << 26], ids=["one by one", "together"])
+def test_every_draft_is_penalized_for_its_own_branch_over_several_steps(
+    monkeypatch: pytest.MonkeyPatch, elements: int
+) -> None:
+    monkeypatch.setattr(penalties, "_ELEMENTS_AT_ONCE", elements)
     generator = torch.Generator().manual_seed(1)
     said = [[], [3], [3, 3, 7], [], [1], [2, 2, 9]]
     requests = [request(tokens, **asked) for tokens, asked in zip(said, ASKED, strict=True)]
