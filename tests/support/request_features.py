@@ -146,11 +146,11 @@ FEATURES: tuple[Feature, ...] = (
     ),
     Feature(
         "the last tokens of the context",
-        body={"input_ids": [300] * 4084, "max_new_tokens": 4},
+        body={"input_ids": [300] * 4088, "max_new_tokens": 6},
         verdict="refused",
-        says="it may have at most 4083",
-        note="speculation keeps max(steps x topk, draft tokens) of the context for drafts, 12 here "
-        "of 4096; an answer without `max_tokens` ends that much earlier",
+        says="of the context of 4096 tokens, speculation keeps",
+        note="speculation keeps max(steps x topk, draft tokens) of the context for drafts: of the "
+        "demo's 4096 tokens the tree 12, the chain 4; an answer without `max_tokens` ends that much earlier",
     ),
 )
 
