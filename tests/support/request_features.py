@@ -150,8 +150,8 @@ FEATURES: tuple[Feature, ...] = (
         verdict="refused",
         says="of the context of 4096 tokens, speculation keeps",
         note="speculation keeps max(steps x topk, draft tokens) of the context for drafts: of the "
-        "demo's 4096 tokens the tree 12, the chain 4; an answer without `max_tokens` ends that much "
-        "earlier",
+        "demo's 4096 tokens the tree 12, the chain 4; an answer without `max_tokens` ends that "
+        "much earlier",
     ),
 )
 
