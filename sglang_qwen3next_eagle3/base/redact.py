@@ -40,7 +40,7 @@ _HEADER = re.compile(
     rf"(?!{_SCHEME})[^\s'\",;\\)}}]+",
     re.IGNORECASE,
 )
-_LOGIN = re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]*://)[^\s/'\"]+(?=@)", re.IGNORECASE)
+_LOGIN = re.compile(r"(?P<kept>\b[a-z][a-z0-9+.-]{0,15}://)[^\s/'\"]+(?=@)", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"(?<![\w.~/:-])~?/(?:[^\s/:'\",;()\[\]]+/)+")
 
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from sglang_qwen3next_eagle3.base.redact import (
@@ -105,6 +107,13 @@ def test_a_log_line_loses_the_values_only(line: str, clean: str) -> None:
 )
 def test_the_figures_of_sglang_s_log_stay(line: str) -> None:
     assert text_without_secrets(line) == line
+
+
+def test_a_long_line_takes_no_time() -> None:
+    begun = time.process_time()
+    for line in ("a-" * 50_000, "http://" + "a." * 50_000, "key=" + ",a" * 50_000):
+        text_without_secrets(line)
+    assert time.process_time() - begun < 5, "a line's time grows with its length alone"
 
 
 def test_headers_and_logins_are_masked_in_a_command_line() -> None:
