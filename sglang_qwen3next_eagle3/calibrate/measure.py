@@ -15,7 +15,7 @@ Task = Callable[[str, int], Callable[[], None]]
 
 
 @dataclass(frozen=True)
-class Measurement:
+class SelectionMeasurement:
     """verdict: of all candidates that were scored with every draft step.
 
     searched: where the search ended that started from no named selection.
@@ -65,7 +65,7 @@ def measure(
     steps: int = 3,
     seed: int = 0,
     task: Task = lambda label, total: lambda: None,
-) -> Measurement:
+) -> SelectionMeasurement:
     """Which selection of the target's streams the head was trained with.
 
     own: the selection that the head's config names, if it names one.
@@ -95,7 +95,7 @@ def measure(
     done = task("the control", len(texts))
     (control,) = scorer.score(texts, [best], steps, done, displaced=True)
     judged = verdict.judge(named, scores, control, seed)
-    return Measurement(judged, searched, descent.depths, profile, sweeps.made)
+    return SelectionMeasurement(judged, searched, descent.depths, profile, sweeps.made)
 
 
 def _profile(sweeps: Sweeps, descent: Descent) -> tuple[tuple[float, ...], ...]:

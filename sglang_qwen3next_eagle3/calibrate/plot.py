@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base import figures
-from sglang_qwen3next_eagle3.calibrate.measure import Measurement
+from sglang_qwen3next_eagle3.calibrate.measure import SelectionMeasurement
 from sglang_qwen3next_eagle3.model.target import Target
 
 
-def save(measurement: Measurement, target: Target, title: str, path: Path) -> None:
+def save(measurement: SelectionMeasurement, target: Target, title: str, path: Path) -> None:
     """One panel a slot: the share of first drafts that are the target's, for every stream there.
 
     Each point is both the output of a layer and the input of the next; the others of the slots

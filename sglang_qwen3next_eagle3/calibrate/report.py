@@ -5,7 +5,7 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
-from sglang_qwen3next_eagle3.calibrate.measure import Measurement
+from sglang_qwen3next_eagle3.calibrate.measure import SelectionMeasurement
 from sglang_qwen3next_eagle3.calibrate.scoring import Score
 from sglang_qwen3next_eagle3.calibrate.verdict import (
     CONFIDENCE,
@@ -23,7 +23,7 @@ ADVICE = (
 )
 
 
-def figures(measurement: Measurement, target: Target, own_answers: bool) -> dict[str, Any]:
+def figures(measurement: SelectionMeasurement, target: Target, own_answers: bool) -> dict[str, Any]:
     """JSON-ready. aux_layers: the selection that was found, as --aux-layers takes it, or None;
     advice: what would tell more, or None.
 

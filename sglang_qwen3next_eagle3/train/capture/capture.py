@@ -24,7 +24,7 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture import folder as capture_folder
 from sglang_qwen3next_eagle3.train.capture.encode import (
-    Sample,
+    TrainingSample,
     encode,
     load_format,
     read_conversations,
@@ -231,7 +231,7 @@ def _fill(
                         id, ids, mask = samples[i]
                         capture_folder.write_sample(
                             features.sample_path(options.out, i),
-                            Sample(id, ids.tolist(), list(mask)),
+                            TrainingSample(id, ids.tolist(), list(mask)),
                             one.streams,
                             one.last_hidden,
                             scratch,

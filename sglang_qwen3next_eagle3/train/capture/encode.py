@@ -18,7 +18,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """One conversation as the head is trained on it.
 
     ids: token ids, unshifted; loss_mask: 1 on what an assistant said and the token that ends its
@@ -80,7 +80,7 @@ def load_format(target: str | Path) -> ChatFormat:
 
 def encode(
     chat: ChatFormat, messages: Sequence[Message], max_length: int, id: str = ""
-) -> Sample | None:
+) -> TrainingSample | None:
     """The first `max_length` tokens of a conversation, or None if no assistant's is among them.
 
     Where the answers are is found by rendering: an answer begins where the template's generation
@@ -100,7 +100,7 @@ def encode(
         while current < len(answers) and start >= answers[current][1]:
             current += 1
         loss_mask.append(int(current < len(answers) and start >= answers[current][0]))
-    return Sample(id, ids, loss_mask) if any(loss_mask) else None
+    return TrainingSample(id, ids, loss_mask) if any(loss_mask) else None
 
 
 def _answers(

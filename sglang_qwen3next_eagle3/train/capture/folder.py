@@ -17,7 +17,7 @@ from sglang_qwen3next_eagle3.train.capture.features import MANIFEST, SCRATCH, Ma
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sglang_qwen3next_eagle3.train.capture.encode import Sample
+    from sglang_qwen3next_eagle3.train.capture.encode import TrainingSample
 
 LOG: Final = "sglang.log"
 COUNT_SECONDS: Final = 600.0
@@ -132,7 +132,7 @@ def _size(count: int) -> str:
 
 
 def write_sample(
-    path: Path, sample: "Sample", streams: "Tensor", last_hidden: "Tensor", scratch: Path
+    path: Path, sample: "TrainingSample", streams: "Tensor", last_hidden: "Tensor", scratch: Path
 ) -> None:
     """Write one sample, whole or not at all.
 

@@ -24,8 +24,8 @@ from sglang_qwen3next_eagle3.train.data.decontaminate import Excluded, read_text
 from sglang_qwen3next_eagle3.train.data.mixing import Candidate
 from sglang_qwen3next_eagle3.train.data.pool import Pool, Rules
 from sglang_qwen3next_eagle3.train.data.regenerate import (
+    AnswerJournal,
     Failure,
-    Journal,
     Settings,
     regenerate,
     served_model,
@@ -161,7 +161,9 @@ def _regenerate(
     assert plan.regenerate is not None
     labels = [source.label for source in plan.sources]
     asked = [one for part in parts.values() for one in part]
-    with Journal(workspace.work / "answers.jsonl", {"served": plan.regenerate.model}) as journal:
+    with AnswerJournal(
+        workspace.work / "answers.jsonl", {"served": plan.regenerate.model}
+    ) as journal:
         try:
             failures = regenerate(map(read.sample, asked), len(asked), plan.regenerate, journal)
             _refuse_all_failed(failures, asked)

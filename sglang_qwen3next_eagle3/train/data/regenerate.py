@@ -60,10 +60,10 @@ class Failure:
     detail: str
 
 
-class Journal:
+class AnswerJournal:
     """Finished work that outlives a killed process: JSONL, synced line by line, keyed by id.
 
-    with Journal(path, header) as journal: every entry is on disk once `append` returns.
+    with AnswerJournal(path, header) as journal: every entry is on disk once `append` returns.
 
     header: what all entries have in common; a journal with another one is refused.
     """
@@ -158,7 +158,7 @@ def served_model(settings: Settings) -> str:
 
 
 def regenerate(
-    samples: Iterable[dict[str, Any]], total: int, settings: Settings, journal: Journal
+    samples: Iterable[dict[str, Any]], total: int, settings: Settings, journal: AnswerJournal
 ) -> list[Failure]:
     """Ask for every answer of every sample that is not in the journal; put them there.
 
@@ -178,7 +178,7 @@ def regenerate(
 
 
 class _Run:
-    def __init__(self, settings: Settings, journal: Journal, progress: Progress) -> None:
+    def __init__(self, settings: Settings, journal: AnswerJournal, progress: Progress) -> None:
         self._settings, self._journal, self._progress = settings, journal, progress
         self._failures: list[Failure] = []
         self._strikes = 0
@@ -282,7 +282,7 @@ def _fatal(settings: Settings, error: "openai.OpenAIError") -> UserError:
     )
 
 
-def _kept(journal: Journal) -> str:
+def _kept(journal: AnswerJournal) -> str:
     return f"{len(journal)} finished conversations are kept, run the same command again to go on"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3.calibrate.measure import Measurement, measure
+from sglang_qwen3next_eagle3.calibrate.measure import SelectionMeasurement, measure
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Tap
@@ -15,7 +15,7 @@ TARGET = calibration.target()
 
 def measured(
     folder: Path, trained: Depths | None, own: AuxSelection | None = None, count: int = 12
-) -> Measurement:
+) -> SelectionMeasurement:
     made = calibration.head(folder)
     texts = calibration.texts(made.model, trained, count=count)
     return measure(made.scorer, texts, TARGET, own=own)

@@ -6,7 +6,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.train.capture.encode import (
-    Sample,
+    TrainingSample,
     encode,
     load_format,
     read_conversations,
@@ -25,14 +25,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_format(write_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-def encoded(tokenizer: Any, *messages: dict[str, str], max_length: int = 1000) -> Sample:
+def encoded(tokenizer: Any, *messages: dict[str, str], max_length: int = 1000) -> TrainingSample:
     sample = encode(tokenizer, messages, max_length, "c1")
     assert sample is not None
     assert len(sample.ids) == len(sample.loss_mask)
     return sample
 
 
-def trained_on(tokenizer: Any, sample: Sample) -> str:
+def trained_on(tokenizer: Any, sample: TrainingSample) -> str:
     pairs = zip(sample.ids, sample.loss_mask, strict=True)
     text: str = tokenizer.tokenizer.decode([token for token, used in pairs if used])
     return text

@@ -9,7 +9,7 @@ import torch
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture import folder as capture_folder
-from sglang_qwen3next_eagle3.train.capture.encode import Sample
+from sglang_qwen3next_eagle3.train.capture.encode import TrainingSample
 from tests.support.manifests import manifest_of
 
 HIDDEN = 8
@@ -22,7 +22,7 @@ def write(folder: Path, index: int, length: int) -> Path:
     generator = torch.Generator().manual_seed(index)
     streams = torch.randn(3, 100, HIDDEN, generator=generator)
     last_hidden = torch.randn(100, HIDDEN, generator=generator)
-    sample = Sample("c", list(range(length)), [0, *[1] * (length - 1)])
+    sample = TrainingSample("c", list(range(length)), [0, *[1] * (length - 1)])
     path = features.sample_path(folder, index)
     with capture_folder.scratch_of(folder, SHARD) as scratch:
         part = slice(5, 5 + length)
