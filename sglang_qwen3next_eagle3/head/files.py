@@ -5,14 +5,19 @@ import json
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import hub, safetensors_header
 from sglang_qwen3next_eagle3.model.safetensors_header import Stored
 from sglang_qwen3next_eagle3.model.target import read_config
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_LEGACY = {"aux_norm_low": "fc_norm.0", "aux_norm_mid": "fc_norm.1", "aux_norm_high": "fc_norm.2"}
 
 
 class Files(Protocol):
@@ -101,6 +106,32 @@ def headers(files: Files) -> dict[str, tuple[str, Stored]]:
         where, read = f"{files.name}/{file}", partial(files.read, file)
         stored = safetensors_header.read(where, files.sizes[file], read)
         found.update({name: (file, place) for name, place in stored.items()})
+    return found
+
+
+def normalise(name: str) -> str:
+    """The published name of a tensor under any of the names that SGLang takes it by.
+
+    Without `model.`, the first layer as `midlayer`; `model.lm_head` is not a name SGLang knows.
+    """
+    if not name.startswith("model.lm_head"):
+        name = name.removeprefix("model.")
+    for legacy, current in _LEGACY.items():
+        name = name.replace(legacy, current)
+    return f"midlayer{name.removeprefix('layers.0')}" if name.startswith("layers.0.") else name
+
+
+def tensors(
+    folder: Path, dtype: "torch.dtype", device: "torch.device | str"
+) -> "dict[str, Tensor]":
+    """A folder's tensors on a device, by their published names; floating ones as `dtype`."""
+    from safetensors.torch import load_file
+
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, tensor in load_file(file).items():
+            to = dtype if tensor.is_floating_point() else None
+            found[normalise(name)] = tensor.to(device, to)
     return found
 
 

@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from sglang_qwen3next_eagle3.base.accept_length import of_chain
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.head.head import Head, normalise
+from sglang_qwen3next_eagle3.head import files
+from sglang_qwen3next_eagle3.head.head import Head
 
 QUERY_BLOCK = 512
 """Queries whose attention scores are in memory at a time."""
@@ -73,7 +74,7 @@ class HeadModel:
             UserError: not an EAGLE3 head, or one that needs what was not given.
         """
         head = Head.from_path(folder)
-        tensors = _read(folder, dtype, device)
+        tensors = files.tensors(folder, dtype, device)
         if head.target_hidden_size == head.hidden_size:
             tensors["embed_tokens.weight"] = target_embedding.to(device, dtype)
         if head.config.get("tie_word_embeddings"):
@@ -261,14 +262,3 @@ def _rotary(head: Head, device: torch.device) -> torch.nn.Module:
 
     rotary: torch.nn.Module = LlamaRotaryEmbedding(LlamaConfig.from_dict(dict(head.config)), device)
     return rotary
-
-
-def _read(folder: Path, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    tensors = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        for name, tensor in load_file(file).items():
-            to = dtype if tensor.is_floating_point() else None
-            tensors[normalise(name)] = tensor.to(device, to)
-    return tensors

@@ -10,13 +10,12 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import files as head_files
-from sglang_qwen3next_eagle3.head.files import Files, Folder
+from sglang_qwen3next_eagle3.head.files import Files, Folder, normalise
 from sglang_qwen3next_eagle3.model.safetensors_header import ITEM_BYTES, Stored
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
 AUX_LAYERS_KEY = "qwen3next_eagle3_aux_layers"
 """Where a head's config spells a selection that output ids cannot express."""
-_LEGACY = {"aux_norm_low": "fc_norm.0", "aux_norm_mid": "fc_norm.1", "aux_norm_high": "fc_norm.2"}
 _INTEGERS = {"I64": "q", "I32": "i"}
 
 
@@ -195,18 +194,6 @@ class Head:
         if vocab != c["vocab_size"]:
             shapes["d2t"] = (vocab,)
         return shapes
-
-
-def normalise(name: str) -> str:
-    """The published name of a tensor under any of the names that SGLang takes it by.
-
-    Without `model.`, the first layer as `midlayer`; `model.lm_head` is not a name SGLang knows.
-    """
-    if not name.startswith("model.lm_head"):
-        name = name.removeprefix("model.")
-    for legacy, current in _LEGACY.items():
-        name = name.replace(legacy, current)
-    return f"midlayer{name.removeprefix('layers.0')}" if name.startswith("layers.0.") else name
 
 
 def is_eagle1(tensors: Mapping[str, TensorInfo]) -> bool:

@@ -161,9 +161,8 @@ def _regenerate(
     assert plan.regenerate is not None
     labels = [source.label for source in plan.sources]
     asked = [one for part in parts.values() for one in part]
-    with AnswerJournal(
-        workspace.work / "answers.jsonl", {"served": plan.regenerate.model}
-    ) as journal:
+    header = {"served": plan.regenerate.model}
+    with AnswerJournal(workspace.work / "answers.jsonl", header) as journal:
         try:
             failures = regenerate(map(read.sample, asked), len(asked), plan.regenerate, journal)
             _refuse_all_failed(failures, asked)
