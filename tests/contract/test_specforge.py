@@ -16,13 +16,13 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.contract import Installed
-from sglang_qwen3next_eagle3.train import export, vocab
+from sglang_qwen3next_eagle3.train import draft_vocabulary, export
 from sglang_qwen3next_eagle3.train.trainer import draft, recipe, specforge
 from tests.support import specforge_oracle
 from tests.support.checkpoints import CODER_NEXT
 
 ROOT = Path(__file__).parents[2]
-VOCABULARY = vocab.choose({7: 5, 2: 3, 4: 2}, 6, 9)
+VOCABULARY = draft_vocabulary.choose({7: 5, 2: 3, 4: 2}, 6, 9)
 
 
 def test_every_symbol_is_as_reviewed() -> None:
@@ -116,10 +116,10 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     selection = aux_layers.named("card", target)
     config = folder / "draft.json"
     config.write_text(json.dumps(draft.config(recipe.load("card").draft, target, selection)))
-    vocab.write(VOCABULARY, folder, {})
+    draft_vocabulary.write(VOCABULARY, folder, {})
     command = [sys.executable, "-m", specforge_oracle.__name__, str(folder), str(config)]
     done = subprocess.run(
-        [*command, str(folder / vocab.MAPPING)], capture_output=True, text=True, cwd=ROOT
+        [*command, str(folder / draft_vocabulary.MAPPING)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
