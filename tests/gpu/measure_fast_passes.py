@@ -1,6 +1,6 @@
 """What a pass of the target costs in stock SGLang and with the fast path, without a server.
 
-    python benchmarks/fast_passes.py OUT.json --tree 3,1,4 --stages all --stages gdn,moe
+    python tests/gpu/measure_fast_passes.py OUT.json --tree 3,1,4 --stages all --stages gdn,moe
 
 One process on one Hopper GPU loads the full-size FP8 architecture with random weights, compares
 every step of every layer (overlay/fast/selfcheck.py), and captures and times stock's graph and one
