@@ -154,7 +154,7 @@ def test_the_wheel_carries_the_data_and_the_entry_point(tmp_path: Path) -> None:
     for name in (
         "demo/target/model.safetensors",
         "demo/head/README.md",
-        "training/recipes/card.yaml",
+        "train/trainer/recipes/card.yaml",
     ):
         assert f"{package}/{name}" in names
     assert not [n for n in names if n.endswith(".gz")]

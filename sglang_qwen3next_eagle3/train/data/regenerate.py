@@ -264,7 +264,10 @@ class _Run:
 
 def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """What ended a task is told by whoever runs this, not by the loop too."""
-    if not isinstance(context.get("exception"), KeyboardInterrupt):
+    error = context.get("exception")
+    if isinstance(error, BaseExceptionGroup):
+        error = _first(error)
+    if not isinstance(error, KeyboardInterrupt):
         loop.default_exception_handler(context)
 
 

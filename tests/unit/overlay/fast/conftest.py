@@ -1,4 +1,7 @@
-"""The kernels run in Triton's interpreter here, which is chosen when triton is imported."""
+"""The kernels run in Triton's interpreter here, which is chosen when triton is imported.
+
+So these tests run in a process of their own, as `make test` and `make test-fast` do.
+"""
 
 import os
 import sys
@@ -13,4 +16,6 @@ if "triton" not in sys.modules:
 def interpreted() -> None:
     from sglang_qwen3next_eagle3.overlay.fast import device
 
-    assert device.INTERPRETED, "triton was imported before TRITON_INTERPRET=1 was set"
+    assert device.INTERPRETED, (
+        "another test imported triton first: run pytest tests/unit/overlay/fast by itself"
+    )
