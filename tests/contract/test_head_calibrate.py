@@ -17,7 +17,7 @@ def test_the_demo_head_is_found_to_read_the_card_s_layers(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     argv = ["head", "calibrate", "--head", "demo", "--device", "cpu", "--json"]
-    assert __main__.main([*argv, "--max-prompts", "12", "--max-length", "128"]) == 0
+    assert __main__.main([*argv, "--max-prompts", "16", "--max-length", "128"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["aux_layers"] == "card"
     assert data["texts"] == "own answers"
