@@ -17,13 +17,9 @@ from sglang_qwen3next_eagle3.bench.sessions import Start
 from sglang_qwen3next_eagle3.serving import preflight
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving import server as servers
+from sglang_qwen3next_eagle3.serving.command_line import build_argv
 from sglang_qwen3next_eagle3.serving.flags import last_value
-from sglang_qwen3next_eagle3.serving.profile import (
-    MTP_TREE,
-    Profile,
-    Tree,
-    build_argv,
-)
+from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Profile, Tree
 from sglang_qwen3next_eagle3.serving.server import Server
 
 MTP = "mtp"

@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.model.aux_layers import DESCRIBED
 from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving import server as servers
 from sglang_qwen3next_eagle3.serving.client import Answer, Client
-from sglang_qwen3next_eagle3.serving.preflight import DEFAULT_PORT
+from sglang_qwen3next_eagle3.serving.command_line import DEFAULT_PORT
 from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
 
 QUESTION = "Write a Python function to merge two sorted lists."

@@ -16,7 +16,8 @@ from sglang_qwen3next_eagle3.base.redact import masked, without_secrets
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
 from sglang_qwen3next_eagle3.serving import preflight, profile
 from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL
-from sglang_qwen3next_eagle3.serving.preflight import Launch, Options
+from sglang_qwen3next_eagle3.serving.command_line import Launch
+from sglang_qwen3next_eagle3.serving.preflight import Options
 from sglang_qwen3next_eagle3.serving.profile import Overrides, Profile
 
 PROGRAM = "sglang-qwen3next-eagle3"

@@ -4,15 +4,12 @@
 checkpoints, reads the head and looks at this machine.
 """
 
-import importlib.metadata
 import os
-import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import check as head_check
 from sglang_qwen3next_eagle3.head import files as head_files
@@ -23,15 +20,19 @@ from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.serving import flags
-from sglang_qwen3next_eagle3.serving import profile as profiles
+from sglang_qwen3next_eagle3.serving import flags, machine
 from sglang_qwen3next_eagle3.serving.client import is_loopback
+from sglang_qwen3next_eagle3.serving.command_line import (
+    DEFAULT_PORT,
+    SGLANG_NAMES,
+    Launch,
+    build_argv,
+    host_of,
+)
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.profile import Profile, Tree
 
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
-ENTRY_POINT_GROUP = "sglang.srt.plugins"
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
 TRITON = "triton"
 CARD_LIMIT = (
     "the model card names Triton as required (FlashInfer fails on head_dim 256 with hybrid "
@@ -62,40 +63,6 @@ class Options:
     extra: tuple[str, ...] = ()
     insecure: bool = False
     allow_attention_backend: bool = False
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What will be executed, in the parts of its command line.
-
-    words: the profile's flags, behind the interpreter and the module; extra: the user's, which win;
-    guards: what has to follow from both. environment: what is set beyond the caller's. notes:
-    decisions, for people.
-    """
-
-    words: tuple[str, ...]
-    extra: tuple[str, ...] = ()
-    guards: tuple[str, ...] = ()
-    environment: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def argv(self) -> list[str]:
-        return [*self.words, *self.extra, *self.guards]
-
-    @property
-    def url(self) -> str:
-        """Where it will answer, from this machine."""
-        given = flags.parse(self.argv)
-        host = _host(given)
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        scheme = "https" if given.value("--ssl-certfile") else "http"
-        return f"{scheme}://{host}:{given.value('--port') or DEFAULT_PORT}"
-
-    @property
-    def wants_key(self) -> bool:
-        return bool(flags.last_value(self.argv, "--api-key"))
 
 
 @dataclass(frozen=True)
@@ -136,8 +103,8 @@ def prepare(chosen: Profile, options: Options) -> Launch:
         UserError: the first thing that would keep the server from starting or from serving right.
     """
     given = flags.parse(plan(chosen, options).argv)
-    _check_installation(chosen)
-    _check_address(given)
+    machine.check_installation(chosen)
+    machine.check_address(given)
     head = None
     if chosen.head is not None:
         head = hub.resolve(chosen.head, chosen.head_revision, "head")
@@ -166,7 +133,7 @@ def _decide(
 ) -> Launch:
     """The command for `served`: the profile as it was `asked` for, with the checkpoints that are
     found in their places. Notes and names are those that were asked for."""
-    words = profiles.build_argv(served, python)
+    words = build_argv(served, python)
     given = flags.parse([*words, *options.extra])
     _check_flags(given, flags.parse(options.extra), asked, options)
     if served.target != asked.target and given.value("--served-model-name") is None:
@@ -219,7 +186,7 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
                 f"{entry.word} after -- would be served without being looked at: use {option}"
             )
     asked = (extra.value("--speculative-algorithm") or "").upper()
-    if asked and asked != profiles.SGLANG_NAMES[chosen.algorithm]:
+    if asked and asked != SGLANG_NAMES[chosen.algorithm]:
         raise UserError(
             f"{asked} after -- contradicts algorithm {chosen.algorithm}, and nothing would check "
             "it: take a profile of another algorithm"
@@ -238,7 +205,7 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
     port = given.value("--port") or str(DEFAULT_PORT)
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
-    host = _host(given)
+    host = host_of(given)
     if not is_loopback(host) and not given.value("--api-key") and not options.insecure:
         raise UserError(
             f"listening on {host or 'every address'} lets everybody who reaches it use the server: "
@@ -263,12 +230,6 @@ def _check_fast(given: Parsed, chosen: Profile) -> None:
 
 def _fast_environment(chosen: Profile) -> dict[str, str]:
     return {} if chosen.fast is None else {variables.FAST: "on" if chosen.fast else "off"}
-
-
-def _host(given: Parsed) -> str:
-    """Where it will listen; an empty word, unlike none, is every address."""
-    host = given.value("--host")
-    return DEFAULT_HOST if host is None else host
 
 
 def _check_backends(given: Parsed) -> None:
@@ -387,49 +348,3 @@ def _cpu_environment(chosen: Profile) -> dict[str, str]:
 
     path = [str(SHIM_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**ENVIRONMENT, variables.CPU_ENGINE: "1", "PYTHONPATH": os.pathsep.join(path)}
-
-
-def _check_installation(chosen: Profile) -> None:
-    from sglang_qwen3next_eagle3.overlay import contract
-
-    # Without a head too: the plugin tells the last layer that it is the last.
-    parts: list[contract.Part] = ["capture"]
-    parts += ["cpu_engine"] if chosen.cpu_engine else []
-    parts += ["simulate"] if os.environ.get(variables.SIMULATE) else []
-    contract.require(parts)
-    mine = [
-        point
-        for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=plugin.NAME)
-        if point.module == plugin.__name__
-    ]
-    if not mine:
-        raise UserError(
-            f"SGLang would not find the plugin: no entry point {plugin.NAME!r} in the group "
-            f"{ENTRY_POINT_GROUP}; install this package with pip, a copied folder is not enough"
-        )
-    allowed = os.environ.get("SGLANG_PLUGINS", "")
-    if allowed and plugin.NAME not in {name.strip() for name in allowed.split(",")}:
-        raise UserError(
-            f"SGLANG_PLUGINS={allowed!r} keeps the plugin {plugin.NAME!r} from loading: "
-            f"add it to the list or unset the variable"
-        )
-
-
-def _check_address(given: Parsed) -> None:
-    """Raises UserError: somebody listens there, or it is none of this machine's."""
-    host = _host(given)
-    port = given.number("--port") or DEFAULT_PORT
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror:
-        raise UserError(f"host {host!r} is not an address of this machine") from None
-    family, kind, protocol, _, address = found
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise UserError(
-                f"cannot listen on {host} port {port} ({error.strerror}): is another server "
-                "running there? choose another with --port"
-            ) from None

@@ -1,4 +1,4 @@
-"""Launch profiles: a YAML file in, a validated `Profile` and SGLang's command line out."""
+"""Launch profiles: a YAML file in, a validated `Profile` out."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,10 @@ from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.base.schema import Strict, kebab
-from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
 from sglang_qwen3next_eagle3.serving import flags
 
 Algorithm = Literal["eagle3", "nextn", "none"]
 """What drafts: an EAGLE3 head, the target's own MTP layer, or nothing."""
-SGLANG_NAMES: dict[Algorithm, str] = {"eagle3": "EAGLE3", "nextn": "NEXTN", "none": ""}
 FlagValue = bool | int | float | str | list[int] | list[str]
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
 _TREE = re.compile(r"([0-9]+),([0-9]+),([0-9]+)")
@@ -254,44 +252,3 @@ def load(name_or_file: str) -> Profile:
         UserError: no such profile or file, not YAML, unknown keys, impossible values.
     """
     return schema.load(Profile, "profile", data_dir("launch"), name_or_file)
-
-
-def build_argv(profile: Profile, python: str = "python") -> list[str]:
-    """SGLang's command line for a profile: the model card's flags in the card's order.
-
-    `--trust-remote-code`, which the card passes, is not among them: the architecture is part of
-    SGLang and transformers, so no code of the checkpoint has to run.
-    """
-    argv = [python, "-m", SERVER_MODULE, "--model-path", profile.target]
-    if profile.target_revision:
-        argv += ["--revision", profile.target_revision]
-    argv += _speculation(profile)
-    for name, value in profile.sglang.items():
-        argv += _flag(name, value)
-    return argv
-
-
-def _speculation(profile: Profile) -> list[str]:
-    if profile.algorithm == "none":
-        return []
-    argv = ["--speculative-algorithm", SGLANG_NAMES[profile.algorithm]]
-    if profile.head is not None:
-        argv += ["--speculative-draft-model-path", profile.head]
-    if profile.head_revision:
-        argv += ["--speculative-draft-model-revision", profile.head_revision]
-    tree = profile.tree
-    if tree is not None:
-        argv += ["--speculative-num-steps", str(tree.steps)]
-        argv += ["--speculative-num-draft-tokens", str(tree.draft_tokens)]
-        argv += ["--speculative-eagle-topk", str(tree.topk)]
-    return argv
-
-
-def _flag(name: str, value: FlagValue) -> list[str]:
-    if value is False:
-        return []
-    if value is True:
-        return [f"--{name}"]
-    if isinstance(value, list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}", str(value)]

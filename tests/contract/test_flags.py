@@ -10,7 +10,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.overlay import server_flags
-from sglang_qwen3next_eagle3.serving import flags, preflight, profile
+from sglang_qwen3next_eagle3.serving import command_line, flags, preflight, profile
 from sglang_qwen3next_eagle3.serving.profile import Overrides
 
 WORDS: list[list[str]] = [
@@ -60,5 +60,5 @@ def test_sglang_reads_a_launch_as_we_do(
     read: dict[str, Any] = vars(parser.parse_args(argv))
     assert read == vars(parser.parse_args(spelled_out(argv)))
     assert read["model_path"] == flags.last_value(argv, "--model-path")
-    assert read["host"] == (flags.last_value(argv, "--host") or preflight.DEFAULT_HOST)
+    assert read["host"] == (flags.last_value(argv, "--host") or command_line.DEFAULT_HOST)
     assert read["tp_size"] == int(flags.last_value(argv, "--tp-size") or 1)

@@ -7,13 +7,13 @@ import pytest
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.serving import preflight
+from sglang_qwen3next_eagle3.serving import machine
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a supported SGLang were there, with the plugin visible."""
-    point = EntryPoint(plugin.NAME, f"{plugin.__name__}:register", preflight.ENTRY_POINT_GROUP)
+    point = EntryPoint(plugin.NAME, f"{plugin.__name__}:register", machine.ENTRY_POINT_GROUP)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [point])
     monkeypatch.setattr(contract, "require", lambda parts: None)
     monkeypatch.delenv("SGLANG_PLUGINS", raising=False)

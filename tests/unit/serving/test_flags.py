@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.serving import flags, preflight
+from sglang_qwen3next_eagle3.serving import command_line, flags, preflight
 from tests.support import sglang_parser
 from tests.support.checkpoints import SMALL_HEAD, write_config, write_head
 from tests.support.launching import error_of
@@ -312,7 +312,7 @@ def test_launch_says_where_it_will_answer(
     ],
 )
 def test_the_url_is_one_that_a_client_takes(words: str, url: str, key: bool) -> None:
-    found = preflight.Launch(tuple(words.split()))
+    found = command_line.Launch(tuple(words.split()))
     assert found.url == url
     assert found.wants_key is key
 

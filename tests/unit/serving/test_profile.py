@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.serving import profile
+from sglang_qwen3next_eagle3.serving.command_line import build_argv
 from sglang_qwen3next_eagle3.serving.flags import last_value
-from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Profile, Tree, build_argv
+from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Profile, Tree
 
 # The two commands of the model card of thoughtworks/Qwen3-Coder-Next-Eagle3, word for word.
 CARD_B1 = """

@@ -1,0 +1,92 @@
+"""SGLang's command line: what a profile becomes, and what will be executed."""
+
+from dataclasses import dataclass, field
+
+from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
+from sglang_qwen3next_eagle3.serving import flags
+from sglang_qwen3next_eagle3.serving.flags import Parsed
+from sglang_qwen3next_eagle3.serving.profile import Algorithm, FlagValue, Profile
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
+SGLANG_NAMES: dict[Algorithm, str] = {"eagle3": "EAGLE3", "nextn": "NEXTN", "none": ""}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What will be executed, in the parts of its command line.
+
+    words: the profile's flags, behind the interpreter and the module; extra: the user's, which win;
+    guards: what has to follow from both. environment: what is set beyond the caller's. notes:
+    decisions, for people.
+    """
+
+    words: tuple[str, ...]
+    extra: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def argv(self) -> list[str]:
+        return [*self.words, *self.extra, *self.guards]
+
+    @property
+    def url(self) -> str:
+        """Where it will answer, from this machine."""
+        given = flags.parse(self.argv)
+        host = host_of(given)
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        scheme = "https" if given.value("--ssl-certfile") else "http"
+        return f"{scheme}://{host}:{given.value('--port') or DEFAULT_PORT}"
+
+    @property
+    def wants_key(self) -> bool:
+        return bool(flags.last_value(self.argv, "--api-key"))
+
+
+def host_of(given: Parsed) -> str:
+    """Where it will listen; an empty word, unlike none, is every address."""
+    host = given.value("--host")
+    return DEFAULT_HOST if host is None else host
+
+
+def build_argv(profile: Profile, python: str = "python") -> list[str]:
+    """SGLang's command line for a profile: the model card's flags in the card's order.
+
+    `--trust-remote-code`, which the card passes, is not among them: the architecture is part of
+    SGLang and transformers, so no code of the checkpoint has to run.
+    """
+    argv = [python, "-m", SERVER_MODULE, "--model-path", profile.target]
+    if profile.target_revision:
+        argv += ["--revision", profile.target_revision]
+    argv += _speculation(profile)
+    for name, value in profile.sglang.items():
+        argv += _flag(name, value)
+    return argv
+
+
+def _speculation(profile: Profile) -> list[str]:
+    if profile.algorithm == "none":
+        return []
+    argv = ["--speculative-algorithm", SGLANG_NAMES[profile.algorithm]]
+    if profile.head is not None:
+        argv += ["--speculative-draft-model-path", profile.head]
+    if profile.head_revision:
+        argv += ["--speculative-draft-model-revision", profile.head_revision]
+    tree = profile.tree
+    if tree is not None:
+        argv += ["--speculative-num-steps", str(tree.steps)]
+        argv += ["--speculative-num-draft-tokens", str(tree.draft_tokens)]
+        argv += ["--speculative-eagle-topk", str(tree.topk)]
+    return argv
+
+
+def _flag(name: str, value: FlagValue) -> list[str]:
+    if value is False:
+        return []
+    if value is True:
+        return [f"--{name}"]
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}", str(value)]

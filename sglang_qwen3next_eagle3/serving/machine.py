@@ -1,0 +1,61 @@
+"""Whether this machine can start a server: what is installed, and where it would listen."""
+
+import importlib.metadata
+import os
+import socket
+
+from sglang_qwen3next_eagle3 import plugin
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.serving.command_line import DEFAULT_PORT, host_of
+from sglang_qwen3next_eagle3.serving.flags import Parsed
+from sglang_qwen3next_eagle3.serving.profile import Profile
+
+ENTRY_POINT_GROUP = "sglang.srt.plugins"
+
+
+def check_installation(chosen: Profile) -> None:
+    """Raises UserError: SGLang is of another release than was run, or would not load the plugin."""
+    from sglang_qwen3next_eagle3.overlay import contract
+
+    # Without a head too: the plugin tells the last layer that it is the last.
+    parts: list[contract.Part] = ["capture"]
+    parts += ["cpu_engine"] if chosen.cpu_engine else []
+    parts += ["simulate"] if os.environ.get(variables.SIMULATE) else []
+    contract.require(parts)
+    mine = [
+        point
+        for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=plugin.NAME)
+        if point.module == plugin.__name__
+    ]
+    if not mine:
+        raise UserError(
+            f"SGLang would not find the plugin: no entry point {plugin.NAME!r} in the group "
+            f"{ENTRY_POINT_GROUP}; install this package with pip, a copied folder is not enough"
+        )
+    allowed = os.environ.get("SGLANG_PLUGINS", "")
+    if allowed and plugin.NAME not in {name.strip() for name in allowed.split(",")}:
+        raise UserError(
+            f"SGLANG_PLUGINS={allowed!r} keeps the plugin {plugin.NAME!r} from loading: "
+            f"add it to the list or unset the variable"
+        )
+
+
+def check_address(given: Parsed) -> None:
+    """Raises UserError: somebody listens there, or it is none of this machine's."""
+    host = host_of(given)
+    port = given.number("--port") or DEFAULT_PORT
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror:
+        raise UserError(f"host {host!r} is not an address of this machine") from None
+    family, kind, protocol, _, address = found
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {host} port {port} ({error.strerror}): is another server "
+                "running there? choose another with --port"
+            ) from None
