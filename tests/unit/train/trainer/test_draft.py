@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3.bench.trees.synthetic import HEAD
 from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
 from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.model.published import HEAD
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.trainer import draft, recipe
 from tests.support.checkpoints import CODER_NEXT

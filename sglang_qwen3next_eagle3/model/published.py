@@ -1,0 +1,99 @@
+"""The published checkpoints' configs, for what has to be known of them before they are there.
+
+Qwen/Qwen3-Coder-Next, Qwen/Qwen3-Coder-Next-FP8 and thoughtworks/Qwen3-Coder-Next-Eagle3, as far
+as their config.json says what they are made of.
+"""
+
+from typing import Any
+
+LAYERS = 48
+VOCABULARY, DRAFT_VOCABULARY = 151936, 32000
+CODER_NEXT: dict[str, Any] = {
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    "hidden_size": 2048,
+    "num_hidden_layers": LAYERS,
+    "full_attention_interval": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "linear_num_value_heads": 32,
+    "linear_num_key_heads": 16,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "vocab_size": VOCABULARY,
+    "intermediate_size": 5120,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "max_position_embeddings": 262144,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "norm_topk_prob": True,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "partial_rotary_factor": 0.25,
+    "rope_theta": 5000000,
+    "rope_scaling": None,
+    "initializer_range": 0.02,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "use_cache": True,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+}
+# What the FP8 checkpoint keeps in bf16.
+_KEPT = ["lm_head", "model.embed_tokens"] + [
+    f"model.layers.{layer}.{name}"
+    for layer in range(LAYERS)
+    for name in (
+        "mlp.gate", "mlp.shared_expert_gate", "linear_attn.in_proj_ba", "linear_attn.conv1d",
+    )
+]  # fmt: skip
+CODER_NEXT_FP8: dict[str, Any] = {
+    **CODER_NEXT,
+    "quantization_config": {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+        "modules_to_not_convert": _KEPT,
+    },
+}
+HEAD: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLMEagle3"],
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "intermediate_size": 8192,
+    "vocab_size": VOCABULARY,
+    "draft_vocab_size": DRAFT_VOCABULARY,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 5000000,
+    "max_position_embeddings": 4096,
+    "attention_bias": False,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+}
+_BY_NAME = {
+    "Qwen/Qwen3-Coder-Next": CODER_NEXT,
+    "Qwen/Qwen3-Coder-Next-FP8": CODER_NEXT_FP8,
+    "thoughtworks/Qwen3-Coder-Next-Eagle3": HEAD,
+}
+
+
+def config(name: str) -> dict[str, Any] | None:
+    """The config of a checkpoint by its name on the hub; None for any but these three."""
+    return _BY_NAME.get(name)
