@@ -2,8 +2,8 @@
 
 options         what is asked for, with its defaults
 run, speed      the two benchmarks; measure.py is what they do alike
-configurations  what is compared, and how each is started
-sessions        the loop over their servers: in which order, and when one fails
+configurations  what is compared
+servers         how their servers are started, in which order, and what if one fails
 suites/         prompts
 load/           requests in flight
 results/        passes as they are kept, and the figures made of them

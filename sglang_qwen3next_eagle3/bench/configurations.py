@@ -1,9 +1,7 @@
-"""What is compared: the names on the command line, and the profile that each of them starts."""
+"""What is compared: the names on the command line, and the profile that each of them serves."""
 
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +11,10 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import slug, write_text
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths, without_secrets
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration
-from sglang_qwen3next_eagle3.bench.sessions import Start
 from sglang_qwen3next_eagle3.serving import preflight
 from sglang_qwen3next_eagle3.serving import profile as profiles
-from sglang_qwen3next_eagle3.serving import server as servers
-from sglang_qwen3next_eagle3.serving.command_line import build_argv
 from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Profile, Tree
-from sglang_qwen3next_eagle3.serving.server import Server
 
 MTP = "mtp"
 DEFAULTS = "eagle3-defaults"
@@ -36,7 +30,7 @@ _CHAINS = re.compile(r"chains:(\d+)-(\d+)")
 
 @dataclass(frozen=True)
 class Contender:
-    """A configuration before it was measured: its name and how it is started."""
+    """A configuration before it was measured: its name and what it serves."""
 
     name: str
     profile: Profile
@@ -47,33 +41,6 @@ class Contender:
         if tree is not None:
             return tree.steps, tree.topk, tree.draft_tokens
         return None if self.profile.algorithm == "none" else DEFAULT_TREE
-
-    def starter(
-        self,
-        folder: Path,
-        extra: Sequence[str],
-        start_seconds: float,
-        environment: Mapping[str, str] | None = None,
-    ) -> Start:
-        """What starts its server through the launcher.
-
-        folder: gets its log below logs/, and below servers/ its profile, without secrets.
-        extra: flags after the profile's.
-        """
-        log = folder / "logs" / f"{slug(self.name)}.log"
-        key = last_value([*build_argv(self.profile), *extra], "--api-key")
-
-        @contextmanager
-        def start() -> Iterator[Server]:
-            with tempfile.TemporaryDirectory(prefix="bench-") as private:
-                path = self.write(Path(private))
-                self.write(folder / "servers", without_secrets)
-                words = ["--profile", str(path), "--port", "{port}"]
-                words += ["--", *extra] if extra else []
-                with servers.started(words, log, environment or {}, start_seconds, key) as server:
-                    yield server
-
-        return start
 
     def write(self, folder: Path, clean: Callable[[object], object] = lambda data: data) -> Path:
         """The profile as a file that `launch --profile` takes."""

@@ -8,19 +8,17 @@ from sglang_qwen3next_eagle3.base import figures, provenance
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import slug
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
-from sglang_qwen3next_eagle3.bench import configurations
+from sglang_qwen3next_eagle3.bench import configurations, servers
 from sglang_qwen3next_eagle3.bench.load.load import Dialogue
 from sglang_qwen3next_eagle3.bench.measure import Benchmark, Outcome, measure
 from sglang_qwen3next_eagle3.bench.options import RunOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
-from sglang_qwen3next_eagle3.bench.sessions import Start, Work
+from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration, Work
 from sglang_qwen3next_eagle3.bench.suites import Selection, Suite, load_suite, select
 from sglang_qwen3next_eagle3.model.chat_format import ChatFormat
-from sglang_qwen3next_eagle3.serving import server as servers
+from sglang_qwen3next_eagle3.serving import server as serving
 from sglang_qwen3next_eagle3.serving.client import API_KEY_VARIABLE
-
-Row = tuple[Configuration, Start]
 
 
 def run_suites(options: RunOptions) -> Outcome:
@@ -36,7 +34,7 @@ def run_suites(options: RunOptions) -> Outcome:
     selections = {
         suite.name: select(suite, options.data_dir, options.limit, options.seed) for suite in suites
     }
-    rows, target, revision = _rows(options)
+    compared, target, revision = _compared(options)
     described = provenance.describe(options.words)
     request = _request(options, suites, selections, target)
     with claim(options.out, request, provenance.stamp(described)) as journal:
@@ -49,7 +47,7 @@ def run_suites(options: RunOptions) -> Outcome:
         benchmark = Benchmark(
             kind="suites",
             label="bench",
-            rows=rows,
+            compared=compared,
             keys=_keys(options, suites),
             work=_work(options, suites, dialogues),
             requests=lambda key: sum(len(p.turns) for p in selections[key.suite].prompts),
@@ -71,25 +69,25 @@ def _refuse_shared_names(suites: Sequence[Suite]) -> None:
             )
 
 
-def _rows(options: RunOptions) -> tuple[list[Row], str, str | None]:
+def _compared(options: RunOptions) -> tuple[list[ServedConfiguration], str, str | None]:
     """The configurations with what starts them, the target's name, and its revision."""
     if options.base_url is not None:
         return _running(options, options.base_url)
     base = options.base()
     names = options.configurations or ["none", options.profile]
-    rows = []
-    for contender in configurations.parse(names, base, options.given):
-        start = contender.starter(options.out, options.flags, options.start_seconds)
-        rows.append((contender.describe(options.flags), start))
-    return rows, base.target, None if options.tokenizer else base.target_revision
+    compared = [
+        servers.served(contender, options.out, options.flags, options.start_seconds)
+        for contender in configurations.parse(names, base, options.given)
+    ]
+    return compared, base.target, None if options.tokenizer else base.target_revision
 
 
-def _running(options: RunOptions, url: str) -> tuple[list[Row], str, str | None]:
+def _running(options: RunOptions, url: str) -> tuple[list[ServedConfiguration], str, str | None]:
     if options.configurations:
         raise UserError("--config starts servers, --base-url measures one that runs: choose")
     key = options.api_key or os.environ.get(API_KEY_VARIABLE)
     url = url.rstrip("/").removesuffix("/v1")
-    with servers.running(url, key) as server:
+    with serving.running(url, key) as server:
         info = server.info()
     if options.name is None and "speculative_algorithm" not in info:
         raise UserError(f"{url} does not say how it serves (a router?): give it a --name")
@@ -97,7 +95,7 @@ def _running(options: RunOptions, url: str) -> tuple[list[Row], str, str | None]
     target = str(info.get("tokenizer_path") or info.get("model_path") or "")
     if not (options.tokenizer or target):
         raise UserError(f"{url} does not say which model it serves: give --tokenizer")
-    return [(row, lambda: servers.running(url, key))], target, None
+    return [ServedConfiguration(row, lambda: serving.running(url, key))], target, None
 
 
 def _keys(

@@ -11,13 +11,13 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base import figures, provenance
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
-from sglang_qwen3next_eagle3.bench import configurations
+from sglang_qwen3next_eagle3.bench import configurations, servers
 from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.measure import Benchmark, Outcome, measure
 from sglang_qwen3next_eagle3.bench.options import SpeedOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
-from sglang_qwen3next_eagle3.bench.sessions import Work
+from sglang_qwen3next_eagle3.bench.servers import Work
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target
@@ -49,16 +49,21 @@ def run_speed(options: SpeedOptions) -> Outcome:
         shared = AcceptLength.create(scratch / "accept-length")
         environment = {variables.SIMULATE: str(scratch / "accept-length")}
         contenders = configurations.parse(options.configurations, base, served.given)
-        rows = []
-        for contender in contenders:
-            its = [*_head_flags(contender, flags), *flags]
-            start = contender.starter(options.out, its, options.start_seconds, environment)
-            rows.append((contender.describe(its), start))
+        compared = [
+            servers.served(
+                contender,
+                options.out,
+                [*_head_flags(contender, flags), *flags],
+                options.start_seconds,
+                environment,
+            )
+            for contender in contenders
+        ]
         config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
         benchmark = Benchmark(
             kind="speed",
             label="bench speed",
-            rows=rows,
+            compared=compared,
             keys=_keys(options, contenders),
             work=_work(options, shared, Target.from_path(config).vocab_size),
             requests=lambda key: key.batch,

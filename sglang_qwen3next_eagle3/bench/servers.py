@@ -1,0 +1,266 @@
+"""The servers of a benchmark: how one is started, in which order they come, what each is asked, and
+what is done when one fails.
+
+Every pass is kept as soon as it is there, and what is there is left out: starting the same command
+again is the retry.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
+from sglang_qwen3next_eagle3.base.files import slug
+from sglang_qwen3next_eagle3.base.progress import Progress
+from sglang_qwen3next_eagle3.base.redact import (
+    text_without_paths,
+    text_without_secrets,
+    without_secrets,
+)
+from sglang_qwen3next_eagle3.bench.configurations import Contender
+from sglang_qwen3next_eagle3.bench.load import load
+from sglang_qwen3next_eagle3.bench.load.load import Dialogue
+from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
+from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
+from sglang_qwen3next_eagle3.serving import server as serving
+from sglang_qwen3next_eagle3.serving.command_line import build_argv
+from sglang_qwen3next_eagle3.serving.flags import last_value
+from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
+
+WARM_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class ServedConfiguration:
+    """What is compared. start: gives a block in which its server is up."""
+
+    configuration: Configuration
+    start: Callable[[], AbstractContextManager[Server]]
+
+
+def served(
+    contender: Contender,
+    folder: Path,
+    flags: Sequence[str],
+    start_seconds: float,
+    environment: Mapping[str, str] | None = None,
+) -> ServedConfiguration:
+    """A contender whose server the launcher starts. Raises UserError: it cannot be served.
+
+    folder: gets its log below logs/, and below servers/ its profile, without secrets.
+    flags: of SGLang, after the profile's.
+    """
+    log = folder / "logs" / f"{slug(contender.name)}.log"
+    key = last_value([*build_argv(contender.profile), *flags], "--api-key")
+
+    @contextmanager
+    def start() -> Iterator[Server]:
+        with tempfile.TemporaryDirectory(prefix="bench-") as private:
+            path = contender.write(Path(private))
+            contender.write(folder / "servers", without_secrets)
+            words = ["--profile", str(path), "--port", "{port}"]
+            words += ["--", *flags] if flags else []
+            with serving.started(words, log, environment or {}, start_seconds, key) as server:
+                yield server
+
+    return ServedConfiguration(contender.describe(flags), start)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start of a server, and the passes that it is there for."""
+
+    served: ServedConfiguration
+    keys: tuple[PassKey, ...]
+
+    @property
+    def name(self) -> str:
+        return self.served.configuration.name
+
+    def left(self, journal: Journal) -> "Session":
+        """With the passes that are not measured yet."""
+        return replace(self, keys=tuple(key for key in self.keys if not journal.has(key)))
+
+
+def in_order(
+    compared: Sequence[ServedConfiguration],
+    keys: Callable[[Configuration, int], Sequence[PassKey]],
+    repeats: int,
+    *,
+    restart: bool,
+    side_by_side: bool,
+) -> list[list[Session]]:
+    """Groups of sessions, one after the other; the servers of a group are up at the same time.
+
+    keys: the passes of a configuration in a repetition. restart: each repetition has a start of its
+    own, every other one in reverse order, so that what drifts with time (clocks, temperature,
+    neighbours) does not favour one configuration.
+    """
+    every = range(repeats)
+    if restart and not side_by_side:
+        return [
+            [Session(one, tuple(keys(one.configuration, repetition)))]
+            for repetition in every
+            for one in (compared[::-1] if repetition % 2 else compared)
+        ]
+    whole = [
+        Session(one, tuple(key for n in every for key in keys(one.configuration, n)))
+        for one in compared
+    ]
+    return [whole] if side_by_side else [[session] for session in whole]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass asks. warm: asked before, at the same batch, and not measured."""
+
+    dialogues: Sequence[Dialogue]
+    sampling: Mapping[str, Any]
+    warm: Sequence[Dialogue]
+    before: Callable[[], None] = lambda: None
+
+
+class Loop:
+    """Goes over groups of sessions. work: of a pass, asked for when its server is up."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        work: Callable[[PassKey], Work],
+        stall_seconds: float,
+        progress: Progress,
+    ) -> None:
+        self._journal, self._work = journal, work
+        self._stall_seconds, self._progress = stall_seconds, progress
+
+    def run(self, groups: Sequence[Sequence[Session]]) -> None:
+        """Raises UserError: the journal holds passes of other servers by the same names."""
+        sessions = [session for group in groups for session in group]
+        for session in sessions:
+            self._journal.admit(session.served.configuration)
+        for group in groups:
+            left = [session.left(self._journal) for session in group]
+            self._run_group([session for session in left if session.keys])
+        self._settle(sessions)
+
+    def _settle(self, sessions: Sequence[Session]) -> None:
+        """What failed once and was made up for is no failure."""
+        asked = {session.name for session in sessions}
+        missing = {session.name for session in sessions if session.left(self._journal).keys}
+        for name, row in self._journal.configurations().items():
+            if row.status == "failed" and name in asked - missing:
+                update = {"status": "ok", "error": None, "log_tail": ()}
+                self._journal.note(row.model_copy(update=update))
+
+    def _run_group(self, group: Sequence[Session]) -> None:
+        with contextlib.ExitStack() as stack:
+            up: dict[str, Server] = {}
+            for session in group:
+                self._progress.say(f"{session.name}: starting the server")
+                try:
+                    server = stack.enter_context(session.served.start())
+                except ServerFailed as error:
+                    self._failed(session, error)
+                    continue
+                except UserError as error:
+                    self._failed(session, ServerFailed(str(error)))
+                    continue
+                up[session.name] = server
+                self._journal.note(_ready(self._known(session), server))
+                if server.ready_seconds is not None:
+                    self._progress.say(f"{session.name}: ready after {server.ready_seconds:.0f} s")
+            for session, key in _interleaved(group):
+                if session.name not in up:
+                    continue
+                try:
+                    self._pass(key, up[session.name])
+                except ServerFailed as error:
+                    self._failed(session, error)
+                    del up[session.name]
+
+    def _pass(self, key: PassKey, server: Server) -> None:
+        work = self._work(key)
+        work.before()
+        if work.warm:
+            warm = {**work.sampling, "max_new_tokens": WARM_TOKENS}
+            self._ask(server, work.warm, key.batch, warm, lambda: None)
+            server.flush()
+        measured = self._ask(
+            server, work.dialogues, key.batch, work.sampling, self._progress.advance
+        )
+        # Before anything else can fail.
+        self._journal.add(key, measured)
+        if measured.failures:
+            prompt, why = measured.failures[0]
+            count = len(measured.failures)
+            self._progress.say(f"{_spell(key)}: {count} failed, the first {prompt}: {why}")
+        server.flush()
+
+    def _ask(
+        self,
+        server: Server,
+        dialogues: Sequence[Dialogue],
+        batch: int,
+        sampling: Mapping[str, Any],
+        done: Callable[[], None],
+    ) -> Pass:
+        """Raises ServerFailed: the server did not answer all of them, or none."""
+        found = load.run(
+            server.url,
+            dialogues,
+            batch,
+            sampling,
+            stall_seconds=self._stall_seconds,
+            headers=server.headers,
+            done=done,
+        )
+        if found.broken is not None:
+            # A server that crashed may still be ending.
+            server.check(GONE_SECONDS)
+            raise ServerFailed(found.broken, server.log_tail())
+        if not found.samples:
+            why = found.failures[0][1]
+            raise ServerFailed(f"no request was answered: {why}", server.log_tail())
+        return found
+
+    def _known(self, session: Session) -> Configuration:
+        """With what earlier sessions found out, a failure included."""
+        return self._journal.configurations().get(session.name, session.served.configuration)
+
+    def _failed(self, session: Session, error: ServerFailed) -> None:
+        lines = tuple(text_without_paths(text_without_secrets(line)) for line in error.log_tail)
+        update = {"status": "failed", "error": str(error), "log_tail": lines}
+        self._journal.note(self._known(session).model_copy(update=update))
+        self._progress.say(f"{session.name}: {error}; the end of its log:")
+        for line in error.log_tail[-5:]:
+            self._progress.say(f"  {text_without_secrets(line)}")
+
+
+def _ready(configuration: Configuration, server: Server) -> Configuration:
+    states = server.info().get("internal_states")
+    state = states[0] if isinstance(states, list) and states else {}
+    running = state.get("effective_max_running_requests_per_dp")
+    update = {"ready_seconds": server.ready_seconds, "max_running_requests": running}
+    return configuration.model_copy(update=update)
+
+
+def _interleaved(group: Sequence[Session]) -> Iterator[tuple[Session, PassKey]]:
+    """Each cell at all servers before the next cell; every other repetition backwards."""
+    rows = [(session, key) for session in group for key in session.keys]
+    places = {session.name: place for place, session in enumerate(group)}
+    order = {key: index for session in group for index, key in enumerate(session.keys)}
+
+    def rank(row: tuple[Session, PassKey]) -> tuple[int, int, int]:
+        session, key = row
+        place = places[session.name]
+        return (key.repetition, order[key], -place if key.repetition % 2 else place)
+
+    return iter(sorted(rows, key=rank) if len(group) > 1 else rows)
+
+
+def _spell(key: PassKey) -> str:
+    return f"{key.configuration}, {key.suite}, B={key.batch}, repetition {key.repetition + 1}"
