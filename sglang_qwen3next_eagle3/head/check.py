@@ -50,6 +50,17 @@ def check(head: Head, target: Target) -> None:
             raise UserError(f"the head {head.path}: {finding}")
 
 
+def check_config(head: Head, target: Target) -> None:
+    """The same of its config alone, while its weights are not there.
+
+    Raises:
+        UserError: as `check`.
+    """
+    for finding in [*_config(head), *_target(head, target), *_architecture(head)]:
+        if finding.level == "error":
+            raise UserError(f"the head {head.path}: {finding}")
+
+
 def _config(head: Head) -> Iterator[Finding]:
     for key in REQUIRED:
         if not isinstance(head.config.get(key), int):

@@ -1,10 +1,21 @@
 """The published checkpoints' configs, for what has to be known of them before they are there.
 
 Qwen/Qwen3-Coder-Next, Qwen/Qwen3-Coder-Next-FP8 and thoughtworks/Qwen3-Coder-Next-Eagle3, as far
-as their config.json says what they are made of.
+as their config.json says what they are made of. Sources: of the targets, the repositories'
+config.json; of the head, its model card's table "Model Architecture" for widths, layers and
+vocabularies, and for the rest the config of the recipe that it was trained with.
+
+A dry run checks against them on machines that have neither the checkpoints nor a network; a launch
+reads the checkpoint's own, and says where the two differ.
 """
 
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.target import layer_kinds
 
 LAYERS = 48
 VOCABULARY, DRAFT_VOCABULARY = 151936, 32000
@@ -94,6 +105,64 @@ _BY_NAME = {
 }
 
 
+_INTERVAL = "full_attention_interval"
+_CHECKED = {
+    "architectures", "model_type", "hidden_size", "num_hidden_layers", _INTERVAL,
+    "num_attention_heads", "num_key_value_heads", "head_dim", "linear_num_value_heads",
+    "linear_num_key_heads", "linear_key_head_dim", "linear_value_head_dim",
+    "linear_conv_kernel_dim", "vocab_size", "draft_vocab_size", "intermediate_size", "num_experts",
+    "moe_intermediate_size", "shared_expert_intermediate_size", "tie_word_embeddings",
+}  # fmt: skip
+_CHECKED_OF_TARGETS = {*_CHECKED, "max_position_embeddings", "eos_token_id"}
+_CHECKED_OF_BLOCKS = ("quant_method", "weight_block_size")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key of a config. known: what this package says; found: the checkpoint."""
+
+    key: str
+    known: object
+    found: object
+
+    def __str__(self) -> str:
+        return f"{self.key} is {json.dumps(self.found)}, not {json.dumps(self.known)}"
+
+
 def config(name: str) -> dict[str, Any] | None:
     """The config of a checkpoint by its name on the hub; None for any but these three."""
     return _BY_NAME.get(name)
+
+
+def differences(name: str, found: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Where a checkpoint's config says something else than is known of it here.
+
+    Only of what a check reads. A key that it leaves out is no difference: its model type's default
+    stands for it.
+    """
+    known = config(name)
+    return () if known is None else tuple(_differences(known, found))
+
+
+def _differences(known: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:
+    checked = _CHECKED if known is HEAD else _CHECKED_OF_TARGETS
+    for key in (key for key in known if key in checked):
+        if key == _INTERVAL and "layer_types" in found:
+            # transformers writes the layers out; both may say the same in other words.
+            if _kinds(known) != _kinds(found):
+                yield Difference(
+                    "layer_types", f"by {_INTERVAL} {known[key]}", found["layer_types"]
+                )
+        elif found.get(key) is not None and found[key] != known[key]:
+            yield Difference(key, known[key], found[key])
+    ours, theirs = (one.get("quantization_config") or {} for one in (known, found))
+    for key in _CHECKED_OF_BLOCKS:
+        if ours.get(key) != theirs.get(key):
+            yield Difference(f"quantization_config.{key}", ours.get(key), theirs.get(key))
+
+
+def _kinds(config: Mapping[str, Any]) -> object:
+    try:
+        return layer_kinds(config)
+    except UserError as error:
+        return str(error)

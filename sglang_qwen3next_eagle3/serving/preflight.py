@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import check as head_check
@@ -17,7 +18,7 @@ from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head import selection
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
-from sglang_qwen3next_eagle3.model import aux_layers, hub
+from sglang_qwen3next_eagle3.model import aux_layers, hub, published
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import flags, machine
@@ -67,23 +68,31 @@ class Options:
 
 @dataclass(frozen=True)
 class _Checkpoints:
-    """The folders that are known so far; whole: so is all that is in them."""
+    """The folders that are known so far.
 
-    target: Path | None
-    head: Path | None
+    whole: so is all that is in them. published: what the package knows of a repository may stand in
+    for a folder that is not known.
+    """
+
+    target: Path | None = None
+    head: Path | None = None
     whole: bool = False
+    published: bool = False
 
 
 def plan(chosen: Profile, options: Options) -> Launch:
     """The command without resolving hub names or looking at this machine.
 
     Of local checkpoints the configs and the head's headers are read, so that their traps and
-    selections are in the printed command; what only the hub knows is decided at launch.
+    selections are in the printed command; what only the hub knows is decided at launch. Of the
+    repositories in `model/published` what comes with the package is checked against.
 
     Raises:
         UserError: the profile, the options or a local checkpoint do not fit together.
     """
-    found = _Checkpoints(_local(chosen.target, "target"), _local(chosen.head, "head"))
+    found = _Checkpoints(
+        _local(chosen.target, "target"), _local(chosen.head, "head"), published=True
+    )
     served = chosen.model_copy(
         update={
             what: str(getattr(found, what))
@@ -102,15 +111,16 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     Raises:
         UserError: the first thing that would keep the server from starting or from serving right.
     """
-    given = flags.parse(plan(chosen, options).argv)
+    local = _Checkpoints(_local(chosen.target, "target"), _local(chosen.head, "head"))
+    given = flags.parse(_decide(chosen, chosen, local, options).argv)
     machine.check_installation(chosen)
     machine.check_address(given)
-    head = None
-    if chosen.head is not None:
-        head = hub.resolve(chosen.head, chosen.head_revision, "head")
-        Head.from_path(head)
     revision = chosen.target_revision
     config = hub.resolve(chosen.target, revision, "target", only_config=True)
+    head = None
+    if chosen.head is not None:
+        _decide(chosen, chosen, _Checkpoints(config), options)
+        head = hub.resolve(chosen.head, chosen.head_revision, "head")
     _decide(chosen, chosen, _Checkpoints(config, head, whole=True), options)
     target = hub.resolve(chosen.target, revision, "target")
     folders = {
@@ -143,7 +153,9 @@ def _decide(
         extra=options.extra,
         environment={**asked.environment, **_cpu_environment(asked), **_fast_environment(asked)},
     )
-    target = Target.from_path(found.target) if found.target else None
+    target = _target_of(asked, found)
+    if found.whole and target is not None:
+        launch = _and(launch, {}, *_differences(asked.target, target.config))
     if target is not None:
         _check_tp(target, given)
         _check_context(target, given, launch.environment)
@@ -155,10 +167,58 @@ def _decide(
     head = Head.from_files(Folder(found.head), whole=found.whole) if found.head else None
     if head is not None and target is not None:
         launch = _with_head(launch, asked, head, target, given)
-    elif asked.aux_layers is not None:
-        allow = f" {aux_layers.ALLOW_GDN}" if asked.allow_gdn_aux else ""
-        launch = _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: f"{asked.aux_layers}{allow}"})
+    else:
+        launch = _before_the_head(launch, asked, target, found)
+    if found.whole and head is not None:
+        launch = _and(launch, {}, *_differences(asked.head, head.config))
     return _spare_head_quantization(launch, given)
+
+
+def _target_of(asked: Profile, found: _Checkpoints) -> Target | None:
+    """The checkpoint's, as far as it is there; else what is known of a published one."""
+    if found.target is not None:
+        return Target.from_path(found.target)
+    known = published.config(asked.target) if found.published else None
+    return None if known is None else Target.from_config(known, asked.target)
+
+
+def _before_the_head(
+    launch: Launch, asked: Profile, target: Target | None, found: _Checkpoints
+) -> Launch:
+    """What can be told while the head is not there: whether it and the option fit the target.
+
+    What its own config decides, layers without an option and its context, waits for it.
+    """
+    known = published.config(asked.head or "") if found.published and not found.head else None
+    head = None if known is None else Head(Path(str(asked.head)), known, {})
+    if head is not None and target is not None:
+        head_check.check_config(head, target)
+    if asked.aux_layers is None:
+        return launch
+    if target is None:
+        allow = f" {aux_layers.ALLOW_GDN}" if asked.allow_gdn_aux else ""
+        return _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: f"{asked.aux_layers}{allow}"})
+    resolved = aux_layers.resolve(
+        target,
+        wanted=asked.aux_layers,
+        wanted_source="option or profile",
+        count=None if head is None else head.declared_aux_count,
+        allow_gdn=asked.allow_gdn_aux,
+    )
+    value = aux_layers.to_environment(resolved.selection, target)
+    return _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: value}, resolved.describe(target))
+
+
+def _differences(name: str | None, config: Mapping[str, Any]) -> list[str]:
+    """Of a published repository's config from what comes with this package, for people."""
+    found = published.differences(name or "", config)
+    if not found:
+        return []
+    told = "; ".join(map(str, found))
+    return [
+        f"warning: {name} is not as this package knows it: {told}; the checkpoint's is served, a "
+        "dry run goes by the other"
+    ]
 
 
 def _and(launch: Launch, environment: dict[str, str], *notes: str) -> Launch:
@@ -269,6 +329,11 @@ def _check_tp(target: Target, given: Parsed) -> None:
 def _check_context(target: Target, given: Parsed, environment: Mapping[str, str]) -> None:
     """SGLang refuses this itself unless it is told not to, as a head may make necessary."""
     asked, limit = given.number("--context-length"), target.context_length
+    spelled = given.value("--context-length")
+    if spelled is not None and not asked:
+        raise UserError(
+            f"context length {spelled!r}: a number of tokens, for example {limit} or 128Ki"
+        )
     stretched = "factor" in (target.config.get("rope_scaling") or {})
     allowed = {**os.environ, **environment}.get(LONGER_CONTEXT, "0").lower() in {"1", "true"}
     if asked is None or asked <= limit or stretched or allowed:

@@ -70,7 +70,7 @@ def test_a_hub_name_stays_the_name_of_the_served_model(
     argv[3], argv[5] = "org/target", "org/head"
     launch.main([*argv, "--revision", "abc"])
     assert asked == [
-        ("org/head", None, "head"), ("org/target", "abc", "config"),
+        ("org/target", "abc", "config"), ("org/head", None, "head"),
         ("org/target", "abc", "target"),
     ], "a launch that cannot be must not cost a download of 160 GB"  # fmt: skip
     words = executed["argv"]
@@ -249,10 +249,11 @@ def test_a_package_that_is_not_installed_is_refused(
 
 
 def test_offline_mode_is_honoured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    argv = ("--profile", "b1", "--port", str(free_port()))
+    error = error_of(capsys, *argv, "--target", "nobody/absent-target")
+    assert "target nobody/absent-target is not in the local cache" in error
     error = error_of(capsys, *argv, "--head", "nobody/absent-head")
     assert "head nobody/absent-head is not in the local cache" in error
