@@ -15,9 +15,9 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.figures import require as require_matplotlib
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.calibrate.options import CalibrationOptions
+from sglang_qwen3next_eagle3.head import captured_layers
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
-from sglang_qwen3next_eagle3.head import selection as head_selection
 from sglang_qwen3next_eagle3.head.check import check
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
@@ -142,7 +142,7 @@ def load_pair(options: CalibrationOptions) -> Pair:
 def own_selection(head: Head, target: Target) -> AuxSelection | None:
     """What the head's config names, if that can be served at all."""
     try:
-        own = head_selection.named_by_config(head, target)
+        own = captured_layers.named_by_config(head, target)
         if own is not None:
             validate(own, target, head.aux_count, allow_gdn=True)
     except UserError:

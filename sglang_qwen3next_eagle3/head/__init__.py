@@ -1,3 +1,3 @@
 """What an EAGLE3 head is, read without its weights but for `forward`, which runs it in torch."""
 
-__all__ = ["check", "files", "forward", "head", "inspect", "record", "selection"]
+__all__ = ["captured_layers", "check", "files", "forward", "head", "inspect", "record"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.findings import Finding, error, worst
-from sglang_qwen3next_eagle3.head import check, selection
+from sglang_qwen3next_eagle3.head import captured_layers, check
 from sglang_qwen3next_eagle3.head import record as aux_record
+from sglang_qwen3next_eagle3.head.captured_layers import CALIBRATE
 from sglang_qwen3next_eagle3.head.files import Files, Folder, OnHub
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
-from sglang_qwen3next_eagle3.head.selection import CALIBRATE
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target
 
@@ -72,7 +72,7 @@ def inspect(name: str, files: Files, target_name: str, target: Target) -> Report
     if "fc.weight" in head.tensors and not any(finding.level == "error" for finding in found):
         try:
             record = aux_record.find(files)
-            found += selection.findings(head, target, record, command)
+            found += captured_layers.findings(head, target, record, command)
         except UserError as refused:
             found.append(error("calibration", str(refused)))
     return Report(name, target_name, target, head, record, tuple(found))

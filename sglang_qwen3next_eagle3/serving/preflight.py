@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.head import captured_layers
 from sglang_qwen3next_eagle3.head import check as head_check
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
-from sglang_qwen3next_eagle3.head import selection
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published
@@ -368,7 +368,7 @@ def _with_head(launch: Launch, asked: Profile, head: Head, target: Target, given
     option = asked.aux_layers
     # An option decides alone; a calibration that is not asked for is not read either.
     record = aux_record.find(Folder(head.path)) if option is None and head.tensors else None
-    resolved = selection.resolve(
+    resolved = captured_layers.resolve(
         head,
         target,
         record,
@@ -378,10 +378,10 @@ def _with_head(launch: Launch, asked: Profile, head: Head, target: Target, given
     )
     notes = [resolved.describe(target)]
     if option is None:
-        command = f"{selection.CALIBRATE} --target {asked.target} --head {asked.head}"
+        command = f"{captured_layers.CALIBRATE} --target {asked.target} --head {asked.head}"
         tp = given.value("--tp-size")
         command += f" --tp {tp}" if tp not in (None, "1") else ""
-        doubts = selection.doubts(head, target, record, command)
+        doubts = captured_layers.doubts(head, target, record, command)
         notes += [f"warning: {doubt}" for doubt in doubts]
     value = aux_layers.to_environment(resolved.selection, target)
     launch = _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: value}, *notes)

@@ -75,8 +75,7 @@ def evaluate(options: EvaluationOptions) -> Evaluation:
     """
     import torch
 
-    from sglang_qwen3next_eagle3.head import record
-    from sglang_qwen3next_eagle3.head import selection as head_selection
+    from sglang_qwen3next_eagle3.head import captured_layers, record
     from sglang_qwen3next_eagle3.head.check import check
     from sglang_qwen3next_eagle3.head.files import Folder
     from sglang_qwen3next_eagle3.head.forward import HeadModel
@@ -87,7 +86,7 @@ def evaluate(options: EvaluationOptions) -> Evaluation:
     config = hub.resolve(options.target, what="target", only_config=True)
     target, head = Target.from_path(config), Head.from_path(options.head)
     check(head, target)
-    selection = head_selection.resolve(
+    selection = captured_layers.resolve(
         head,
         target,
         record.find(Folder(options.head)),
