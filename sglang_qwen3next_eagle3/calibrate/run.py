@@ -142,7 +142,7 @@ def load_pair(options: CalibrationOptions) -> Pair:
 def own_selection(head: Head, target: Target) -> AuxSelection | None:
     """What the head's config names, if that can be served at all."""
     try:
-        own = captured_layers.named_by_config(head, target)
+        own = captured_layers.NamedLayers.of(head).selection(target)
         if own is not None:
             validate(own, target, head.aux_count, allow_gdn=True)
     except UserError:

@@ -12,7 +12,7 @@ from sglang_qwen3next_eagle3.base.errors import ServerFailed, Terminated, UserEr
 from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
-from sglang_qwen3next_eagle3.model.aux_layers import DESCRIBED
+from sglang_qwen3next_eagle3.head.captured_layers import DESCRIBED
 from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving import server as servers
 from sglang_qwen3next_eagle3.serving.client import Answer, Client

@@ -1,4 +1,4 @@
-"""Which auxiliary layers a head is served with, and how sure that is.
+"""Which auxiliary layers are captured for a head, and how sure that is. Nothing else decides it.
 
 First that is there wins:
 
@@ -11,63 +11,99 @@ First that is there wins:
 4. `card`, with a warning: nothing is known.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
 from sglang_qwen3next_eagle3.model import aux_layers
-from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Resolved
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
 
 CALIBRATE = "sglang-qwen3next-eagle3 head calibrate"
 
 
-def resolve(
-    head: Head,
-    target: Target,
-    record: AuxRecord | None,
-    *,
-    count: int,
-    option: str | None = None,
-    allow_gdn: bool = False,
-) -> Resolved:
-    """The selection by the order above.
+DESCRIBED = "auxiliary hidden states:"
+"""How the line of a log begins that says what is captured."""
+OPTION = "option or profile"
+CONFIG = "the head's config"
 
-    count: states that the head's fc takes. option: of the command line or the profile.
-    allow_gdn: let the option name GDN layers; what the others name needs no leave.
+
+@dataclass(frozen=True)
+class CapturedLayers:
+    """The streams that are captured, and who decided: for people, as `OPTION` or `CONFIG`."""
+
+    selection: AuxSelection
+    source: str
+
+    def describe(self, target: Target) -> str:
+        """One line for the log: what is captured, by whom, what of it leaves a GDN layer."""
+        name = f" ({self.selection.name})" if self.selection.name else ""
+        line = f"{DESCRIBED} {self.selection}{name}, source: {self.source}"
+        gdn = self.selection.gdn_streams(target)
+        if gdn:
+            leaves = ", ".join(f"{tap} is what layer {tap.depth - 1} put out" for tap in gdn)
+            line += f"; leaves a GDN layer: {leaves}"
+        return line
+
+
+@dataclass(frozen=True)
+class NamedLayers:
+    """What a head's config names. spelled: under our own key, as `aux_layers.parse` reads it; ids:
+    its `eagle_aux_hidden_state_layer_ids`, which count where nothing is spelled."""
+
+    spelled: str | None = None
+    ids: Sequence[object] | None = None
+
+    @classmethod
+    def of(cls, head: Head) -> "NamedLayers":
+        return cls(head.spelled_layers, head.layer_ids)
+
+    def selection(self, target: Target) -> AuxSelection | None:
+        """None: it names nothing.
+
+        Raises:
+            UserError: what it names cannot be read.
+        """
+        if self.spelled is not None:
+            spelled = aux_layers.parse(self.spelled)
+            return aux_layers.named(spelled, target) if isinstance(spelled, str) else spelled
+        return aux_layers.from_head_ids(self.ids) if self.ids else None
+
+
+def decide(
+    target: Target,
+    named: NamedLayers,
+    record: AuxRecord | None = None,
+    *,
+    count: int | None,
+    option: str | None = None,
+    option_source: str = OPTION,
+    allow_gdn: bool = False,
+) -> CapturedLayers:
+    """What is captured, by the order above.
+
+    count: states that the head's fc takes; None: not known. option: of the command line, the
+    profile or the environment. allow_gdn: let the option name GDN layers; what a head was trained
+    with needs no leave.
 
     Raises:
         UserError: it does not fit the target or the head.
     """
     if option is not None:
-        wanted: str | None = option
-        source, exempt = "option or profile", allow_gdn
-    elif record is not None:
-        wanted, source, exempt = record.selection, record.source, True
-    else:
-        wanted, source, exempt = head.spelled_layers, "the head's config", True
-    return aux_layers.resolve(
-        target,
-        wanted=wanted,
-        wanted_source=source,
-        head_ids=head.layer_ids,
-        count=count,
-        allow_gdn=exempt,
-    )
-
-
-def named_by_config(head: Head, target: Target) -> AuxSelection | None:
-    """What the head's config names, or None.
-
-    Raises:
-        UserError: what it names cannot be read.
-    """
-    if head.spelled_layers is not None:
-        spelled = aux_layers.parse(head.spelled_layers)
-        return aux_layers.named(spelled, target) if isinstance(spelled, str) else spelled
-    return aux_layers.from_head_ids(head.layer_ids) if head.layer_ids else None
+        wanted = aux_layers.on_target(option, target, count=count, allow_gdn=allow_gdn)
+        return CapturedLayers(wanted, option_source)
+    if record is not None:
+        measured = aux_layers.on_target(record.selection, target, count=count, allow_gdn=True)
+        return CapturedLayers(measured, record.source)
+    found, source = named.selection(target), CONFIG
+    if found is None:
+        found = aux_layers.named(aux_layers.CARD, target)
+        source = "default, the head's config names none"
+    aux_layers.validate(found, target, count, allow_gdn=True)
+    return CapturedLayers(found, source)
 
 
 def doubts(head: Head, target: Target, record: AuxRecord | None, command: str) -> Iterator[Finding]:
@@ -75,7 +111,7 @@ def doubts(head: Head, target: Target, record: AuxRecord | None, command: str) -
 
     command: the one that measures it.
     """
-    named = named_by_config(head, target)
+    named = NamedLayers.of(head).selection(target)
     if named is None and record is None:
         yield warning(
             "aux-unknown",
@@ -105,11 +141,11 @@ def doubts(head: Head, target: Target, record: AuxRecord | None, command: str) -
 def findings(head: Head, target: Target, record: AuxRecord | None, command: str) -> list[Finding]:
     """What `head inspect` says about the auxiliary layers of a launch without --aux-layers."""
     try:
-        resolved = resolve(head, target, record, count=head.aux_count)
+        captured = decide(target, NamedLayers.of(head), record, count=head.aux_count)
     except UserError as refused:
         remedy = "" if "--aux-layers" in str(refused) else "correct its config or pass --aux-layers"
         return [error("aux-layers", str(refused), remedy)]
     return [
-        note("aux-layers", resolved.describe(target)),
+        note("aux-layers", captured.describe(target)),
         *doubts(head, target, record, command),
     ]

@@ -3,6 +3,9 @@
 A stream of the residual is named by a layer and a tap: `input` is the stream that enters the
 layer, `output` the one that leaves it, so that output@i and input@(i + 1) are one stream. The
 output of the last layer is the stream before the final norm.
+
+How a selection of them is spelled and what it means on a target; which one is captured is decided
+in `head.captured_layers`.
 """
 
 from collections.abc import Sequence
@@ -72,31 +75,6 @@ class AuxSelection:
     def gdn_streams(self, target: Target) -> tuple[Tap, ...]:
         """The taps whose stream leaves a GDN layer (the embedding, depth 0, leaves none)."""
         return tuple(tap for tap in self.taps if tap.depth and target.kinds[tap.depth - 1] == "gdn")
-
-
-DESCRIBED = "auxiliary hidden states:"
-"""How the line of a log begins that says what is captured."""
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A selection that fits its target, and where it came from.
-
-    source: for people, for example "--aux-layers", "the head's config" or "default: card".
-    """
-
-    selection: AuxSelection
-    source: str
-
-    def describe(self, target: Target) -> str:
-        """One line for the log: what is captured, from which source, what leaves a GDN layer."""
-        name = f" ({self.selection.name})" if self.selection.name else ""
-        line = f"{DESCRIBED} {self.selection}{name}, source: {self.source}"
-        gdn = self.selection.gdn_streams(target)
-        if gdn:
-            leaves = ", ".join(f"{tap} is what layer {tap.depth - 1} put out" for tap in gdn)
-            line += f"; leaves a GDN layer: {leaves}"
-        return line
 
 
 def parse(text: str) -> AuxSelection | str:
@@ -216,39 +194,20 @@ def validate(
         )
 
 
-def resolve(
-    target: Target,
-    *,
-    wanted: str | None = None,
-    wanted_source: str = "--aux-layers",
-    head_ids: Sequence[object] | None = None,
-    count: int | None = 3,
-    allow_gdn: bool = False,
-) -> Resolved:
-    """Which streams to capture: what was asked for, else the head's own ids, else `card`.
+def on_target(
+    text: str, target: Target, *, count: int | None = 3, allow_gdn: bool = False
+) -> AuxSelection:
+    """The streams that a spelling or a name means on this target, checked.
 
-    wanted: a spelled or named selection from an option, a profile or the environment.
-    head_ids: the head's `eagle_config.eagle_aux_hidden_state_layer_ids`, if its config has them.
-    count: states that the head's fc takes, or None if not known.
+    A name needs no leave for GDN layers; count and allow_gdn as in `validate`.
 
     Raises:
-        UserError: the selection does not fit the target or the head.
+        UserError: the text cannot be read, or its selection does not fit the target.
     """
-    if wanted is not None:
-        spelled = parse(wanted)
-        if isinstance(spelled, str):
-            selection, exempt = named(spelled, target), True
-        else:
-            selection, exempt = spelled, allow_gdn
-        source = wanted_source
-    elif head_ids:
-        selection, exempt = from_head_ids(head_ids), True
-        source = "the head's config"
-    else:
-        selection, exempt = named(CARD, target), True
-        source = "default, the head's config names none"
-    validate(selection, target, count, allow_gdn=exempt)
-    return Resolved(selection, source)
+    spelled = parse(text)
+    selection = named(spelled, target) if isinstance(spelled, str) else spelled
+    validate(selection, target, count, allow_gdn=allow_gdn or isinstance(spelled, str))
+    return selection
 
 
 def to_environment(selection: AuxSelection, target: Target) -> str:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.head import captured_layers
+from sglang_qwen3next_eagle3.head.captured_layers import CapturedLayers, NamedLayers
 from sglang_qwen3next_eagle3.model import aux_layers
-from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Resolved
+from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import MODEL_TYPE, Target, layer_kinds
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 
@@ -30,7 +32,7 @@ _TOLD = "_qwen3next_eagle3_told"
 class Choose(Protocol):
     """Which streams to capture, given the target and the ids in the head's config."""
 
-    def __call__(self, target: Target, head_ids: Sequence[int] | None) -> Resolved: ...
+    def __call__(self, target: Target, head_ids: Sequence[int] | None) -> CapturedLayers: ...
 
 
 class FinalTap:
@@ -132,12 +134,12 @@ def _forward(original: Callable[..., Any], decoder: Any, *args: Any, **kwargs: A
 def _chosen(choose: Choose, model: Any, head_ids: Sequence[int] | None) -> AuxSelection:
     target = target_of(model.config)
     try:
-        resolved = choose(target, head_ids)
+        captured = choose(target, head_ids)
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
     if _is_first_rank():
-        logger.info("sglang-qwen3next-eagle3: %s", resolved.describe(target))
-    return resolved.selection
+        logger.info("sglang-qwen3next-eagle3: %s", captured.describe(target))
+    return captured.selection
 
 
 def _is_first_rank() -> bool:
@@ -153,20 +155,17 @@ def choose_by(environment: str | None, spelled: Callable[[], str | None] = lambd
     spelled: tells the selection under our own key of the head's config, or None.
     """
 
-    def choose(target: Target, head_ids: Sequence[int] | None) -> Resolved:
-        wanted: str | None
-        if environment:
-            wanted, allow_gdn = aux_layers.from_environment(environment)
-            source = aux_layers.ENVIRONMENT_VARIABLE
-        else:
-            # What a head was trained with needs no leave.
-            wanted, allow_gdn, source = spelled(), True, "the head's config"
-        return aux_layers.resolve(
+    def choose(target: Target, head_ids: Sequence[int] | None) -> CapturedLayers:
+        count = len(head_ids) if head_ids else None
+        if not environment:
+            return captured_layers.decide(target, NamedLayers(spelled(), head_ids), count=count)
+        option, allow_gdn = aux_layers.from_environment(environment)
+        return captured_layers.decide(
             target,
-            wanted=wanted,
-            wanted_source=source,
-            head_ids=head_ids,
-            count=len(head_ids) if head_ids else None,
+            NamedLayers(),
+            count=count,
+            option=option,
+            option_source=aux_layers.ENVIRONMENT_VARIABLE,
             allow_gdn=allow_gdn,
         )
 

@@ -368,22 +368,22 @@ def _with_head(launch: Launch, asked: Profile, head: Head, target: Target, given
     option = asked.aux_layers
     # An option decides alone; a calibration that is not asked for is not read either.
     record = aux_record.find(Folder(head.path)) if option is None and head.tensors else None
-    resolved = captured_layers.resolve(
-        head,
+    captured = captured_layers.decide(
         target,
+        captured_layers.NamedLayers.of(head),
         record,
         count=head.aux_count if head.tensors else head.declared_aux_count,
         option=option,
         allow_gdn=asked.allow_gdn_aux,
     )
-    notes = [resolved.describe(target)]
+    notes = [captured.describe(target)]
     if option is None:
         command = f"{captured_layers.CALIBRATE} --target {asked.target} --head {asked.head}"
         tp = given.value("--tp-size")
         command += f" --tp {tp}" if tp not in (None, "1") else ""
         doubts = captured_layers.doubts(head, target, record, command)
         notes += [f"warning: {doubt}" for doubt in doubts]
-    value = aux_layers.to_environment(resolved.selection, target)
+    value = aux_layers.to_environment(captured.selection, target)
     launch = _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: value}, *notes)
     # SGLang builds the draft with the target's context and refuses a head that declares less.
     context = given.number("--context-length") or target.context_length

@@ -86,9 +86,9 @@ def evaluate(options: EvaluationOptions) -> Evaluation:
     config = hub.resolve(options.target, what="target", only_config=True)
     target, head = Target.from_path(config), Head.from_path(options.head)
     check(head, target)
-    selection = captured_layers.resolve(
-        head,
+    selection = captured_layers.decide(
         target,
+        captured_layers.NamedLayers.of(head),
         record.find(Folder(options.head)),
         count=head.aux_count,
         option=options.aux_layers,

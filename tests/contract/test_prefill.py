@@ -74,7 +74,7 @@ def expected(model: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def select(pair: DemoPair, text: str) -> AuxSelection:
     target = Target.from_path(pair.target)
-    return aux_layers.resolve(target, wanted=text, count=None, allow_gdn=True).selection
+    return aux_layers.on_target(text, target, count=None, allow_gdn=True)
 
 
 def test_every_stream_and_the_normed_states_equal_transformers(

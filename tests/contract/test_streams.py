@@ -75,7 +75,7 @@ def test_prefill_and_decode_equal_transformers(
     text: str, pair: DemoPair, captured: dict[str, torch.Tensor], expected: torch.Tensor
 ) -> None:
     target = Target.from_path(pair.target)
-    selection = aux_layers.resolve(target, wanted=text, count=None, allow_gdn=True).selection
+    selection = aux_layers.on_target(text, target, count=None, allow_gdn=True)
     streams = captured[text]
     assert isinstance(selection, AuxSelection)
     assert streams.shape == (len(selection.depths), len(PROMPT) + DECODE_STEPS, target.hidden_size)

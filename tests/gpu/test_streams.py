@@ -32,8 +32,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> StreamRunner:
 def by_plugin(runner: StreamRunner, text: str) -> torch.Tensor:
     """[streams, T, hidden] over prefill and decode."""
     target = capture.target_of(runner.model.config)
-    resolved = aux_layers.resolve(target, wanted=text, count=None, allow_gdn=True)
-    capture.install(runner.model, resolved.selection)
+    selection = aux_layers.on_target(text, target, count=None, allow_gdn=True)
+    capture.install(runner.model, selection)
     return torch.cat(runner.capture(PROMPT, DECODE_STEPS)[1], dim=1)
 
 

@@ -94,8 +94,8 @@ def streams(runner: StreamRunner, path: dispatch.FastPath, model_runner: Any) ->
     target = capture.target_of(runner.model.config)
     last = len(runner.model.model.layers) - 1
     wanted = f"input:0,input:3,output:3,output:{last}" if last > 3 else "input:0,input:3,output:3"
-    resolved = aux_layers.resolve(target, wanted=wanted, count=None, allow_gdn=True)
-    capture.install(runner.model, resolved.selection)
+    selection = aux_layers.on_target(wanted, target, count=None, allow_gdn=True)
+    capture.install(runner.model, selection)
     tokens, stock = runner.capture(PROMPT, STEPS)
     hooks.install(path, model_runner)
     graph_runner.get_is_capture_mode = lambda: True

@@ -35,8 +35,8 @@ def main() -> None:
     target = capture.target_of(runner.model.config)
     saved = {}
     for text in arguments.selections:
-        resolved = aux_layers.resolve(target, wanted=text, count=None, allow_gdn=True)
-        capture.install(runner.model, resolved.selection)
+        selection = aux_layers.on_target(text, target, count=None, allow_gdn=True)
+        capture.install(runner.model, selection)
         tokens, passes = runner.capture(prompt, arguments.steps)
         saved[text] = torch.cat(passes, dim=1)
         saved["tokens"] = torch.tensor(prompt + tokens)

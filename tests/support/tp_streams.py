@@ -145,7 +145,7 @@ class Group:
         if not fused:
             flashinfer_comm_fusion._flashinfer_allreduce_unavailable = True
         target = capture.target_of(self._model.config)
-        card = aux_layers.resolve(target, wanted="card", count=None).selection
+        card = aux_layers.on_target("card", target, count=None)
         found = []
         for selection in (every_stream(self._rank.loaded.layers), card):
             self._rank.select(selection)

@@ -107,16 +107,16 @@ def _capture(options: CaptureOptions) -> Manifest:
 
 
 def _selection(options: CaptureOptions, target: Target) -> AuxSelection:
-    resolved = aux_layers.resolve(
-        target, wanted=options.aux_layers, count=None, allow_gdn=options.allow_gdn_aux
-    )
-    count = len(resolved.selection.taps)
+    spelled = aux_layers.CARD if options.aux_layers is None else options.aux_layers
+    allow_gdn = options.allow_gdn_aux
+    selection = aux_layers.on_target(spelled, target, count=None, allow_gdn=allow_gdn)
+    count = len(selection.taps)
     if count != features.STATES:
         raise UserError(
-            f"auxiliary layers {resolved.selection}: {count} named, but SpecForge trains on "
+            f"auxiliary layers {selection}: {count} named, but SpecForge trains on "
             f"{features.STATES} throughout: name {features.STATES}"
         )
-    return resolved.selection
+    return selection
 
 
 def _device(options: CaptureOptions, target: Target) -> Literal["cpu", "cuda"]:

@@ -159,13 +159,12 @@ def _fit(options: TrainOptions, chosen: Recipe, name: str) -> _Fitted:
         return _Fitted(name, spelled, _full_size_ids(spelled))
     path = hub.resolve(name, what="target")
     target = Target.from_path(path)
-    selection = aux_layers.resolve(
+    selection = aux_layers.on_target(
+        options.aux_layers or chosen.aux_layers,
         target,
-        wanted=options.aux_layers or chosen.aux_layers,
-        wanted_source="--aux-layers" if options.aux_layers else f"recipe {options.recipe}",
         count=features.STATES,
         allow_gdn=options.allow_gdn_aux,
-    ).selection
+    )
     return _Fitted(
         str(path),
         str(selection),

@@ -6,15 +6,20 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import record as aux_record
+from sglang_qwen3next_eagle3.head.captured_layers import NamedLayers, decide
 from sglang_qwen3next_eagle3.head.files import Folder, content_hash
 from sglang_qwen3next_eagle3.head.record import AuxRecord
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from tests.support.checkpoints import write_config
+from sglang_qwen3next_eagle3.model.target import Target
+from tests.support.checkpoints import CODER_NEXT, write_config
 from tests.support.heads import CONFIG, TARGET, random_tensors, write
 from tests.support.server import free_port
 
 pytestmark = pytest.mark.usefixtures("installed")
+
+CODER = Target.from_config(CODER_NEXT)
 
 IDS = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [7, 27, 43]}}
 
@@ -62,6 +67,50 @@ def serve(executed: dict[str, Any], capsys: pytest.CaptureFixture[str], target: 
         return Served(executed, capsys, *names, *argv)
 
     return start
+
+
+def test_the_first_source_that_is_set_wins() -> None:
+    record = AuxRecord("0" * 64, 1, "output:7,27,43", "2026-01-31")
+    spelled, ids, nothing = NamedLayers("sglang", [3, 7, 11]), NamedLayers(None, [1, 23, 44]), None
+
+    def decided(named: NamedLayers, record: AuxRecord | None, **option: str) -> tuple[str, str]:
+        captured = decide(CODER, named, record, count=3, **option)  # type: ignore[arg-type]
+        return str(captured.selection), captured.source
+
+    assert decided(spelled, record, option="fork") == ("input:3,27,47", "option or profile")
+    told = decided(spelled, record, option="fork", option_source="a variable")
+    assert told == ("input:3,27,47", "a variable")
+    assert decided(spelled, record) == ("output:7,27,43", "calibration of 2026-01-31")
+    assert decided(spelled, nothing) == ("input:2,24,45", "the head's config")
+    assert decided(ids, nothing) == ("output:1,23,44", "the head's config")
+    default = ("output:3,23,47", "default, the head's config names none")
+    assert decided(NamedLayers(), nothing) == default
+    assert decided(NamedLayers(None, []), nothing) == default
+
+
+def test_only_an_option_needs_leave_for_gdn_layers() -> None:
+    with pytest.raises(UserError, match="2 are GDN layers"):
+        decide(CODER, NamedLayers(), option="output:2,23,47", count=3)
+    assert decide(CODER, NamedLayers(), option="output:2,23,47", count=3, allow_gdn=True)
+    assert decide(CODER, NamedLayers("output:2,23,47"), count=3)
+    assert decide(CODER, NamedLayers(None, [2, 23, 47]), count=3)
+
+
+def test_a_target_too_small_for_the_default_needs_an_explicit_selection() -> None:
+    small = Target({"num_hidden_layers": 8, "full_attention_interval": 4})
+    with pytest.raises(UserError, match="no 'card' selection"):
+        decide(small, NamedLayers(), count=3)
+
+
+def test_streams_that_leave_gdn_layers_are_named_at_start() -> None:
+    def described(option: str) -> str:
+        return decide(CODER, NamedLayers(), option=option, count=3).describe(CODER)
+
+    card = "auxiliary hidden states: output:3,23,47 (card), source: option or profile"
+    assert described("card") == card
+    assert "input@3 is what layer 2 put out, input@27 is what layer 26 put out" in described("fork")
+    assert "input@2" in described("sglang")
+    assert "input@24" not in described("sglang"), "what enters layer 24 left attention layer 23"
 
 
 def test_a_head_of_which_nothing_is_known_gets_one_line_with_the_command(

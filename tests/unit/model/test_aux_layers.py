@@ -20,9 +20,9 @@ def target_with(layers: int) -> Target:
     [("card", "output:3,23,47"), ("fork", "input:3,27,47"), ("sglang", "input:2,24,45")],
 )
 def test_named_selections_are_those_of_their_sources(name: str, streams: str) -> None:
-    resolved = aux_layers.resolve(TARGET, wanted=name)
-    assert str(resolved.selection) == streams
-    assert resolved.selection.name == name
+    selection = aux_layers.on_target(name, TARGET)
+    assert str(selection) == streams
+    assert selection.name == name
 
 
 def test_card_takes_first_middle_and_last_attention_layer_of_any_target() -> None:
@@ -34,10 +34,8 @@ def test_card_takes_first_middle_and_last_attention_layer_of_any_target() -> Non
 @pytest.mark.parametrize("name", ["card", "fork"])
 def test_a_target_with_two_attention_layers_needs_an_explicit_selection(name: str) -> None:
     with pytest.raises(UserError, match="2 attention layers.*name the streams"):
-        aux_layers.resolve(target_with(8), wanted=name)
-    with pytest.raises(UserError, match="no 'card' selection"):
-        aux_layers.resolve(target_with(8))
-    assert aux_layers.resolve(target_with(8), wanted="output:3,7", count=2)
+        aux_layers.on_target(name, target_with(8))
+    assert aux_layers.on_target("output:3,7", target_with(8), count=2)
 
 
 def test_taps_may_differ_by_layer() -> None:
@@ -83,22 +81,12 @@ def test_what_cannot_be_read_is_refused_with_the_spelling(text: str) -> None:
 )
 def test_what_does_not_fit_is_refused_with_the_way_out(wanted: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        aux_layers.resolve(TARGET, wanted=wanted)
+        aux_layers.on_target(wanted, TARGET)
 
 
 def test_gdn_layers_may_be_named_on_request() -> None:
-    resolved = aux_layers.resolve(TARGET, wanted="output:2,23,46", allow_gdn=True)
-    assert "leaves a GDN layer: output@2 is what layer 2 put out" in resolved.describe(TARGET)
-
-
-def test_the_first_source_that_is_set_wins() -> None:
-    by_option = aux_layers.resolve(TARGET, wanted="fork", head_ids=[3, 7, 11])
-    assert (str(by_option.selection), by_option.source) == ("input:3,27,47", "--aux-layers")
-    by_head = aux_layers.resolve(TARGET, head_ids=[1, 23, 44])
-    assert (str(by_head.selection), by_head.source) == ("output:1,23,44", "the head's config")
-    by_default = aux_layers.resolve(TARGET, head_ids=[])
-    assert str(by_default.selection) == "output:3,23,47"
-    assert "default" in by_default.source
+    selection = aux_layers.on_target("output:2,23,46", TARGET, allow_gdn=True)
+    assert selection.gdn_streams(TARGET) == (Tap(2, "output"), Tap(46, "output"))
 
 
 def test_head_ids_mean_outputs_in_layer_order() -> None:
@@ -111,24 +99,16 @@ def test_head_ids_that_are_no_layers_are_refused(ids: list[object]) -> None:
         aux_layers.from_head_ids(ids)
 
 
-def test_streams_that_leave_gdn_layers_are_named_at_start() -> None:
-    card = aux_layers.resolve(TARGET, wanted="card").describe(TARGET)
-    assert card == "auxiliary hidden states: output:3,23,47 (card), source: --aux-layers"
-    fork = aux_layers.resolve(TARGET, wanted="fork").describe(TARGET)
-    assert "input@3 is what layer 2 put out, input@27 is what layer 26 put out" in fork
-    sglang = aux_layers.resolve(TARGET, wanted="sglang").describe(TARGET)
-    assert "input@2" in sglang
-    assert "input@24" not in sglang, "what enters layer 24 left attention layer 23"
-    assert aux_layers.AuxSelection((Tap(0, "input"),)).gdn_streams(TARGET) == ()
+def test_the_embedding_leaves_no_layer() -> None:
+    assert AuxSelection((Tap(0, "input"),)).gdn_streams(TARGET) == ()
 
 
 @pytest.mark.parametrize("wanted", ["card", "sglang", "output:3,7,47", "input:3,output:4,47"])
 def test_a_selection_survives_the_environment(wanted: str) -> None:
-    resolved = aux_layers.resolve(TARGET, wanted=wanted, allow_gdn=True)
-    value = aux_layers.to_environment(resolved.selection, TARGET)
+    selection = aux_layers.on_target(wanted, TARGET, allow_gdn=True)
+    value = aux_layers.to_environment(selection, TARGET)
     spelled, allow_gdn = aux_layers.from_environment(value)
-    again = aux_layers.resolve(TARGET, wanted=spelled, allow_gdn=allow_gdn)
-    assert again.selection == resolved.selection
+    assert aux_layers.on_target(spelled, TARGET, allow_gdn=allow_gdn) == selection
 
 
 def test_words_after_the_selection_are_refused() -> None:

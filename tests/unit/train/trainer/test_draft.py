@@ -13,7 +13,7 @@ TARGET = Target({**CODER_NEXT, "rope_theta": 5000000, "bos_token_id": 151643})
 
 
 def config(spelled: str = "card", target: Target = TARGET) -> dict[str, Any]:
-    selection = aux_layers.resolve(target, wanted=spelled, allow_gdn=True).selection
+    selection = aux_layers.on_target(spelled, target, allow_gdn=True)
     return draft.config(recipe.load("card").draft, target, selection)
 
 
@@ -43,7 +43,7 @@ def test_the_card_s_recipe_gives_the_published_head() -> None:
     ],
 )
 def test_ids_name_outputs(spelled: str, ids: list[int] | None) -> None:
-    selection = aux_layers.resolve(TARGET, wanted=spelled, allow_gdn=True).selection
+    selection = aux_layers.on_target(spelled, TARGET, allow_gdn=True)
     assert draft.layer_ids(selection) == ids
 
 
