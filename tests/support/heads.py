@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sglang_qwen3next_eagle3.bench.trees.synthetic import HEAD as PUBLISHED
+from sglang_qwen3next_eagle3.model.published import HEAD as PUBLISHED
 from tests.support.checkpoints import CODER_NEXT, write_config
 
 VOCAB, DRAFT_VOCAB, HIDDEN, TARGET_HIDDEN = 40, 24, 16, 16
