@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkpoints import SMALL_TARGET, write_config, write_head
+from tests.support.checkpoints import write_head, write_target
 
 
 @pytest.fixture
 def target_folder(tmp_path: Path) -> Path:
-    return write_config(tmp_path / "target", SMALL_TARGET)
+    return write_target(tmp_path / "target")
 
 
 @pytest.fixture

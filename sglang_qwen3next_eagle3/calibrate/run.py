@@ -21,7 +21,7 @@ from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head.check import check
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
-from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model import hub, shards
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, validate
 from sglang_qwen3next_eagle3.model.embeddings import vocabulary_rows
 from sglang_qwen3next_eagle3.model.target import Target
@@ -155,7 +155,7 @@ def write(pair: Pair, figures: Mapping[str, Any], out: Path | None) -> Path:
     files = head_files.Folder(pair.head_folder)
     content = head_files.content_hash(files)
     assert content is not None
-    size = sum(files.sizes[name] for name in head_files.weight_files(files))
+    size = sum(files.sizes[name] for name in shards.weight_files(files))
     # Not the first: of those that are not told apart a named one is chosen.
     chosen = next(row for row in figures["candidates"] if row["chosen"])
     record = AuxRecord(

@@ -3,33 +3,24 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.model import hub, safetensors_header
-from sglang_qwen3next_eagle3.model.safetensors_header import Stored
+from sglang_qwen3next_eagle3.model import hub, shards
 from sglang_qwen3next_eagle3.model.target import read_config
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _LEGACY = {"aux_norm_low": "fc_norm.0", "aux_norm_mid": "fc_norm.1", "aux_norm_high": "fc_norm.2"}
 
 
-class Files(Protocol):
-    """The files of one checkpoint. name: for messages."""
+class Files(shards.Listing, Protocol):
+    """The files of one checkpoint."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def sizes(self) -> Mapping[str, int]:
-        """Bytes of each file."""
-
-    def read(self, file: str, start: int, stop: int) -> bytes: ...
     def config(self) -> dict[str, Any]: ...
     def sha256(self, file: str) -> str | None:
         """Of a whole file, in hex; None where that is not known without reading it."""
@@ -78,35 +69,7 @@ class OnHub(hub.Remote):
 
 def has_weights(files: Files) -> bool:
     """Whether there are any, in a format that can be read or not."""
-    return any(Path(name).suffix in {".safetensors", *PICKLES} for name in files.sizes)
-
-
-def weight_files(files: Files) -> list[str]:
-    """The safetensors files, sorted.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = sorted(name for name in files.sizes if name.endswith(".safetensors"))
-    if not found:
-        pickles = [name for name in sorted(files.sizes) if Path(name).suffix in PICKLES]
-        has = f" (it has {pickles[0]}, a pickle: convert it to safetensors)" if pickles else ""
-        raise UserError(f"{files.name} has no .safetensors file{has}")
-    return found
-
-
-def headers(files: Files) -> dict[str, tuple[str, Stored]]:
-    """By tensor: the file it is in and its place there.
-
-    Raises:
-        UserError: no safetensors file, or one that is damaged.
-    """
-    found = {}
-    for file in weight_files(files):
-        where, read = f"{files.name}/{file}", partial(files.read, file)
-        stored = safetensors_header.read(where, files.sizes[file], read)
-        found.update({name: (file, place) for name, place in stored.items()})
-    return found
+    return any(Path(name).suffix in {".safetensors", *shards.PICKLES} for name in files.sizes)
 
 
 def normalise(name: str) -> str:
@@ -142,7 +105,7 @@ def content_hash(files: Files) -> str | None:
     know the sha256 of a file.
     """
     digest = hashlib.sha256()
-    for file in weight_files(files):
+    for file in shards.weight_files(files):
         sha256 = files.sha256(file)
         if sha256 is None:
             return None

@@ -11,6 +11,7 @@ from typing import Any
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head.files import Files, Folder, normalise
+from sglang_qwen3next_eagle3.model import shards
 from sglang_qwen3next_eagle3.model.safetensors_header import ITEM_BYTES, Stored
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
@@ -86,7 +87,7 @@ class Head:
             raise _not_eagle3(files, config)
         if not whole and not head_files.has_weights(files):
             return cls(Path(files.name), config, {})
-        found = head_files.headers(files)
+        found = shards.headers(files)
         tensors = {
             normalise(name): TensorInfo(place.shape, place.dtype)
             for name, (_, place) in found.items()
@@ -208,7 +209,7 @@ def is_eagle1(tensors: Mapping[str, TensorInfo]) -> bool:
 def _not_eagle3(files: Files, config: Mapping[str, Any]) -> UserError:
     architectures = config.get("architectures") or []
     try:
-        found = head_files.headers(files)
+        found = shards.headers(files)
     except UserError:
         found = {}
     tensors = {normalise(n): TensorInfo(p.shape, p.dtype) for n, (_, p) in found.items()}

@@ -17,8 +17,8 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base import files as base_files
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.head.files import Files, content_hash, weight_files
-from sglang_qwen3next_eagle3.model import aux_layers
+from sglang_qwen3next_eagle3.head.files import Files, content_hash
+from sglang_qwen3next_eagle3.model import aux_layers, shards
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def find(files: Files) -> AuxRecord | None:
 
 
 def _bytes(files: Files) -> int:
-    return sum(files.sizes[name] for name in weight_files(files))
+    return sum(files.sizes[name] for name in shards.weight_files(files))
 
 
 def _candidates(files: Files, damaged: dict[Path, UserError]) -> Iterator[AuxRecord]:

@@ -2,5 +2,6 @@
 and where it is kept."""
 
 __all__ = [
-    "aux_layers", "chat_format", "embeddings", "hub", "published", "safetensors_header", "target",
+    "aux_layers", "chat_format", "embeddings", "hub", "published", "safetensors_header", "shards",
+    "target",
 ]  # fmt: skip

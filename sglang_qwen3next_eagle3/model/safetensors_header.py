@@ -21,6 +21,10 @@ ITEM_BYTES = {
     "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
 
+_LFS = b"version https://git-lfs.github.com/spec/"
+POINTER_BYTES = 1024
+"""A pointer of git LFS is smaller than this: github.com/git-lfs/git-lfs, docs/spec.md."""
+
 Read = Callable[[int, int], bytes]
 """Bytes start .. stop of a file; fewer where it ends before."""
 
@@ -42,6 +46,7 @@ def read(where: str, size: int, read_range: Read) -> dict[str, Stored]:
         UserError: not a safetensors file, or one that is damaged or shorter than it says.
     """
     first = read_range(0, min(size, FIRST_READ))
+    check_present(where, first)
     if first[:1] == b"\x80" or first[:4] == b"PK\x03\x04":
         raise UserError(
             f"{where} is a pickle under the name of a safetensors file: convert it "
@@ -67,6 +72,21 @@ def read(where: str, size: int, read_range: Read) -> dict[str, Stored]:
     if end < size:
         raise _damaged(where, f"{size - end} bytes follow its last tensor")
     return tensors
+
+
+def check_present(where: str, start: bytes) -> None:
+    """That a file holds anything of its own, by its first bytes.
+
+    Raises:
+        UserError: it is empty, or the pointer that git LFS leaves in a file's place.
+    """
+    if not start:
+        raise UserError(f"{where} is empty: download or export it again")
+    if start.startswith(_LFS):
+        raise UserError(
+            f"{where} is a git LFS pointer, the file itself was not fetched: run `git lfs pull` "
+            "there, or download it again"
+        )
 
 
 def _stored(entry: dict[str, object], base: int) -> Stored:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.safetensors_header import check_present
 
 MODEL_TYPE = "qwen3_next"
 LayerKind = Literal["attention", "gdn"]
@@ -166,8 +167,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a folder: give a checkpoint folder or a hub name")
     if not file.is_file():
         raise UserError(f"{path} has no config.json: it is not a checkpoint folder")
+    content = file.read_bytes()
+    check_present(str(file), content)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(content)
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(config, dict):

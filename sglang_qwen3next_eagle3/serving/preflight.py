@@ -14,11 +14,10 @@ from typing import Any
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import captured_layers
 from sglang_qwen3next_eagle3.head import check as head_check
-from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
-from sglang_qwen3next_eagle3.model import aux_layers, hub, published
+from sglang_qwen3next_eagle3.model import aux_layers, hub, published, shards
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import flags, machine
@@ -122,7 +121,10 @@ def prepare(chosen: Profile, options: Options) -> Launch:
         _decide(chosen, chosen, _Checkpoints(config), options)
         head = hub.resolve(chosen.head, chosen.head_revision, "head")
     _decide(chosen, chosen, _Checkpoints(config, head, whole=True), options)
+    if head is not None:
+        shards.check(Folder(head))
     target = hub.resolve(chosen.target, revision, "target")
+    _check_weights(target, given)
     folders = {
         "target": str(target),
         "head": None if head is None else str(head),
@@ -345,6 +347,12 @@ def _check_context(target: Target, given: Parsed, environment: Mapping[str, str]
         )
 
 
+def _check_weights(target: Path, given: Parsed) -> None:
+    """All of them, unless the target is served with random ones or ones of another format."""
+    if (given.value("--load-format") or "auto") in ("auto", "safetensors"):
+        shards.check(Folder(target))
+
+
 def _check_mtp(target: Path, given: Parsed) -> None:
     """SGLang starts without the layer's weights, too, and then accepts next to nothing.
 
@@ -354,7 +362,7 @@ def _check_mtp(target: Path, given: Parsed) -> None:
     safetensors = any(name.endswith(".safetensors") for name in files.sizes)
     if given.value("--load-format") == "dummy" or not safetensors:
         return
-    if not any(name.startswith(MTP_PREFIX) for name in head_files.headers(files)):
+    if not any(name.startswith(MTP_PREFIX) for name in shards.headers(files)):
         raise UserError(
             f"the target {target} has no MTP layer (no tensor {MTP_PREFIX}*): serve it with an "
             "EAGLE3 head, or with algorithm none (--no-speculation)"

@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.head.files import Folder, content_hash
 from sglang_qwen3next_eagle3.head.record import AuxRecord
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.model.target import Target
-from tests.support.checkpoints import CODER_NEXT, write_config
+from tests.support.checkpoints import CODER_NEXT, write_target
 from tests.support.heads import CONFIG, TARGET, random_tensors, write
 from tests.support.server import free_port
 
@@ -31,7 +31,7 @@ def no_calibrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    return write_config(tmp_path / "target", TARGET)
+    return write_target(tmp_path / "target", TARGET)
 
 
 def head(folder: Path, **config: Any) -> Path:

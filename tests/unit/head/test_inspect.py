@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3 import __main__, launch
-from tests.support.checkpoints import CODER_NEXT, write_config
+from tests.support.checkpoints import CODER_NEXT, write_config, write_target
 from tests.support.heads import BAD, CONFIG, TARGET, BadHead, published, random_tensors, write
 from tests.support.server import free_port
 
@@ -23,7 +23,7 @@ def no_calibrations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    return write_config(tmp_path / "target", TARGET)
+    return write_target(tmp_path / "target", TARGET)
 
 
 def report_of(

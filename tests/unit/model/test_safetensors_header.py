@@ -59,7 +59,7 @@ U8 = {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no header length"),
+        (b"", "is empty: download or export it again"),
         (b"\xff" * 64, "no header length"),
         ((1000).to_bytes(8, "little") + b"{}", "its header should be 1000 bytes, the file has 10"),
         ((2).to_bytes(8, "little") + b"{]", "its header cannot be read"),

@@ -8,7 +8,7 @@ import pytest
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.serving import preflight
-from tests.support.checkpoints import CODER_NEXT, FP8, SMALL_TARGET, write_config
+from tests.support.checkpoints import CODER_NEXT, FP8, SMALL_TARGET, write_config, write_target
 from tests.support.heads import published as published_head
 from tests.support.launching import dry_run, error_of
 from tests.support.server import free_port
@@ -117,7 +117,7 @@ def test_the_hub_s_config_wins_and_is_reported(
 ) -> None:
     """FP8 with blocks of 64 could be served with TP 8, whatever this package knows."""
     blocks = {**FP8, "weight_block_size": [64, 64]}
-    target = write_config(tmp_path / "t", {**CODER_NEXT, "quantization_config": blocks})
+    target = write_target(tmp_path / "t", {**CODER_NEXT, "quantization_config": blocks})
     head = published_head(tmp_path / "h")
     places = {"Qwen/Qwen3-Coder-Next-FP8": target, "thoughtworks/Qwen3-Coder-Next-Eagle3": head}
     monkeypatch.setattr(preflight.hub, "resolve", lambda name, *_, **__: places[name])

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,22 @@ from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.serving import preflight
-from tests.support.checkpoints import CODER_NEXT, SMALL_HEAD, write_config
+from tests.support.checkpoints import (
+    CODER_NEXT,
+    POINTER,
+    SMALL_HEAD,
+    SMALL_TARGET,
+    break_files,
+    shard_head,
+    write_config,
+    write_sharded,
+)
 from tests.support.launching import error_of
 from tests.support.server import free_port
 
 pytestmark = pytest.mark.usefixtures("installed")
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+BROKEN = break_files(FIRST, SECOND)
 
 
 @pytest.fixture
@@ -182,7 +194,7 @@ def test_mtp_of_a_target_without_an_mtp_layer_is_refused(
 ) -> None:
     argv = [*argv[:4], *argv[6:], "--mtp"]
     tensors = {"model.norm.weight": np.zeros(8, np.float32)}
-    save_file(tensors, target_folder / "model-1.safetensors")
+    save_file(tensors, target_folder / "model.safetensors")
     assert f"the target {target_folder} has no MTP layer (no tensor mtp.*)" in error_of(
         capsys, *argv
     )
@@ -246,6 +258,56 @@ def test_a_package_that_is_not_installed_is_refused(
 ) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
     assert "SGLang would not find the plugin" in error_of(capsys, *argv)
+
+
+@pytest.mark.parametrize(("damage", "told"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("what", ["target", "head", "hub"])
+def test_files_that_are_not_whole_are_refused_before_anything_starts(
+    argv: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    executed: dict[str, Any],
+    damage: Callable[[Path], None],
+    told: str,
+    what: str,
+) -> None:
+    """hub: the snapshot in the cache is what is served of a hub name."""
+    if what == "head":
+        folder = tmp_path / "head"
+        shard_head(folder, FIRST, SECOND)
+    else:
+        folder = write_sharded(tmp_path / "sharded")
+        argv[3] = "org/target" if what == "hub" else str(folder)
+    if what == "hub":
+        places = {"org/target": folder, argv[5]: tmp_path / "head"}
+        monkeypatch.setattr(preflight.hub, "resolve", lambda name, *_, **__: places[name])
+    launch.main(argv)
+    assert executed.pop("argv"), "whole, it is served"
+    capsys.readouterr()
+    executed.clear()
+    damage(folder)
+    assert told in error_of(capsys, *argv)
+    assert not executed
+
+
+def test_random_weights_need_no_files(
+    argv: list[str], capsys: pytest.CaptureFixture[str], executed: dict[str, Any], tmp_path: Path
+) -> None:
+    argv[3] = str(write_config(tmp_path / "config-only", SMALL_TARGET))
+    assert "config-only has no .safetensors file" in error_of(capsys, *argv)
+    launch.main([*argv, "--", "--load-format", "dummy"])
+    assert executed["argv"]
+
+
+@pytest.mark.parametrize(("content", "told"), [(POINTER, "a git LFS pointer"), (b"", "is empty")])
+@pytest.mark.parametrize("what", [3, 5])
+def test_a_config_that_is_not_there_is_told(
+    argv: list[str], capsys: pytest.CaptureFixture[str], content: bytes, told: str, what: int
+) -> None:
+    (Path(argv[what]) / "config.json").write_bytes(content)
+    assert f"config.json is {told.removeprefix('is ')}" in error_of(capsys, *argv)
+    assert f"config.json is {told.removeprefix('is ')}" in error_of(capsys, *argv, "--dry-run")
 
 
 def test_offline_mode_is_honoured(
