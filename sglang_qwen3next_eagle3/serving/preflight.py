@@ -200,15 +200,15 @@ def _before_the_head(
     if target is None:
         allow = f" {aux_layers.ALLOW_GDN}" if asked.allow_gdn_aux else ""
         return _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: f"{asked.aux_layers}{allow}"})
-    resolved = aux_layers.resolve(
+    captured = captured_layers.decide(
         target,
-        wanted=asked.aux_layers,
-        wanted_source="option or profile",
+        captured_layers.NamedLayers(),
         count=None if head is None else head.declared_aux_count,
+        option=asked.aux_layers,
         allow_gdn=asked.allow_gdn_aux,
     )
-    value = aux_layers.to_environment(resolved.selection, target)
-    return _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: value}, resolved.describe(target))
+    value = aux_layers.to_environment(captured.selection, target)
+    return _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: value}, captured.describe(target))
 
 
 def _differences(name: str | None, config: Mapping[str, Any]) -> list[str]:
