@@ -11,8 +11,9 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.demo import pair as pairs
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.head.check import check
-from sglang_qwen3next_eagle3.head.files import Folder, headers
+from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
+from sglang_qwen3next_eagle3.model.shards import headers
 from sglang_qwen3next_eagle3.model.target import Target
 
 
