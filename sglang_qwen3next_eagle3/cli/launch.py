@@ -10,15 +10,15 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, UserError
 from sglang_qwen3next_eagle3.base.redact import masked, without_secrets
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
-from sglang_qwen3next_eagle3.serving import preflight, profile
-from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL
-from sglang_qwen3next_eagle3.serving.command_line import Launch
-from sglang_qwen3next_eagle3.serving.preflight import Options
-from sglang_qwen3next_eagle3.serving.profile import Overrides, Profile
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.serving.command_line import Launch
+    from sglang_qwen3next_eagle3.serving.profile import Profile
 
 PROGRAM = "sglang-qwen3next-eagle3"
 
@@ -72,14 +72,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int | Replacement:
     """Print, or what is to be executed. Raises UserError."""
+    # Not for --help: they bring pydantic.
+    from sglang_qwen3next_eagle3.serving import preflight, profile
+
     if arguments.list:
         return _list(arguments.json)
     if arguments.profile is None:
         names = ", ".join(profile.profile_names())
         raise UserError(f"which profile? --profile NAME, one of {names} (--list explains them)")
-    overrides = Overrides(**{f.name: getattr(arguments, f.name) for f in fields(Overrides)})
+    overrides = profile.Overrides(
+        **{f.name: getattr(arguments, f.name) for f in fields(profile.Overrides)}
+    )
     chosen = overrides.apply(profile.load(arguments.profile))
-    options = Options(
+    options = preflight.Options(
         extra=tuple(arguments.sglang),
         insecure=arguments.insecure,
         allow_attention_backend=arguments.allow_attention_backend,
@@ -94,8 +99,10 @@ def run(arguments: argparse.Namespace) -> int | Replacement:
     return Replacement(launch.argv, launch.environment)
 
 
-def _ask(launch: Launch) -> str:
+def _ask(launch: "Launch") -> str:
     """How to talk to it, once it is up."""
+    from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL
+
     url = launch.url
     where = "" if url == DEFAULT_BASE_URL else f" --base-url {url}"
     where += " --api-key KEY" if launch.wants_key else ""
@@ -103,6 +110,8 @@ def _ask(launch: Launch) -> str:
 
 
 def _list(as_json: bool) -> int:
+    from sglang_qwen3next_eagle3.serving import profile
+
     profiles = {name: profile.load(name) for name in profile.profile_names()}
     if as_json:
         data = {name: p.model_dump(by_alias=True) for name, p in profiles.items()}
@@ -116,7 +125,7 @@ def _list(as_json: bool) -> int:
     return 0
 
 
-def _drafts(p: Profile) -> str:
+def _drafts(p: "Profile") -> str:
     if p.algorithm == "none":
         return "no speculation"
     tree = p.tree
@@ -125,7 +134,7 @@ def _drafts(p: Profile) -> str:
     return f"MTP, {shape}" if p.algorithm == "nextn" else shape
 
 
-def _print(launch: Launch, as_json: bool) -> None:
+def _print(launch: "Launch", as_json: bool) -> None:
     if as_json:
         data = {
             "environment": launch.environment,
