@@ -53,9 +53,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A command line as SGLang's parser reads it."""
+    """A command line as SGLang's parser reads it. stray: words that no flag takes, behind one."""
 
     given: tuple[Given, ...]
+    stray: tuple[str, ...] = ()
 
     def of(self, name: str) -> list[Given]:
         """Each time that the flag is given, under whatever name, in order."""
@@ -99,11 +100,15 @@ def parse(words: Sequence[str]) -> Parsed:
     """
     words = _with_config(words)
     given: list[Given] = []
+    stray: list[str] = []
     index = 0
     while index < len(words):
         word, equals, value = words[index].partition("=")
         index += 1
         if not word.startswith("--"):
+            # Of a flag that is not known, nobody knows how many words follow.
+            if given and given[-1].flag is not None and word not in table():
+                stray.append(words[index - 1])
             continue
         flag = find(word)
         values: list[str] = [value] if equals else []
@@ -114,7 +119,7 @@ def parse(words: Sequence[str]) -> Parsed:
             values.append(words[index])
             index += 1
         given.append(Given(word, flag, tuple(values)))
-    return Parsed(tuple(given))
+    return Parsed(tuple(given), tuple(stray))
 
 
 def last_value(argv: Sequence[str], name: str) -> str | None:

@@ -242,6 +242,11 @@ def _local(name: str | None, what: str) -> Path | None:
 
 def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options) -> None:
     """given: all of the command line; extra: of it what stands behind `--`."""
+    if extra.stray:
+        raise UserError(
+            f"{extra.stray[0]!r} after -- belongs to no flag: SGLang would end with its usage; "
+            "mend it, or put its flag before it"
+        )
     for name, option in _CHECKED.items():
         for entry in extra.of(name):
             raise UserError(

@@ -15,7 +15,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES
-from tests.e2e.conftest import cpu_environment
+from tests.support.demo_server import cpu_environment
 
 LAYERS = 8
 ATTENTION = (3, 7)

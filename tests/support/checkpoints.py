@@ -1,37 +1,22 @@
-"""The published configurations, written out: nothing is downloaded. And small checkpoints."""
+"""Small checkpoints with the proportions of the published ones."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Qwen/Qwen3-Coder-Next, as its config.json says.
-CODER_NEXT: dict[str, Any] = {
-    "architectures": ["Qwen3NextForCausalLM"],
-    "model_type": "qwen3_next",
-    "hidden_size": 2048,
-    "num_hidden_layers": 48,
-    "full_attention_interval": 4,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "head_dim": 256,
-    "linear_num_value_heads": 32,
-    "linear_num_key_heads": 16,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "linear_conv_kernel_dim": 4,
-    "vocab_size": 151936,
-    "intermediate_size": 5120,
-    "num_experts": 512,
-    "num_experts_per_tok": 10,
-    "moe_intermediate_size": 512,
-    "shared_expert_intermediate_size": 512,
-    "max_position_embeddings": 262144,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
+from sglang_qwen3next_eagle3.model.published import CODER_NEXT
+
+__all__ = [
+    "CODER_NEXT",
+    "FP8",
+    "SMALL_HEAD",
+    "SMALL_HEAD_SHAPES",
+    "SMALL_TARGET",
+    "write_config",
+    "write_head",
+]
+
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e4m3"}
 
 # A head of the published proportions for a target of hidden size 8.

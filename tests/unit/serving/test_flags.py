@@ -199,6 +199,27 @@ def test_a_profile_says_nothing_twice_in_other_words(
     assert message in error_of(capsys, "--profile", str(file), "--dry-run")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--log-level", "info", "WORD"],
+        ["--log-level=info", "WORD"],
+        ["--enable-metrics", "WORD", "--log-level", "info"],
+    ],
+)
+def test_a_word_that_no_flag_takes_is_refused(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    for dry in ([], ["--dry-run"]):
+        error = error_of(capsys, "--profile", "b1", "--tp", "2", *dry, "--", *words)
+        assert "'WORD' after -- belongs to no flag" in error
+
+
+def test_words_that_a_flag_takes_are_none_of_them() -> None:
+    taken = ["--cuda-graph-bs", "1", "2", "--no-such-flag", "a", "b", "--log-level", "info"]
+    assert flags.parse(taken).stray == ()
+
+
 @pytest.mark.parametrize("words", [["--host="], ["--host", ""]])
 def test_an_empty_host_is_every_address(
     capsys: pytest.CaptureFixture[str], words: list[str]
