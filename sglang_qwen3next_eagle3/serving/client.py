@@ -7,26 +7,29 @@ for piece in client.chat("And a test for it.", stream=True):
 """
 
 import contextlib
-import ipaddress
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, overload
+from types import TracebackType
+from typing import Any, Literal, Self, overload
 
 from sglang_qwen3next_eagle3.base.accept_length import accept_length
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.event_stream import EventData
+from sglang_qwen3next_eagle3.serving.connection import (
+    API_KEY_VARIABLE,
+    DEFAULT_BASE_URL,
+    Connection,
+    message_of,
+)
 
-if TYPE_CHECKING:
-    import httpx
+__all__ = ["API_KEY_VARIABLE", "DEFAULT_BASE_URL", "Answer", "AnswerStream", "Client"]
 
-DEFAULT_BASE_URL = "http://127.0.0.1:30000"
-API_KEY_VARIABLE = "SGLANG_API_KEY"
-"""Where the verbs that ask a server find its key, unless they are given one."""
 PATH = "/v1/chat/completions"
-CONNECT_SECONDS = 10.0
-"""A server that is there takes a connection at once, whatever its answer takes."""
-_DONE = "[DONE]"
+_DONE = b"[DONE]"
+_EVENTS = "text/event-stream"
+_JSON = {"Content-Type": "application/json"}
 Prompt = str | Sequence[Mapping[str, Any]]
 
 
@@ -40,6 +43,7 @@ class Answer:
     exact: the server said so. SGLang sends no figures with a stream, so there the steps are the
         growths of the token count that were seen, and steps that arrived together count as one.
     tool_calls: as the OpenAI API gives them: id, type and function (name, arguments).
+    logprobs: of the answer's tokens, where they were asked for; as the OpenAI API gives them.
     """
 
     text: str
@@ -51,6 +55,7 @@ class Answer:
     verify_steps: int | None = None
     exact: bool = True
     tool_calls: tuple[Mapping[str, Any], ...] = ()
+    logprobs: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def accept_length(self) -> float | None:
@@ -82,14 +87,20 @@ class AnswerStream(Iterator[str]):
         self.answer: Answer | None = None
         self._stack = contextlib.ExitStack()
         self._started = time.perf_counter()
-        with server.explained(seconds):
-            request = server.http.stream("POST", PATH, json=body, timeout=server.limits(seconds))
-            self._response = self._stack.enter_context(request)
+        self._pieces: Iterator[str] = iter(())
+        way, limits = server.connection, server.connection.limits(seconds)
+        with way.explained(seconds), contextlib.ExitStack() as stack:
+            request = way.http.stream(
+                "POST", PATH, content=_encoded(body), headers=_JSON, timeout=limits
+            )
+            self._response = stack.enter_context(request)
             if self._response.status_code != 200:
                 self._response.read()
-                self.close()
-                raise _refusal(self._response)
-        self._pieces = self._read(server, seconds)
+                raise way.refusal(self._response)
+            if not self._response.headers.get("Content-Type", "").startswith(_EVENTS):
+                raise ValueError("no stream of events")
+            self._stack = stack.pop_all()
+        self._pieces = self._read(way, seconds)
 
     def __next__(self) -> str:
         return next(self._pieces)
@@ -99,12 +110,13 @@ class AnswerStream(Iterator[str]):
         self._pieces = iter(())
         self._stack.close()
 
-    def _read(self, server: "Client", seconds: float) -> Iterator[str]:
+    def _read(self, way: Connection, seconds: float) -> Iterator[str]:
         text: list[str] = []
+        logprobs: list[Mapping[str, Any]] = []
         calls: dict[int, dict[str, Any]] = {}
         counts: list[int] = []
         prompt_tokens, finish_reason, first = 0, None, None
-        with self._stack, server.explained(seconds):
+        with self._stack, way.explained(seconds):
             for chunk in self._chunks():
                 if usage := chunk.get("usage"):
                     prompt_tokens = usage["prompt_tokens"]
@@ -112,6 +124,7 @@ class AnswerStream(Iterator[str]):
                 for choice in chunk.get("choices") or ():
                     finish_reason = choice.get("finish_reason") or finish_reason
                     delta = choice.get("delta") or {}
+                    logprobs += _logprobs(choice)
                     _add_calls(calls, delta.get("tool_calls") or ())
                     if delta.get("content"):
                         first = first or time.perf_counter() - self._started
@@ -131,19 +144,20 @@ class AnswerStream(Iterator[str]):
             verify_steps=steps if 0 < steps < tokens - 1 else None,
             exact=False,
             tool_calls=tuple(calls[index] for index in sorted(calls)),
+            logprobs=tuple(logprobs),
         )
 
     def _chunks(self) -> Iterator[dict[str, Any]]:
-        for line in self._response.iter_lines():
-            data = line.removeprefix("data:").strip()
-            if not line.startswith("data:"):
-                continue
-            if data == _DONE:
-                return
-            chunk = json.loads(data)
-            if "error" in chunk or chunk.get("object") == "error":
-                raise UserError(f"the server failed in the middle of the answer: {_message(chunk)}")
-            yield chunk
+        events = EventData()
+        for received in self._response.iter_bytes():
+            for data in events.feed(received):
+                if data == _DONE:
+                    return
+                chunk = json.loads(data)
+                if "error" in chunk or chunk.get("object") == "error":
+                    said = message_of(chunk)
+                    raise UserError(f"the server failed in the middle of the answer: {said}")
+                yield chunk
         raise UserError("the answer broke off: the server or the connection to it ended")
 
 
@@ -151,7 +165,8 @@ class Client:
     """Talks to one server, without retries: its seconds are those of one request.
 
     base_url: with or without `/v1`; model: any name, SGLang serves one; timeout: seconds without a
-    byte of the answer. Proxies of the environment are asked for other machines only.
+    byte of the answer. Proxies of the environment are asked for other machines only, and
+    SSL_CERT_FILE names a certificate authority of one's own.
     """
 
     def __init__(
@@ -162,22 +177,34 @@ class Client:
         model: str = "default",
         timeout: float = 600.0,
     ) -> None:
-        import httpx
-
-        self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        self.connection = Connection(base_url, api_key)
+        self.connection.limits(timeout)
         self.model = model
         self.timeout = timeout
-        with self.explained(timeout):
-            url = httpx.URL(self.base_url)
-            self.http = httpx.Client(
-                base_url=url, headers=authorization(api_key), trust_env=not is_loopback(url.host)
-            )
+
+    def close(self) -> None:
+        """Give up its connections."""
+        self.connection.http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
 
     @overload
     def chat(self, prompt: Prompt, *, stream: Literal[False] = False, **options: Any) -> Answer: ...
 
     @overload
     def chat(self, prompt: Prompt, *, stream: Literal[True], **options: Any) -> AnswerStream: ...
+
+    @overload
+    def chat(self, prompt: Prompt, *, stream: bool, **options: Any) -> Answer | AnswerStream: ...
 
     def chat(
         self, prompt: Prompt, *, stream: bool = False, **options: Any
@@ -195,80 +222,36 @@ class Client:
         seconds = float(options.pop("timeout", self.timeout))
         body = {"temperature": 0, "model": self.model, "messages": messages}
         body |= {**options.pop("extra_body", {}), **options}
-        if body.get("n", 1) != 1:
+        if body.get("n") not in (None, 1):
             raise UserError(f"n={body['n']}: one answer is given at a time; ask again for another")
         if stream:
             usage = {"include_usage": True, "continuous_usage_stats": True}
             body |= {"stream": True, "stream_options": usage}
             return AnswerStream(self, body, seconds)
-        body = {"return_meta_info": True, **body}
+        body = {"return_meta_info": True, **body, "stream": False}
+        way, limits, content = self.connection, self.connection.limits(seconds), _encoded(body)
         started = time.perf_counter()
-        with self.explained(seconds):
-            reply = self.http.post(PATH, json=body, timeout=self.limits(seconds))
-        if reply.status_code != 200:
-            raise _refusal(reply)
-        with self.explained(seconds):
+        with way.explained(seconds):
+            reply = way.http.post(PATH, content=content, headers=_JSON, timeout=limits)
+            if reply.status_code != 200:
+                raise way.refusal(reply)
             answer = _answer(reply.json())
         return replace(answer, seconds=time.perf_counter() - started)
 
-    def limits(self, seconds: float) -> "httpx.Timeout":
-        import httpx
 
-        return httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-
-    @contextlib.contextmanager
-    def explained(self, seconds: float) -> Iterator[None]:
-        """What goes wrong between here and the server, as one line with the way out."""
-        import httpx
-
-        try:
-            yield
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError):
-            raise UserError(
-                f"no server answers at {self.base_url}: start one with "
-                "`sglang-qwen3next-eagle3 launch --profile demo`, or name it with --base-url"
-            ) from None
-        except httpx.TimeoutException:
-            raise UserError(
-                f"{self.base_url} timed out: no byte of the answer came for {seconds:g} s; ask for "
-                "fewer tokens, or wait longer (Client(timeout=...))"
-            ) from None
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise UserError(
-                f"{self.base_url!r} is no address of a server ({error}): write it as "
-                f"{DEFAULT_BASE_URL}"
-            ) from None
-        except httpx.TransportError as error:
-            raise UserError(
-                f"the connection to {self.base_url} broke ({error or type(error).__name__}): see "
-                "whether the server still runs"
-            ) from None
-        except (ValueError, LookupError, TypeError):
-            raise UserError(
-                f"{self.base_url} does not answer as the OpenAI API does: is it an SGLang server?"
-            ) from None
-
-
-def authorization(api_key: str | None) -> dict[str, str]:
-    """The header that carries the key. Raises UserError: no header can hold it."""
-    if not api_key:
-        return {}
-    if not api_key.isascii():
-        raise UserError("the API key has letters that no HTTP header can hold")
-    return {"Authorization": f"Bearer {api_key}"}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is one of this machine only."""
-    if host == "localhost":
-        return True
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """Raises UserError: no server could read it."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise UserError("the question holds bytes that are no UTF-8 text: mend them") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the request cannot be written as JSON ({error}): mend it") from None
 
 
 def _answer(reply: Mapping[str, Any]) -> Answer:
+    if "choices" not in reply and ("error" in reply or reply.get("object") == "error"):
+        raise UserError(f"the server failed: {message_of(reply)}")
     choice = reply["choices"][0]
     return Answer(
         text=choice["message"].get("content") or "",
@@ -278,7 +261,12 @@ def _answer(reply: Mapping[str, Any]) -> Answer:
         seconds=0.0,
         verify_steps=(choice.get("meta_info") or {}).get("spec_verify_ct"),
         tool_calls=tuple(choice["message"].get("tool_calls") or ()),
+        logprobs=tuple(_logprobs(choice)),
     )
+
+
+def _logprobs(choice: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return (choice.get("logprobs") or {}).get("content") or ()
 
 
 def _add_calls(calls: dict[int, dict[str, Any]], deltas: Sequence[Mapping[str, Any]]) -> None:
@@ -292,17 +280,3 @@ def _add_calls(calls: dict[int, dict[str, Any]], deltas: Sequence[Mapping[str, A
         for key, value in (delta.get("function") or {}).items():
             if key in call["function"]:
                 call["function"][key] += value or ""
-
-
-def _refusal(response: "httpx.Response") -> UserError:
-    try:
-        message = _message(response.json())
-    except ValueError:
-        message = " ".join(response.text[:200].split())
-    return UserError(f"the server refused ({response.status_code}): {message}")
-
-
-def _message(body: Any) -> str:
-    inner = body.get("error", body) if isinstance(body, dict) else body
-    message = inner.get("message") if isinstance(inner, dict) else None
-    return " ".join(str(message or inner).split())

@@ -21,7 +21,6 @@ from sglang_qwen3next_eagle3.model import aux_layers, hub, published, shards
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import flags, machine
-from sglang_qwen3next_eagle3.serving.client import is_loopback
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
     SGLANG_NAMES,
@@ -29,6 +28,7 @@ from sglang_qwen3next_eagle3.serving.command_line import (
     build_argv,
     host_of,
 )
+from sglang_qwen3next_eagle3.serving.connection import is_loopback
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.profile import Profile, Tree
 

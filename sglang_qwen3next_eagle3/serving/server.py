@@ -14,7 +14,7 @@ from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError, uninterrupted
 from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
-from sglang_qwen3next_eagle3.serving.client import authorization
+from sglang_qwen3next_eagle3.serving.connection import authorization
 
 LAUNCHER = "sglang_qwen3next_eagle3.launch"
 FLUSH_SECONDS = 30

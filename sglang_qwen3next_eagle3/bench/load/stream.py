@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from sglang_qwen3next_eagle3.base.event_stream import EventData
 from sglang_qwen3next_eagle3.bench.results.records import RequestSample
 
 CONNECT_SECONDS = 10.0
@@ -48,8 +49,10 @@ async def ask(
             if reply.status_code != 200:
                 text = (await reply.aread()).decode(errors="replace")
                 raise RequestFailed(f"HTTP {reply.status_code}: {_message(text)}")
-            async for line in reply.aiter_lines():
-                stream.read(line)
+            events = EventData()
+            async for received in reply.aiter_bytes():
+                for data in events.feed(received):
+                    stream.read(data)
     except httpx.ReadTimeout:
         seconds = http.timeout.read
         raise RequestFailed(f"stalled: nothing came for {seconds:g} s", fatal=True) from None
@@ -70,21 +73,19 @@ class _Stream:
         self._last: dict[str, Any] | None = None
         self._end = self._started
 
-    def read(self, line: str) -> None:
-        """Raises RequestFailed: the server reports an error in the stream."""
-        if not line.startswith("data:"):
-            return
+    def read(self, data: bytes) -> None:
+        """One event. Raises RequestFailed: the server reports an error in the stream."""
         now = time.perf_counter()
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+        if data == b"[DONE]":
             return
         try:
             event = json.loads(data)
             if "error" in event:
-                raise RequestFailed(_message(data))
+                raise RequestFailed(_message(data.decode(errors="replace")))
             count = int(event["meta_info"]["completion_tokens"])
         except (ValueError, KeyError, TypeError):
-            raise RequestFailed(f"an event that is not SGLang's: {data[:200]}") from None
+            said = data[:200].decode(errors="replace")
+            raise RequestFailed(f"an event that is not SGLang's: {said}") from None
         self._end, self._last = now, event
         ids = event.get("output_ids") or []
         # Whole so far, or (--incremental-streaming-output) what is new.

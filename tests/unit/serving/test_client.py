@@ -4,7 +4,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.serving.client import Answer, Client
-from tests.support.fake_chat import FakeChat, serving
+from tests.support.fake_chat import CALLS, LINES, LOGPROBS, FakeChat, serving
 
 
 @pytest.fixture
@@ -100,6 +100,7 @@ def test_a_proxy_is_not_asked_about_this_machine(url: str, monkeypatch: pytest.M
         ("error", "the server failed in the middle of the answer: out of memory"),
         ("stall", "timed out: no byte of the answer came for 0.3 s"),
         ("nonsense", "does not answer as the OpenAI API does"),
+        ("odd", "does not answer as the OpenAI API does"),
     ],
 )
 def test_a_stream_that_breaks_is_one_line_after_what_came(
@@ -141,9 +142,22 @@ def test_tool_calls_are_part_of_the_answer(url: str, stream: bool) -> None:
         assert list(found) == []
         assert found.answer is not None
         found = found.answer
-    function = {"name": "add", "arguments": '{"a": 1}'}
-    assert found.tool_calls == ({"id": "c1", "type": "function", "function": function},)
+    assert found.tool_calls == tuple(CALLS)
     assert found.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_are_part_of_the_answer(url: str, stream: bool) -> None:
+    found = Client(url).chat("logprobs", logprobs=True, stream=stream)
+    if not isinstance(found, Answer):
+        assert len(list(found)) == 4
+        assert found.answer is not None
+        found = found.answer
+    assert found.logprobs == tuple(LOGPROBS)
+
+
+def test_an_event_ends_at_a_line_feed_and_at_nothing_else(url: str) -> None:
+    assert next(Client(url).chat("lines", stream=True)) == LINES
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -153,12 +167,60 @@ def test_more_than_one_answer_at_once_is_refused(server: FakeChat, stream: bool)
     assert server.requests == []
 
 
-@pytest.mark.parametrize("base_url", ["127.0.0.1:30000", "http://[::", "ftp://a"])
-def test_what_is_no_address_is_said(base_url: str) -> None:
-    with pytest.raises(UserError, match="is no address of a server"):
-        Client(base_url).chat("a")
-
-
-def test_a_server_of_something_else_is_told_from_ours(url: str) -> None:
+@pytest.mark.parametrize("what", ["nonsense", "odd", "page"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_server_of_something_else_is_told_from_ours(url: str, what: str, stream: bool) -> None:
     with pytest.raises(UserError, match="does not answer as the OpenAI API does"):
-        Client(url).chat("nonsense")
+        list(Client(url).chat(what, stream=True) if stream else [Client(url).chat(what).text])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("401", r"refused \(401\): status 401; it wants its key: --api-key, .*SGLANG_API_KEY$"),
+        ("403", r"refused \(403\): status 403; it wants its key"),
+        ("404", r"refused \(404\): status 404; is http://127.* the address of an SGLang server\?$"),
+        ("page 404", r"refused \(404\): a page for a browser, not an API's answer; is"),
+        ("429", r"refused \(429\): status 429; ask again later$"),
+        ("500", r"refused \(500\): status 500$"),
+        ("503", r"refused \(503\): status 503; ask again later$"),
+        ("moved", r"sends us on to http://elsewhere/v1 \(307\): name .* --base-url$"),
+    ],
+)
+def test_each_status_is_told_with_its_way_out(
+    url: str, what: str, message: str, stream: bool
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Client(url).chat(what, stream=stream)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_not_the_one_is_told_from_none(url: str) -> None:
+    with pytest.raises(UserError, match="wants another key") as caught:
+        Client(url, api_key="topsecret").chat("401")
+    assert "topsecret" not in str(caught.value)
+
+
+def test_an_error_in_place_of_an_answer_is_told(url: str) -> None:
+    with pytest.raises(UserError, match="the server failed: out of memory"):
+        Client(url).chat("error")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": float("nan")}, "cannot be written as JSON"),
+        ({"stop": {"a set"}}, "cannot be written as JSON"),
+        ({"stop": "\udcff"}, "no UTF-8 text"),
+        ({"timeout": 0}, "seconds above 0"),
+        ({"timeout": float("nan")}, "seconds above 0"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_cannot_be_sent_is_no_fault_of_the_server(
+    server: FakeChat, options: dict[str, object], message: str, stream: bool
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Client(server.url).chat("a", stream=stream, **options)
+    assert server.requests == []
