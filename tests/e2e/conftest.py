@@ -1,6 +1,6 @@
 """Real servers on the CPU, one for each draft tree, started once a session, and the oracle."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,19 @@ QUESTIONS = (
     "Write a test for a stack.",
     "Parse a date in Python, please. It looks like 2024-05-01, sometimes with a time behind it.",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed since its server had ended shows why it had."""
+    report = yield
+    if report.failed:
+        for name, value in item.funcargs.items():
+            if isinstance(value, Server) and (said := value.last_words()) is not None:
+                report.sections.append((f"log of {name}", said))
+    return report
 
 
 @pytest.fixture(scope="session")

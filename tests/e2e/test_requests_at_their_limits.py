@@ -1,6 +1,7 @@
 """No request ends the server, and none changes the next answer."""
 
 import json
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -49,7 +50,7 @@ def status(server: Server, request: Request) -> int:
 
 def unexpected(server: Server, requests: list[tuple[str, Request]]) -> list[object]:
     """What was answered by neither 2xx nor 4xx."""
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda named: status(server, named[1]), requests))
     return [
         (code, name, json.dumps(request[1])[:200])
@@ -65,13 +66,19 @@ def test_every_field_of_the_installed_release_at_its_limits(server: Server) -> N
     assert not unexpected(server, requests)
 
 
-def test_bodies_that_ended_a_server_or_could(server: Server) -> None:
-    assert not unexpected(server, list(by_hand()))
+@pytest.mark.parametrize("order", [None, 1, 2], ids=str)
+def test_bodies_that_ended_a_server_or_could(server: Server, order: int | None) -> None:
+    """Also beside other neighbours in a batch than those that they stand with."""
+    requests = list(by_hand())
+    if order is not None:
+        random.Random(order).shuffle(requests)
+    assert not unexpected(server, requests)
 
 
 REFUSED = {
     "an id beyond the vocabulary": ("/generate", {"input_ids": [4096]}, "token id 4096"),
     "a negative id": ("/generate", {"input_ids": [-1]}, "token id -1"),
+    "embeddings": ("/generate", {"input_embeds": [[0.1] * 192]}, "Send input_ids"),
     "completions": ("/v1/completions", {"model": "d", "prompt": [200_000]}, "token id 200000"),
     "top_logprobs": (
         "/v1/chat/completions",

@@ -1,6 +1,7 @@
 """What a server says that it captures, and when it refuses to start."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,10 @@ def test_the_launcher_refuses_before_sglang_starts(words: list[str], message: st
     assert ended.stderr.count("\n") == 1
 
 
-def test_the_launcher_refuses_a_port_in_use(tree_server: Server) -> None:
-    port = tree_server.url.rpartition(":")[2]
-    ended = refused("-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--port", port)
+def test_the_launcher_refuses_a_port_in_use() -> None:
+    command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--port"]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ended = refused(*command, str(other.getsockname()[1]))
     assert ended.returncode == 2
     assert "is another server running there?" in ended.stderr
 

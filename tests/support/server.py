@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 
 from sglang_qwen3next_eagle3.base.errors import ServerFailed
-from sglang_qwen3next_eagle3.base.processes import child, free_port, healthy
+from sglang_qwen3next_eagle3.base.processes import child, ending, free_port, healthy
 
 __all__ = ["Server", "free_port", "generate", "running"]
 
-START_SECONDS = 240
+START_SECONDS = 600
+"""Half a minute on an idle machine, ten times that on a busy one."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class Server:
 
     def printed(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def last_words(self, lines: int = 80) -> str | None:
+        """How it ended and the end of its log, the answered requests aside; None while it runs."""
+        try:
+            # A server that broke a connection a moment ago may still be about to end.
+            status = self.process.wait(8)
+        except subprocess.TimeoutExpired:
+            return None
+        said = [line for line in self.printed().splitlines() if "HTTP/1.1" not in line]
+        return "\n".join([f"The server ended: {ending(status)}. Its log:", *said[-lines:]])
 
 
 def generate(server: Server, new_tokens: int, **prompt: Any) -> dict[str, Any]:

@@ -30,14 +30,13 @@ _INT64 = range(-(2**63), 2**63)
 class Limits:
     """What this server can take.
 
-    vocab_size: of the target's embedding; hidden_size: the width of one row of `input_embeds`.
+    vocab_size: of the target's embedding.
     speculative: whether drafts are verified.
     eagle3: whether the target's captured streams stand where its hidden states would.
     multi_item_scoring: `--enable-mis`; grammar_backend: `--grammar-backend`.
     """
 
     vocab_size: int
-    hidden_size: int
     speculative: bool = False
     eagle3: bool = False
     multi_item_scoring: bool = False
@@ -115,7 +114,14 @@ def _kinds(struct_type: Any) -> list[tuple[str, Any]]:
 
 def _prompt(request: Any, limits: Limits) -> Iterator[str]:
     if request.input_embeds is not None:
-        yield from _embeds(request.input_embeds, limits)
+        # SGLang hands them over as `input_embeds`, which its Qwen3-Next, whose argument is
+        # `inputs_embeds`, does not read: the answer would be one to ids that stand in for them.
+        # In a batch with other requests, the draft head's input has their rows alone, and the
+        # scheduler ends.
+        yield (
+            "input_embeds does not work with this model: SGLang would answer to other tokens in "
+            "their place. Send input_ids or text."
+        )
         return
     ids = request.input_ids
     if ids is None or len(ids) == 0:
@@ -129,13 +135,6 @@ def _prompt(request: Any, limits: Limits) -> Iterator[str]:
                 f"The prompt contains the token id {token}; the vocabulary has the ids 0 to "
                 f"{limits.vocab_size - 1}."
             )
-
-
-def _embeds(rows: Any, limits: Limits) -> Iterator[str]:
-    if not rows or any(len(row) != limits.hidden_size for row in rows):
-        yield f"input_embeds must be rows of {limits.hidden_size} numbers each."
-    elif not all(_is_float32(value) for row in rows for value in row):
-        yield "input_embeds must be finite numbers that a float32 can hold."
 
 
 def _logprobs(request: Any, limits: Limits) -> Iterator[str]:

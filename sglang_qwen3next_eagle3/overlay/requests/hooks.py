@@ -65,7 +65,6 @@ def _limits(server_args: Any, model_config: Any) -> Limits:
     algorithm = SpeculativeAlgorithm.from_string(server_args.speculative_algorithm)
     return Limits(
         vocab_size=model_config.vocab_size,
-        hidden_size=model_config.hidden_size,
         speculative=not algorithm.is_none(),
         eagle3=algorithm.is_eagle3(),
         multi_item_scoring=server_args.enable_mis,
