@@ -19,6 +19,9 @@ STOP_SECONDS = 30.0
 """What a process gets to end by itself, before it is killed."""
 LOG_LINES, LINE_LENGTH = 25, 400
 _PR_SET_PDEATHSIG = 1
+_PROC_NET = Path("/proc/net")
+_LISTEN = "0A"
+"""Of a socket's states in /proc/net/tcp."""
 
 
 class Child:
@@ -108,6 +111,17 @@ class Child:
             waiting(elapsed)
             time.sleep(pause)
         raise ServerFailed(f"{self.name} was not healthy in time", self.tail())
+
+    def listens(self, port: int) -> bool:
+        """Whether it, or what it started, is who listens on a port of this machine.
+
+        Somebody else may have taken the port while it was starting, and answers there. True where
+        that cannot be told: without a /proc, and of a process that lets nobody look.
+        """
+        if not _PROC_NET.is_dir():
+            return True
+        sockets = _listening(port)
+        return bool(sockets) and _holds(self.process.pid, sockets)
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End it and all that it started: asked first, killed after `seconds`.
@@ -208,6 +222,35 @@ def end_with_parent() -> Callable[[], None] | None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return arrange
+
+
+def _listening(port: int) -> set[str]:
+    """The sockets that listen on a port, as /proc/PID/fd names them."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), (_PROC_NET / table).open() as rows:
+            for row in list(rows)[1:]:
+                fields = row.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _holds(session: int, sockets: set[str]) -> bool:
+    """Whether a process of a session has one of these sockets open."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            if os.getsid(int(folder.name)) != session:
+                continue
+            try:
+                names = os.listdir(folder / "fd")
+            except PermissionError:
+                return True
+            for name in names:
+                with contextlib.suppress(OSError):
+                    if os.readlink(folder / "fd" / name) in sockets:
+                        return True
+    return False
 
 
 def _group_lives(group: int, seconds: float = 5.0) -> bool:

@@ -144,6 +144,18 @@ def differences(name: str, found: Mapping[str, Any]) -> tuple[Difference, ...]:
     return () if known is None else tuple(_differences(known, found))
 
 
+def warnings(name: str | None, found: Mapping[str, Any]) -> list[str]:
+    """The same in a sentence for people, if there is anything to say."""
+    different = differences(name or "", found)
+    if not different:
+        return []
+    told = "; ".join(map(str, different))
+    return [
+        f"warning: {name} is not as this package knows it: {told}; the checkpoint's is served, a "
+        "dry run goes by the other"
+    ]
+
+
 def _differences(known: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Difference]:
     checked = _CHECKED if known is HEAD else _CHECKED_OF_TARGETS
     for key in (key for key in known if key in checked):

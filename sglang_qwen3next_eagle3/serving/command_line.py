@@ -1,7 +1,9 @@
 """SGLang's command line: what a profile becomes, and what will be executed."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 
+from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
 from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving.flags import Parsed
@@ -26,6 +28,13 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def adding(self, environment: dict[str, str], *notes: str) -> "Launch":
+        return replace(
+            self,
+            environment={**self.environment, **environment},
+            notes=(*self.notes, *notes),
+        )
+
     @property
     def argv(self) -> list[str]:
         return [*self.words, *self.extra, *self.guards]
@@ -49,6 +58,23 @@ def host_of(given: Parsed) -> str:
     """Where it will listen; an empty word, unlike none, is every address."""
     host = given.value("--host")
     return DEFAULT_HOST if host is None else host
+
+
+def port_of(given: Parsed) -> int:
+    return given.number("--port") or DEFAULT_PORT
+
+
+def build_environment(profile: Profile) -> dict[str, str]:
+    """What is set for a profile beyond the caller's environment."""
+    added = dict(profile.environment)
+    if profile.cpu_engine:
+        from sglang_qwen3next_eagle3.overlay.cpu_engine import ENVIRONMENT, SHIM_DIR
+
+        path = [str(SHIM_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
+        added |= {**ENVIRONMENT, variables.CPU_ENGINE: "1", "PYTHONPATH": os.pathsep.join(path)}
+    if profile.fast is not None:
+        added[variables.FAST] = "on" if profile.fast else "off"
+    return added
 
 
 def build_argv(profile: Profile, python: str = "python") -> list[str]:

@@ -7,8 +7,6 @@ import socket
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.serving.command_line import DEFAULT_PORT, host_of
-from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.profile import Profile
 
 ENTRY_POINT_GROUP = "sglang.srt.plugins"
@@ -41,10 +39,8 @@ def check_installation(chosen: Profile) -> None:
         )
 
 
-def check_address(given: Parsed) -> None:
+def check_address(host: str, port: int) -> None:
     """Raises UserError: somebody listens there, or it is none of this machine's."""
-    host = host_of(given)
-    port = given.number("--port") or DEFAULT_PORT
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror:

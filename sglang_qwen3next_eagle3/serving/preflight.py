@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import captured_layers
@@ -19,14 +18,15 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import flags, machine
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
     SGLANG_NAMES,
     Launch,
     build_argv,
+    build_environment,
     host_of,
+    port_of,
 )
 from sglang_qwen3next_eagle3.serving.connection import is_loopback
 from sglang_qwen3next_eagle3.serving.flags import Parsed
@@ -113,7 +113,7 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     local = _Checkpoints(_local(chosen.target, "target"), _local(chosen.head, "head"))
     given = flags.parse(_decide(chosen, chosen, local, options).argv)
     machine.check_installation(chosen)
-    machine.check_address(given)
+    machine.check_address(host_of(given), port_of(given))
     revision = chosen.target_revision
     config = hub.resolve(chosen.target, revision, "target", only_config=True)
     head = None
@@ -153,11 +153,11 @@ def _decide(
     launch = Launch(
         words=tuple(words),
         extra=options.extra,
-        environment={**asked.environment, **_cpu_environment(asked), **_fast_environment(asked)},
+        environment=build_environment(asked),
     )
     target = _target_of(asked, found)
     if found.whole and target is not None:
-        launch = _and(launch, {}, *_differences(asked.target, target.config))
+        launch = launch.adding({}, *published.warnings(asked.target, target.config))
     if target is not None:
         _check_tp(target, given)
         _check_context(target, given, launch.environment)
@@ -172,7 +172,7 @@ def _decide(
     else:
         launch = _before_the_head(launch, asked, target, found)
     if found.whole and head is not None:
-        launch = _and(launch, {}, *_differences(asked.head, head.config))
+        launch = launch.adding({}, *published.warnings(asked.head, head.config))
     return _spare_head_quantization(launch, given)
 
 
@@ -199,7 +199,7 @@ def _before_the_head(
         return launch
     if target is None:
         allow = f" {aux_layers.ALLOW_GDN}" if asked.allow_gdn_aux else ""
-        return _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: f"{asked.aux_layers}{allow}"})
+        return launch.adding({aux_layers.ENVIRONMENT_VARIABLE: f"{asked.aux_layers}{allow}"})
     captured = captured_layers.decide(
         target,
         captured_layers.NamedLayers(),
@@ -208,27 +208,7 @@ def _before_the_head(
         allow_gdn=asked.allow_gdn_aux,
     )
     value = aux_layers.to_environment(captured.selection, target)
-    return _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: value}, captured.describe(target))
-
-
-def _differences(name: str | None, config: Mapping[str, Any]) -> list[str]:
-    """Of a published repository's config from what comes with this package, for people."""
-    found = published.differences(name or "", config)
-    if not found:
-        return []
-    told = "; ".join(map(str, found))
-    return [
-        f"warning: {name} is not as this package knows it: {told}; the checkpoint's is served, a "
-        "dry run goes by the other"
-    ]
-
-
-def _and(launch: Launch, environment: dict[str, str], *notes: str) -> Launch:
-    return replace(
-        launch,
-        environment={**launch.environment, **environment},
-        notes=(*launch.notes, *notes),
-    )
+    return launch.adding({aux_layers.ENVIRONMENT_VARIABLE: value}, captured.describe(target))
 
 
 def _local(name: str | None, what: str) -> Path | None:
@@ -293,10 +273,6 @@ def _check_fast(given: Parsed, chosen: Profile) -> None:
             reason = f"it serves on one GPU, and {what} is {ranks}"
     if reason is not None:
         raise UserError(f"fast: {reason}; pass --no-fast to serve with SGLang's kernels alone")
-
-
-def _fast_environment(chosen: Profile) -> dict[str, str]:
-    return {} if chosen.fast is None else {variables.FAST: "on" if chosen.fast else "off"}
 
 
 def _check_backends(given: Parsed) -> None:
@@ -397,13 +373,12 @@ def _with_head(launch: Launch, asked: Profile, head: Head, target: Target, given
         doubts = captured_layers.doubts(head, target, record, command)
         notes += [f"warning: {doubt}" for doubt in doubts]
     value = aux_layers.to_environment(captured.selection, target)
-    launch = _and(launch, {aux_layers.ENVIRONMENT_VARIABLE: value}, *notes)
+    launch = launch.adding({aux_layers.ENVIRONMENT_VARIABLE: value}, *notes)
     # SGLang builds the draft with the target's context and refuses a head that declares less.
     context = given.number("--context-length") or target.context_length
     if head.context_length >= context:
         return launch
-    return _and(
-        launch,
+    return launch.adding(
         {LONGER_CONTEXT: "1"},
         f"the head declares a context of {head.context_length}, {context} is served: "
         f"{LONGER_CONTEXT}=1 is set (positions are rotary, nothing is truncated)",
@@ -416,13 +391,4 @@ def _spare_head_quantization(launch: Launch, given: Parsed) -> Launch:
     if given.value("--quantization") is None or given.value(draft) is not None:
         return launch
     note = f"--quantization is for the target only: {draft} unquant is added"
-    return _and(replace(launch, guards=(draft, "unquant")), {}, note)
-
-
-def _cpu_environment(chosen: Profile) -> dict[str, str]:
-    if not chosen.cpu_engine:
-        return {}
-    from sglang_qwen3next_eagle3.overlay.cpu_engine import ENVIRONMENT, SHIM_DIR
-
-    path = [str(SHIM_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**ENVIRONMENT, variables.CPU_ENGINE: "1", "PYTHONPATH": os.pathsep.join(path)}
+    return replace(launch, guards=(draft, "unquant")).adding({}, note)

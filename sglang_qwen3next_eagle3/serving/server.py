@@ -15,6 +15,7 @@ from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError, uninter
 from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
 from sglang_qwen3next_eagle3.serving.connection import authorization
+from sglang_qwen3next_eagle3.serving.machine import check_address
 
 LAUNCHER = "sglang_qwen3next_eagle3.launch"
 FLUSH_SECONDS = 30
@@ -92,15 +93,24 @@ def started(
     with the block.
 
     Raises:
-        ServerFailed: it ends or is not healthy after `start_seconds`.
+        UserError: somebody listens on the port.
+        ServerFailed: it ends or is not healthy after `start_seconds`; also where somebody else
+            answers on the port, which is not taken for it.
     """
-    port = free_port() if port is None else port
+    if port is None:
+        port = free_port()
+    else:
+        check_address("127.0.0.1", port)
     command = [sys.executable, "-m", LAUNCHER]
     command += [word.replace("{port}", str(port)) for word in words]
     url, headers = f"http://127.0.0.1:{port}", authorization(api_key)
     try:
         with child(command, log, environment=environment) as ours:
-            seconds = ours.wait_until(lambda: healthy(url, headers), start_seconds, waiting=waiting)
+            seconds = ours.wait_until(
+                lambda: ours.listens(port) and healthy(url, headers),
+                start_seconds,
+                waiting=waiting,
+            )
             yield Server(url, headers, ready_seconds=round(seconds, 1), child=ours)
     finally:
         _mask(log)

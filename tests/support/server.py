@@ -64,7 +64,7 @@ def running(
     with child([sys.executable, *command], log, environment=environment) as started:
         server = Server(url, log, started.process)
         try:
-            started.wait_until(lambda: healthy(url), start_seconds)
+            started.wait_until(lambda: started.listens(port) and healthy(url), start_seconds)
         except ServerFailed as error:
             raise AssertionError(f"{error}\n{server.printed()[-4000:]}") from None
         yield server

@@ -129,6 +129,29 @@ def test_the_tail_of_a_log(tmp_path: Path) -> None:
     assert last_line(log) == "it said nothing"
 
 
+@pytest.mark.skipif(not Path("/proc/net").is_dir(), reason="only /proc tells who listens")
+def test_who_listens_is_known(tmp_path: Path) -> None:
+    port = free_port()
+    # The grandchild, as with SGLang's tokenizer workers.
+    listening = f"""
+import socket, subprocess, sys, time
+s = socket.create_server(("127.0.0.1", {port}))
+s.set_inheritable(True)
+inner = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+subprocess.Popen(inner, close_fds=False)
+s.close()
+time.sleep(60)
+"""
+    with child([sys.executable, "-c", listening], tmp_path / "log") as ours:
+        ours.wait_until(lambda: bool(tail(tmp_path / "log")), 60)
+        assert ours.listens(port)
+        assert not ours.listens(free_port())
+        with socket.socket() as stranger:
+            stranger.bind(("127.0.0.1", 0))
+            stranger.listen()
+            assert not ours.listens(stranger.getsockname()[1])
+
+
 def test_a_port_that_is_taken_is_not_free() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

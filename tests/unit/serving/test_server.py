@@ -1,13 +1,18 @@
 """A server of our own: started, asked, ended, and what it leaves."""
 
+import contextlib
 import errno
 import json
 import signal
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3.base.errors import ServerFailed
+from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
+from sglang_qwen3next_eagle3.base.processes import free_port, healthy
 from sglang_qwen3next_eagle3.serving import server
 from tests.support import fake_sglang
 
@@ -68,6 +73,57 @@ def test_ctrl_c_does_not_keep_the_secrets_in_the_log(
     with server.started(WORDS, log, {}, 60):
         pass
     assert "S3CRET" not in log.read_text()
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Healthy, and not the server that was started."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+def test_who_took_the_port_while_it_started_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"start_seconds": 3}}))
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+
+        def take(_elapsed: float) -> None:
+            if port in taken:
+                return
+            taken.append(port)
+            stranger = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", port), Stranger))
+            stack.callback(stranger.shutdown)
+            threading.Thread(target=stranger.serve_forever, daemon=True).start()
+
+        taken: list[int] = []
+        with (
+            pytest.raises(ServerFailed, match="the server ended"),
+            server.started(WORDS, tmp_path / "log", {}, 60, port=port, waiting=take),
+        ):
+            pass
+        assert taken, "somebody was there"
+        assert healthy(f"http://127.0.0.1:{port}"), "and would have answered"
+        assert Stranger.asked == 1
+
+
+def test_a_port_in_use_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port} .*--port"),
+            server.started(WORDS, tmp_path / "log", {}, 60, port=port),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_asked_and_flushed(tmp_path: Path) -> None:
