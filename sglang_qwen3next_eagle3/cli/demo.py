@@ -12,7 +12,7 @@ from sglang_qwen3next_eagle3.base.errors import ServerFailed, Terminated, UserEr
 from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
-from sglang_qwen3next_eagle3.head.captured_layers import DESCRIBED
+from sglang_qwen3next_eagle3.head.captured_layers import DESCRIBED, SOURCE
 from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving import server as servers
 from sglang_qwen3next_eagle3.serving.client import Answer, Client
@@ -97,11 +97,17 @@ def _log() -> Iterator[Path]:
 
 
 def _captured(log: Path) -> str | None:
-    """What the server's log says of the states that it captures."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    # The last one: before it stands what the launcher decided.
-    lines = [line for line in text.splitlines() if DESCRIBED in line]
-    return lines[-1][lines[-1].index(DESCRIBED) :] if lines else None
+    """What the server's log says of the states that it captures, and who decided that."""
+    text = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [line[line.index(DESCRIBED) :] for line in text if DESCRIBED in line]
+    # The last is the server's own, of what it does capture; it was told by a variable. The first is
+    # the launcher's, which knows who decided; it counts where both name the same states.
+    same = [line for line in lines if _states(line) == _states(lines[-1])]
+    return same[0] if same else None
+
+
+def _states(line: str) -> str:
+    return line.partition(SOURCE)[0]
 
 
 def _serve(server: Server) -> None:

@@ -27,6 +27,7 @@ CALIBRATE = "sglang-qwen3next-eagle3 head calibrate"
 
 DESCRIBED = "auxiliary hidden states:"
 """How the line of a log begins that says what is captured."""
+SOURCE = ", source: "
 OPTION = "option or profile"
 CONFIG = "the head's config"
 
@@ -41,7 +42,7 @@ class CapturedLayers:
     def describe(self, target: Target) -> str:
         """One line for the log: what is captured, by whom, what of it leaves a GDN layer."""
         name = f" ({self.selection.name})" if self.selection.name else ""
-        line = f"{DESCRIBED} {self.selection}{name}, source: {self.source}"
+        line = f"{DESCRIBED} {self.selection}{name}{SOURCE}{self.source}"
         gdn = self.selection.gdn_streams(target)
         if gdn:
             leaves = ", ".join(f"{tap} is what layer {tap.depth - 1} put out" for tap in gdn)

@@ -53,6 +53,27 @@ def test_it_says_which_states_the_server_captures(
     assert capsys.readouterr().out.startswith("auxiliary hidden states: output:1 (x)\nan answer")
 
 
+STATES = "x: auxiliary hidden states: output:1"
+VARIABLE = "SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "printed"),
+    [
+        (f"{STATES}, source: the head's config", "output:1, source: the head's config"),
+        (f"{STATES},7, source: the head's config", f"output:1, source: {VARIABLE}"),
+    ],
+    ids=["as decided", "another than was decided"],
+)
+def test_who_decided_is_told_where_the_server_captures_what_was_decided(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, launcher: str, printed: str
+) -> None:
+    logged = f"{launcher}\n[2026-01-01 00:00:00] {STATES}, source: {VARIABLE}"
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"say": logged}}))
+    assert main(["demo"]) == 0
+    assert capsys.readouterr().out.startswith(f"auxiliary hidden states: {printed}\nan answer")
+
+
 def test_a_server_that_does_not_start_is_told_with_its_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
