@@ -3,6 +3,9 @@
 import argparse
 import importlib.metadata
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.overlay import server_flags
-from sglang_qwen3next_eagle3.serving import command_line, flags, preflight, profile
+from sglang_qwen3next_eagle3.serving import adaptive, command_line, flags, preflight, profile
 from sglang_qwen3next_eagle3.serving.profile import Overrides
 
 WORDS: list[list[str]] = [
@@ -62,3 +65,36 @@ def test_sglang_reads_a_launch_as_we_do(
     assert read["model_path"] == flags.last_value(argv, "--model-path")
     assert read["host"] == (flags.last_value(argv, "--host") or command_line.DEFAULT_HOST)
     assert read["tp_size"] == int(flags.last_value(argv, "--tp-size") or 1)
+
+
+def test_the_candidates_of_adaptive_drafting_are_sglang_s() -> None:
+    from sglang.srt.speculative.adaptive_spec_params import resolve_candidate_steps_from_config
+
+    assert set(resolve_candidate_steps_from_config()) == adaptive.CANDIDATES
+
+
+READ_BY_SGLANG = (
+    "import sys\n"
+    "from sglang.srt.server_args import prepare_server_args\n"
+    "read = prepare_server_args(sys.argv[1:])\n"
+    "print(read.disable_radix_cache, read.disable_overlap_schedule)\n"
+)
+
+
+def test_sglang_takes_the_cpu_demo_with_a_prefix_cache() -> None:
+    """It asserts that a GPU is there unless it is told the strategy and not to overlap."""
+    demo = profile.load("demo")
+    cached = demo.override(sglang={"disable-radix-cache": False})
+    launch = preflight.plan(cached, preflight.Options())
+    command = [sys.executable, "-c", READ_BY_SGLANG]
+    environment = {**os.environ, **launch.environment}
+
+    def read(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *words], env=environment, capture_output=True, text=True, check=False
+        )
+
+    told = read(launch.argv[3:])
+    assert told.stdout.split()[-2:] == ["False", "True"], told.stderr[-2000:]
+    untold = read(launch.words[3:])
+    assert "extra_buffer needs CUDA" in untold.stderr, "the assertion is gone: so may the flags be"

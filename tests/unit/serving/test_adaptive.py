@@ -1,0 +1,69 @@
+"""Adaptive drafting: what would not start, or would silently not take place."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.launching import dry_run, error_of
+
+ADAPTIVE = "--speculative-adaptive"
+
+
+def words(tree: str, *flags: str) -> list[str]:
+    return ["--profile", "b1", *(["--tree", tree] if tree else []), "--", *flags]
+
+
+@pytest.mark.parametrize("tree", ["1,1,2", "3,1,4", "7,1,8"])
+def test_sglang_s_candidates_are_served(capsys: pytest.CaptureFixture[str], tree: str) -> None:
+    assert ADAPTIVE in dry_run(capsys, *words(tree, ADAPTIVE))["argv"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "flags", "told"),
+    [
+        ("5,1,6", [ADAPTIVE], "0, 1, 3 or 7 steps, not with 5: use --tree 1,1,2 or 3,1,4 or 7,1,8"),
+        ("3,1,4", [ADAPTIVE, "--speculative-num-steps=2", "--speculative-num-draft-tokens=3"],
+         "not with 2"),
+        ("3,4,8", [ADAPTIVE], "with topk 4 SGLang serves without it: take a chain"),
+        ("", [ADAPTIVE], "with topk 4 SGLang serves without it"),
+        ("3,1,4", [ADAPTIVE, "--enable-two-batch-overlap"], "SGLang serves without it"),
+        ("3,1,4", ["--speculative-adaptive-config", "c.json"], f"says nothing without {ADAPTIVE}"),
+    ],
+)  # fmt: skip
+def test_what_would_not_be_adaptive_is_refused(
+    capsys: pytest.CaptureFixture[str], tree: str, flags: list[str], told: str
+) -> None:
+    argv = words(tree, *flags)
+    assert told in error_of(capsys, *argv[:2], "--dry-run", *argv[2:])
+
+
+def test_without_drafts_nothing_adapts(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("--profile", "b1", "--no-speculation", "--dry-run", "--", ADAPTIVE)
+    assert "nothing drafts here" in error_of(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"1": {"candidate_steps": [2, 5]}, "8": {"candidate_steps": [0]}}', None),
+        ('{"1": {"candidate_steps": [2, 4]}}', "2 or 4 steps, not with 5: use --tree 2,1,3 or"),
+        ('{"ema_alpha": 0.2}', "expected candidates for batch sizes"),
+        ('{"1": {"candidate_steps": [-1]}}', "expected candidates for batch sizes"),
+        ('{"1": {"candidate_steps": 5}}', "expected candidates for batch sizes"),
+        ('{"1": {}}', "expected candidates for batch sizes"),
+        ("[]", "expected candidates for batch sizes"),
+        ("{", "expected candidates for batch sizes"),
+        (None, "cannot be read"),
+    ],
+)
+def test_one_s_own_candidates_count(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None, told: str | None
+) -> None:
+    file = tmp_path / "adaptive.json"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    argv = words("5,1,6", ADAPTIVE, "--speculative-adaptive-config", str(file))
+    if told is None:
+        assert dry_run(capsys, *argv)["argv"]
+    else:
+        assert told in error_of(capsys, *argv[:2], "--dry-run", *argv[2:])
