@@ -10,7 +10,13 @@ from pathlib import Path
 from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.overlay.contract import Comparison, Installed, Manifest, Part, Symbol
+from sglang_qwen3next_eagle3.overlay.contract import (
+    Installed,
+    Part,
+    ReleaseManifest,
+    Symbol,
+    SymbolComparison,
+)
 from sglang_qwen3next_eagle3.train.trainer import specforge
 
 PARTS: tuple[Part, ...] = ("capture", "cpu_engine", "fast", "prefill", "requests", "simulate")
@@ -66,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if all(finding.state == "ok" for finding in findings + trainer_findings) else 1
 
 
-def _of_trainer(installed: Installed | None) -> tuple[Manifest | None, list[Comparison]]:
+def _of_trainer(
+    installed: Installed | None,
+) -> tuple[ReleaseManifest | None, list[SymbolComparison]]:
     """SpecForge's manifest and findings, where it is installed: only training needs it."""
     if installed is None:
         return None, []
@@ -108,7 +116,7 @@ def _new(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def render(template: Manifest, installed: Installed) -> Iterator[str]:
+def render(template: ReleaseManifest, installed: Installed) -> Iterator[str]:
     """The text of a manifest with the template's symbols as the installed source has them."""
     yield f'release = "{installed.release}"\nreviewed = "not yet: written by `patches new`"\n'
     for symbol in template.symbols:
@@ -150,7 +158,7 @@ def _fields(symbol: Symbol) -> dict[str, object]:
     }
 
 
-def _as_json(manifest: Manifest, findings: list[Comparison]) -> dict[str, object]:
+def _as_json(manifest: ReleaseManifest, findings: list[SymbolComparison]) -> dict[str, object]:
     symbols = [
         {**_fields(finding.symbol), "state": finding.state, "detail": finding.detail}
         for finding in findings
@@ -158,7 +166,7 @@ def _as_json(manifest: Manifest, findings: list[Comparison]) -> dict[str, object
     return {"release": manifest.release, "reviewed": manifest.reviewed, "symbols": symbols}
 
 
-def _print_summary(name: str, manifest: Manifest, findings: list[Comparison]) -> None:
+def _print_summary(name: str, manifest: ReleaseManifest, findings: list[SymbolComparison]) -> None:
     """A few lines: how many symbols are as they were reviewed, and those that are not."""
     parts = Counter(finding.symbol.part for finding in findings)
     counted = ", ".join(f"{part} {count}" for part, count in sorted(parts.items()))
@@ -170,7 +178,7 @@ def _print_summary(name: str, manifest: Manifest, findings: list[Comparison]) ->
     print(f"reviewed: {manifest.reviewed}")
 
 
-def _print_table(name: str, manifest: Manifest, findings: list[Comparison]) -> None:
+def _print_table(name: str, manifest: ReleaseManifest, findings: list[SymbolComparison]) -> None:
     from rich.console import Console
     from rich.table import Table
 

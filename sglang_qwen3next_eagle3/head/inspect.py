@@ -26,7 +26,7 @@ VERDICTS = ("serves", "serves, with warnings", "does not serve")
 
 
 @dataclass(frozen=True)
-class Report:
+class HeadReport:
     """name, target: as the user spelled them. head: None where its files are not a head's."""
 
     name: str
@@ -60,12 +60,12 @@ def files_of(name: str, revision: str | None = None) -> Files:
     return Folder(hub.resolve(name, revision, "head"))
 
 
-def inspect(name: str, files: Files, target_name: str, target: Target) -> Report:
+def inspect(name: str, files: Files, target_name: str, target: Target) -> HeadReport:
     """Hold a head against its contract and a target. What is wrong is a finding, no exception."""
     try:
         head = Head.from_files(files)
     except UserError as refused:
-        return Report(name, target_name, target, None, None, (error("file", str(refused)),))
+        return HeadReport(name, target_name, target, None, None, (error("file", str(refused)),))
     found = check.findings(head, target)
     record = None
     command = f"{CALIBRATE} --target {target_name} --head {name}"
@@ -75,7 +75,7 @@ def inspect(name: str, files: Files, target_name: str, target: Target) -> Report
             found += captured_layers.findings(head, target, record, command)
         except UserError as refused:
             found.append(error("calibration", str(refused)))
-    return Report(name, target_name, target, head, record, tuple(found))
+    return HeadReport(name, target_name, target, head, record, tuple(found))
 
 
 def facts(head: Head, target: Target) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _agrees(head: Head) -> bool | None:
     return {i for i, has in enumerate(known) if has} == set(head.vocabulary.target_ids)
 
 
-def as_json(report: Report) -> str:
+def as_json(report: HeadReport) -> str:
     """For scripts: the verdict, the figures, the tensors and all findings."""
     head = report.head
     data: dict[str, Any] = {
@@ -135,7 +135,7 @@ def as_json(report: Report) -> str:
     return json.dumps(data, indent=2)
 
 
-def show(report: Report, console: "Console") -> None:
+def show(report: HeadReport, console: "Console") -> None:
     """Print a report for people: what the head is, its tensors, the findings, the verdict."""
     from rich.markup import escape
 

@@ -45,7 +45,7 @@ class Symbol:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ReleaseManifest:
     """The symbols of one SGLang release. reviewed: how far this release was proved, for people."""
 
     release: str
@@ -57,7 +57,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SymbolComparison:
     """The comparison of one manifest entry with the installed source."""
 
     symbol: Symbol
@@ -114,7 +114,7 @@ def _place(release: str) -> int:
     return (major * 1000 + minor) * 1000 + patch
 
 
-def read_manifest(release: str) -> Manifest:
+def read_manifest(release: str) -> ReleaseManifest:
     """The manifest of a release.
 
     Raises:
@@ -128,12 +128,12 @@ def read_manifest(release: str) -> Manifest:
     return parse_manifest(path.read_text(encoding="utf-8"), path.name)
 
 
-def parse_manifest(text: str, name: str) -> Manifest:
+def parse_manifest(text: str, name: str) -> ReleaseManifest:
     """A manifest from its TOML text; `name` is for the error message."""
     try:
         data = tomllib.loads(text)
         symbols = tuple(_symbol(dict(entry)) for entry in data["symbol"])
-        return Manifest(data["release"], data["reviewed"], symbols)
+        return ReleaseManifest(data["release"], data["reviewed"], symbols)
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise UserError(f"patches/{name} is not a manifest: {error}") from None
 
@@ -143,27 +143,27 @@ def _symbol(entry: dict[str, Any]) -> Symbol:
     return Symbol(**entry)
 
 
-def compare(manifest: Manifest, root: Path, parts: Iterable[Part]) -> list[Comparison]:
+def compare(manifest: ReleaseManifest, root: Path, parts: Iterable[Part]) -> list[SymbolComparison]:
     """Every entry of the given parts against the source under `root` (the folder of `sglang/`)."""
     return [_compare(symbol, root) for part in parts for symbol in manifest.of(part)]
 
 
-def _compare(symbol: Symbol, root: Path) -> Comparison:
+def _compare(symbol: Symbol, root: Path) -> SymbolComparison:
     found = read_symbol(root, symbol.target)
     if found is None:
-        return Comparison(symbol, "missing", "not in this release")
+        return SymbolComparison(symbol, "missing", "not in this release")
     parameters, fingerprint = found
     if parameters != symbol.parameters:
         here, there = ", ".join(parameters), ", ".join(symbol.parameters)
-        return Comparison(symbol, "parameters", f"({here}) where ({there}) is expected")
+        return SymbolComparison(symbol, "parameters", f"({here}) where ({there}) is expected")
     if fingerprint != symbol.fingerprint:
-        return Comparison(
+        return SymbolComparison(
             symbol, "source", f"source {fingerprint}, reviewed was {symbol.fingerprint}"
         )
-    return Comparison(symbol, "ok")
+    return SymbolComparison(symbol, "ok")
 
 
-def require(parts: Sequence[Part], installed: Installed | None = None) -> Manifest:
+def require(parts: Sequence[Part], installed: Installed | None = None) -> ReleaseManifest:
     """The manifest of the installed SGLang, after every symbol of `parts` was found unchanged.
 
     Raises:

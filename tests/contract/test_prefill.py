@@ -283,7 +283,7 @@ def test_a_release_without_the_prefill_part_is_refused_before_sglang_is_started(
     assert not read_manifest("0.5.14").of("prefill")
     without = read_manifest(found.release)
     kept = tuple(symbol for symbol in without.symbols if symbol.part != "prefill")
-    changed = contract.Manifest(without.release, without.reviewed, kept)
+    changed = contract.ReleaseManifest(without.release, without.reviewed, kept)
     monkeypatch.setattr(contract, "read_manifest", lambda release: changed)
     monkeypatch.setattr(contract, "installed_sglang", lambda: Installed("0.5.17", found.root))
     with pytest.raises(UserError, match="no prefill part"):

@@ -96,7 +96,7 @@ def spread(model: Any) -> None:
 
 def compared(runner: Any, path: dispatch.FastPath) -> list[dict[str, Any]]:
     """The worst finding of each step over the layers; what is off is dropped from the path."""
-    worst: dict[tuple[str, str], selfcheck.Finding] = {}
+    worst: dict[tuple[str, str], selfcheck.Deviation] = {}
     for finding in selfcheck.compare(path, runner):
         key = finding.stage, finding.what
         if key not in worst or not finding.typical <= worst[key].typical:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
-from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, Pass
+from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, SmallPass
 
 ROOM = 512
 """Places in the KV cache that a request has."""
@@ -86,7 +86,7 @@ class Passes:
     @torch.no_grad()
     def run(
         self, tokens: list[list[int]], lengths: list[int], drafts: Drafts | None = None
-    ) -> tuple[torch.Tensor, Pass]:
+    ) -> tuple[torch.Tensor, SmallPass]:
         """Logits [B, n, V] of n tokens for each request behind its context, and the pass."""
         from sglang.srt.model_executor.forward_batch_info import (
             CaptureHiddenMode,

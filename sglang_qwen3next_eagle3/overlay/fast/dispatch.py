@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
-from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, Pass
+from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
 
 MAX_ROWS = 32
@@ -37,12 +37,12 @@ class FastPath:
         device: str | torch.device = "cuda",
     ) -> None:
         self.kernels, self.layers, self.lm_head = kernels, dict(layers), lm_head
-        self.current: Pass | None = None
+        self.current: SmallPass | None = None
         # Outside the graphs' memory pool, because the commit behind a graph reads it too.
         width = 2 + MAX_ROWS
         self._tree = torch.zeros(MAX_ROWS * width, dtype=torch.int32, device=device)
         self._chains: dict[int, torch.Tensor] = {}
-        self._verified: dict[int, Pass] = {}
+        self._verified: dict[int, SmallPass] = {}
 
     @property
     def stages(self) -> frozenset[Stage]:
@@ -76,7 +76,7 @@ class FastPath:
         if get_is_capture_mode():
             self.current = self.prepare(batch, get_attn_backend())
 
-    def prepare(self, batch: Any, backend: Any) -> Pass | None:
+    def prepare(self, batch: Any, backend: Any) -> SmallPass | None:
         """The pass of a batch whose metadata the backend has, or None if it is not for us."""
         mode, nodes, verify = batch.forward_mode, 1, batch.forward_mode.is_target_verify()
         if not (mode.is_decode() or verify):
@@ -93,7 +93,7 @@ class FastPath:
             return None
         metadata = backend.linear_attn_backend.forward_metadata
         paths = self._paths(metadata, requests, nodes)
-        at = Pass(batch, backend, requests, nodes, verify, paths)
+        at = SmallPass(batch, backend, requests, nodes, verify, paths)
         # Commit finds the pass by the buffer of slots, which every captured size has its own of.
         if verify and self._has("gdn") and rows <= ROWS["gdn"]:
             self._verified[metadata.mamba_cache_indices.data_ptr()] = at
@@ -106,7 +106,7 @@ class FastPath:
             self._verified.pop(slots.data_ptr(), None)
         self.current = None
 
-    def verified(self, backend: Any) -> Pass | None:
+    def verified(self, backend: Any) -> SmallPass | None:
         """The pass whose verify was ours, when the backend's latest pass was; else None."""
         slots = backend.linear_attn_backend.forward_metadata.mamba_cache_indices
         return self._verified.get(slots.data_ptr())

@@ -23,7 +23,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import AttentionOutp
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import GdnOutput
 
 if TYPE_CHECKING:
-    from sglang_qwen3next_eagle3.overlay.fast.layers import Pass, Rows
+    from sglang_qwen3next_eagle3.overlay.fast.layers import Rows, SmallPass
 
 
 class Kernels:
@@ -85,7 +85,7 @@ class Kernels:
         tree.tree_paths(next_token=next_token, next_sibling=next_sibling, out=out)
 
     def gdn_decode(
-        self, at: "Pass", gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any,
+        self, at: "SmallPass", gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any,
         slots: torch.Tensor, quantize: bool,
     ) -> GdnOutput:  # fmt: skip
         operands = _gdn_operands(gdn, qkvz, ba, cache, slots)
@@ -97,7 +97,7 @@ class Kernels:
         )
 
     def gdn_verify(
-        self, at: "Pass", gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any,
+        self, at: "SmallPass", gdn: Any, qkvz: torch.Tensor, ba: torch.Tensor, cache: Any,
         slots: torch.Tensor, quantize: bool, layer: int,
     ) -> GdnOutput:  # fmt: skip
         operands = _gdn_operands(gdn, qkvz, ba, cache, slots)
@@ -111,7 +111,7 @@ class Kernels:
         )
 
     def attention(
-        self, at: "Pass", layer: Any, qkv: torch.Tensor, quantize: bool
+        self, at: "SmallPass", layer: Any, qkv: torch.Tensor, quantize: bool
     ) -> AttentionOutput:
         metadata = at.backend.full_attn_backend.forward_metadata
         keys, values = at.backend.token_to_kv_pool.get_kv_buffer(layer.layer_id)
@@ -134,7 +134,7 @@ class Kernels:
 
     def gdn_commit(
         self,
-        at: "Pass",
+        at: "SmallPass",
         states: Any,
         slots: torch.Tensor,
         last_nodes: torch.Tensor,

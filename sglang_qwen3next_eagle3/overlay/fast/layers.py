@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
 
 
 @dataclass(frozen=True)
-class Pass:
+class SmallPass:
     """What all layers of one forward pass share.
 
     batch: SGLang's `ForwardBatch`. backend: its `HybridLinearAttnBackend`.
@@ -131,13 +131,13 @@ class FastLayer:
         """The same layer with other stages."""
         raise NotImplementedError
 
-    def stock_mix(self, at: Pass, plain: torch.Tensor) -> torch.Tensor:
+    def stock_mix(self, at: SmallPass, plain: torch.Tensor) -> torch.Tensor:
         """`mix` as stock's model does it."""
         raise NotImplementedError
 
     def forward(
         self,
-        at: Pass,
+        at: SmallPass,
         hidden: torch.Tensor,
         residual: torch.Tensor | None,
         captured: list[torch.Tensor] | None,
@@ -148,7 +148,7 @@ class FastLayer:
 
     def enter(
         self,
-        at: Pass,
+        at: SmallPass,
         hidden: torch.Tensor,
         residual: torch.Tensor | None,
         captured: list[torch.Tensor] | None,
@@ -174,7 +174,7 @@ class FastLayer:
         return Rows(normed.normed, normed.codes, normed.scales), normed.residual
 
     def leave(
-        self, at: Pass, hidden: torch.Tensor, residual: torch.Tensor
+        self, at: SmallPass, hidden: torch.Tensor, residual: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The experts: what was mixed and the stream -> (hidden, residual) of the next layer."""
         if self.experts is not None:
@@ -186,7 +186,7 @@ class FastLayer:
         )
         return out
 
-    def mix(self, at: Pass, rows: Rows) -> torch.Tensor:
+    def mix(self, at: SmallPass, rows: Rows) -> torch.Tensor:
         """Normed rows -> what attention or the Gated DeltaNet adds to the stream, [T, D] bf16."""
         raise NotImplementedError
 
@@ -215,11 +215,11 @@ class FastGdnLayer(FastLayer):
     def with_stages(self, stages: frozenset[Stage]) -> "FastLayer":
         return FastGdnLayer(self.layer, self.kernels, stages, self.index)
 
-    def stock_mix(self, at: Pass, plain: torch.Tensor) -> torch.Tensor:
+    def stock_mix(self, at: SmallPass, plain: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.gdn(plain, at.batch)
         return out
 
-    def mix(self, at: Pass, rows: Rows) -> torch.Tensor:
+    def mix(self, at: SmallPass, rows: Rows) -> torch.Tensor:
         if "dense" in self.stages:
             qkvz, ba = self.entry.beside(rows, self.gates)
             assert ba is not None
@@ -229,7 +229,7 @@ class FastGdnLayer(FastLayer):
             self._fast(at, qkvz, ba) if "gdn" in self.stages else self._stock(at, qkvz, ba)
         )
 
-    def _fast(self, at: Pass, qkvz: torch.Tensor, ba: torch.Tensor) -> Rows:
+    def _fast(self, at: SmallPass, qkvz: torch.Tensor, ba: torch.Tensor) -> Rows:
         backend, layer_id = at.backend.linear_attn_backend, self.layer.layer_id
         slots = backend.forward_metadata.mamba_cache_indices
         cache = backend.req_to_token_pool.mamba2_layer_cache(layer_id)
@@ -244,7 +244,7 @@ class FastGdnLayer(FastLayer):
             )
         return _rows(*out)
 
-    def _stock(self, at: Pass, qkvz: torch.Tensor, ba: torch.Tensor) -> Rows:
+    def _stock(self, at: SmallPass, qkvz: torch.Tensor, ba: torch.Tensor) -> Rows:
         gdn = self.gdn
         mixed, z, b, a = self.kernels.split(gdn, qkvz, ba)
         core = gdn.attn(at.batch, mixed_qkv=mixed, a=a, b=b)
@@ -268,20 +268,20 @@ class FastAttentionLayer(FastLayer):
     def with_stages(self, stages: frozenset[Stage]) -> "FastLayer":
         return FastAttentionLayer(self.layer, self.kernels, stages)
 
-    def stock_mix(self, at: Pass, plain: torch.Tensor) -> torch.Tensor:
+    def stock_mix(self, at: SmallPass, plain: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.layer.self_attention(at.batch.positions, plain, at.batch)
         return out
 
-    def mix(self, at: Pass, rows: Rows) -> torch.Tensor:
+    def mix(self, at: SmallPass, rows: Rows) -> torch.Tensor:
         qkv = self.entry(rows)
         return self.exit(
             self._fast(at, qkv) if "attention" in self.stages else self._stock(at, qkv)
         )
 
-    def _fast(self, at: Pass, qkv: torch.Tensor) -> Rows:
+    def _fast(self, at: SmallPass, qkv: torch.Tensor) -> Rows:
         return _rows(*self.kernels.attention(at, self.layer, qkv, self.exit.quantized))
 
-    def _stock(self, at: Pass, qkv: torch.Tensor) -> Rows:
+    def _stock(self, at: SmallPass, qkv: torch.Tensor) -> Rows:
         layer = self.layer
         q_gate, k, v = torch.split(qkv, [2 * layer.q_size, layer.kv_size, layer.kv_size], dim=-1)
         q, gate = q_gate.view(len(qkv), layer.num_heads, -1).chunk(2, dim=-1)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
-from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Pass, Rows
+from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Rows, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Stage
 
 Tensors = tuple[torch.Tensor, ...]
@@ -32,7 +32,7 @@ moves a row by far more than rounding does."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class Deviation:
     """One step of one layer compared. typical: the median row's difference; worst: the largest.
 
     layer: -1 is the head. error: what was raised instead of a result.
@@ -66,14 +66,14 @@ def check(path: FastPath, runner: Any) -> list[str]:
     return [_describe(stage, found) for stage in STAGES if any(f.stage == stage for f in found)]
 
 
-def _describe(stage: Stage, found: list[Finding]) -> str:
+def _describe(stage: Stage, found: list[Deviation]) -> str:
     off = [finding for finding in found if finding.stage == stage]
     layers = sorted({finding.layer for finding in off})
     where = "" if stage in ("gdn", "lm_head") else f" in layers {', '.join(map(str, layers))}"
     return f"{stage} stays with stock{where}: it differs from stock in {off[0]}"
 
 
-def drop(path: FastPath, finding: Finding) -> None:
+def drop(path: FastPath, finding: Deviation) -> None:
     """Give a stage of a layer back to stock; `gdn` in all layers, which share their commit."""
     if finding.stage == "lm_head":
         path.lm_head = None
@@ -85,10 +85,10 @@ def drop(path: FastPath, finding: Finding) -> None:
 
 
 @torch.no_grad()
-def compare(path: FastPath, runner: Any) -> list[Finding]:
+def compare(path: FastPath, runner: Any) -> list[Deviation]:
     """Every step of every layer, and the states after it."""
     with made_up(path, runner) as (at, states):
-        found: list[Finding] = []
+        found: list[Deviation] = []
         for layer in path.layers.values():
             found += _layer(layer, at, states)
         if any("gdn" in layer.stages for layer in path.layers.values()):
@@ -98,10 +98,10 @@ def compare(path: FastPath, runner: Any) -> list[Finding]:
         return found
 
 
-def _layer(layer: FastLayer, at: Pass, states: "States") -> list[Finding]:
+def _layer(layer: FastLayer, at: SmallPass, states: "States") -> list[Deviation]:
     """Each step on stock's input for it; what enters and leaves a step is stock's."""
     stages, stock = layer.stages, layer.with_stages(frozenset())
-    found: list[Finding] = []
+    found: list[Deviation] = []
 
     def probe(stage: Stage, ours: Callable[[], Tensors], **wanted: torch.Tensor) -> Tensors | None:
         return _probe(found, layer.layer.layer_id, stage, ours, wanted)
@@ -139,7 +139,7 @@ def _layer(layer: FastLayer, at: Pass, states: "States") -> list[Finding]:
     return found
 
 
-def _states(path: FastPath, at: Pass, states: "States") -> list[Finding]:
+def _states(path: FastPath, at: SmallPass, states: "States") -> list[Deviation]:
     """The GDN states after a pass and its commit, all layers at once."""
     layers = [layer for layer in path.layers.values() if isinstance(layer, FastGdnLayer)]
     last = torch.tensor(states.accepted, device=at.paths.device)
@@ -161,7 +161,7 @@ def _states(path: FastPath, at: Pass, states: "States") -> list[Finding]:
             states.stock_commit(at.backend, last)
         return states.now()
 
-    found: list[Finding] = []
+    found: list[Deviation] = []
     ours = _probe(found, layers[0].layer.layer_id, "gdn", lambda: run(True), {})
     if ours is not None:
         for name, got, wanted in zip(("window", "state"), ours, run(False), strict=True):
@@ -172,16 +172,16 @@ def _states(path: FastPath, at: Pass, states: "States") -> list[Finding]:
     return found
 
 
-def _head(path: FastPath, at: Pass) -> list[Finding]:
+def _head(path: FastPath, at: SmallPass) -> list[Deviation]:
     hidden = _random(at, next(iter(path.layers.values())), 4)
-    weight, found = path.lm_head.weight.data, list[Finding]()
+    weight, found = path.lm_head.weight.data, list[Deviation]()
     stock = torch.matmul(hidden, weight.T)
     _probe(found, -1, "lm_head", lambda: (path.kernels.lm_head(hidden, weight),), {"logits": stock})
     return found
 
 
 def _probe(
-    found: list[Finding],
+    found: list[Deviation],
     layer: int,
     stage: Stage,
     ours: Callable[[], Tensors],
@@ -192,7 +192,7 @@ def _probe(
         got = ours()
     except Exception as error:
         # What a kernel cannot do is stock's to do.
-        found.append(Finding(layer, stage, "all", error=f"{type(error).__name__}: {error}"))
+        found.append(Deviation(layer, stage, "all", error=f"{type(error).__name__}: {error}"))
         return None
     for (what, stock), own in zip(wanted.items(), got, strict=bool(wanted)):
         found.append(_finding(layer, stage, what, own, stock))
@@ -201,13 +201,13 @@ def _probe(
 
 def _finding(
     layer: int, stage: Stage, what: str, ours: torch.Tensor, stock: torch.Tensor
-) -> Finding:
+) -> Deviation:
     a, b = ours.double(), stock.double()
     off = ((a - b).norm(dim=-1) / b.norm(dim=-1).clamp(min=1e-30)).flatten()
-    return Finding(layer, stage, what, float(off.median()), float(off.max()))
+    return Deviation(layer, stage, what, float(off.median()), float(off.max()))
 
 
-def _random(at: Pass, layer: FastLayer, seed: int) -> torch.Tensor:
+def _random(at: SmallPass, layer: FastLayer, seed: int) -> torch.Tensor:
     """bf16 [T, D], the same at every call."""
     weight = layer.norm.weight
     generator = torch.Generator().manual_seed(1000 * layer.layer.layer_id + seed)
@@ -263,7 +263,7 @@ class States:
 
 
 @contextmanager
-def made_up(path: FastPath, runner: Any) -> Iterator[tuple[Pass, States]]:
+def made_up(path: FastPath, runner: Any) -> Iterator[tuple[SmallPass, States]]:
     """A pass of requests that nobody sent, in caches that nobody uses yet; afterwards as before."""
     from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 

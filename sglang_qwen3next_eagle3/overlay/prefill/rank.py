@@ -60,7 +60,7 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Step:
+class PrefillStep:
     """One decode step of what `Begin` named; an int32 tensor follows, the token behind each. The
     answer is as that to `Begin`."""
 
@@ -183,7 +183,7 @@ def serve(channel: Channel) -> None:
                     channel.send(message, states)
             case Begin(lengths):
                 _send_tokens(channel, setup, rank.begin(_split(tensors[0], lengths)))
-            case Step():
+            case PrefillStep():
                 _send_tokens(channel, setup, rank.step(tensors[0]))
 
 

@@ -222,7 +222,7 @@ class PrefillRunner:
     def step(self, tokens: Sequence[int]) -> list[int]:
         """Put one token behind each prompt of the last `begin`, with no prefill since: the greedy
         next token of each. Raises as `begin` does."""
-        self._send(prefill_rank.Step(), [torch.tensor(tokens, dtype=torch.int32)])
+        self._send(prefill_rank.PrefillStep(), [torch.tensor(tokens, dtype=torch.int32)])
         return self._next_tokens()
 
     def _next_tokens(self) -> list[int]:

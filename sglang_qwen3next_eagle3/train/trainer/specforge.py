@@ -10,7 +10,7 @@ from sglang_qwen3next_eagle3.base.resources import data_dir
 from sglang_qwen3next_eagle3.base.schema import first_error
 from sglang_qwen3next_eagle3.model.hub import INDEX
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.overlay.contract import Installed, Manifest
+from sglang_qwen3next_eagle3.overlay.contract import Installed, ReleaseManifest
 
 RELEASE = "0.2.0"
 HOW_TO_INSTALL = "`make train-env`, or pip install --no-deps specforge==0.2.0 and accelerate"
@@ -21,13 +21,13 @@ def installed() -> Installed | None:
     return contract.installed_package("specforge")
 
 
-def read_manifest() -> Manifest:
+def read_manifest() -> ReleaseManifest:
     """What we rely on in SpecForge: patches/specforge-RELEASE.toml."""
     path = data_dir("patches") / f"specforge-{RELEASE}.toml"
     return contract.parse_manifest(path.read_text(encoding="utf-8"), path.name)
 
 
-def require(found: Installed | None = None) -> Manifest:
+def require(found: Installed | None = None) -> ReleaseManifest:
     """The manifest, after every symbol in it was found unchanged.
 
     Raises:

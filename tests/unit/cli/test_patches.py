@@ -7,7 +7,7 @@ import pytest
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.cli import patches
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.overlay.contract import Installed, Manifest, Symbol
+from sglang_qwen3next_eagle3.overlay.contract import Installed, ReleaseManifest, Symbol
 from sglang_qwen3next_eagle3.train.trainer import specforge
 
 MODULE = "sglang.srt.models.qwen3_next"
@@ -27,7 +27,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Symbol(f"{MODULE}:f", "capture", "hooked", *found, "because"),
         Symbol(f"{MODULE}:g", "capture", "relied_on", (), "0" * 16, "it calls f"),
     )
-    manifest = Manifest("9.9", "in a test", symbols)
+    manifest = ReleaseManifest("9.9", "in a test", symbols)
     monkeypatch.setattr(contract, "read_manifest", lambda release: manifest)
     monkeypatch.setattr(contract, "installed_sglang", lambda: Installed("9.9", root))
     return root
@@ -58,11 +58,11 @@ def test_verify_says_what_differs(source: Path, capsys: pytest.CaptureFixture[st
 def test_verify_covers_the_trainer_where_it_is_installed(
     source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lacking = Manifest("1.0", "r", (Symbol("specforge.a:b", "training", "hooked", (), "0"),))
+    lacking = ReleaseManifest("1.0", "r", (Symbol("specforge.a:b", "training", "hooked", (), "0"),))
     monkeypatch.setattr(specforge, "read_manifest", lambda: lacking)
     monkeypatch.setattr(specforge, "installed", lambda: Installed("1.0", source))
     manifest = contract.read_manifest("9.9")
-    whole = Manifest("9.9", "r", manifest.symbols[:1])
+    whole = ReleaseManifest("9.9", "r", manifest.symbols[:1])
     monkeypatch.setattr(contract, "read_manifest", lambda release: whole)
     assert run("verify", "--json") == 1, "SGLang is as reviewed, the trainer is not"
     assert json.loads(capsys.readouterr().out)["specforge"]["symbols"][0]["state"] == "missing"

@@ -44,13 +44,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def manifest_of(root: Path, *targets: str, part: str = "capture") -> contract.Manifest:
+def manifest_of(root: Path, *targets: str, part: str = "capture") -> contract.ReleaseManifest:
     symbols = []
     for target in targets:
         found = read_symbol(root, target)
         assert found is not None
         symbols.append(contract.Symbol(target, part, "hooked", *found, "why"))  # type: ignore[arg-type]
-    return contract.Manifest("9.9", "in a test", tuple(symbols))
+    return contract.ReleaseManifest("9.9", "in a test", tuple(symbols))
 
 
 def change(root: Path, old: str, new: str) -> None:

@@ -267,7 +267,7 @@ def _down(
 
 
 @dataclass(frozen=True)
-class Tiling:
+class ExpertTiling:
     """How one of the two products is laid over the device.
 
     tile: columns of the result a program (of gate and of up alike). tokens: rows of the batch at a
@@ -286,10 +286,10 @@ class Tiling:
     late: bool | None = None
 
 
-UP = Tiling(tile=32, tokens=16, stages=6, warps=4, programs=3)
-DOWN = Tiling(tile=64, tokens=16, stages=5, warps=4, programs=4)
-UP_BF16 = Tiling(tile=32, tokens=16, stages=3, warps=4, programs=3)
-DOWN_BF16 = Tiling(tile=64, tokens=16, stages=3, warps=4, programs=3)
+UP = ExpertTiling(tile=32, tokens=16, stages=6, warps=4, programs=3)
+DOWN = ExpertTiling(tile=64, tokens=16, stages=5, warps=4, programs=4)
+UP_BF16 = ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=3)
+DOWN_BF16 = ExpertTiling(tile=64, tokens=16, stages=3, warps=4, programs=3)
 
 _counters: dict[tuple[torch.device, int], torch.Tensor] = {}
 
@@ -319,8 +319,8 @@ def experts(
     w13_scale: torch.Tensor | None,
     w2: torch.Tensor,
     w2_scale: torch.Tensor | None,
-    up: Tiling | None = None,
-    down: Tiling | None = None,
+    up: ExpertTiling | None = None,
+    down: ExpertTiling | None = None,
     add: bool = True,
 ) -> torch.Tensor:
     """What the chosen experts make of the normed rows: [T, D] bf16.
@@ -358,7 +358,7 @@ def experts(
         "PDL": dependent_launch(),
     }
 
-    def laid(tiling: Tiling, tiles: int) -> tuple[tuple[int], bool]:
+    def laid(tiling: ExpertTiling, tiles: int) -> tuple[tuple[int], bool]:
         """The grid, and whether the next launch starts late."""
         room = tiling.programs * _multiprocessors(device)
         late = distinct * tiles > room if tiling.late is None else tiling.late

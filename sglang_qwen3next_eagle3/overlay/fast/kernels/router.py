@@ -251,7 +251,7 @@ def _logits(
 
 
 @dataclass(frozen=True)
-class Tiling:
+class RouterTiling:
     """How `route` is laid over the device; results do not depend on it.
 
     tile: rows of the router a program. rows: rows of the batch a program (a power of two).
@@ -277,7 +277,7 @@ def route(
     top_k: int,
     renormalize: bool,
     quantize: bool = True,
-    tiling: Tiling | None = None,
+    tiling: RouterTiling | None = None,
 ) -> Routed:
     """Norm, router and choice of experts of up to MAX_ROWS rows.
 
@@ -285,7 +285,7 @@ def route(
     shared_gate_weight: [1, D] bf16, or None where no shared expert is fused.
     quantize: whether the experts' weights are e4m3; D is then 128 times a power of two.
     """
-    tiling = tiling or Tiling()
+    tiling = tiling or RouterTiling()
     rows, width = hidden.shape
     count = router_weight.shape[0]
     block = triton.next_power_of_2(width)
@@ -340,10 +340,10 @@ def choose(
     shared_logits: torch.Tensor | None,
     top_k: int,
     renormalize: bool,
-    tiling: Tiling | None = None,
+    tiling: RouterTiling | None = None,
 ) -> Routing:
     """The choice alone: logits [T, E] bf16, shared_logits [T] bf16."""
-    tiling = tiling or Tiling()
+    tiling = tiling or RouterTiling()
     rows, count = logits.shape
     shared, device = shared_logits is not None, logits.device
     slots = top_k + shared

@@ -261,7 +261,7 @@ def _skinny_gemm(
         )
 
 
-class Tiling(NamedTuple):
+class GemmTiling(NamedTuple):
     """How a weight is divided. `shares` sets the order of summation: the same for every T."""
 
     rows: int
@@ -275,7 +275,7 @@ class Tiling(NamedTuple):
     processor and loads the pieces of x one after the other, each a latency after the one before."""
 
 
-def tiling(k: int, fp8: bool) -> Tiling:
+def tiling(k: int, fp8: bool) -> GemmTiling:
     """The division that was the fastest on an H200 at 1 to 8 rows, or one that fits.
 
     A warp holds 64 registers of weights. Fewer warps with more work each have less to start and
@@ -285,7 +285,7 @@ def tiling(k: int, fp8: bool) -> Tiling:
     while shares > 1 and k % (shares * step):
         shares //= 2
     # A bf16 share of 512 columns would take twice the registers of an fp8 one.
-    return Tiling(16, shares, extra_passes=2 if fp8 and k == 512 * shares else 1)
+    return GemmTiling(16, shares, extra_passes=2 if fp8 and k == 512 * shares else 1)
 
 
 def skinny_gemm(
@@ -293,7 +293,7 @@ def skinny_gemm(
     weight: torch.Tensor,
     scale: torch.Tensor | None = None,
     extra: tuple[torch.Tensor, torch.Tensor] | None = None,
-    divided: Tiling | None = None,
+    divided: GemmTiling | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """x @ weight.T for up to 32 rows.
 

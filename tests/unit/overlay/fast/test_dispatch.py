@@ -9,7 +9,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernels.tree import chain_paths
-from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Finding
+from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES
 
 
@@ -152,23 +152,23 @@ def test_the_stages_of_a_path_are_those_of_its_layers_and_head(path: FastPath) -
      (float("nan"), 0.0, True), (0.0, float("nan"), True), (float("inf"), float("inf"), True)],
 )  # fmt: skip
 def test_what_is_off(typical: float, worst: float, off: bool) -> None:
-    assert Finding(1, "dense", "stream", typical, worst).off is off
+    assert Deviation(1, "dense", "stream", typical, worst).off is off
 
 
 def test_experts_may_be_chosen_otherwise_in_one_row() -> None:
-    assert not Finding(1, "moe", "experts", 0.01, 0.6).off
+    assert not Deviation(1, "moe", "experts", 0.01, 0.6).off
 
 
 def test_what_raised_is_off_and_told() -> None:
-    finding = Finding(4, "dense", "all", error="ValueError: 7 rows")
+    finding = Deviation(4, "dense", "all", error="ValueError: 7 rows")
     assert finding.off
     assert str(finding) == "all of layer 4, where it raised ValueError: 7 rows"
 
 
 def test_a_stage_is_dropped_where_it_is_off_and_gdn_everywhere(path: FastPath) -> None:
-    selfcheck.drop(path, Finding(1, "dense", "stream", 1.0, 1.0))
+    selfcheck.drop(path, Deviation(1, "dense", "stream", 1.0, 1.0))
     assert [sorted(layer.stages) for layer in path.layers.values()] == [
         ["dense", "gdn", "moe"], ["gdn", "moe"], ["dense", "gdn", "moe"],
     ]  # fmt: skip
-    selfcheck.drop(path, Finding(0, "gdn", "state", 1.0, 1.0))
+    selfcheck.drop(path, Deviation(0, "gdn", "state", 1.0, 1.0))
     assert path.stages == {"dense", "moe"}

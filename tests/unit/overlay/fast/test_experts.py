@@ -8,8 +8,8 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.kernels import experts, router
 
 D, E, TOP_K = 128, 6, 2
-UP = experts.Tiling(tile=128, tokens=8, stages=1, warps=4, programs=2)
-DOWN = experts.Tiling(tile=128, tokens=8, stages=1, warps=4, programs=2)
+UP = experts.ExpertTiling(tile=128, tokens=8, stages=1, warps=4, programs=2)
+DOWN = experts.ExpertTiling(tile=128, tokens=8, stages=1, warps=4, programs=2)
 
 
 class Weights(NamedTuple):

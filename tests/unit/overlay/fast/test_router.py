@@ -8,7 +8,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.kernels import router
 
 D, E, TOP_K = 128, 24, 4
-TILING = router.Tiling(tile=16, rows=8, candidates=16, chunk=16)
+TILING = router.RouterTiling(tile=16, rows=8, candidates=16, chunk=16)
 
 
 def inputs(rows: int, **changed: Any) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def test_a_width_that_is_no_power_of_two() -> None:
 def choose(logits: torch.Tensor) -> router.Routing:
     """The choice of these logits alone; the shared expert's gate is open by half."""
     gates = torch.zeros(len(logits)).bfloat16()
-    return router.choose(logits, gates, TOP_K, True, router.Tiling(candidates=64))
+    return router.choose(logits, gates, TOP_K, True, router.RouterTiling(candidates=64))
 
 
 @pytest.mark.parametrize("rows", [1, 6, 32])

@@ -5,7 +5,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import reference_quantize
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import (
-    Tiling,
+    GemmTiling,
     reference_skinny_gemm,
     skinny_gemm,
     tiling,
@@ -35,13 +35,13 @@ def close(got: torch.Tensor, exact: torch.Tensor) -> None:
     ("rows", "n", "divided"),
     [
         (1, 144, None),
-        (11, 32, Tiling(16, 2)),
+        (11, 32, GemmTiling(16, 2)),
         (32, 32, None),
-        (3, 64, Tiling(32, 4)),
-        (32, 64, Tiling(32, 2)),
+        (3, 64, GemmTiling(32, 4)),
+        (32, 64, GemmTiling(32, 2)),
     ],
 )
-def test_fp8_agrees_with_float64(rows: int, n: int, divided: Tiling | None) -> None:
+def test_fp8_agrees_with_float64(rows: int, n: int, divided: GemmTiling | None) -> None:
     x, weight, scale = fp8_layer(rows, n, 512)
     got, nothing = skinny_gemm(x, weight, scale, divided=divided)
     assert nothing is None
@@ -65,7 +65,7 @@ def test_extra_rows_are_of_the_row_before_its_quantization(passes: int) -> None:
     normed, second = random(5, 512, seed=7).bfloat16(), random(32, 512, seed=8).bfloat16()
     _, weight, scale = fp8_layer(5, 32, 512)
     x = reference_quantize(normed)
-    got, extra = skinny_gemm(x, weight, scale, (normed, second), Tiling(16, 4, passes))
+    got, extra = skinny_gemm(x, weight, scale, (normed, second), GemmTiling(16, 4, passes))
     assert extra is not None
     close(got, reference_skinny_gemm(x, weight, scale))
     close(extra, reference_skinny_gemm(normed, second))
@@ -87,7 +87,7 @@ def test_a_row_does_not_know_how_many_run_beside_it() -> None:
 
 
 def test_the_division_fits_the_weight() -> None:
-    assert tiling(2048, True) == Tiling(16, 4, extra_passes=2)
+    assert tiling(2048, True) == GemmTiling(16, 4, extra_passes=2)
     assert tiling(4096, True).shares == 8
     assert tiling(256, True).shares == 2
     assert tiling(192, False).shares == 2

@@ -22,7 +22,7 @@ RANK = """
 import socket, sys, time
 import torch
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.overlay.prefill.rank import Batch, Begin, Failed, Loaded, Step
+from sglang_qwen3next_eagle3.overlay.prefill.rank import Batch, Begin, Failed, Loaded, PrefillStep
 from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
 
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
@@ -42,7 +42,7 @@ while True:
         said = tensors[0][torch.tensor(message.lengths).cumsum(0) - 1]
         if setup.rank == 0:
             channel.send(None, [said + 1])
-    elif isinstance(message, Step):
+    elif isinstance(message, PrefillStep):
         said = said + tensors[0]
         if setup.rank == 1 and 13 in tensors[0]:
             channel.send(Failed(f"out of luck at {said.tolist()}"))
