@@ -11,6 +11,7 @@ __all__ = [
     "provenance",
     "records",
     "redact",
+    "resources",
     "schema",
     "workfolder",
 ]

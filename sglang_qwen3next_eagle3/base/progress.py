@@ -2,6 +2,7 @@
 
 import sys
 import time
+from types import TracebackType
 from typing import Self
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -49,7 +50,12 @@ class Progress:
             self.say(self.label)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self._bar.stop()
 
     def advance(self, count: int = 1) -> None:

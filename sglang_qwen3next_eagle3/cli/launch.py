@@ -18,12 +18,22 @@ from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.serving.command_line import Launch
+    from sglang_qwen3next_eagle3.serving.preflight import Options
     from sglang_qwen3next_eagle3.serving.profile import Profile
 
 PROGRAM = "sglang-qwen3next-eagle3"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_serving_arguments(parser)
+    parser.add_argument("--list", action="store_true", help="list the profiles")
+    parser.add_argument("--dry-run", action="store_true", help="print environment and command only")
+    parser.add_argument("--json", action="store_true", help="with --list or --dry-run: print JSON")
+    add_sglang_flags(parser, "flags for SGLang, untouched; they win")
+
+
+def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is served and how; `chosen` reads them."""
     what = parser.add_argument_group("what to serve")
     what.add_argument("--profile", metavar="NAME", help="a profile, or a .yaml file of your own")
     what.add_argument("--target", help="checkpoint folder or hub name instead of the profile's")
@@ -64,10 +74,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="serve with another attention backend than Triton",
     )
-    parser.add_argument("--list", action="store_true", help="list the profiles")
-    parser.add_argument("--dry-run", action="store_true", help="print environment and command only")
-    parser.add_argument("--json", action="store_true", help="with --list or --dry-run: print JSON")
-    add_sglang_flags(parser, "flags for SGLang, untouched; they win")
+
+
+def chosen(arguments: argparse.Namespace) -> "tuple[Profile, Options]":
+    """The profile with the options in place of its values. Raises UserError."""
+    from sglang_qwen3next_eagle3.serving import profile
+    from sglang_qwen3next_eagle3.serving.preflight import Options
+    from sglang_qwen3next_eagle3.serving.profile import Overrides
+
+    overrides = Overrides(**{f.name: getattr(arguments, f.name) for f in fields(Overrides)})
+    options = Options(
+        extra=tuple(arguments.sglang),
+        insecure=arguments.insecure,
+        allow_attention_backend=arguments.allow_attention_backend,
+    )
+    return overrides.apply(profile.load(arguments.profile)), options
 
 
 def run(arguments: argparse.Namespace) -> int | Replacement:
@@ -80,23 +101,28 @@ def run(arguments: argparse.Namespace) -> int | Replacement:
     if arguments.profile is None:
         names = ", ".join(profile.profile_names())
         raise UserError(f"which profile? --profile NAME, one of {names} (--list explains them)")
-    overrides = profile.Overrides(
-        **{f.name: getattr(arguments, f.name) for f in fields(profile.Overrides)}
-    )
-    chosen = overrides.apply(profile.load(arguments.profile))
-    options = preflight.Options(
-        extra=tuple(arguments.sglang),
-        insecure=arguments.insecure,
-        allow_attention_backend=arguments.allow_attention_backend,
-    )
+    served, options = chosen(arguments)
     if arguments.dry_run:
-        _print(preflight.plan(chosen, options), arguments.json)
+        _print(preflight.plan(served, options), arguments.json)
         return 0
-    launch = preflight.prepare(chosen, options)
+    launch = preflight.prepare(served, options)
+    warnings = _examine(launch, served)
     command = _paste(without_secrets(launch.environment), masked(launch.argv))
-    for line in (*launch.notes, command, _ask(launch)):
+    for line in (*launch.notes, *warnings, command, _ask(launch)):
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
     return Replacement(launch.argv, launch.environment)
+
+
+def _examine(launch: "Launch", served: "Profile") -> list[str]:
+    """What `doctor` would warn of, one line each. Raises UserError: what keeps it from serving."""
+    # Not for a dry run, which looks at no machine.
+    from sglang_qwen3next_eagle3.serving import doctor
+
+    found = doctor.before_the_launch(launch, served)
+    for finding in found:
+        if finding.level == "error":
+            raise UserError(f"{finding.subject}: {finding}")
+    return [f"warning: {finding.subject}: {finding}" for finding in found]
 
 
 def _ask(launch: "Launch") -> str:

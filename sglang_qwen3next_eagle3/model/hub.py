@@ -94,6 +94,24 @@ def resolve(
     return download([*_CONFIG, INDEX, *sorted(holders)])
 
 
+def in_cache(name: str, revision: str | None = None, what: str = "checkpoint") -> Path | None:
+    """The folder with the checkpoint if it is on this disk, whole or not; nobody is asked for it.
+
+    Raises:
+        UserError: it is spelled as a path and is not there, or is neither.
+    """
+    folder = local_folder(name, what)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
 class Remote:
     """The files of a repository on the hub, read by ranges of bytes: nothing is downloaded whole.
 

@@ -7,18 +7,17 @@ import socket
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.serving.profile import Profile
 
 ENTRY_POINT_GROUP = "sglang.srt.plugins"
 
 
-def check_installation(chosen: Profile) -> None:
+def check_installation(cpu_engine: bool) -> None:
     """Raises UserError: SGLang is of another release than was run, or would not load the plugin."""
     from sglang_qwen3next_eagle3.overlay import contract
 
     # Without a head too: the plugin tells the last layer that it is the last.
     parts: list[contract.Part] = ["capture"]
-    parts += ["cpu_engine"] if chosen.cpu_engine else []
+    parts += ["cpu_engine"] if cpu_engine else []
     parts += ["simulate"] if os.environ.get(variables.SIMULATE) else []
     contract.require(parts)
     mine = [

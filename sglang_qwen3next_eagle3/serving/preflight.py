@@ -114,7 +114,7 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     """
     local = _Checkpoints(_local(chosen.target, "target"), _local(chosen.head, "head"))
     given = flags.parse(_decide(chosen, chosen, local, options).argv)
-    machine.check_installation(chosen)
+    machine.check_installation(chosen.cpu_engine)
     machine.check_address(host_of(given), port_of(given))
     revision = chosen.target_revision
     config = hub.resolve(chosen.target, revision, "target", only_config=True)

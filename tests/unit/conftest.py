@@ -8,11 +8,14 @@ import pytest
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.serving import machine
+from sglang_qwen3next_eagle3.serving.doctor import host
+from tests.support import hosts
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a supported SGLang were there, with the plugin visible."""
+    """As if a supported SGLang were there, with the plugin visible, on a machine with GPUs."""
+    monkeypatch.setattr(host, "probe", lambda whole=True: hosts.h200())
     point = EntryPoint(plugin.NAME, f"{plugin.__name__}:register", machine.ENTRY_POINT_GROUP)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [point])
     monkeypatch.setattr(contract, "require", lambda parts: None)

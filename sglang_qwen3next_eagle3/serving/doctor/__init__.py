@@ -1,0 +1,12 @@
+"""Whether a machine and a command make a server that serves well, and what its memory allows."""
+
+from sglang_qwen3next_eagle3.serving.doctor.examine import (
+    Report,
+    as_data,
+    before_the_launch,
+    of_machine,
+    of_profile,
+)
+from sglang_qwen3next_eagle3.serving.doctor.report import show
+
+__all__ = ["Report", "as_data", "before_the_launch", "of_machine", "of_profile", "show"]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.serving.doctor.settings import Settings, Strategy
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 CapReason = Literal["", "states", "tokens"]
 _LARGEST_GUESS, _SMALLEST_GUESS = 4096, 2048
 """Bounds of what SGLang takes for `--max-running-requests` where nothing drafts."""
@@ -300,6 +300,7 @@ def choices(inputs: Inputs) -> Iterator[Choice]:
     """What single flags would buy, as far as they change something."""
     now = inputs.settings
     asked = now.max_running_requests
+    fast = ", no --fast" if now.tp == 1 else ""
 
     def changed(flag: str, costs: str, **values: Any) -> Iterator[Choice]:
         other = replace(now, **values)
@@ -312,12 +313,10 @@ def choices(inputs: Inputs) -> Iterator[Choice]:
             f"--mem-fraction-static {more:g}", "less room for graphs and activations", fraction=more
         )
     if now.on_gpu and now.kv_bytes > 1:
-        yield from changed(
-            "--kv-cache-dtype fp8_e4m3", "KV rounded to 8 bits, no --fast", kv_bytes=1
-        )
+        yield from changed("--kv-cache-dtype fp8_e4m3", f"KV rounded to 8 bits{fast}", kv_bytes=1)
     if now.ssm_bytes > 2:
         yield from changed(
-            "--mamba-ssm-dtype bfloat16", "states rounded to 16 bits, no --fast", ssm_bytes=2
+            "--mamba-ssm-dtype bfloat16", f"states rounded to 16 bits{fast}", ssm_bytes=2
         )
     if asked is not None and asked > 1:
         fewer = max(1, asked // 2)
@@ -329,7 +328,7 @@ def choices(inputs: Inputs) -> Iterator[Choice]:
             "--disable-radix-cache", "every prompt is computed anew", radix_cache=False
         )
         lazy: Strategy = "extra_buffer_lazy"
-        if now.strategy == "extra_buffer" and now.overlap and not now.speculative:
+        if now.strategy == "extra_buffer" and now.overlap:
             yield from changed(
                 f"--mamba-radix-cache-strategy {lazy}", "states are kept later", strategy=lazy
             )

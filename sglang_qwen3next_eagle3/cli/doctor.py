@@ -1,0 +1,44 @@
+"""`doctor`: what stands between this machine and a server that serves well."""
+
+import argparse
+import json
+import sys
+
+from sglang_qwen3next_eagle3.cli import launch
+from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Takes the options of `launch`; without a profile it looks at the machine alone. Exit "
+        "status: 0 fine, 1 serves slower or at risk, 2 does not serve."
+    )
+    launch.add_serving_arguments(parser)
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="plan for an H200, H100, ... or so many GiB, not for this one"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_sglang_flags(parser, "flags for SGLang, as `launch` would pass them")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises UserError: the profile cannot be read, or the options contradict each other."""
+    from sglang_qwen3next_eagle3.serving import doctor
+
+    if arguments.profile is None:
+        report = doctor.of_machine()
+    else:
+        chosen, options = launch.chosen(arguments)
+        report = doctor.of_profile(arguments.profile, chosen, options, arguments.gpu)
+    if arguments.json:
+        print(json.dumps(doctor.as_data(report), indent=2))
+    else:
+        from rich.console import Console
+
+        doctor.show(report, Console(highlight=False, file=sys.stdout, width=_width()))
+    return report.status
+
+
+def _width() -> int | None:
+    """Whole lines where nobody's terminal is: in files and pipes."""
+    return None if sys.stdout.isatty() else 120

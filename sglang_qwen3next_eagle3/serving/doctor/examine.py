@@ -1,0 +1,439 @@
+"""`doctor`: what stands between a profile and a server that serves well, and what memory allows."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning, worst
+from sglang_qwen3next_eagle3.head import inspect as head_inspect
+from sglang_qwen3next_eagle3.head.files import Folder
+from sglang_qwen3next_eagle3.head.head import Head
+from sglang_qwen3next_eagle3.model import hub, published
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.serving import flags, machine, preflight
+from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of, port_of
+from sglang_qwen3next_eagle3.serving.doctor import (
+    checkpoint,
+    findings,
+    host,
+    memory,
+    settings,
+    weights,
+)
+from sglang_qwen3next_eagle3.serving.doctor.findings import Needs
+from sglang_qwen3next_eagle3.serving.doctor.host import Host
+from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, MIB, Choice, Inputs, Plan
+from sglang_qwen3next_eagle3.serving.doctor.settings import Unplanned
+from sglang_qwen3next_eagle3.serving.doctor.weights import Tensor
+from sglang_qwen3next_eagle3.serving.flags import Parsed
+from sglang_qwen3next_eagle3.serving.preflight import Options
+from sglang_qwen3next_eagle3.serving.profile import Algorithm, Profile
+
+KNOWN_GPUS = {
+    "H200": 143771, "H100": 81559, "H20": 97871, "A100": 81920, "B200": 183359,
+}  # fmt: skip
+"""MiB as nvidia-smi gives them."""
+RESERVED_MIB = 600
+"""What the driver keeps of an idle GPU (an H200: 143771 MiB, of which 139.8 GiB can be used)."""
+CONTEXT_MIB = 512
+"""What CUDA takes before a weight is loaded."""
+RANKS_MIB = 2048
+"""What NCCL and its like take besides, with more than one rank (8x H200: "Init torch distributed
+ends. mem usage=2.01 GB", 137.29 GiB left; log in sgl-project/sglang, pull request 11716)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """subject: the profile that was asked about; None for the machine alone. basis: what the plan
+    goes by, for people."""
+
+    subject: str | None
+    findings: tuple[Finding, ...]
+    plan: Plan | None = None
+    choices: tuple[Choice, ...] = ()
+    basis: str = ""
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 fine, 1 serves slower or at risk, 2 does not serve."""
+        return worst(self.findings)
+
+
+@dataclass(frozen=True)
+class _Server:
+    """What is asked about. tensors: of the target's headers, None where there are none to read."""
+
+    launch: Launch
+    given: Parsed
+    algorithm: Algorithm
+    target: Target | None
+    head: Head | None
+    tensors: list[Tensor] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.launch.environment}
+
+    @property
+    def on_gpu(self) -> bool:
+        return (self.given.value("--device") or "cuda").startswith("cuda")
+
+    @property
+    def dummy(self) -> bool:
+        return self.given.value("--load-format") == "dummy"
+
+    @property
+    def needs(self) -> Needs:
+        ranks = self.given.number("--tp-size") or 1
+        for name in ("--pp-size", "--dp-size"):
+            # Ranks of data-parallel attention are those of --tp.
+            attention = name == "--dp-size" and self.given.of("--enable-dp-attention")
+            ranks *= 1 if attention else self.given.number(name) or 1
+        fp8 = self.target is not None and self.target.fp8_block is not None
+        return Needs(self.on_gpu, ranks, fp8)
+
+
+def of_machine() -> Report:
+    """Of this machine alone."""
+    found = host.probe()
+    return Report(None, (*findings.of_host(found, None), *_installation(cpu_engine=False)))
+
+
+def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = None) -> Report:
+    """name: of the profile. gpu: plan for one of this name, or of so many GiB, whatever is here."""
+    found = host.probe()
+    mib = None if gpu is None else gpu_mib(gpu)
+    target_folder, target_finding = _folder(chosen.target, chosen.target_revision, "target")
+    head_folder, head_finding = _folder(chosen.head, chosen.head_revision, "head")
+    there = chosen.model_copy(
+        update={
+            **({"target": str(target_folder), "target_revision": None} if target_folder else {}),
+            **({"head": str(head_folder), "head_revision": None} if head_folder else {}),
+        }
+    )
+    told: list[Finding] = [*_installation(cpu_engine=chosen.cpu_engine)]
+    try:
+        launch = preflight.plan(there, options)
+    except UserError as refused:
+        told += [*findings.of_host(found, None), error("options", str(refused))]
+        if target_folder is not None:
+            told.append(checkpoint.weights(target_folder)[1])
+        return Report(name, tuple(told))
+    server = _server(launch, chosen, target_folder, head_folder)
+    needs = server.needs
+    told += findings.of_host(found, needs if mib is None else replace(needs, on_gpu=False))
+    told += _address(server.given)
+    told += _notes(launch)
+    for finding in (target_finding, head_finding):
+        told += [finding] if finding is not None else []
+    if target_folder is not None:
+        server, of_target = _whole_target(server, target_folder)
+        told += of_target
+    elif server.target is not None:
+        told += _disk(found, server)
+    if head_folder is not None and server.target is not None:
+        told += _head(chosen, head_folder, server.target)
+    told += _fast(server, found, mib)
+    plan, choices, basis, of_plan = _plan(server, found, chosen.hardware, mib)
+    return Report(name, (*told, *of_plan), plan, choices, basis)
+
+
+def before_the_launch(launch: Launch, chosen: Profile) -> list[Finding]:
+    """What `launch` asks before it becomes the server: quick, nothing large is read.
+
+    launch: as `preflight.prepare` made it, with checkpoints that are on this disk.
+    """
+    found = host.probe(whole=False)
+    given = flags.parse(launch.argv)
+    target, head = (
+        Path(folder) if (folder := given.value(name)) else None
+        for name in ("--model-path", "--speculative-draft-model-path")
+    )
+    server = _server(launch, chosen, target, head)
+    told = [*findings.of_host(found, server.needs)]
+    *_, of_plan = _plan(server, found, chosen.hardware, None)
+    return [finding for finding in (*told, *of_plan) if finding.level != "note"]
+
+
+def gpu_mib(gpu: str) -> int:
+    """Memory by a name such as H200, or of a number of GiB. Raises UserError: it is neither."""
+    known = KNOWN_GPUS.get(gpu.upper())
+    if known is not None:
+        return known
+    if re.fullmatch(r"\d+(\.\d+)?", gpu) and float(gpu) >= 1:
+        return int(float(gpu) * 1024)
+    raise UserError(f"gpu {gpu!r}: one of {', '.join(KNOWN_GPUS)}, or its memory in GiB")
+
+
+def _folder(
+    name: str | None, revision: str | None, what: str
+) -> tuple[Path | None, Finding | None]:
+    """Where a checkpoint is on this disk, and what is to be said if it is not."""
+    if name is None:
+        return None, None
+    try:
+        folder = hub.in_cache(name, revision, what)
+    except UserError as refused:
+        return None, error(what, str(refused))
+    if folder is not None:
+        return folder, None
+    return None, note(
+        what,
+        f"the {what} {name} is not on this disk",
+        f"hf download {name}" + (f" --revision {revision}" if revision else ""),
+        "`launch` downloads it",
+    )
+
+
+def _server(launch: Launch, chosen: Profile, target: Path | None, head: Path | None) -> _Server:
+    known = published.config(chosen.target) if target is None else None
+    of_target = Target.from_path(target) if target else None
+    if known is not None:
+        of_target = Target.from_config(known, chosen.target)
+    of_head = None
+    if head is not None:
+        of_head = Head.from_files(Folder(head), whole=False)
+    elif chosen.head is not None and (config := published.config(chosen.head)) is not None:
+        of_head = Head(Path(chosen.head), config, {})
+    given = flags.parse(launch.argv)
+    return _Server(launch, given, chosen.algorithm, of_target, of_head)
+
+
+def _installation(*, cpu_engine: bool) -> Iterator[Finding]:
+    try:
+        machine.check_installation(cpu_engine)
+    except UserError as refused:
+        yield error("sglang", str(refused))
+        return
+    installed = contract.installed_sglang()
+    assert installed is not None
+    yield note(
+        "sglang", f"SGLang {installed.release}: a reviewed release, what is hooked is unchanged"
+    )
+    yield note("plugin", "the plugin is registered, and nothing keeps it out")
+
+
+def _address(given: Parsed) -> Iterator[Finding]:
+    try:
+        machine.check_address(host_of(given), port_of(given))
+    except UserError as refused:
+        yield error("port", str(refused))
+    else:
+        yield note("port", f"port {port_of(given)} is free")
+
+
+def _notes(launch: Launch) -> Iterator[Finding]:
+    for line in launch.notes:
+        text = line.removeprefix("warning: ")
+        yield warning("launch", text) if text != line else note("launch", text)
+
+
+def _whole_target(server: _Server, folder: Path) -> tuple[_Server, list[Finding]]:
+    if server.dummy:
+        told = [note("checkpoint", f"{folder}: no weights are read (--load-format dummy)")]
+    else:
+        read, finding = checkpoint.weights(folder)
+        told = [finding]
+        server = replace(server, tensors=read)
+    if not server.given.of("--skip-tokenizer-init") and not server.given.value("--tokenizer-path"):
+        told += checkpoint.tokenizer(folder)
+    return server, told
+
+
+def _disk(found: Host, server: _Server) -> Iterator[Finding]:
+    """Whether the target has room where it will be downloaded to."""
+    if found.hub_cache is None or server.target is None or server.dummy:
+        return
+    size = weights.target_bytes(weights.of_config(server.target), server.target, 1, 2)
+    text = (
+        f"{found.hub_cache.path} has {found.hub_cache.free / GIB:,.0f} GiB free, the target takes "
+        f"{size / GIB:,.0f} GiB"
+    )
+    if found.hub_cache.free < size:
+        yield error("disk", text, "export HF_HOME=/a/larger/disk", "the download breaks off")
+    else:
+        yield note("disk", text)
+
+
+def _head(chosen: Profile, folder: Path, target: Target) -> Iterator[Finding]:
+    name = chosen.head or str(folder)
+    report = head_inspect.inspect(name, Folder(folder), chosen.target, target)
+    for finding in report.findings:
+        yield replace(finding, subject=f"head {finding.subject}")
+    if report.status == 0:
+        yield note("head", f"{name} fits the target")
+
+
+def _fast(server: _Server, found: Host, mib: int | None) -> Iterator[Finding]:
+    if not server.on_gpu:
+        return
+    try:
+        wanted = stages.parse(server.environment.get(variables.FAST))
+    except UserError as refused:
+        yield error("fast", str(refused))
+        return
+    reason = _no_fast_path(server, found if mib is None else None)
+    if wanted is None:
+        if reason is None:
+            yield note("fast", "the fast path is off: nothing asks for it", "--fast")
+        return
+    if reason is None:
+        yield note("fast", f"the fast path is on: {', '.join(sorted(wanted.stages))}")
+    elif wanted.required:
+        yield error("fast", f"the fast path is required, and is off: {reason}", "--no-fast")
+    else:
+        yield warning("fast", f"the fast path will be off: {reason}", "--no-fast, or mend it")
+
+
+def _no_fast_path(server: _Server, found: Host | None) -> str | None:
+    """Why; the server's log says what only the loaded model shows (overlay/fast/conditions)."""
+    used = found.visible[: server.needs.gpus] if found is not None else ()
+    if any(gpu.capability != findings.FAST_CAPABILITY for gpu in used):
+        return "its kernels are for compute capability 9.0 (H100, H200)"
+    if server.needs.gpus != 1:
+        return f"it serves on one GPU, this server on {server.needs.gpus}"
+    if server.given.of("--disable-cuda-graph") or server.given.of("--disable-decode-cuda-graph"):
+        return "it lives in CUDA graphs of decoding, which are off"
+    if (server.given.value("--mamba-ssm-dtype") or "float32") != "float32":
+        return "it keeps GDN states in float32"
+    if (server.given.value("--kv-cache-dtype") or "auto") not in ("auto", "bf16", "bfloat16"):
+        return "its attention reads a bfloat16 KV cache"
+    installed = contract.installed_sglang()
+    if installed is None:
+        return "SGLang is not installed"
+    manifest = contract.read_manifest(installed.release)
+    changed = [
+        comparison.symbol.target
+        for comparison in contract.compare(manifest, installed.root, ["fast"])
+        if comparison.state != "ok"
+    ]
+    if not manifest.of("fast"):
+        return f"it was not reviewed for SGLang {installed.release}"
+    return f"SGLang differs from what was reviewed: {changed[0]}" if changed else None
+
+
+def _plan(
+    server: _Server, found: Host, hardware: str, mib: int | None
+) -> tuple[Plan | None, tuple[Choice, ...], str, list[Finding]]:
+    """The plan, what flags would buy, what it goes by, and what it says."""
+    if server.target is None:
+        return (
+            None,
+            (),
+            "",
+            [note("memory-plan", "nothing is known of the target: no plan", "", "")],
+        )
+    total, before, basis = _memory_of(server, found, hardware, mib)
+    if before is None:
+        return None, (), "", [note("memory-plan", "no GPU to plan for", "--gpu H200")]
+    try:
+        resolved = settings.resolve(
+            server.given, server.environment, server.target, server.algorithm, total
+        )
+    except Unplanned as refused:
+        return None, (), "", [note("memory-plan", str(refused))]
+    draft = server.head.config if server.head is not None else None
+    inputs = Inputs(resolved, server.target, _weights(server, resolved), before, draft)
+    plan = memory.plan(inputs)
+    source = "weights by the checkpoint's headers" if server.tensors else "weights by the config"
+    return plan, tuple(memory.choices(inputs)), f"{basis}, {source}", [*findings.of_plan(plan)]
+
+
+def _weights(server: _Server, resolved: settings.Settings) -> memory.Weights:
+    assert server.target is not None
+    target, tp, width = server.target, resolved.tp, resolved.dtype_bytes
+    tensors = server.tensors or weights.of_config(target, mtp=True)
+    own = weights.target_bytes(tensors, target, tp, width)
+    embedding = weights.embedding_bytes(target.config, tp, width)
+    if server.algorithm == "nextn":
+        # It makes an embedding and an lm_head of its own, and then shares the target's.
+        return memory.Weights(own, weights.mtp_bytes(tensors, target, tp, width), 2 * embedding)
+    if server.algorithm == "eagle3" and server.head is not None:
+        return memory.Weights(own, weights.head_bytes(server.head, tp, width), embedding)
+    return memory.Weights(own)
+
+
+def _memory_of(
+    server: _Server, found: Host, hardware: str, mib: int | None
+) -> tuple[float | None, int | None, str]:
+    """Memory of the smallest device in MiB as SGLang asks for it, bytes that are free on it once
+    the processes have started, and what both are taken from."""
+    if not server.on_gpu:
+        free = min(found.available, found.limit or found.available)
+        return found.memory / MIB, free, "this machine's free RAM"
+    ranks = server.needs.gpus
+    taken = CONTEXT_MIB + (RANKS_MIB if ranks > 1 else 0)
+    used = found.visible[:ranks]
+    if mib is None and used:
+        total, free_mib = min(gpu.total_mib for gpu in used), min(gpu.free_mib for gpu in used)
+        return total, (free_mib - taken) * MIB, f"what is free on {used[0].short_name} now"
+    if mib is None:
+        named = re.search(r"\b(" + "|".join(KNOWN_GPUS) + r")\b", hardware)
+        mib = KNOWN_GPUS[named[1]] if named else None
+        if mib is None:
+            return None, None, ""
+        basis = f"the profile's {named[1]}" if named else ""
+    else:
+        basis = f"an idle GPU of {mib / 1024:.1f} GiB"
+    return mib, (mib - RESERVED_MIB - taken) * MIB, basis
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """For scripts."""
+    data: dict[str, Any] = {
+        "profile": report.subject,
+        "status": report.status,
+        "findings": [vars(finding) for finding in report.findings],
+    }
+    if report.plan is not None:
+        data["plan"] = {
+            "basis": report.basis,
+            **plan_data(report.plan),
+            "choices": [
+                {"flag": c.flag, "costs": c.costs, **_outcome(c.plan)} for c in report.choices
+            ],
+        }
+    return data
+
+
+def plan_data(plan: Plan) -> Mapping[str, Any]:
+    """Bytes of one rank."""
+    return {
+        "tp": plan.settings.tp,
+        "mem_fraction_static": plan.settings.fraction,
+        "bytes": {
+            "before_weights": plan.before,
+            "weights": plan.weights.target,
+            "draft": plan.weights.draft,
+            "gdn_states": plan.states,
+            "verification": plan.verification,
+            "kv": plan.kv,
+            "draft_kv": plan.draft_kv,
+            "request_table": plan.table,
+            "rest": plan.rest,
+            "reserved_by_sglang": plan.reserve,
+        },
+        **_outcome(plan),
+    }
+
+
+def _outcome(plan: Plan) -> dict[str, Any]:
+    pools = plan.pools
+    if isinstance(pools, memory.DoesNotFit):
+        return {"fits": False, "reason": pools.reason, "missing_bytes": pools.missing}
+    return {
+        "fits": True,
+        "max_running_requests": pools.requests,
+        "capped_by": pools.capped_by or None,
+        "max_total_num_tokens": pools.tokens,
+        "max_mamba_cache_size": pools.slots,
+        "states_each": pools.slots_each,
+        "longest_request": plan.longest,
+    }

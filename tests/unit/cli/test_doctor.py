@@ -1,0 +1,253 @@
+"""`doctor` as it is typed, and what `launch` asks of it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.serving.doctor import host
+from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpus
+from sglang_qwen3next_eagle3.serving.doctor.host import Host
+from tests.support.hosts import h200
+from tests.support.server import free_port
+
+pytestmark = pytest.mark.usefixtures("installed")
+Becomes = Callable[[Host], None]
+NO_GPU = h200(gpus=Gpus(), has_device=False)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.fixture
+def becomes(monkeypatch: pytest.MonkeyPatch) -> Becomes:
+    """Let the machine be another."""
+
+    def set_to(machine: Host) -> None:
+        monkeypatch.setattr(host, "probe", lambda whole=True: machine)
+
+    return set_to
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    port = ["--port", str(free_port())] if "--profile" in words else []
+    at = words.index("--") if "--" in words else len(words)
+    status = main(["doctor", "--json", *words[:at], *port, *words[at:]])
+    data: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert data["status"] == status
+    return status, data
+
+
+def of(data: dict[str, Any], subject: str) -> dict[str, Any]:
+    return next(found for found in data["findings"] if found["subject"] == subject)
+
+
+def test_a_good_machine_and_a_profile_are_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    status, data = asked(capsys, "--profile", "b1")
+    assert status == 0, [found for found in data["findings"] if found["level"] != "note"]
+    plan = data["plan"]
+    assert plan["max_running_requests"] == 48
+    assert plan["longest_request"] == 262144
+    assert plan["bytes"]["weights"] == pytest.approx(37.18 * 2**30, rel=0.001)
+    assert any(choice["flag"] == "--kv-cache-dtype fp8_e4m3" for choice in plan["choices"])
+
+
+def test_the_demo_pair_is_read_whole(becomes: Becomes, capsys: pytest.CaptureFixture[str]) -> None:
+    becomes(NO_GPU)
+    status, data = asked(capsys, "--profile", "demo")
+    assert status == 0
+    assert "456 tensors in one file, whole" in of(data, "checkpoint")["text"]
+    assert of(data, "tokenizer")["level"] == "note"
+    assert "fits the target" in of(data, "head")["text"]
+    assert data["plan"]["max_total_num_tokens"] == 32768
+    assert data["plan"]["max_running_requests"] == 8
+
+
+def test_the_machine_alone_misses_nothing(
+    becomes: Becomes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    becomes(NO_GPU)
+    status, data = asked(capsys)
+    assert status == 0
+    assert "plan" not in data
+    assert of(data, "gpus")["level"] == "note"
+
+
+def test_a_profile_for_gpus_on_a_laptop_is_an_error_with_a_plan_for_its_hardware(
+    becomes: Becomes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    becomes(NO_GPU)
+    status, data = asked(capsys, "--profile", "b1")
+    assert status == 2
+    assert of(data, "gpus")["level"] == "error"
+    assert "H200" in data["plan"]["basis"]
+    status, data = asked(capsys, "--profile", "b1", "--gpu", "H100")
+    assert status == 0, "the plan is for another machine"
+    assert data["plan"]["bytes"]["before_weights"] < 80 * 2**30
+
+
+def test_what_memory_does_not_hold_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    status, data = asked(capsys, "--profile", "h200-fp8", "--gpu", "H100")
+    assert status == 2
+    assert "leave no room" in of(data, "memory-plan")["text"]
+    assert data["plan"]["fits"] is False
+
+
+def test_requests_that_wait_are_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    status, data = asked(capsys, "--profile", "h200-fp8", "--", "--max-running-requests", "256")
+    assert status == 1
+    found = of(data, "memory-plan")
+    assert "of 256 asked for: GDN states" in found["text"]
+    assert found["means"]
+    assert found["remedy"]
+
+
+def test_options_that_launch_refuses_are_told_with_the_same_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--profile", "h200-fp8", "--tp", "8"]
+    status, data = asked(capsys, *words)
+    assert status == 2
+    assert launch.main([*words, "--dry-run"]) == 2
+    assert of(data, "options")["text"] in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["doctor", "--json", "--profile", "b1", "--port", str(port)]) == 2
+    assert "another server" in of(json.loads(capsys.readouterr().out), "port")["text"]
+
+
+def test_an_unknown_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--profile", "b1", "--gpu", "potato"]) == 2
+    assert "H200" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_whole(
+    target_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (weights,) = target_folder.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-3])
+    words = ["--profile", "b1", "--target", str(target_folder)]
+    status, data = asked(capsys, *words, "--no-speculation")
+    assert status == 2
+    assert "truncated" in of(data, "checkpoint")["text"]
+    status, data = asked(capsys, *words)
+    assert "belongs to another target" in of(data, "options")["text"], "that is not all"
+    assert "truncated" in of(data, "checkpoint")["text"]
+
+
+def test_a_target_without_tokenizer_and_template(
+    target_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--profile", "b1", "--target", str(target_folder), "--no-speculation"]
+    _, data = asked(capsys, *words)
+    assert of(data, "tokenizer")["level"] == "error"
+    (target_folder / "tokenizer.json").write_text("{}")
+    _, data = asked(capsys, *words)
+    assert of(data, "chat-template")["level"] == "warning"
+    (target_folder / "chat_template.jinja").write_text("{{ messages }}")
+    _, data = asked(capsys, *words)
+    assert of(data, "tokenizer")["level"] == "note"
+
+
+@pytest.mark.parametrize(
+    ("words", "level", "said"),
+    [
+        (["--profile", "b1"], None, ""),
+        (["--profile", "h200-fp8"], "note", "nothing asks for it"),
+        (["--profile", "h200-fp8", "--fast"], "note", "is on"),
+        (
+            ["--profile", "h200-fp8", "--fast", "--", "--kv-cache-dtype", "fp8_e4m3"],
+            "warning",
+            "KV",
+        ),
+        (["--profile", "h200-fp8", "--fast", "--", "--disable-cuda-graph"], "warning", "graphs"),
+    ],
+)
+def test_the_fast_path_is_on_or_says_why_not(
+    words: list[str], level: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, data = asked(capsys, *words)
+    found = [one for one in data["findings"] if one["subject"] == "fast"]
+    if level is None:
+        assert found == [], "it cannot be on at TP 4, and nobody asked"
+    else:
+        assert found[0]["level"] == level
+        assert said in found[0]["text"]
+
+
+def test_people_get_a_table_and_the_way_out(
+    becomes: Becomes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    becomes(replace(h200(), nofile=100))
+    assert main(["doctor", "--profile", "b1", "--port", str(free_port())]) == 1
+    printed = capsys.readouterr().out
+    assert "-> ulimit -n 65536" in printed
+    assert "memory of one rank" in printed
+    assert "requests at once" in printed
+    assert "--mamba-ssm-dtype bfloat16" in printed
+    assert printed.endswith("serves, but slower or at risk: b1\n")
+
+
+def test_launch_refuses_with_the_doctor_s_words(
+    becomes: Becomes,
+    target_folder: Path,
+    head_folder: Path,
+    executed: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    becomes(NO_GPU)
+    words = ["--profile", "b1", "--target", str(target_folder), "--head", str(head_folder)]
+    assert launch.main([*words, "--port", str(free_port())]) == 2
+    assert executed == {}
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "gpus: no NVIDIA GPU is found; this profile serves on GPUs" in told
+
+
+def test_launch_warns_in_one_line_each_and_goes_on(
+    becomes: Becomes,
+    target_folder: Path,
+    head_folder: Path,
+    executed: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    becomes(replace(h200(), nofile=100, environment={"http_proxy": "http://p:1"}))
+    words = ["--profile", "b1", "--target", str(target_folder), "--head", str(head_folder)]
+    launch.main([*words, "--aux-layers", "card", "--port", str(free_port())])
+    assert executed["argv"]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning: " in line]
+    assert [line.partition("warning: ")[2].partition(":")[0] for line in warnings] == [
+        "limits", "proxies",
+    ]  # fmt: skip
+
+
+def test_what_launch_asks_imports_nothing_heavy() -> None:
+    script = """
+import sys
+from sglang_qwen3next_eagle3.cli import launch
+from sglang_qwen3next_eagle3.serving import preflight, profile
+from sglang_qwen3next_eagle3.serving.preflight import Options
+demo = profile.load("demo")
+launch._examine(preflight.plan(demo, Options()), demo)
+print(sorted({"torch", "sglang", "transformers", "rich", "huggingface_hub"} & set(sys.modules)))
+"""
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert printed == ["[]"]

@@ -1,0 +1,192 @@
+"""The memory plan against what was recorded on GPUs, and what it says of flags."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sglang_qwen3next_eagle3.demo import demo_pair
+from sglang_qwen3next_eagle3.head.files import Folder
+from sglang_qwen3next_eagle3.head.head import Head
+from sglang_qwen3next_eagle3.model import published, shards
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.serving import flags
+from sglang_qwen3next_eagle3.serving.doctor import (
+    checkpoint,
+    examine,
+    findings,
+    memory,
+    settings,
+    weights,
+)
+from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, MIB
+
+RECORDED = yaml.safe_load((Path(__file__).parent / "recorded.yaml").read_text(encoding="utf-8"))
+RESULTS = Path(__file__).resolve().parents[4] / "benchmarks" / "results"
+H200 = examine.KNOWN_GPUS["H200"]
+CONFIGS = {"bf16": published.CODER_NEXT, "fp8": published.CODER_NEXT_FP8}
+HEAD = Head(Path("head"), published.HEAD, {})
+
+
+def inputs(
+    words: str, precision: str = "bf16", algorithm: Any = "eagle3", mib: int = H200
+) -> memory.Inputs:
+    target = Target.from_config(CONFIGS[precision])
+    resolved = settings.resolve(flags.parse(words.split()), {}, target, algorithm, mib)
+    tensors = weights.of_config(target, mtp=True)
+    tp = resolved.tp
+    own = weights.target_bytes(tensors, target, tp, 2)
+    draft = {
+        "none": 0,
+        "eagle3": weights.head_bytes(HEAD, tp, 2),
+        "nextn": weights.mtp_bytes(tensors, target, tp, 2),
+    }[algorithm]
+    taken = examine.RESERVED_MIB + examine.CONTEXT_MIB + (examine.RANKS_MIB if tp > 1 else 0)
+    loaded = memory.Weights(own, draft, weights.embedding_bytes(target.config, tp, 2))
+    config = published.HEAD if algorithm == "eagle3" else None
+    return memory.Inputs(resolved, target, loaded, (mib - taken) * MIB, config)
+
+
+def tree_flags(algorithm: str, tree: list[int] | None) -> str:
+    if tree is None:
+        return ""
+    steps, topk, drafts = tree
+    return (
+        f" --speculative-algorithm {algorithm.upper()} --speculative-num-steps {steps}"
+        f" --speculative-eagle-topk {topk} --speculative-num-draft-tokens {drafts}"
+    )
+
+
+def pools_of(plan: memory.Plan) -> memory.Pools:
+    assert isinstance(plan.pools, memory.Pools), plan.pools
+    return plan.pools
+
+
+@pytest.mark.parametrize("row", RECORDED["weights"])
+def test_weights_take_what_sglang_counted(row: dict[str, Any]) -> None:
+    target = Target.from_config(CONFIGS[row["precision"]])
+    size = weights.target_bytes(weights.of_config(target), target, row["tp"], 2)
+    assert size / GIB == pytest.approx(row["gib"], rel=0.01)
+
+
+@pytest.mark.parametrize("row", RECORDED["states"])
+def test_states_take_what_sglang_allocated(row: dict[str, Any]) -> None:
+    words = f"--tp {row['tp']} --disable-radix-cache --max-running-requests {row['requests']}"
+    words += tree_flags("EAGLE3", row["tree"])
+    plan = memory.plan(inputs(words, row["precision"]))
+    assert pools_of(plan).requests == row["requests"]
+    assert plan.states / GIB == pytest.approx(row["states"], rel=0.05)
+    assert plan.verification / GIB == pytest.approx(row["verification"], rel=0.05)
+
+
+@pytest.mark.parametrize("row", RECORDED["free"])
+def test_what_is_free_before_the_weights(row: dict[str, Any]) -> None:
+    before = inputs(f"--tp {row['tp']}").before
+    assert before / GIB == pytest.approx(row["gib"], rel=0.005)
+
+
+@pytest.mark.parametrize("row", RECORDED["requests"]["servers"])
+def test_four_h200_serve_as_many_requests_as_they_did(row: dict[str, Any]) -> None:
+    words = RECORDED["requests"]["flags"] + tree_flags(row["algorithm"], row.get("tree"))
+    plan = memory.plan(inputs(words, "bf16", row["algorithm"]))
+    assert pools_of(plan).requests == row["requests"]
+    assert plan.rest > 0
+
+
+def recorded_servers() -> list[Any]:
+    found = []
+    for folder, precision in (("h200x1-speed", "fp8"), ("h200x2-tp", "bf16")):
+        result = json.loads((RESULTS / folder / "result.json").read_text(encoding="utf-8"))
+        found += [
+            pytest.param(precision, row, id=f"{folder}-{row['name']}")
+            for row in result["configurations"]
+            if row["status"] == "ok"
+        ]
+    return found
+
+
+@pytest.mark.parametrize(("precision", "row"), recorded_servers())
+def test_the_recorded_servers_fit_and_serve_as_many(precision: str, row: dict[str, Any]) -> None:
+    words = " ".join(row["argv"][5:])
+    plan = memory.plan(inputs(words, precision, row["algorithm"]))
+    assert pools_of(plan).requests == row["max_running_requests"]
+    assert plan.rest > 0
+
+
+def test_the_demo_s_headers_and_its_config_tell_the_same() -> None:
+    folder = demo_pair().target
+    target = Target.from_path(folder)
+    tensors, _ = checkpoint.weights(folder)
+    assert tensors is not None
+    for tp in (1, 2):
+        by_headers = weights.target_bytes(tensors, target, tp, 4)
+        by_config = weights.target_bytes(weights.of_config(target), target, tp, 4)
+        assert by_headers == pytest.approx(by_config, rel=0.001), tp
+    stored = sum(place.stop - place.start for _, place in shards.headers(Folder(folder)).values())
+    assert weights.target_bytes(tensors, target, 1, 2) == pytest.approx(stored, rel=0.001)
+
+
+def test_the_demo_serves_what_its_server_said() -> None:
+    """As `launch --profile demo -- --max-total-tokens 200000 --max-running-requests 24` logged on
+    2 cores: max_total_num_tokens=200000, max_running_requests=24, max_mamba_cache_size: 24, KV of
+    0.572 GiB (/server_info, memory_usage.kvcache) and K and V of the draft of 0.10 GB each."""
+    pair = demo_pair()
+    target, head = Target.from_path(pair.target), Head.from_path(pair.head)
+    words = (
+        "--device cpu --dtype float32 --disable-radix-cache --mem-fraction-static 0.2 "
+        "--max-total-tokens 200000 --max-running-requests 24" + tree_flags("EAGLE3", [3, 4, 8])
+    )
+    environment = {"SGLANG_MAMBA_CONV_DTYPE": "float32"}
+    resolved = settings.resolve(flags.parse(words.split()), environment, target, "eagle3", 24000)
+    size = memory.Weights(weights.target_bytes(weights.of_config(target), target, 1, 4))
+    plan = memory.plan(memory.Inputs(resolved, target, size, 19 * GIB, head.config))
+    pools = pools_of(plan)
+    assert (pools.tokens, pools.requests, pools.slots) == (200000, 24, 24)
+    assert plan.kv / GIB == pytest.approx(0.572, rel=0.01)
+    assert plan.draft_kv / GIB == pytest.approx(0.20, rel=0.06)
+
+
+def test_an_h100_does_not_hold_the_fp8_checkpoint() -> None:
+    plan = memory.plan(inputs("--tp 1", "fp8", "none", examine.KNOWN_GPUS["H100"]))
+    assert isinstance(plan.pools, memory.DoesNotFit)
+    (finding,) = findings.of_plan(plan)
+    assert finding.level == "error"
+    assert "weights leave no room" in finding.text
+    assert "--tp" in finding.remedy
+
+
+def test_states_that_cap_the_requests_are_a_warning_with_the_way_out() -> None:
+    plan = memory.plan(inputs("--tp 1 --max-running-requests 256", "fp8"))
+    pools = pools_of(plan)
+    assert pools.capped_by == "states"
+    (finding,) = [found for found in findings.of_plan(plan) if "at once of 256" in found.text]
+    assert finding.level == "warning"
+    assert f"--max-running-requests {pools.requests}" in finding.remedy
+
+
+def test_a_context_that_no_request_can_fill_is_a_warning() -> None:
+    given = inputs("--tp 4 --max-total-tokens 100000" + tree_flags("EAGLE3", [3, 4, 8]))
+    plan = memory.plan(given)
+    assert plan.longest == 100_000 - 2 * 12
+    assert any("longest request has 99,976 tokens" in str(f) for f in findings.of_plan(plan))
+
+
+def test_flags_buy_what_they_are_said_to() -> None:
+    given = inputs("--tp 4" + tree_flags("EAGLE3", [3, 4, 8]))
+    now = pools_of(memory.plan(given))
+    bought = {choice.flag: pools_of(choice.plan) for choice in memory.choices(given)}
+    assert bought["--kv-cache-dtype fp8_e4m3"].tokens == pytest.approx(2 * now.tokens, rel=0.001)
+    assert bought["--mamba-ssm-dtype bfloat16"].slots > 1.5 * now.slots
+    assert bought["--disable-radix-cache"].tokens > now.tokens
+    assert bought["--max-running-requests 24"].requests == 24
+    more = next(flag for flag in bought if flag.startswith("--mem-fraction-static"))
+    assert bought[more].tokens > now.tokens
+
+
+def test_another_layout_is_not_calculated() -> None:
+    for words in ("--enable-hierarchical-cache", "--pp-size 2", "--kv-cache-dtype mxfp8"):
+        with pytest.raises(settings.Unplanned, match="not calculated"):
+            inputs(words)
+    assert inputs("--pp-size 1").settings.tp == 1
