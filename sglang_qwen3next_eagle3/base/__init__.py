@@ -11,7 +11,6 @@ __all__ = [
     "provenance",
     "records",
     "redact",
-    "resources",
     "schema",
     "workfolder",
 ]

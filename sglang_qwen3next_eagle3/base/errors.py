@@ -4,11 +4,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
+
+_Result = TypeVar("_Result")
 
 USER_ERROR = 2
 INTERRUPTED = 128 + signal.SIGINT
@@ -143,3 +146,30 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+
+
+def run_async(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """`asyncio.run`, which a signal ends at once, though the event loop waits.
+
+    Python calls a signal's handler between two of its own instructions. A signal that comes just
+    before the loop asks the system to wait, or to another thread, wakes nobody by itself: against a
+    server that says nothing, Ctrl-C would be seen when that server is given up.
+    """
+    import asyncio
+    import socket
+
+    async def woken() -> _Result:
+        loop = asyncio.get_running_loop()
+        heard, told = socket.socketpair()
+        with heard, told:
+            told.setblocking(False)
+            loop.add_reader(heard, heard.recv, 4096)
+            before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+            try:
+                return await work
+            finally:
+                signal.set_wakeup_fd(before)
+                loop.remove_reader(heard)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return asyncio.run(woken() if in_main_thread else work)

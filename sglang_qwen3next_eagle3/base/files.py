@@ -1,4 +1,5 @@
-"""Files that are whole or not there: atomic writes, JSON with errors of one line, hashes.
+"""Files that are whole or not there: atomic writes, JSON with errors of one line, hashes; and where
+the data of the project is.
 
 Every write goes to a hidden file beside its place, is flushed to the disk, and takes its place by a
 rename: whoever reads sees the old file or the new one, also after a kill or a loss of power.
@@ -8,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,27 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def data_dir(name: str) -> Path:
+    """`launch`, `patches` or a folder of `benchmarks/`: as installed from the wheel, else as it
+    stands in a checkout.
+
+    Raises:
+        FileNotFoundError: the installation is broken; no place has it.
+    """
+    return _find(name, Path.is_dir)
+
+
+def data_file(name: str) -> Path:
+    """A file of `benchmarks/`, likewise."""
+    return _find(name, Path.is_file)
+
+
+def _find(name: str, there: Callable[[Path], bool]) -> Path:
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent
+    for candidate in (package / "data" / name, checkout / name, checkout / "benchmarks" / name):
+        if there(candidate):
+            return candidate
+    raise FileNotFoundError(f"{name!r} is not part of this installation: reinstall it")

@@ -23,9 +23,13 @@ from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.run import run_suites
 from sglang_qwen3next_eagle3.bench.speed import run_speed
 from sglang_qwen3next_eagle3.bench.suites import Suite, load_suite, suite_names
-from sglang_qwen3next_eagle3.bench.trees.accept_lengths import HOW_TO_WRITE, parse_accept_lengths
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
-from sglang_qwen3next_eagle3.bench.trees.plan import TreePlan, plan
+from sglang_qwen3next_eagle3.bench.trees.plan import (
+    HOW_TO_WRITE,
+    TreePlan,
+    parse_accept_lengths,
+    plan,
+)
 from sglang_qwen3next_eagle3.bench.trees.synthetic import dialogues, write_head, write_target
 
 __all__ = [

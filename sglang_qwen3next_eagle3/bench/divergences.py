@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.load.load import Dialogue
+from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, reading
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Pass
 from sglang_qwen3next_eagle3.bench.suites import load_suite, select

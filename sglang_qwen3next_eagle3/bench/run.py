@@ -9,7 +9,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import slug
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
 from sglang_qwen3next_eagle3.bench import configurations, servers
-from sglang_qwen3next_eagle3.bench.load.load import Dialogue
+from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.bench.measure import Benchmark, Outcome, measure
 from sglang_qwen3next_eagle3.bench.options import RunOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim

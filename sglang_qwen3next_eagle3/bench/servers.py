@@ -21,9 +21,9 @@ from sglang_qwen3next_eagle3.base.redact import (
     text_without_secrets,
     without_secrets,
 )
+from sglang_qwen3next_eagle3.bench import load
 from sglang_qwen3next_eagle3.bench.configurations import Contender
-from sglang_qwen3next_eagle3.bench.load import load
-from sglang_qwen3next_eagle3.bench.load.load import Dialogue
+from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
 from sglang_qwen3next_eagle3.serving import server as serving

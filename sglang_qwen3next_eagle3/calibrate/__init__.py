@@ -11,7 +11,6 @@ verdict.py  which selection it is, and how sure that is
 report.py   the figures, and their table
 """
 
-from sglang_qwen3next_eagle3.calibrate.options import CalibrationOptions
-from sglang_qwen3next_eagle3.calibrate.run import calibrate
+from sglang_qwen3next_eagle3.calibrate.run import CalibrationOptions, calibrate
 
 __all__ = ["CalibrationOptions", "calibrate", "report"]

@@ -1,10 +1,12 @@
-"""What a calibration says: the figures for scripts, and their table for people."""
+"""What a calibration says: the figures for scripts, their table and picture for people."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3.base import figures as pictures
 from sglang_qwen3next_eagle3.calibrate.measure import SelectionMeasurement
 from sglang_qwen3next_eagle3.calibrate.scoring import Score
 from sglang_qwen3next_eagle3.calibrate.verdict import (
@@ -158,3 +160,40 @@ def _score(score: Score) -> dict[str, Any]:
         "accept_length": score.accept_length,
         "overlap": score.mean_overlap,
     }
+
+
+def save_plot(measurement: SelectionMeasurement, target: Target, title: str, path: Path) -> None:
+    """Top-1 agreement by stream for each slot of fc, as a picture.
+
+    One panel a slot: the share of first drafts that are the target's, for every stream there.
+
+    Each point is both the output of a layer and the input of the next; the others of the slots
+    are as in the best selection found.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    slots = len(measurement.profile)
+    figure = pictures.figure(max(6.0, 0.22 * target.num_layers), 2.2 * slots)
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(slots, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    depths = range(target.num_layers + 1)
+    for slot, (panel, values) in enumerate(zip(axes, measurement.profile, strict=True)):
+        for layer in target.attention_layers:
+            panel.axvspan(layer + 0.6, layer + 1.4, color="0.9", zorder=0)
+        panel.plot(depths, values, marker=".", markersize=4, linewidth=1)
+        best = measurement.around[slot]
+        panel.plot([best], [values[best]], marker="o", markersize=7, color="tab:red")
+        panel.set_title(f"slot {slot + 1}: {_stream(best)}", fontsize=9, loc="left")
+        panel.set_ylabel("top-1 agreement", fontsize=8)
+        panel.tick_params(labelsize=7)
+    axes[0].set_ylim(0, 1.1 * max(map(max, measurement.profile)) or 1.0)
+    step = max(1, -(-target.num_layers // 16))
+    axes[-1].set_xticks(range(0, target.num_layers + 1, step))
+    axes[-1].set_xticklabels([_stream(depth) for depth in depths[::step]], rotation=60, ha="right")
+    axes[-1].set_xlabel("stream (grey: what an attention layer puts out)", fontsize=8)
+    pictures.save(figure, path)
+
+
+def _stream(depth: int) -> str:
+    return f"output@{depth - 1}" if depth else "input@0"

@@ -1,5 +1,6 @@
 """`head calibrate`, from its options to the file that `launch` reads."""
 
+import contextlib
 import resource
 import sys
 import time
@@ -7,14 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.figures import require as require_matplotlib
 from sglang_qwen3next_eagle3.base.progress import Progress
-from sglang_qwen3next_eagle3.calibrate.options import CalibrationOptions
+from sglang_qwen3next_eagle3.calibrate import prompts
 from sglang_qwen3next_eagle3.head import captured_layers
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import record as aux_record
@@ -26,7 +26,39 @@ from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, validate
 from sglang_qwen3next_eagle3.model.embeddings import vocabulary_rows
 from sglang_qwen3next_eagle3.model.target import Target
 
-DUMMY_FLAGS = ("--skip-tokenizer-init",)
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What to measure, and what to do with it.
+
+    head, target: folder, hub name or `demo`. prompts: a file, None for the built-in ones.
+    regenerate: let the target answer them; by default those that are built in. max_prompts: the
+    first so many. max_length: tokens of a text; longer ones are cut into pieces, or left out where
+    they are answered. steps: drafts in a chain. load_format: SGLang's; dummy needs no weights.
+    plot: a PNG to write. out: where to keep the result instead of where `launch` looks; keep: at
+    all. sglang: its flags, which win.
+    """
+
+    head: str
+    target: str
+    head_revision: str | None = None
+    target_revision: str | None = None
+    prompts: Path | None = None
+    regenerate: bool | None = None
+    answer_tokens: int = 128
+    max_prompts: int | None = None
+    max_length: int = 512
+    steps: int = 3
+    tp: int = 1
+    device: Literal["cpu", "cuda"] | None = None
+    load_format: str | None = None
+    plot: Path | None = None
+    out: Path | None = None
+    keep: bool = True
+    sglang: tuple[str, ...] = ()
+
+
+DUMMY, DUMMY_FLAGS = "dummy", ("--skip-tokenizer-init",)
 
 
 @dataclass(frozen=True)
@@ -52,16 +84,15 @@ def calibrate(options: CalibrationOptions) -> dict[str, Any]:
     pair = load_pair(options)
     import torch
 
-    from sglang_qwen3next_eagle3.calibrate import plot, report, states
+    from sglang_qwen3next_eagle3.calibrate import report, states
     from sglang_qwen3next_eagle3.calibrate.measure import measure
     from sglang_qwen3next_eagle3.calibrate.scoring import Scorer
-    from sglang_qwen3next_eagle3.calibrate.source import OWN, RANDOM, source_of
     from sglang_qwen3next_eagle3.head.forward import HeadModel
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     source = source_of(options, pair.target, pair.target_folder)
-    dummy = source.kind == RANDOM
+    dummy = source.kind == prompts.RANDOM
     if dummy:
         embedding, lm_head = states.dummy_rows(pair.target)
     else:
@@ -95,7 +126,7 @@ def calibrate(options: CalibrationOptions) -> dict[str, Any]:
         measurement = measure(scorer, texts, pair.target, own=own, steps=options.steps, task=task)
         clock.lap("search")
 
-    figures = report.figures(measurement, pair.target, own_answers=source.kind == OWN)
+    figures = report.figures(measurement, pair.target, own_answers=source.kind == prompts.OWN)
     figures |= {
         "head": pair.head_name,
         "target": pair.target_name,
@@ -117,8 +148,42 @@ def calibrate(options: CalibrationOptions) -> dict[str, Any]:
     figures["written"] = None if written is None else str(written)
     if options.plot is not None:
         title = f"{pair.head_name} on {pair.target_name}"
-        plot.save(measurement, pair.target, title, options.plot)
+        report.save_plot(measurement, pair.target, title, options.plot)
     return figures
+
+
+def source_of(options: CalibrationOptions, target: Target, folder: Path) -> prompts.Source:
+    """What the options ask for. folder: the target's.
+
+    Raises:
+        UserError: the prompts or the target's tokenizer do not allow it, or texts are too short.
+    """
+    most, length = options.max_prompts, options.max_length
+    regenerate = options.regenerate
+    if options.load_format == DUMMY:
+        if regenerate:
+            raise UserError("--regenerate needs the target's weights: leave --load-format out")
+        texts = prompts.random_tokens(target, most or prompts.RANDOM_PROMPTS, length)
+        return _long_enough(prompts.Source(prompts.RANDOM, texts), options.steps)
+    file = options.prompts
+    if regenerate if regenerate is not None else file is None:
+        chats = prompts.read(file) if file else prompts.built_in_questions()
+        asked = prompts.questions(chats[:most], folder, target, length)
+        if options.answer_tokens <= options.steps + 1:
+            raise UserError(
+                f"{options.steps} draft steps need --answer-tokens above {options.steps + 1}"
+            )
+        return prompts.Source(prompts.OWN, asked.ids, asked, options.answer_tokens)
+    given = prompts.read(file) if file else prompts.built_in()
+    # Prompts are counted, as where they are answered; a long one is cut into several texts.
+    texts = prompts.tokenize(given[:most], folder, length)
+    return _long_enough(prompts.Source(prompts.GIVEN, texts), options.steps)
+
+
+def _long_enough(source: prompts.Source, steps: int) -> prompts.Source:
+    if min(map(len, source.texts)) <= steps + 1:
+        raise UserError(f"{steps} draft steps need prompts of more than {steps + 1} tokens")
+    return source
 
 
 def load_pair(options: CalibrationOptions) -> Pair:
@@ -206,31 +271,12 @@ def peak_mib(device: str) -> dict[str, int]:
     return found
 
 
-class Tasks:
+class Tasks(contextlib.ExitStack):
     """Pieces of work one after the other, each with a bar: `done = task(label, total)`."""
 
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-
     def __call__(self, label: str, total: int) -> Callable[[], None]:
-        self._end()
-        self._progress = Progress(label, total, unit="done", announced=True).__enter__()
-        return self._progress.advance
-
-    def _end(self) -> None:
-        if self._progress is not None:
-            self._progress.__exit__(None, None, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._end()
+        self.close()
+        return self.enter_context(Progress(label, total, unit="done", announced=True)).advance
 
 
 def _load_flags(load_format: str | None, dummy: bool) -> list[str]:

@@ -165,6 +165,8 @@ def _vocab(arguments: argparse.Namespace) -> int:
             f"cover {chosen.coverage:.2%} of {chosen.total} answer tokens in "
             f"{report['conversations']} conversations"
         )
+        if isinstance(gone := report["left_out"], dict) and gone:
+            print(f"left out: {', '.join(f'{count} {why}' for why, count in gone.items())}")
     if chosen.coverage < 0.95:
         print(
             f"warning: {1 - chosen.coverage:.1%} of the answers' tokens can never be drafted; "

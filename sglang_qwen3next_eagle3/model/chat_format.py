@@ -36,6 +36,8 @@ _ROLES: dict[str, Role] = {
     "observation": "tool",
     "function_response": "tool",
 }
+# A call in the words of its data set, not in those that the target would use.
+_CALLS = ("function_call", "tool_call")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
 
@@ -65,7 +67,10 @@ def messages_of(record: object, keys: Sequence[str] = KEYS) -> Iterator[Message]
         # Only its content would be kept, and answers without the calls are other answers.
         if isinstance(turn, Mapping) and (turn.get("tool_calls") or turn.get("function_call")):
             raise BadRecord("tool_calls", f"message {index + 1} calls tools outside its content")
-        yield message(*_pair(turn, index))
+        role, content = _pair(turn, index)
+        if role in _CALLS:
+            raise BadRecord("tool_calls", f"message {index + 1} is a call of a tool ({role})")
+        yield message(role, content)
 
 
 def texts_of(turns: Iterable[object]) -> Iterator[str]:
@@ -201,6 +206,10 @@ class ChatFormat:
         added = self.tokenizer.added_tokens_decoder.items()
         marked = {id for id, token in added if token.special}
         return frozenset(marked | set(self.tokenizer.all_special_ids))
+
+    def special_texts(self) -> tuple[str, ...]:
+        """What stands for a special token wherever it is written."""
+        return tuple(self.tokenizer.convert_ids_to_tokens(sorted(self.special_tokens())))
 
 
 def _generation_config(folder: Path) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 
 Part = Literal["capture", "cpu_engine", "fast", "prefill", "requests", "simulate", "training"]
 Role = Literal["hooked", "relied_on"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 
 CONFIG = "--config"
 _SUFFIX = ".flags.json"

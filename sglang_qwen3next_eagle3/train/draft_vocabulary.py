@@ -91,21 +91,21 @@ def choose(
     return ChosenVocabulary(kept, target_size, covered, sum(counts.values()))
 
 
-def count_answers(data: Path, chat: "ChatFormat", max_length: int) -> tuple[Counter[int], int]:
-    """Occurrences of each token in the answers of a prepared file, and the conversations read."""
+def count_answers(
+    data: Path, chat: "ChatFormat", max_length: int
+) -> tuple[Counter[int], int, dict[str, int]]:
+    """Occurrences of each token in the answers of a prepared file, the conversations that have any,
+    and how many others were left out for which reason."""
     from sglang_qwen3next_eagle3.base.progress import Progress
-    from sglang_qwen3next_eagle3.train.capture.encode import encode, read_conversations
+    from sglang_qwen3next_eagle3.train.capture.encode import samples_of
 
-    counts: Counter[int] = Counter()
+    counts, left_out = Counter[int](), Counter[str]()
     read = 0
     with Progress("counting", None) as progress:
-        for conversation in read_conversations(data):
-            sample = encode(chat, conversation.messages, max_length, conversation.id)
-            progress.advance()
-            if sample is not None:
-                read += 1
-                counts.update(compress(sample.ids, sample.loss_mask))
-    return counts, read
+        for sample in samples_of(data, chat, max_length, left_out, progress.advance):
+            read += 1
+            counts.update(compress(sample.ids, sample.loss_mask))
+    return counts, read, dict(left_out)
 
 
 def make(options: VocabularyOptions) -> tuple[ChosenVocabulary, dict[str, object]]:
@@ -120,7 +120,7 @@ def make(options: VocabularyOptions) -> tuple[ChosenVocabulary, dict[str, object
         raise UserError(f"there is no file {options.data}: `train prepare` writes train.jsonl")
     chat = load_format(options.target)
     target = Target.from_path(chat.folder)
-    counts, read = count_answers(options.data, chat, options.max_length)
+    counts, read, left_out = count_answers(options.data, chat, options.max_length)
     if not read:
         raise UserError(f"{options.data}: no conversation with an answer in it")
     special = chat.special_tokens() | chat.end_tokens(target)
@@ -129,6 +129,7 @@ def make(options: VocabularyOptions) -> tuple[ChosenVocabulary, dict[str, object
         "data": str(options.data),
         "data_sha256": files.sha256(options.data),
         "conversations": read,
+        "left_out": left_out,
         "max_length": options.max_length,
     }
     return chosen, write(chosen, options.out, source)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import server_flags
 from sglang_qwen3next_eagle3.serving import adaptive, command_line, flags, preflight, profile
 from sglang_qwen3next_eagle3.serving.profile import Overrides

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3 import plugin
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment, simulate
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
 from sglang_qwen3next_eagle3.overlay.fast import hooks as fast

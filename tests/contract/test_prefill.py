@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.calibrate import answers
+from sglang_qwen3next_eagle3.calibrate import prompts
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
@@ -122,7 +122,7 @@ def test_prompts_of_one_batch_do_not_see_each_other_nor_the_batch_before(
 
 def until_it_loops(answer: list[int]) -> list[int]:
     for end in range(1, len(answer) + 1):
-        loop = answers._loop(answer[:end])
+        loop = prompts._loop(answer[:end])
         if loop:
             return answer[: end - loop]
     return answer
@@ -133,12 +133,12 @@ def test_answers_are_transformers_greedy_ones_to_their_end_or_their_cut(
 ) -> None:
     """Prompts of unlike length decoded together, in two batches, and states captured afterwards."""
     chats = [[{"role": "user", "content": text}] for text in QUESTIONS]
-    asked = answers.questions(chats, pair.target, Target.from_path(pair.target), MAX_LENGTH)
+    asked = prompts.questions(chats, pair.target, Target.from_path(pair.target), MAX_LENGTH)
     assert len({len(ids) for ids in asked.ids}) == len(QUESTIONS)
     plan = runner.plan
     runner.plan = lambda lengths: [range(3), range(3, len(lengths))]  # type: ignore[method-assign]
     try:
-        samples = answers.answer(runner, asked, TOKENS, fewest=1)
+        samples = prompts.answer(runner, asked, TOKENS, fewest=1)
     finally:
         runner.plan = plan  # type: ignore[method-assign]
     for ids, sample in zip(asked.ids, samples, strict=True):

@@ -17,7 +17,7 @@ from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.contract import Installed
 from sglang_qwen3next_eagle3.train import draft_vocabulary, export
-from sglang_qwen3next_eagle3.train.trainer import draft, recipe, specforge
+from sglang_qwen3next_eagle3.train.trainer import recipe, runconfig, specforge
 from tests.support import specforge_oracle
 from tests.support.checkpoints import CODER_NEXT
 
@@ -115,7 +115,9 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     target = Target({**CODER_NEXT, "rope_theta": 5000000})
     selection = aux_layers.named("card", target)
     config = folder / "draft.json"
-    config.write_text(json.dumps(draft.config(recipe.load("card").draft, target, selection)))
+    config.write_text(
+        json.dumps(runconfig.head_config(recipe.load("card").draft, target, selection))
+    )
     draft_vocabulary.write(VOCABULARY, folder, {})
     command = [sys.executable, "-m", specforge_oracle.__name__, str(folder), str(config)]
     done = subprocess.run(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from tests.support.server import Server, free_port, generate, running
 

@@ -19,6 +19,7 @@ FORGETFUL = (
 HIDDEN = 8
 CONFIG: dict[str, Any] = {
     **CODER_NEXT, "hidden_size": HIDDEN, "num_hidden_layers": 12, "max_position_embeddings": 4096,
+    "bos_token_id": None, "eos_token_id": None,  # The tokenizer's.
 }  # fmt: skip
 
 

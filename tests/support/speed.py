@@ -10,8 +10,7 @@ from sglang_qwen3next_eagle3.bench.results.records import (
     Percentiles,
     Result,
 )
-from sglang_qwen3next_eagle3.bench.trees.cost import terms
-from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
+from sglang_qwen3next_eagle3.bench.trees.cost import Tree, terms
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 LENGTHS = (1.0, 1.6, 2.46, 3.0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3 import __version__, plugin
-from sglang_qwen3next_eagle3.base import resources
+from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.train.trainer import specforge
 
@@ -49,15 +49,15 @@ def test_all_data_is_packaged(pyproject: dict[str, Any]) -> None:
     for source, place in included.items():
         name = Path(source).name
         assert place == f"sglang_qwen3next_eagle3/data/{name}"
-        find = resources.data_dir if (ROOT / source).is_dir() else resources.data_file
+        find = files.data_dir if (ROOT / source).is_dir() else files.data_file
         assert find(name) == ROOT / source
 
 
 def test_an_absent_data_folder_is_an_error() -> None:
     with pytest.raises(FileNotFoundError, match="reinstall"):
-        resources.data_dir("nothing")
+        files.data_dir("nothing")
     with pytest.raises(FileNotFoundError, match="reinstall"):
-        resources.data_file("nothing.yaml")
+        files.data_file("nothing.yaml")
 
 
 def test_the_trainer_is_the_one_with_a_manifest() -> None:

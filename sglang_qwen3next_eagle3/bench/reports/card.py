@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from sglang_qwen3next_eagle3.base.resources import data_file
+from sglang_qwen3next_eagle3.base.files import data_file
 from sglang_qwen3next_eagle3.base.schema import Strict, read_mapping
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
 

@@ -24,8 +24,7 @@ from sglang_qwen3next_eagle3.bench.reports.card import read_card
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Spread, SuiteRow
-from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, spelled
-from sglang_qwen3next_eagle3.bench.trees.cycles import Tree, cycle_ms
+from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, Tree, cycle_ms, spelled
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, SKY, PURPLE)
 """Of configurations; the baseline is grey."""

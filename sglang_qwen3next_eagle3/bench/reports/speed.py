@@ -8,8 +8,7 @@ from sglang_qwen3next_eagle3.bench.reports.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell
-from sglang_qwen3next_eagle3.bench.trees.cost import TERMS, CostModel, spelled
-from sglang_qwen3next_eagle3.bench.trees.cycles import Tree
+from sglang_qwen3next_eagle3.bench.trees.cost import TERMS, CostModel, Tree, spelled
 from sglang_qwen3next_eagle3.bench.trees.plan import PlanRow, needed, plan
 
 _UNPUBLISHED = 2.46

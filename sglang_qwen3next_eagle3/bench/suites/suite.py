@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.base.schema import Strict
 
 PLACEHOLDER = "{data-dir}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sglang_qwen3next_eagle3.base.files import write_json
-from sglang_qwen3next_eagle3.bench.load.load import Dialogue
+from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.model.published import (
     CODER_NEXT,
     CODER_NEXT_FP8,

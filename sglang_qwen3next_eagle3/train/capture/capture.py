@@ -8,6 +8,7 @@ dealt to shards, so that neither changes a bit of the result.
 import errno
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +26,8 @@ from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture import folder as capture_folder
 from sglang_qwen3next_eagle3.train.capture.encode import (
     TrainingSample,
-    encode,
     load_format,
-    read_conversations,
+    samples_of,
 )
 from sglang_qwen3next_eagle3.train.capture.features import Manifest
 
@@ -139,6 +139,10 @@ def _device(options: CaptureOptions, target: Target) -> Literal["cpu", "cuda"]:
     return options.device or ("cuda" if available else "cpu")
 
 
+_REASONS: Final = {
+    "no_answer": "no answer in so many tokens",
+    "special_token": "a special token of the target in the text",
+}
 # Ids and mask of every sample stay in memory: 5 bytes a token.
 _Compact = tuple[str, "array[int]", bytes]
 
@@ -146,25 +150,29 @@ _Compact = tuple[str, "array[int]", bytes]
 def _encode(options: CaptureOptions, folder: Path) -> list[_Compact]:
     chat = load_format(folder)
     kept: list[_Compact] = []
-    left_out = 0
+    left_out = Counter[str]()
     with Progress("encoding", options.max_samples) as progress:
-        for conversation in read_conversations(options.data):
-            sample = encode(chat, conversation.messages, options.max_length, conversation.id)
-            progress.advance()
-            if sample is None:
-                left_out += 1
-                continue
+        for sample in samples_of(
+            options.data, chat, options.max_length, left_out, progress.advance
+        ):
             kept.append((sample.id, array("i", sample.ids), bytes(sample.loss_mask)))
             if len(kept) == options.max_samples:
                 break
     if not kept:
         raise UserError(
             f"{options.data}: no conversation has an assistant's token among its first "
-            f"{options.max_length}: raise --max-length, or prepare other data"
+            f"{options.max_length}{_without(left_out)}: raise --max-length, or prepare other data"
         )
-    why = f"; {left_out} left out, no answer in {options.max_length} tokens" if left_out else ""
-    print(f"{len(kept)} samples, {sum(len(k[1]) for k in kept)} tokens{why}", file=sys.stderr)
+    print(
+        f"{len(kept)} samples, {sum(len(k[1]) for k in kept)} tokens{_without(left_out)}",
+        file=sys.stderr,
+    )
     return kept
+
+
+def _without(left_out: Counter[str]) -> str:
+    """What was left out, and why, for people."""
+    return "".join(f"; {count} left out: {_REASONS[why]}" for why, count in left_out.items())
 
 
 def _manifest(

@@ -1,7 +1,8 @@
 """Conversations to token ids and loss masks, by the target's own chat template."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,36 @@ def _prepared(line: bytes, where: str) -> Prepared:
             "write the file with `train prepare`"
         ) from None
     return Prepared(str(value.get("id", where.rpartition(":")[2])), messages)
+
+
+def samples_of(
+    path: Path,
+    chat: ChatFormat,
+    max_length: int,
+    left_out: Counter[str],
+    read: Callable[[], None] = lambda: None,
+) -> Iterator[TrainingSample]:
+    """The conversations of a prepared file that can be trained on. read: called after each.
+
+    left_out: counts the others, as `no_answer` (among the first `max_length` tokens) and
+        `special_token`, which within a message opens or closes a turn or is no text; no answer that
+        the target gives holds one.
+
+    Raises:
+        UserError: as `read_conversations` and `encode`.
+    """
+    special = chat.special_texts()
+    for conversation in read_conversations(path):
+        sample, reason = None, "no_answer"
+        if any(token in one["content"] for one in conversation.messages for token in special):
+            reason = "special_token"
+        else:
+            sample = encode(chat, conversation.messages, max_length, conversation.id)
+        read()
+        if sample is not None:
+            yield sample
+        else:
+            left_out[reason] += 1
 
 
 def load_format(target: str | Path) -> ChatFormat:

@@ -167,9 +167,15 @@ def weights_sha256(folder: Path, version: int = VERSION) -> str:
     training leaves as they were in all tensors. version: of the manifest it is compared with.
 
     Raises:
-        UserError: a file is no safetensors file, or damaged.
+        UserError: there are none, or a file is no safetensors file, or damaged.
     """
     paths = sorted(folder.glob("*.safetensors"))
+    if not paths and any(folder.glob("*.bin")):
+        # All of them would seem to have the same weights: none.
+        raise UserError(
+            f"{folder} has its weights in .bin files: save it as safetensors "
+            "(save_pretrained of transformers does)"
+        )
     if version == 1:
         sizes = {path.name: path.stat().st_size for path in paths}
         return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()

@@ -249,6 +249,7 @@ def _report(
                 "format_detected": source.format is None,
                 **vars(counted),
                 "bad": dict(counted.bad),
+                "left_out": dict(counted.left_out),
                 "drawn": drawn,
             }
             for source, format_name, counted, drawn in zip(
@@ -272,6 +273,8 @@ def summary(out: Path, report: Mapping[str, Any]) -> Iterator[str]:
         )
         if bad:
             yield "  bad: " + ", ".join(f"{n} {why}" for why, n in sorted(source["bad"].items()))
+        if gone := source.get("left_out"):
+            yield "  read without: " + ", ".join(f"{n} {what}" for what, n in sorted(gone.items()))
     again = report.get("regenerate")
     if again:
         failed = sum(again["failed"].values())

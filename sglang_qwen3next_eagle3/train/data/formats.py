@@ -7,6 +7,7 @@ hands every further key of a record to the chat template; so neither is let thro
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 
 from sglang_qwen3next_eagle3.model import chat_format
@@ -48,33 +49,70 @@ def detect(record: object) -> str | None:
     return "ultrachat" if _is_list_of(record.get("data"), str) else None
 
 
-def parse(record: object, format_name: str) -> Conversation:
-    """The conversation of a record, verbatim, without what precedes the first question and
-    follows the last answer.
+def parse(record: object, format_name: str, left_out: Counter[str] | None = None) -> Conversation:
+    """The conversation of a record, verbatim, without an empty system message, what precedes the
+    first question and what follows the last answer.
+
+    left_out: counts these, as `empty_system`, `before_question` and `after_answer`.
 
     Raises:
         BadRecord: it does not hold a conversation with an answer.
     """
-    messages = list(map(_checked, chat_format.messages_of(record, FORMATS[format_name])))
+    _refuse_tools(record)
+    keys, gone = FORMATS[format_name], Counter[str]()
+    if (rest := _without_empty_system(record, keys)) is not None:
+        record, gone["empty_system"] = rest, 1
+    messages = list(map(_checked, chat_format.messages_of(record, keys)))
     start = 1 if messages and messages[0]["role"] == "system" else 0
     while start < len(messages) and messages[start]["role"] == "assistant":
         del messages[start]
+        gone["before_question"] = 1
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
+        gone["after_answer"] = 1
     if not messages:
         raise BadRecord("no_answer", "no assistant message after a user message")
     previous: Role | None = None
     for number, one in enumerate(messages, 1):
+        if one["role"] == previous != "tool":
+            raise BadRecord("same_speaker", f"message {number} is of the {previous} again")
         if one["role"] not in _FOLLOWS[previous]:
             after = f"follows {previous}" if previous else "comes first"
             raise BadRecord("turn_order", f"message {number} ({one['role']}) {after}")
         previous = one["role"]
+    if left_out is not None:
+        left_out.update(gone)
     return messages
 
 
 def message(role: object, content: object) -> Message:
     """A message that may be trained on. Raises BadRecord."""
     return _checked(chat_format.message(role, content))
+
+
+def _refuse_tools(record: object) -> None:
+    """An answer to a prompt that described tools is another one to a prompt that does not."""
+    for name in ("tools", "functions"):
+        given = record.get(name) if isinstance(record, Mapping) else None
+        if given not in (None, "", [], {}, "[]", "{}", "null"):
+            raise BadRecord("tools", f"its answers were given with `{name}`, which are no message")
+
+
+def _without_empty_system(record: object, keys: tuple[str, ...]) -> Mapping[str, object] | None:
+    """The record without the system message that it begins with, if that says nothing."""
+    if not isinstance(record, Mapping):
+        return None
+    for key in keys:
+        if isinstance(turns := record.get(key), list):
+            break
+    else:
+        return None
+    first = turns[0] if turns else None
+    if not isinstance(first, Mapping) or first.get("from", first.get("role")) != "system":
+        return None
+    content = first.get("value", first.get("content"))
+    empty = content in (None, []) or (isinstance(content, str) and not content.strip())
+    return {**record, key: turns[1:]} if empty else None
 
 
 def _checked(one: Message) -> Message:

@@ -35,7 +35,8 @@ class Rules:
 
 @dataclass
 class Counts:
-    """What became of the records of one source; read is the sum of the others."""
+    """What became of the records of one source; read is the sum of the others, but for left_out:
+    how many that are not bad were read without which part."""
 
     read: int = 0
     kept: int = 0
@@ -43,6 +44,7 @@ class Counts:
     too_short: int = 0
     excluded: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Pool:
                 progress.advance()
                 format_name = format_name or detect(record.value)
                 try:
-                    conversation = _conversation(record, format_name)
+                    conversation = _conversation(record, format_name, counts.left_out)
                 except BadRecord as bad:
                     counts.bad[bad.reason] += 1
                     self.bad.add(opened, record, bad.reason, bad.detail)
@@ -148,12 +150,12 @@ def names(candidates: Sequence[Candidate], labels: Sequence[str]) -> list[str]:
     return [f"{labels[one.source]}-{one.number}" for one in candidates]
 
 
-def _conversation(record: Record, format_name: str | None) -> Conversation:
+def _conversation(record: Record, format_name: str | None, left_out: Counter[str]) -> Conversation:
     if record.problem is not None:
         raise BadRecord(*record.problem)
     if format_name is None:
         raise BadRecord("unknown_format", "of none of the known formats")
-    return parse(record.value, format_name)
+    return parse(record.value, format_name, left_out)
 
 
 def _answer_chars(conversation: Conversation) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError, run_async
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, Message
 from sglang_qwen3next_eagle3.train.data.formats import message
@@ -172,7 +172,7 @@ def regenerate(
     pending = (sample for sample in samples if sample["id"] not in journal)
     with Progress("regenerating", total, done=len(journal)) as progress:
         try:
-            return asyncio.run(_Run(settings, journal, progress).all(pending))
+            return run_async(_Run(settings, journal, progress).all(pending))
         except BaseExceptionGroup as group:
             raise _first(group) from None
 

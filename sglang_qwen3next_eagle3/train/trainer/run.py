@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train import draft_vocabulary
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.features import Manifest
-from sglang_qwen3next_eagle3.train.trainer import draft, recipe, runconfig, specforge
+from sglang_qwen3next_eagle3.train.trainer import recipe, runconfig, specforge
 from sglang_qwen3next_eagle3.train.trainer.recipe import Recipe
 from sglang_qwen3next_eagle3.train.trainer.runconfig import CPU, Paths
 from sglang_qwen3next_eagle3.train.trainer.supervise import (
@@ -168,8 +168,8 @@ def _fit(options: TrainOptions, chosen: Recipe, name: str) -> _Fitted:
     return _Fitted(
         str(path),
         str(selection),
-        draft.layer_ids(selection),
-        draft.config(chosen.draft, target, selection),
+        runconfig.layer_ids(selection),
+        runconfig.head_config(chosen.draft, target, selection),
         _manifests(options, selection, path),
     )
 

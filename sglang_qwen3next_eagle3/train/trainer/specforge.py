@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import write_json
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir, write_json
 from sglang_qwen3next_eagle3.base.schema import first_error
 from sglang_qwen3next_eagle3.model.hub import INDEX
 from sglang_qwen3next_eagle3.overlay import contract

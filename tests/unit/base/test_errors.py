@@ -1,9 +1,11 @@
 """How a verb ends: the status, and what is said."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -16,6 +18,7 @@ from sglang_qwen3next_eagle3.base.errors import (
     UserError,
     exit_status,
     interruptible,
+    run_async,
     uninterrupted,
 )
 
@@ -116,3 +119,35 @@ def test_a_second_interrupt_does_not_keep_what_was_started_from_being_ended() ->
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_signal_ends_an_event_loop_that_waits_though_it_comes_to_another_thread() -> None:
+    """As one that comes just before the loop waits: the wait itself is not interrupted."""
+    other = threading.Thread(target=(gone := threading.Event()).wait, daemon=True)
+    other.start()
+    gave_up = threading.Event()
+
+    async def waiting() -> None:
+        loop, never = asyncio.get_running_loop(), asyncio.Event()
+
+        def give_up() -> None:
+            gave_up.set()
+            loop.call_soon_threadsafe(never.set)
+
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        rescue = threading.Timer(30, give_up)
+        rescue.start()
+        try:
+            await never.wait()
+        finally:
+            rescue.cancel()
+
+    with interruptible():
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                run_async(waiting())
+        finally:
+            gone.set()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    assert not gave_up.is_set(), "it was not woken"

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.calibrate import answers, prompts
-from sglang_qwen3next_eagle3.calibrate.answers import Questions
-from sglang_qwen3next_eagle3.calibrate.prompts import Sample
+from sglang_qwen3next_eagle3.calibrate import prompts
+from sglang_qwen3next_eagle3.calibrate.prompts import Questions, Sample
 from sglang_qwen3next_eagle3.model.chat_format import Message, Role
 from sglang_qwen3next_eagle3.model.target import Target
 from tests.support.calibration import SMALL_TARGET, target
@@ -40,7 +39,7 @@ class CountingDown:
 def test_answers_end_with_the_end_token_or_where_they_are_cut() -> None:
     decoder, calls = CountingDown(), []
     asked = Questions([[9, 6], [5], [20]], frozenset({END}))
-    found = answers.answer(decoder, asked, 5, 1, lambda: calls.append(1))
+    found = prompts.answer(decoder, asked, 5, 1, lambda: calls.append(1))
     assert found == [
         Sample([9, 6, 5, 4, 3, 2], start=1, answer_tokens=4),
         Sample([5, 4, 3, 2], start=0, answer_tokens=3),
@@ -62,22 +61,22 @@ class Looping(CountingDown):
 
 def test_an_answer_ends_where_it_begins_to_loop() -> None:
     decoder = Looping()
-    (sample,) = answers.answer(decoder, Questions([[20]], frozenset({END})), 64, 1)
+    (sample,) = prompts.answer(decoder, Questions([[20]], frozenset({END})), 64, 1)
     assert sample.ids == [20, 19, 18, 17, 51, 50]
-    assert len(decoder.steps) == 2 + 2 * answers.REPEATS
-    unlike = [1, 2] * (answers.REPEATS - 1)
-    assert answers._loop([9, *unlike]) == 0
-    assert answers._loop([*unlike, 1, 2]) == len(unlike)
-    long = list(range(answers.PERIOD + 1)) * answers.REPEATS
-    assert answers._loop(long) == 0, "code repeats itself, too"
+    assert len(decoder.steps) == 2 + 2 * prompts.REPEATS
+    unlike = [1, 2] * (prompts.REPEATS - 1)
+    assert prompts._loop([9, *unlike]) == 0
+    assert prompts._loop([*unlike, 1, 2]) == len(unlike)
+    long = list(range(prompts.PERIOD + 1)) * prompts.REPEATS
+    assert prompts._loop(long) == 0, "code repeats itself, too"
 
 
 def test_short_answers_say_nothing_and_are_left_out() -> None:
     asked = Questions([[4], [20], [5]], frozenset({END}))
-    found = answers.answer(CountingDown(), asked, 5, fewest=3)
+    found = prompts.answer(CountingDown(), asked, 5, fewest=3)
     assert [sample.ids[0] for sample in found] == [20, 5]
     with pytest.raises(UserError, match="answers none of 1 prompts with 3 tokens or more"):
-        answers.answer(CountingDown(), Questions([[4]], frozenset({END})), 5, fewest=3)
+        prompts.answer(CountingDown(), Questions([[4]], frozenset({END})), 5, fewest=3)
 
 
 class Tokenizer:
@@ -105,30 +104,30 @@ def turn(role: Role, content: str) -> Message:
 
 def test_of_a_conversation_the_last_answer_is_taken_away(folder: Path) -> None:
     chat = [turn("user", "a"), turn("assistant", "bb"), turn("user", "ccc")]
-    found = answers.questions([[*chat, turn("assistant", "dddd")], chat], folder, target(), 64)
+    found = prompts.questions([[*chat, turn("assistant", "dddd")], chat], folder, target(), 64)
     assert found.ids == [[1, 2, 3, ASK]] * 2
     assert found.left_out == 0
 
 
 def test_of_a_text_the_first_half_is_to_be_continued(folder: Path) -> None:
-    found = answers.questions(["aaaaa bbbbb ccccc ddddd"], folder, target(), 64)
-    asked = [len(word) for word in answers.CONTINUE.split()]
+    found = prompts.questions(["aaaaa bbbbb ccccc ddddd"], folder, target(), 64)
+    asked = [len(word) for word in prompts.CONTINUE.split()]
     assert found.ids == [[*asked, 5, 5, ASK]]
 
 
 def test_what_asks_nothing_or_is_too_long_is_left_out(folder: Path) -> None:
     silent, long = [turn("assistant", "a")], [turn("user", "a " * 9)]
-    found = answers.questions([silent, [turn("user", "a")], long, ""], folder, target(), 9)
+    found = prompts.questions([silent, [turn("user", "a")], long, ""], folder, target(), 9)
     assert found.ids == [[1, ASK]]
     assert found.left_out == 3
     with pytest.raises(UserError, match="no prompt asks anything in 9 tokens"):
-        answers.questions([silent, long], folder, target(), 9)
+        prompts.questions([silent, long], folder, target(), 9)
 
 
 def test_an_answer_ends_with_any_token_that_the_checkpoint_names(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 8]}))
     its = Target.from_config({**SMALL_TARGET, "eos_token_id": 9})
-    found = answers.questions([[turn("user", "a")]], folder, its, 64)
+    found = prompts.questions([[turn("user", "a")]], folder, its, 64)
     assert found.ends == {END, 7, 8, 9}
 
 

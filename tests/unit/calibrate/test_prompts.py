@@ -6,7 +6,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.calibrate import CalibrationOptions, prompts
-from sglang_qwen3next_eagle3.calibrate.source import source_of
+from sglang_qwen3next_eagle3.calibrate.run import source_of
 from tests.support.calibration import target
 
 

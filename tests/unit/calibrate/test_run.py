@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from sglang_qwen3next_eagle3 import __main__, launch
-from sglang_qwen3next_eagle3.calibrate import answers, plot, prompts, report, run, states, verdict
-from sglang_qwen3next_eagle3.calibrate.answers import Questions
+from sglang_qwen3next_eagle3.calibrate import prompts, report, run, states, verdict
+from sglang_qwen3next_eagle3.calibrate.prompts import Questions
 from sglang_qwen3next_eagle3.calibrate.run import Pair
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths, Text
 from sglang_qwen3next_eagle3.head import record as aux_record
@@ -80,7 +80,7 @@ class Setup:
         ids = [text.ids.tolist() for text in self.texts]
         monkeypatch.setattr(prompts, "tokenize", lambda given, *_: ids[: len(given)])
         asked = Questions([row[:QUESTION] for row in ids], frozenset(), left_out=2)
-        monkeypatch.setattr(answers, "questions", lambda *_: asked)
+        monkeypatch.setattr(prompts, "questions", lambda *_: asked)
         monkeypatch.setattr(states, "load", self.load)
 
     @contextmanager
@@ -306,5 +306,5 @@ def test_a_plot_is_a_png(setup: Setup, tmp_path: Path) -> None:
     file = tmp_path / "agreement.png"
     assert setup.run("--plot", str(file), "--no-write") == FOUND
     assert file.read_bytes().startswith(b"\x89PNG")
-    assert plot._name(0) == "input@0"
-    assert plot._name(4) == "output@3"
+    assert report._stream(0) == "input@0"
+    assert report._stream(4) == "output@3"

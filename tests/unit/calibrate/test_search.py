@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
+from sglang_qwen3next_eagle3.calibrate.measure import descend, even_start, replaced
 from sglang_qwen3next_eagle3.calibrate.scoring import Depths
-from sglang_qwen3next_eagle3.calibrate.search import descend, even_start, replaced
 
 LAYERS = 12
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3 import launch
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import contract, environment
 from sglang_qwen3next_eagle3.serving import preflight

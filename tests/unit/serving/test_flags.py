@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.serving import command_line, flags, preflight
 from tests.support import sglang_parser

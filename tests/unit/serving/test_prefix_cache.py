@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 from tests.support.launching import dry_run, error_of
 
 STRATEGY = "--mamba-radix-cache-strategy"

@@ -10,7 +10,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.records import HubRows
-from sglang_qwen3next_eagle3.bench.suites import Suite, data, load_suite
+from sglang_qwen3next_eagle3.bench.suites import Suite, load_suite, prompts
 
 ROWS = [{"id": "a", "word": "one"}, {"id": "b", "word": "two"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -35,12 +35,12 @@ def suite(*files: dict[str, Any], **source: Any) -> Suite:
 
 
 def fields(suite: Suite, folder: Path | None) -> list[dict[str, Any]]:
-    return [dict(record.fields) for record in data.read(suite, folder).records]
+    return [dict(record.fields) for record in prompts.read_records(suite, folder).records]
 
 
 def refusal(suite: Suite, folder: Path | None) -> str:
     with pytest.raises(UserError) as error:
-        data.read(suite, folder)
+        prompts.read_records(suite, folder)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -54,7 +54,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         asked.append((name, options))
         return HubRows({"dataset": name, "revision": options["revision"]}, 2, ROWS)
 
-    monkeypatch.setattr(data, "open_hub", open_hub)
+    monkeypatch.setattr(prompts, "open_hub", open_hub)
     return asked
 
 
@@ -63,7 +63,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_hub(name: str, **_: Any) -> HubRows:
         raise UserError(f"data set {name} cannot be reached")
 
-    monkeypatch.setattr(data, "open_hub", open_hub)
+    monkeypatch.setattr(prompts, "open_hub", open_hub)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_parquet_is_read_where_pyarrow_is(tmp_path: Path) -> None:
 
 def test_the_origin_of_a_file_is_its_hash_and_no_path_of_this_machine(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES)
-    found = data.read(suite({"path": "a.jsonl"}), tmp_path).origin
+    found = prompts.read_records(suite({"path": "a.jsonl"}), tmp_path).origin
     assert found == {"file": "a.jsonl", "sha256": hashlib.sha256(LINES).hexdigest()}
 
 
@@ -112,7 +112,7 @@ def test_the_hash_of_a_folder_changes_with_any_of_its_files(tmp_path: Path) -> N
     for word in ("x", "y"):
         (tmp_path / "a.yaml").write_text("word: x\n")
         (tmp_path / "b.yaml").write_text(f"word: {word}\n")
-        hashes.add(data.read(wanted, tmp_path).origin["sha256"])
+        hashes.add(prompts.read_records(wanted, tmp_path).origin["sha256"])
     assert len(hashes) == 2
 
 
@@ -142,7 +142,7 @@ def test_without_a_file_the_hub_is_asked_for_the_pinned_revision(
     tmp_path: Path, hub: list[tuple[str, dict[str, Any]]], given: bool
 ) -> None:
     wanted = suite({"path": "a.jsonl"}, hub={**HUB, "config": "c", "fields": {"text": "word"}})
-    read = data.read(wanted, tmp_path if given else None)
+    read = prompts.read_records(wanted, tmp_path if given else None)
     assert hub == [("owner/name", {"config": "c", "split": "test", "revision": "v1"})]
     assert [record.fields["text"] for record in read.records] == ["one", "two"]
     assert read.origin == {"dataset": "owner/name", "revision": "v1"}
@@ -215,11 +215,11 @@ def test_wrong_data_is_refused_where_it_is_wrong(
 
 
 def test_an_empty_data_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "open_hub", lambda name, **_: HubRows({}, 0, []))
+    monkeypatch.setattr(prompts, "open_hub", lambda name, **_: HubRows({}, 0, []))
     assert "data set owner/name holds no records" in refusal(suite(hub=HUB), None)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data beside this checkout")
 @pytest.mark.parametrize(("name", "count"), [("humaneval", 164), ("mt-bench", 80)])
 def test_the_published_files_are_those_that_the_suites_are_made_for(name: str, count: int) -> None:
-    assert len(data.read(load_suite(name), SHARED).records) == count
+    assert len(prompts.read_records(load_suite(name), SHARED).records) == count

@@ -1,7 +1,7 @@
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.trees.accept_lengths import parse_accept_lengths
+from sglang_qwen3next_eagle3.bench.trees.plan import parse_accept_lengths
 
 CHAIN, WIDE = (3, 1, 4), (3, 4, 8)
 

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit, held_out, non_negative
-from sglang_qwen3next_eagle3.bench.trees.cycles import cycle_ms
+from sglang_qwen3next_eagle3.bench.trees.cost import (
+    CostModel,
+    cycle_ms,
+    fit,
+    held_out,
+    non_negative,
+)
 from tests.support import speed
 from tests.support.speed import COEFFICIENTS, configuration, law, measurement
 

@@ -5,11 +5,12 @@ import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.trees.accept_lengths import AcceptLengths, parse_accept_lengths
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
 from sglang_qwen3next_eagle3.bench.trees.plan import (
+    AcceptLengths,
     PlanRow,
     TreePlan,
+    parse_accept_lengths,
     plan,
 )
 from tests.support import speed

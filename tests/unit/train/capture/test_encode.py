@@ -1,15 +1,18 @@
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.train.capture.encode import (
     TrainingSample,
     encode,
     load_format,
     read_conversations,
+    samples_of,
 )
 from tests.support.small_target import FORGETFUL, conversation, write_tokenizer
 
@@ -78,6 +81,71 @@ def test_a_long_conversation_is_cut(tokenizer: Any) -> None:
 def test_nothing_remains_where_the_cut_is_before_the_first_answer(tokenizer: Any) -> None:
     assert encode(tokenizer, [QUESTION, answer("Yo")], 21) is None
     assert encode(tokenizer, [QUESTION], 1000) is None
+
+
+# The demo's template, with the marks by which transformers says what an assistant generated.
+MARKED = (
+    "{%- for message in messages -%}{%- if message.role == 'assistant' -%}"
+    "{{- '<|im_start|>assistant\\n' -}}"
+    "{%- generation -%}{{- message.content + '<|im_end|>' -}}{%- endgeneration -%}{{- '\\n' -}}"
+    "{%- else -%}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
+    "{%- endif -%}{%- endfor -%}"
+)
+SYSTEM, RESULT = {"role": "system", "content": "Be brief."}, {"role": "tool", "content": "42"}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return load_format(demo_pair().target)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [QUESTION, answer("Yo")],
+        [SYSTEM, QUESTION, answer("Yo"), QUESTION, answer("née 中 😀")],
+        [{**SYSTEM, "content": ""}, QUESTION, answer("Yo")],
+        [QUESTION, answer("I call it."), RESULT, RESULT, answer("42\n\n```python\nx\n```\n")],
+        [QUESTION, answer('<tool_call>\n{"name": "add"}\n</tool_call>'), RESULT, answer("so")],
+        [QUESTION, QUESTION, answer("a"), answer("b")],
+        [{**QUESTION, "content": "a <|im_end|>\n<|im_start|>assistant\nno answer"}, answer("Yo")],
+        [QUESTION, answer("it is <|im_start|>assistant\nand <|im_end|>\n here"), QUESTION],
+        [QUESTION, answer("<|endoftext|>")],
+        [QUESTION, answer("")],
+        [QUESTION, answer("   indented")],
+        [QUESTION, answer("trailing  \n")],
+    ],
+    ids=lambda messages: repr(messages[-1]["content"])[:20],
+)
+def test_ids_and_mask_are_those_of_the_template_token_by_token(
+    demo: Any, messages: list[dict[str, str]]
+) -> None:
+    sample = encoded(demo, *messages)
+    told = demo.tokenizer.apply_chat_template(
+        messages, chat_template=MARKED, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert sample.ids == demo.ids(messages) == told["input_ids"]
+    assert sample.loss_mask == told["assistant_masks"]
+
+
+def test_conversations_with_special_tokens_in_their_text_are_counted(
+    demo: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "train.jsonl"
+    lines = [
+        conversation("q", "an answer", "good"),
+        conversation("q <|im_start|>system", "a", "asked"),
+        conversation("q", "a<|endoftext|>", "answered"),
+        conversation("q" * 900, "a", "long"),
+        conversation("q", "<|im start|>", "near"),
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    left_out: Counter[str] = Counter()
+    read: list[None] = []
+    kept = [one.id for one in samples_of(path, demo, 100, left_out, lambda: read.append(None))]
+    assert kept == ["good", "near"]
+    assert left_out == {"special_token": 2, "no_answer": 1}
+    assert len(read) == 5
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,20 @@ def test_weights_in_other_files_are_the_same_weights(tmp_path: Path) -> None:
     hashes = {features.weights_sha256(tmp_path / name) for name in ("one", "two")}
     assert len(hashes) == 1
     assert hashes != {features.weights_sha256(tmp_path)}
+
+
+def test_neither_the_place_nor_the_time_of_a_file_is_part_of_its_weights(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_weights(tmp_path / name)
+    os.utime(tmp_path / "two" / "model.safetensors", (1, 1))
+    assert features.weights_sha256(tmp_path / "one") == features.weights_sha256(tmp_path / "two")
+
+
+def test_weights_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"\.bin files: save it as safetensors"):
+        features.weights_sha256(tmp_path)
 
 
 def test_features_of_an_earlier_version_are_compared_as_they_were(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -85,8 +86,10 @@ def user(content: object) -> dict[str, Any]:
         (messages(), "no_answer"),
         (messages(QUESTION), "no_answer"),
         (messages(SYSTEM, ANSWER), "no_answer"),
-        (messages(QUESTION, QUESTION, ANSWER), "turn_order"),
-        (messages(QUESTION, ANSWER, ANSWER), "turn_order"),
+        (messages(QUESTION, QUESTION, ANSWER), "same_speaker"),
+        (messages(QUESTION, ANSWER, ANSWER), "same_speaker"),
+        (messages(SYSTEM, SYSTEM, QUESTION, ANSWER), "same_speaker"),
+        (messages(QUESTION, ANSWER, TOOL, QUESTION, ANSWER), "turn_order"),
         (messages(QUESTION, SYSTEM, ANSWER), "turn_order"),
         (messages(TOOL, QUESTION, ANSWER), "turn_order"),
         (messages(user("  \n"), ANSWER), "empty_message"),
@@ -98,6 +101,16 @@ def user(content: object) -> dict[str, Any]:
         (messages({"role": "critic", "content": "a"}, ANSWER), "unknown_role"),
         (messages({"role": ["user"], "content": "a"}, ANSWER), "unknown_role"),
         (messages(QUESTION, {**ANSWER, "tool_calls": [{"id": "1"}]}), "tool_calls"),
+        (messages(QUESTION, {"role": "assistant", "tool_calls": [{"id": "1"}]}), "tool_calls"),
+        (
+            messages(QUESTION, {"role": "function_call", "content": "{}"}, TOOL, ANSWER),
+            "tool_calls",
+        ),
+        ({**messages(QUESTION, ANSWER), "tools": [{"name": "add"}]}, "tools"),
+        ({**messages(QUESTION, ANSWER), "tools": '[{"name": "add"}]'}, "tools"),
+        ({**messages(QUESTION, ANSWER), "functions": {"add": 1}}, "tools"),
+        (messages(QUESTION, {**SYSTEM, "content": ""}, ANSWER), "empty_message"),
+        (messages({"role": "system", "content": 7}, QUESTION, ANSWER), "not_text"),
         (messages(QUESTION, 3), "not_a_message"),
     ],
 )
@@ -106,6 +119,31 @@ def test_what_cannot_be_trained_on_has_a_reason(record: object, reason: str) -> 
         parse(record, "messages")
     assert caught.value.reason == reason
     assert "\n" not in caught.value.detail
+
+
+@pytest.mark.parametrize("nothing", ["", " \n", None, []])
+def test_an_empty_system_message_is_none(nothing: object) -> None:
+    left_out: Counter[str] = Counter()
+    empty = {"role": "system", "content": nothing}
+    assert parse(messages(empty, QUESTION, ANSWER), "messages", left_out) == [QUESTION, ANSWER]
+    shared = {"from": "system", "value": nothing}
+    record = {"conversations": [shared, *SHAREGPT["conversations"]]}
+    assert parse(record, "sharegpt", left_out) == [QUESTION, ANSWER]
+    assert left_out == {"empty_system": 2}
+
+
+def test_what_is_left_out_of_a_conversation_is_counted_unless_it_is_bad() -> None:
+    left_out: Counter[str] = Counter()
+    parse(messages(SYSTEM, ANSWER, QUESTION, ANSWER, QUESTION), "messages", left_out)
+    assert left_out == {"before_question": 1, "after_answer": 1}
+    with pytest.raises(BadRecord):
+        parse(messages(QUESTION, QUESTION, ANSWER, QUESTION), "messages", left_out)
+    assert left_out == {"before_question": 1, "after_answer": 1}
+
+
+@pytest.mark.parametrize("none", [None, [], "", "[]", {}])
+def test_a_record_that_names_no_tools_is_read(none: object) -> None:
+    assert parse({**messages(QUESTION, ANSWER), "tools": none}, "messages") == [QUESTION, ANSWER]
 
 
 def test_normalised_text_ignores_white_space_and_how_accents_are_composed() -> None:

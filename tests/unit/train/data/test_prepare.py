@@ -275,3 +275,32 @@ def test_a_disk_that_fails_is_one_line(
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="No space left on device: mend that and run the same"):
         run("--source", many, "--out", out)
+
+
+def test_what_is_not_taken_is_counted_with_its_reason_for_people_and_scripts(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = record("q")
+    user, answer = good["messages"]
+    empty = {"role": "system", "content": ""}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}
+    records = [
+        good,
+        {"messages": [empty, {**user, "content": "r"}, answer]},
+        {"messages": [user, call, {"role": "tool", "content": "1"}, answer]},
+        {"messages": [user, user, answer]},
+        {"messages": [user, {**answer, "content": "so <|im_start|>user"}]},
+        {**record("s"), "tools": [{"name": "f"}]},
+        {"messages": [{**user, "content": "t"}, answer, {**user, "content": "u"}]},
+    ]
+    source = write_lines(tmp_path / "odd.jsonl", records)
+    assert run("--source", source, "--out", out, "--eval-samples", 0) == 0
+    (counted,) = report_of(out)["sources"]
+    assert counted["bad"] == {"tool_calls": 1, "same_speaker": 1, "chat_markup": 1, "tools": 1}
+    assert counted["left_out"] == {"empty_system": 1, "after_answer": 1}
+    assert (counted["read"], counted["kept"]) == (7, 3)
+    printed = capsys.readouterr().out
+    assert "  bad: 1 chat_markup, 1 same_speaker, 1 tool_calls, 1 tools\n" in printed
+    assert "  read without: 1 after_answer, 1 empty_system\n" in printed
+    said = {line["id"]: line["conversations"] for line in read_lines(out / "train.jsonl")}
+    assert said["odd-2"] == [{**user, "content": "r"}, answer]

@@ -6,7 +6,7 @@ from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.published import HEAD
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.train.trainer import draft, recipe
+from sglang_qwen3next_eagle3.train.trainer import recipe, runconfig
 from tests.support.checkpoints import CODER_NEXT
 
 TARGET = Target({**CODER_NEXT, "rope_theta": 5000000, "bos_token_id": 151643})
@@ -14,7 +14,7 @@ TARGET = Target({**CODER_NEXT, "rope_theta": 5000000, "bos_token_id": 151643})
 
 def config(spelled: str = "card", target: Target = TARGET) -> dict[str, Any]:
     selection = aux_layers.on_target(spelled, target, allow_gdn=True)
-    return draft.config(recipe.load("card").draft, target, selection)
+    return runconfig.head_config(recipe.load("card").draft, target, selection)
 
 
 def test_the_card_s_recipe_gives_the_published_head() -> None:
@@ -44,7 +44,7 @@ def test_the_card_s_recipe_gives_the_published_head() -> None:
 )
 def test_ids_name_outputs(spelled: str, ids: list[int] | None) -> None:
     selection = aux_layers.on_target(spelled, TARGET, allow_gdn=True)
-    assert draft.layer_ids(selection) == ids
+    assert runconfig.layer_ids(selection) == ids
 
 
 def test_the_embedding_s_stream_is_spelled_under_our_own_key() -> None:
@@ -63,7 +63,8 @@ def test_the_embedding_s_stream_is_spelled_under_our_own_key() -> None:
     ],
 )
 def test_the_rotary_base_is_the_target_s(theirs: dict[str, Any], theta: float) -> None:
-    assert config(target=Target({**CODER_NEXT, **theirs}))["rope_theta"] == theta
+    published = {key: value for key, value in CODER_NEXT.items() if key != "rope_theta"}
+    assert config(target=Target({**published, **theirs}))["rope_theta"] == theta
 
 
 def test_tokens_that_the_target_does_not_name_are_left_out() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from sglang_qwen3next_eagle3.bench.load import load
-from sglang_qwen3next_eagle3.bench.load.load import Dialogue
+from sglang_qwen3next_eagle3.bench import load
+from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.bench.results.records import Pass
 from tests.support.fake_sglang import Fake, answer, serving
 

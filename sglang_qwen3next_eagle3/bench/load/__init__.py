@@ -1,3 +1,0 @@
-"""Requests in flight: one as a stream, many at once."""
-
-__all__ = ["load", "stream"]
