@@ -18,7 +18,7 @@ from sglang_qwen3next_eagle3.bench.join import Joined, join_results
 from sglang_qwen3next_eagle3.bench.measure import Outcome
 from sglang_qwen3next_eagle3.bench.options import BenchOptions, RunOptions, SpeedOptions
 from sglang_qwen3next_eagle3.bench.reports import readme_rows, write
-from sglang_qwen3next_eagle3.bench.reports.compare import Comparison, compare
+from sglang_qwen3next_eagle3.bench.reports.compare import ResultComparison, compare
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.run import run_suites
 from sglang_qwen3next_eagle3.bench.speed import run_speed
@@ -36,11 +36,11 @@ __all__ = [
     "HOW_TO_SPELL",
     "HOW_TO_WRITE",
     "BenchOptions",
-    "Comparison",
     "CostModel",
     "Joined",
     "Outcome",
     "Result",
+    "ResultComparison",
     "RunOptions",
     "SpeedOptions",
     "Suite",

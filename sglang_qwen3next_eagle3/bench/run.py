@@ -1,6 +1,5 @@
 """`bench run`: suites of prompts over HTTP, configuration by configuration."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration, Work
 from sglang_qwen3next_eagle3.bench.suites import Selection, Suite, load_suite, select
 from sglang_qwen3next_eagle3.model.chat_format import ChatFormat
 from sglang_qwen3next_eagle3.serving import server as serving
-from sglang_qwen3next_eagle3.serving.client import API_KEY_VARIABLE
 
 
 def run_suites(options: RunOptions) -> Outcome:
@@ -85,9 +83,8 @@ def _compared(options: RunOptions) -> tuple[list[ServedConfiguration], str, str 
 def _running(options: RunOptions, url: str) -> tuple[list[ServedConfiguration], str, str | None]:
     if options.configurations:
         raise UserError("--config starts servers, --base-url measures one that runs: choose")
-    key = options.api_key or os.environ.get(API_KEY_VARIABLE)
     url = url.rstrip("/").removesuffix("/v1")
-    with serving.running(url, key) as server:
+    with serving.running(url, options.api_key) as server:
         info = server.info()
     if options.name is None and "speculative_algorithm" not in info:
         raise UserError(f"{url} does not say how it serves (a router?): give it a --name")
@@ -95,7 +92,7 @@ def _running(options: RunOptions, url: str) -> tuple[list[ServedConfiguration], 
     target = str(info.get("tokenizer_path") or info.get("model_path") or "")
     if not (options.tokenizer or target):
         raise UserError(f"{url} does not say which model it serves: give --tokenizer")
-    return [ServedConfiguration(row, lambda: serving.running(url, key))], target, None
+    return [ServedConfiguration(row, lambda: serving.running(url, options.api_key))], target, None
 
 
 def _keys(

@@ -261,7 +261,7 @@ def _asked(prompt: Prompt) -> Conversation:
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """kind: one of the three. texts: token ids, those of `asked` where the target answers them with
     at most `answer_tokens` each."""
 

@@ -12,8 +12,8 @@ from sglang_qwen3next_eagle3.calibrate.scoring import Score
 from sglang_qwen3next_eagle3.calibrate.verdict import (
     CONFIDENCE,
     MIN_TEXTS,
-    Candidate,
     Estimate,
+    ScoredSelection,
     Verdict,
     spelled,
 )
@@ -136,7 +136,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _candidate(candidate: Candidate, verdict: Verdict, target: Target) -> dict[str, Any]:
+def _candidate(candidate: ScoredSelection, verdict: Verdict, target: Target) -> dict[str, Any]:
     return {
         "selection": str(spelled(candidate.depths, target)),
         "depths": list(candidate.depths),

@@ -152,7 +152,7 @@ def calibrate(options: CalibrationOptions) -> dict[str, Any]:
     return figures
 
 
-def source_of(options: CalibrationOptions, target: Target, folder: Path) -> prompts.Source:
+def source_of(options: CalibrationOptions, target: Target, folder: Path) -> prompts.TextSource:
     """What the options ask for. folder: the target's.
 
     Raises:
@@ -164,7 +164,7 @@ def source_of(options: CalibrationOptions, target: Target, folder: Path) -> prom
         if regenerate:
             raise UserError("--regenerate needs the target's weights: leave --load-format out")
         texts = prompts.random_tokens(target, most or prompts.RANDOM_PROMPTS, length)
-        return _long_enough(prompts.Source(prompts.RANDOM, texts), options.steps)
+        return _long_enough(prompts.TextSource(prompts.RANDOM, texts), options.steps)
     file = options.prompts
     if regenerate if regenerate is not None else file is None:
         chats = prompts.read(file) if file else prompts.built_in_questions()
@@ -173,14 +173,14 @@ def source_of(options: CalibrationOptions, target: Target, folder: Path) -> prom
             raise UserError(
                 f"{options.steps} draft steps need --answer-tokens above {options.steps + 1}"
             )
-        return prompts.Source(prompts.OWN, asked.ids, asked, options.answer_tokens)
+        return prompts.TextSource(prompts.OWN, asked.ids, asked, options.answer_tokens)
     given = prompts.read(file) if file else prompts.built_in()
     # Prompts are counted, as where they are answered; a long one is cut into several texts.
     texts = prompts.tokenize(given[:most], folder, length)
-    return _long_enough(prompts.Source(prompts.GIVEN, texts), options.steps)
+    return _long_enough(prompts.TextSource(prompts.GIVEN, texts), options.steps)
 
 
-def _long_enough(source: prompts.Source, steps: int) -> prompts.Source:
+def _long_enough(source: prompts.TextSource, steps: int) -> prompts.TextSource:
     if min(map(len, source.texts)) <= steps + 1:
         raise UserError(f"{steps} draft steps need prompts of more than {steps + 1} tokens")
     return source

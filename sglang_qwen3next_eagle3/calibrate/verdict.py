@@ -38,7 +38,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ScoredSelection:
     """A selection that was scored. names: what it is known as, for example ("card", "config").
 
     margin: how much less than the best one it overlaps with the target.
@@ -69,8 +69,8 @@ class Verdict:
     control: the best one's figures with states that tell nothing; gain: overlap above it.
     """
 
-    candidates: tuple[Candidate, ...]
-    chosen: Candidate | None
+    candidates: tuple[ScoredSelection, ...]
+    chosen: ScoredSelection | None
     control: Score
     gain: Estimate
 
@@ -113,12 +113,12 @@ def judge(
         own = scores[depths]
         names = tuple(name for name, its in named if its == depths)
         margin, shorter = _overlap_gain(best, own, seed), _length_gain(best, own, seed)
-        candidates.append(Candidate(depths, names, own, margin, shorter))
+        candidates.append(ScoredSelection(depths, names, own, margin, shorter))
     verdict = Verdict(tuple(candidates), None, control, _overlap_gain(best, control, seed))
     return replace(verdict, chosen=_choose(candidates)) if verdict.learned else verdict
 
 
-def _choose(candidates: Sequence[Candidate]) -> Candidate | None:
+def _choose(candidates: Sequence[ScoredSelection]) -> ScoredSelection | None:
     tied = [candidate for candidate in candidates if candidate.tied and candidate.servable]
     own = [candidate for candidate in tied if CONFIG in candidate.names]
     named = [candidate for candidate in tied if candidate.names]

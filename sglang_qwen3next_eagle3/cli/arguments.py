@@ -1,8 +1,10 @@
-"""What the verbs share: actions of a verb, options as dataclasses, and types of values."""
+"""What the verbs share: actions of a verb, options as dataclasses, keys, and types of values."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sglang_qwen3next_eagle3.base.errors import UserError
@@ -69,6 +71,26 @@ class _SGLangFlags(argparse.Action):
 def add_sglang_flags(parser: argparse.ArgumentParser, summary: str, dest: str = "sglang") -> None:
     """`-- FLAGS`, at the end. Parsing raises UserError: a word that is no flag begins them."""
     parser.add_argument(dest, nargs="*", metavar="-- FLAGS", help=summary, action=_SGLangFlags)
+
+
+def add_key_options(group: Any) -> None:
+    """`--api-key` and `--api-key-file`, of the server that is asked; `key_of` reads them."""
+    from sglang_qwen3next_eagle3.serving.connection import API_KEY_VARIABLE
+
+    group.add_argument("--api-key", metavar="KEY", help=f"default: ${API_KEY_VARIABLE}")
+    group.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="one that holds the key, which others then do not see in the list of processes",
+    )
+
+
+def key_of(arguments: argparse.Namespace) -> str | None:
+    """The key that was given, that of the file, or that of the environment. Raises UserError."""
+    from sglang_qwen3next_eagle3.serving.connection import API_KEY_VARIABLE, find_key
+
+    return find_key(arguments.api_key, arguments.api_key_file, os.environ.get(API_KEY_VARIABLE))
 
 
 def defaults(options: type[Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, UserError
 from sglang_qwen3next_eagle3.cli.arguments import (
     Action,
     add_actions,
+    add_key_options,
     add_sglang_flags,
+    key_of,
     options_of,
     positive,
 )
-from sglang_qwen3next_eagle3.serving.client import API_KEY_VARIABLE
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.bench import BenchOptions, Outcome, Result
@@ -58,7 +60,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     theirs = parser.add_argument_group("a server that already runs")
     theirs.add_argument("--base-url", metavar="URL", help="measure it instead of starting any")
     theirs.add_argument("--name", help="what to call it (default: its tree, or none)")
-    theirs.add_argument("--api-key", help=f"default: ${API_KEY_VARIABLE}")
+    add_key_options(theirs)
     parser.add_argument(
         "--side-by-side",
         action="store_true",
@@ -157,7 +159,8 @@ def _add_no_plots(group: Any, summary: str) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3 import bench
 
-    return _measured(bench.run_suites(options_of(bench.RunOptions, arguments)), arguments.json)
+    options = replace(options_of(bench.RunOptions, arguments), api_key=key_of(arguments))
+    return _measured(bench.run_suites(options), arguments.json)
 
 
 def _speed(arguments: argparse.Namespace) -> int:

@@ -4,22 +4,18 @@ import argparse
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, Terminated, UserError
-from sglang_qwen3next_eagle3.cli.arguments import positive
+from sglang_qwen3next_eagle3.cli.arguments import add_key_options, key_of, positive
 from sglang_qwen3next_eagle3.serving.client import (
-    API_KEY_VARIABLE,
     DEFAULT_BASE_URL,
     AnswerStream,
     Client,
 )
-from sglang_qwen3next_eagle3.serving.connection import find_key
 from sglang_qwen3next_eagle3.serving.conversation import Conversation, converse
 
 
@@ -31,13 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "terminal; without a question on a terminal, a conversation",
     )
     parser.add_argument("--base-url", default=DEFAULT_BASE_URL, help="default: %(default)s")
-    parser.add_argument("--api-key", help=f"default: ${API_KEY_VARIABLE}")
-    parser.add_argument(
-        "--api-key-file",
-        type=Path,
-        metavar="FILE",
-        help="one that holds the key, which others then do not see in the list of processes",
-    )
+    add_key_options(parser)
     parser.add_argument("--system", help="a system message before the question")
     parser.add_argument("--max-tokens", type=int, default=512, help="default: %(default)s")
     parser.add_argument("--temperature", type=_finite, default=0.0, help="default: %(default)s")
@@ -60,8 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Stream the answer to the terminal, or print it as JSON; or converse. Raises UserError."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # Answers know no limits of a terminal's.
-    key = find_key(arguments.api_key, arguments.api_key_file, os.environ.get(API_KEY_VARIABLE))
-    client = Client(arguments.base_url, api_key=key, timeout=arguments.timeout)
+    client = Client(arguments.base_url, api_key=key_of(arguments), timeout=arguments.timeout)
     names = ("max_tokens", "temperature", "top_p", "top_k", "seed")
     given = {name: getattr(arguments, name) for name in names}
     options = {name: value for name, value in given.items() if value is not None}

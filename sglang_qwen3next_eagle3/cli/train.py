@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +11,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, add_sglang_flags, options_of
+from sglang_qwen3next_eagle3.cli.arguments import (
+    Action,
+    add_actions,
+    add_key_options,
+    add_sglang_flags,
+    key_of,
+    options_of,
+)
 from sglang_qwen3next_eagle3.cli.arguments import defaults as defaults_of
 
 
@@ -25,34 +33,30 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:
     from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL
-    from sglang_qwen3next_eagle3.train.data import sources
-    from sglang_qwen3next_eagle3.train.data.build import EVAL, REPORT, TRAIN, Preparation
-    from sglang_qwen3next_eagle3.train.data.decontaminate import NGRAM
-    from sglang_qwen3next_eagle3.train.data.formats import FORMATS
-    from sglang_qwen3next_eagle3.train.data.regenerate import Settings
+    from sglang_qwen3next_eagle3.train import data
 
-    defaults = defaults_of(Preparation)
+    defaults = defaults_of(data.Preparation)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"""
-SOURCE is spelled {sources.SPELLING}:
+SOURCE is spelled {data.SPELLING}:
   a JSON array, JSONL (either gzipped or not) or Parquet file, or a hub name for `datasets`.
   weight    share of the conversations drawn, against the other sources' (default 1)
-  format    {", ".join(FORMATS)}; told from the first record that is of any by default
+  format    {", ".join(data.FORMATS)}; told from the first record that is of any by default
   config, split, revision   of a hub name; split is `train` by default
 Without --samples everything is taken; with weights, as many as keep to the shares until the first
 source runs out. With --samples a source that runs out is drawn whole and the others fill up.
 
 Duplicates are conversations with equal roles and texts but for white space (with --regenerate,
 without the answers); the first one read stays. The same question with another answer is none, but
-a first question is never in both {TRAIN} and {EVAL}. While it runs, the folder needs scratch
-space for the text of all sources.
+a first question is never in both {data.TRAIN} and {data.EVAL}. While it runs, the folder needs
+scratch space for the text of all sources.
 """
     add = parser.add_argument
     add("--source", action="append", required=True, metavar="SOURCE", help="see below; repeatable")
     add("--out", type=Path, required=True, metavar="DIR", help="new folder, or the same again")
     add("--samples", type=int, metavar="N", help="conversations to draw, evaluation included")
     held = parser.add_mutually_exclusive_group()
-    held.add_argument("--eval-samples", type=int, metavar="N", help=f"of these, for {EVAL}")
+    held.add_argument("--eval-samples", type=int, metavar="N", help=f"of these, for {data.EVAL}")
     held.add_argument(
         "--eval-fraction", type=float, metavar="F", help=f"default: {defaults['evaluation']}"
     )
@@ -60,21 +64,21 @@ space for the text of all sources.
     add(
         "--exclude", action="append", type=Path, default=[], metavar="FILE",
         help=f"JSONL of a benchmark (prompt, turns or messages): leave out conversations with "
-        f"{NGRAM} words in a row of it; repeatable",
+        f"{data.NGRAM} words in a row of it; repeatable",
     )  # fmt: skip
     add(
         "--min-answer-chars", type=int, default=defaults["min_answer_chars"], metavar="N",
         help="shorter answers, all of a conversation together, are left out (default: %(default)s)",
     )  # fmt: skip
-    add("--json", action="store_true", help=f"print {REPORT} instead of a summary")
+    add("--json", action="store_true", help=f"print {data.REPORT} instead of a summary")
     again = parser.add_argument_group("regeneration")
     again.add_argument(
         "--regenerate", action="store_true", help="replace the answers by those of a served target"
     )
-    chosen = defaults_of(Settings)
+    chosen = defaults_of(data.Settings)
     again.add_argument("--base-url", metavar="URL", help=f"default: {DEFAULT_BASE_URL}")
     again.add_argument("--model", metavar="M", help="default: the one that is served")
-    again.add_argument("--api-key", metavar="KEY")
+    add_key_options(again)
     for name, kind in (
         ("concurrency", int), ("max-tokens", int), ("temperature", float), ("retries", int),
         ("timeout", float),
@@ -85,15 +89,15 @@ space for the text of all sources.
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.train.data.build import prepare, summary
+    from sglang_qwen3next_eagle3.train import data
 
     plan = _preparation(arguments)
     with _going_on("from here"):
-        report = prepare(plan)
+        report = data.prepare(plan)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
-        print("\n".join(summary(plan.out, report)))
+        print("\n".join(data.summary(plan.out, report)))
     return 0
 
 
@@ -101,13 +105,11 @@ def _preparation(arguments: argparse.Namespace) -> Any:
     """Raises UserError for values that do not fit."""
     from sglang_qwen3next_eagle3.base.errors import UserError
     from sglang_qwen3next_eagle3.serving.client import DEFAULT_BASE_URL
-    from sglang_qwen3next_eagle3.train.data import sources
-    from sglang_qwen3next_eagle3.train.data.build import Preparation
-    from sglang_qwen3next_eagle3.train.data.regenerate import Settings
+    from sglang_qwen3next_eagle3.train import data
 
     settings = {
         name: getattr(arguments, name)
-        for name in (one.name for one in fields(Settings))
+        for name in (*(one.name for one in fields(data.Settings)), "api_key_file")
         if getattr(arguments, name) is not None
     }
     if settings and not arguments.regenerate:
@@ -127,16 +129,20 @@ def _preparation(arguments: argparse.Namespace) -> Any:
     if fraction is not None and not 0 <= fraction < 1:
         raise UserError(f"--eval-fraction {fraction}: a number from 0 to below 1 is needed")
     held = fraction if arguments.eval_samples is None else arguments.eval_samples
-    again = {"base_url": DEFAULT_BASE_URL, **settings}
-    return Preparation(
-        sources=tuple(sources.labelled([sources.parse_source(text) for text in arguments.source])),
+    again = None
+    if arguments.regenerate:
+        settings.pop("api_key_file", None)
+        key = key_of(arguments)
+        again = data.Settings(**{"base_url": DEFAULT_BASE_URL, **settings, "api_key": key})
+    return data.Preparation(
+        sources=tuple(data.labelled([data.parse_source(text) for text in arguments.source])),
         out=arguments.out,
         samples=arguments.samples,
-        evaluation=Preparation.evaluation if held is None else held,
+        evaluation=data.Preparation.evaluation if held is None else held,
         seed=arguments.seed,
         min_answer_chars=arguments.min_answer_chars,
         excludes=tuple(arguments.exclude),
-        regenerate=Settings(**again) if arguments.regenerate else None,
+        regenerate=again,
     )
 
 
@@ -177,7 +183,7 @@ def _vocab(arguments: argparse.Namespace) -> int:
 
 
 def _capture_arguments(parser: argparse.ArgumentParser) -> None:
-    from sglang_qwen3next_eagle3.train.capture.capture import SGLANG, TRANSFORMERS, CaptureOptions
+    from sglang_qwen3next_eagle3.train.capture import SGLANG, TRANSFORMERS, CaptureOptions
 
     defaults = defaults_of(CaptureOptions)
     what = parser.add_argument_group("what to capture")
@@ -221,11 +227,11 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _capture(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.train.capture.capture import CaptureOptions, capture
+    from sglang_qwen3next_eagle3.train.capture import CaptureOptions, capture_features
 
     started = time.monotonic()
     with _going_on("from here"):
-        manifest = capture(options_of(CaptureOptions, arguments))
+        manifest = capture_features(options_of(CaptureOptions, arguments))
     if arguments.json:
         report = {**manifest.as_json(), "folder": str(arguments.out)}
         print(json.dumps({**report, "seconds": round(time.monotonic() - started, 1)}, indent=2))
@@ -239,8 +245,7 @@ def _capture(arguments: argparse.Namespace) -> int:
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    from sglang_qwen3next_eagle3.train.trainer import recipe
-    from sglang_qwen3next_eagle3.train.trainer.run import TrainOptions
+    from sglang_qwen3next_eagle3.train.trainer import TrainOptions, recipe
 
     defaults = defaults_of(TrainOptions)
     what = parser.add_argument_group("what to train").add_argument
@@ -269,7 +274,7 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.train.trainer import run as trainer
+    from sglang_qwen3next_eagle3.train import trainer
 
     options = options_of(trainer.TrainOptions, arguments)
     if options.dry_run:
@@ -279,7 +284,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         return 0
     with _going_on(f"from the last checkpoint in {arguments.out.absolute()}"):
-        outcome = trainer.run(options)
+        outcome = trainer.train_head(options)
     if arguments.json:
         summary = {key: outcome.record.get(key) for key in ("finished", "seconds", "metrics")}
         print(json.dumps({"checkpoint": str(outcome.checkpoint), **summary}, indent=2))
@@ -332,6 +337,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-samples", type=int, metavar="N", help="default: all")
     add("--device", help="default: cuda if there is one")
     add("--base-url", metavar="URL", help="measure a running server too, with --prompts")
+    add_key_options(parser)
     add("--prompts", type=Path, metavar="FILE", help="JSONL with `prompt` or `conversations`")
     add(
         "--max-tokens",
@@ -353,7 +359,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluate.evaluate(options)
     served = None
     if prompts:
-        served = evaluate.measure(arguments.base_url, prompts, arguments.max_tokens)
+        # The second is where earlier versions looked.
+        key = key_of(arguments) or os.environ.get("OPENAI_API_KEY")
+        served = evaluate.measure(arguments.base_url, prompts, arguments.max_tokens, key)
     if arguments.json:
         print(json.dumps({**asdict(result), "served": served}, indent=2))
         return 0

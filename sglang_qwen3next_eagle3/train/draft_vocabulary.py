@@ -97,7 +97,7 @@ def count_answers(
     """Occurrences of each token in the answers of a prepared file, the conversations that have any,
     and how many others were left out for which reason."""
     from sglang_qwen3next_eagle3.base.progress import Progress
-    from sglang_qwen3next_eagle3.train.capture.encode import samples_of
+    from sglang_qwen3next_eagle3.train.capture import samples_of
 
     counts, left_out = Counter[int](), Counter[str]()
     read = 0
@@ -114,7 +114,7 @@ def make(options: VocabularyOptions) -> tuple[ChosenVocabulary, dict[str, object
     Raises:
         UserError: data or a size that does not fit.
     """
-    from sglang_qwen3next_eagle3.train.capture.encode import load_format
+    from sglang_qwen3next_eagle3.train.capture import load_format
 
     if not options.data.is_file():
         raise UserError(f"there is no file {options.data}: `train prepare` writes train.jsonl")

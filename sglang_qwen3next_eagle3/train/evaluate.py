@@ -8,7 +8,6 @@ figures, since hits come together: it is counted over whole chains, those that l
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -163,7 +162,10 @@ def _lengths(conditional: Sequence[float]) -> tuple[float, ...]:
 
 
 def measure(
-    base_url: str, prompts: Sequence[Sequence[Mapping[str, Any]]], max_tokens: int = MAX_TOKENS
+    base_url: str,
+    prompts: Sequence[Sequence[Mapping[str, Any]]],
+    max_tokens: int = MAX_TOKENS,
+    api_key: str | None = None,
 ) -> dict[str, Any]:
     """Accept length of a running server: completion tokens over verifications, greedy.
 
@@ -173,7 +175,7 @@ def measure(
     from sglang_qwen3next_eagle3.base.progress import Progress
     from sglang_qwen3next_eagle3.serving.client import Client
 
-    client = Client(base_url, api_key=os.environ.get("OPENAI_API_KEY"))
+    client = Client(base_url, api_key=api_key)
     tokens = verifications = 0
     with Progress("asking the server", len(prompts), unit="prompts") as progress:
         for messages in prompts:

@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.capture import features
-from sglang_qwen3next_eagle3.train.capture.features import Manifest
+from sglang_qwen3next_eagle3.train.capture.features import FeaturesManifest
 from tests.support.checkpoints import write_config
 from tests.support.small_target import CONFIG
 
@@ -51,7 +51,7 @@ class Made:
 
     def features(self, name: str = "features", **changes: Any) -> Path:
         selection = aux_layers.named("card", Target(CONFIG))
-        manifest = Manifest(
+        manifest = FeaturesManifest(
             selection=str(selection), selection_name="card", depths=selection.depths,
             target="t", config_sha256=features.config_sha256(CONFIG),
             weights_sha256=features.weights_sha256(self.target), hidden_size=8, data_sha256="d",

@@ -23,7 +23,7 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ResultComparison:
     """data: JSON-ready.
 
     `cells`: for each common cell and figure the medians and spreads, the ratio B / A, and `apart`:
@@ -40,7 +40,7 @@ class Comparison:
         return as_markdown(self.data)
 
 
-def compare(a: Result, b: Result, names: tuple[str, str] = ("A", "B")) -> Comparison:
+def compare(a: Result, b: Result, names: tuple[str, str] = ("A", "B")) -> ResultComparison:
     """names: what to call the two results.
 
     Raises:
@@ -79,11 +79,11 @@ def compare(a: Result, b: Result, names: tuple[str, str] = ("A", "B")) -> Compar
             "b": [_named(key) for key in theirs if key not in ours],
         },
     }
-    return Comparison(data)
+    return ResultComparison(data)
 
 
 def as_markdown(comparison: Mapping[str, Any]) -> str:
-    """`Comparison.data` for people."""
+    """`ResultComparison.data` for people."""
     one, other = comparison["names"]
     parts = [f"# {other} against {one}", *_figures_part(comparison)]
     if comparison["differences"]:

@@ -29,7 +29,7 @@ from sglang_qwen3next_eagle3.train.capture.encode import (
     load_format,
     samples_of,
 )
-from sglang_qwen3next_eagle3.train.capture.features import Manifest
+from sglang_qwen3next_eagle3.train.capture.features import FeaturesManifest
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.overlay.prefill import PrefillRunner
@@ -64,7 +64,7 @@ class CaptureOptions:
     sglang: tuple[str, ...] = ()
 
 
-def capture(options: CaptureOptions) -> Manifest:
+def capture_features(options: CaptureOptions) -> FeaturesManifest:
     """Capture what is not there yet; the manifest as it then stands.
 
     Raises:
@@ -82,7 +82,7 @@ def capture(options: CaptureOptions) -> Manifest:
         ) from None
 
 
-def _capture(options: CaptureOptions) -> Manifest:
+def _capture(options: CaptureOptions) -> FeaturesManifest:
     folder = hub.resolve(options.target, what="target")
     target = Target.from_path(folder)
     selection = _selection(options, target)
@@ -181,10 +181,10 @@ def _manifest(
     target: Target,
     selection: AuxSelection,
     lengths: Sequence[int],
-) -> Manifest:
+) -> FeaturesManifest:
     library = options.backend
     assert options.device is not None
-    return Manifest(
+    return FeaturesManifest(
         selection=str(selection),
         selection_name=selection.name,
         depths=selection.depths,

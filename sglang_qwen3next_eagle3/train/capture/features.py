@@ -40,7 +40,7 @@ _FILE_OVERHEAD: Final = 5120
 
 
 @dataclass(frozen=True)
-class Manifest:
+class FeaturesManifest:
     """What a folder of features is.
 
     selection: as `aux_layers.parse` reads it; depths: the same, decoder layers below each stream.
@@ -89,7 +89,7 @@ class Manifest:
         )
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> FeaturesManifest:
     """The manifest of a folder of features.
 
     Raises:
@@ -106,7 +106,7 @@ def read_manifest(folder: Path) -> Manifest:
         content.pop("complete")
         for name in ("depths", "flags"):
             content[name] = tuple(content[name])
-        return Manifest(**content)
+        return FeaturesManifest(**content)
     except FileNotFoundError:
         raise UserError(
             f"{folder} holds no {MANIFEST}, so nothing says of which layers its features are: "
@@ -116,7 +116,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} is not a manifest of features: {error}") from None
 
 
-def check_selection(manifest: Manifest, selection: AuxSelection, target: Target | Path) -> None:
+def check_selection(
+    manifest: FeaturesManifest, selection: AuxSelection, target: Target | Path
+) -> None:
     """Check that features are of this selection of this target.
 
     target: its config, or its folder, whose weights are then compared too.
@@ -145,7 +147,7 @@ def check_selection(manifest: Manifest, selection: AuxSelection, target: Target 
             )
 
 
-def check_complete(manifest: Manifest, folder: Path) -> None:
+def check_complete(manifest: FeaturesManifest, folder: Path) -> None:
     """Raises UserError: the capture in `folder` is not finished, so that figures would be of a part
     of it."""
     if not manifest.complete:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sglang_qwen3next_eagle3.base import files, workfolder
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.train.capture import features
-from sglang_qwen3next_eagle3.train.capture.features import MANIFEST, SCRATCH, Manifest
+from sglang_qwen3next_eagle3.train.capture.features import MANIFEST, SCRATCH, FeaturesManifest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ COUNT_SECONDS: Final = 600.0
 _DESCRIPTIVE: Final = ("target", "versions", "samples_done", "tokens_done", "complete")
 
 
-def check_request(folder: Path, manifest: Manifest) -> None:
+def check_request(folder: Path, manifest: FeaturesManifest) -> None:
     """Check that this capture may be begun or gone on with here; nothing is written.
 
     Raises:
@@ -38,7 +38,7 @@ def check_request(folder: Path, manifest: Manifest) -> None:
         workfolder.refuse_other_request(folder, _request(begun), _request(manifest))
 
 
-def _request(manifest: Manifest) -> dict[str, Any]:
+def _request(manifest: FeaturesManifest) -> dict[str, Any]:
     content = manifest.as_json()
     return {key: value for key, value in content.items() if key not in _DESCRIPTIVE}
 
@@ -66,7 +66,7 @@ def scratch_of(folder: Path, shard: tuple[int, int]) -> Iterator[Path]:
                 scratch.parent.rmdir()
 
 
-def begin(folder: Path, manifest: Manifest) -> None:
+def begin(folder: Path, manifest: FeaturesManifest) -> None:
     """Write the manifest, unless the capture was begun before. Raises as `check_request`."""
     if not (folder / MANIFEST).exists():
         _write_manifest(folder, manifest)
@@ -90,7 +90,7 @@ def missing(folder: Path, lengths: Sequence[int], hidden_size: int) -> set[int]:
     }
 
 
-def update(folder: Path, lengths: Sequence[int]) -> Manifest:
+def update(folder: Path, lengths: Sequence[int]) -> FeaturesManifest:
     """Count what is on disk, from all shards, into the manifest."""
     busy = f"another process counts what is captured in {folder}"
     with workfolder.lock(folder, busy, wait_seconds=COUNT_SECONDS):
@@ -105,7 +105,7 @@ def update(folder: Path, lengths: Sequence[int]) -> Manifest:
     return manifest
 
 
-def check_room(folder: Path, left: Sequence[int], manifest: Manifest) -> None:
+def check_room(folder: Path, left: Sequence[int], manifest: FeaturesManifest) -> None:
     """Say what the capture takes on disk. left: tokens of each sample still to be written.
 
     Raises:
@@ -155,5 +155,5 @@ def write_sample(
     files.write_bytes(path, buffer.getbuffer(), scratch)
 
 
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
+def _write_manifest(folder: Path, manifest: FeaturesManifest) -> None:
     files.write_json(folder / MANIFEST, manifest.as_json())

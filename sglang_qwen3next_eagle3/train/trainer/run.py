@@ -15,14 +15,14 @@ from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train import draft_vocabulary
 from sglang_qwen3next_eagle3.train.capture import features
-from sglang_qwen3next_eagle3.train.capture.features import Manifest
+from sglang_qwen3next_eagle3.train.capture.features import FeaturesManifest
 from sglang_qwen3next_eagle3.train.trainer import recipe, runconfig, specforge
 from sglang_qwen3next_eagle3.train.trainer.recipe import Recipe
 from sglang_qwen3next_eagle3.train.trainer.runconfig import CPU, Paths
 from sglang_qwen3next_eagle3.train.trainer.supervise import (
     CHECKPOINTS,
     DRAFT,
-    Outcome,
+    TrainingOutcome,
     TrainingPlan,
     train,
 )
@@ -53,7 +53,7 @@ class TrainOptions:
     dry_run: bool = False
 
 
-def run(options: TrainOptions) -> Outcome:
+def train_head(options: TrainOptions) -> TrainingOutcome:
     """Train, or go on with it.
 
     Raises:
@@ -76,7 +76,7 @@ class _Fitted:
     spelled: str
     ids: list[int] | None
     draft_config: dict[str, Any] | None = None
-    manifests: Mapping[str, Manifest] = field(default_factory=dict)
+    manifests: Mapping[str, FeaturesManifest] = field(default_factory=dict)
 
 
 def make_plan(options: TrainOptions) -> TrainingPlan:
@@ -188,7 +188,9 @@ def _full_size_ids(spelled: str) -> list[int]:
     return ids[spelled]
 
 
-def _manifests(options: TrainOptions, selection: AuxSelection, target: Path) -> dict[str, Manifest]:
+def _manifests(
+    options: TrainOptions, selection: AuxSelection, target: Path
+) -> dict[str, FeaturesManifest]:
     """The manifests. SpecForge compares nothing: features of other layers, or of another target,
     would train a useless head without an error."""
     found = {}

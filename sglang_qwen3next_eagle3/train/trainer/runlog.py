@@ -14,7 +14,7 @@ _NUMBERS = {"nan": "NaN", "inf": "Infinity"}
 
 
 @dataclass(frozen=True)
-class Report:
+class StepReport:
     """One line of metrics. values: numbers, and lists of numbers by draft step."""
 
     step: int
@@ -37,14 +37,14 @@ class Report:
         return f"step {self.step}: {' '.join(figures)}"
 
 
-def parse(line: str) -> Report | None:
+def parse(line: str) -> StepReport | None:
     """The report in a line of the log, or None if there is none."""
     found = _LINE.match(line)
     if found is None:
         return None
     text = re.sub(r"\b(nan|inf)\b", lambda word: _NUMBERS[word[0]], found[2])
     try:
-        return Report(int(found[1]), json.loads(text.replace("'", '"')))
+        return StepReport(int(found[1]), json.loads(text.replace("'", '"')))
     except ValueError:
         return None
 
@@ -52,7 +52,7 @@ def parse(line: str) -> Report | None:
 def last_metrics(log: Path, step: int) -> dict[str, dict[str, Any]]:
     """The last training and the last evaluation report until a step, under `training` and
     `evaluation`; nothing under a name that the log has no report for."""
-    found: dict[str, Report] = {}
+    found: dict[str, StepReport] = {}
     if log.is_file():
         with log.open(encoding="utf-8", errors="replace") as stream:
             for report in filter(None, map(parse, stream)):

@@ -53,7 +53,7 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """checkpoint: the last one; record: of run.json; trained: whether this start did anything."""
 
     checkpoint: Path
@@ -61,7 +61,7 @@ class Outcome:
     trained: bool
 
 
-def train(plan: TrainingPlan, out: Path) -> Outcome:
+def train(plan: TrainingPlan, out: Path) -> TrainingOutcome:
     """Start SpecForge, or let it go on, and see that it ends with a checkpoint.
 
     Raises:
@@ -73,7 +73,7 @@ def train(plan: TrainingPlan, out: Path) -> Outcome:
         record = _claim(out, plan)
         newest = latest_checkpoint(out, plan.processes)
         if record.get("finished") and newest is not None:
-            return Outcome(newest, record, trained=False)
+            return TrainingOutcome(newest, record, trained=False)
         start = f"from {newest.name}" if newest is not None else "from nothing"
         print(
             f"{start} to step {plan.steps}; what SpecForge prints is kept in {out / LOG}",
@@ -95,7 +95,7 @@ def train(plan: TrainingPlan, out: Path) -> Outcome:
         record["finished"] = _now()
         record["metrics"] = runlog.last_metrics(out / LOG, step_of(newest))
         files.write_json(out / RUN, record)
-    return Outcome(newest, record, trained=True)
+    return TrainingOutcome(newest, record, trained=True)
 
 
 def _execute(command: Sequence[str], plan: TrainingPlan, log: Path, inherit: Sequence[int]) -> None:
@@ -156,7 +156,7 @@ class _Reports:
         self._progress = progress
         self._shown: set[tuple[int, bool]] = set()
 
-    def show(self, report: runlog.Report) -> None:
+    def show(self, report: runlog.StepReport) -> None:
         key = (report.step, report.is_evaluation)
         if key in self._shown:
             return

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.train.trainer import run
-from sglang_qwen3next_eagle3.train.trainer.supervise import Outcome, TrainingPlan
+from sglang_qwen3next_eagle3.train.trainer.supervise import TrainingOutcome, TrainingPlan
 from tests.support.train_runs import ErrorOf, Made
 
 
@@ -19,9 +19,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainingPlan]:
     """What would have been handed to SpecForge."""
     plans: list[TrainingPlan] = []
 
-    def train(plan: TrainingPlan, out: Path) -> Outcome:
+    def train(plan: TrainingPlan, out: Path) -> TrainingOutcome:
         plans.append(plan)
-        return Outcome(out / "checkpoints" / "head-step10", {"finished": "now"}, trained=True)
+        return TrainingOutcome(
+            out / "checkpoints" / "head-step10", {"finished": "now"}, trained=True
+        )
 
     monkeypatch.setattr(run, "train", train)
     return plans

@@ -17,7 +17,7 @@ from sglang_qwen3next_eagle3.serving import client
 from sglang_qwen3next_eagle3.serving.client import Answer
 from sglang_qwen3next_eagle3.train import evaluate
 from sglang_qwen3next_eagle3.train.capture import features
-from sglang_qwen3next_eagle3.train.capture.features import Manifest
+from sglang_qwen3next_eagle3.train.capture.features import FeaturesManifest
 from tests.support.actions import action
 
 VOCAB, STEPS = 12, 2
@@ -99,7 +99,7 @@ def test_part_of_a_capture_is_refused_before_any_weights_are_fetched(
     pair = demo_pair()
     target = Target.from_path(pair.target)
     card = aux_layers.named("card", target)
-    manifest = Manifest(
+    manifest = FeaturesManifest(
         selection=str(card), selection_name="card", depths=card.depths, target="org/name",
         config_sha256=features.config_sha256(target.config), weights_sha256="w", hidden_size=8,
         data_sha256="d", max_length=64, max_samples=None, backend="sglang", device="cpu",
@@ -181,6 +181,41 @@ def test_the_served_accept_length_is_tokens_over_verifications(
     served = evaluate.measure("http://h", [[{"role": "user", "content": "q"}]] * 3, 32)
     assert served["accept_length"] == 30 / 10
     assert (served["answers"], served["verifications"]) == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "key"),
+    [
+        ((), {}, None),
+        ((), {"SGLANG_API_KEY": "ours", "OPENAI_API_KEY": "theirs"}, "ours"),
+        ((), {"OPENAI_API_KEY": "theirs"}, "theirs"),
+        (("--api-key", "given"), {"SGLANG_API_KEY": "ours"}, "given"),
+    ],
+)
+def test_the_served_head_s_key_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    environment: dict[str, str],
+    key: str | None,
+) -> None:
+    for name in ("SGLANG_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "q"}\n')
+    asked: list[str | None] = []
+
+    def measure(*_: object) -> dict[str, float]:
+        asked.append(_[-1])  # type: ignore[arg-type]
+        return {"accept_length": 1.0, "answers": 1, "completion_tokens": 1, "verifications": 1}
+
+    found = evaluate.Evaluation(1, 1, (1.0,), 1, (2.0,))
+    monkeypatch.setattr(evaluate, "evaluate", lambda options: found)
+    monkeypatch.setattr(evaluate, "measure", measure)
+    prompts = ("--base-url", "http://h", "--prompts", tmp_path / "prompts.jsonl")
+    assert action("train", "evaluate", "--head", "h", "--features", "f", *prompts, *words) == 0
+    assert asked == [key]
 
 
 def test_a_server_without_speculation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

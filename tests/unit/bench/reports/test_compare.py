@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.reports.compare import Comparison, as_markdown, compare
+from sglang_qwen3next_eagle3.bench.reports.compare import ResultComparison, as_markdown, compare
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
 from tests.support.bench_results import BASELINE, PROVENANCE, WIDE, passes, result
 
@@ -13,7 +13,7 @@ def wide(*tok_s: float, length: float = 2.0, **changes: Any) -> Result:
     return result([WIDE], passes("3,4,8", "humaneval", 1, tok_s, length), **changes)
 
 
-def figure(comparison: Comparison, name: str = "request_tok_s") -> dict[str, Any]:
+def figure(comparison: ResultComparison, name: str = "request_tok_s") -> dict[str, Any]:
     [cell] = comparison.data["cells"]
     found: dict[str, Any] = cell["figures"][name]
     return found

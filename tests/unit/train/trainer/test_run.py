@@ -15,7 +15,7 @@ from sglang_qwen3next_eagle3.cli import train as cli
 from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.trainer import run, specforge
-from sglang_qwen3next_eagle3.train.trainer.supervise import Outcome, TrainingPlan
+from sglang_qwen3next_eagle3.train.trainer.supervise import TrainingOutcome, TrainingPlan
 from tests.support.checkpoints import write_config
 from tests.support.small_target import CONFIG
 from tests.support.train_runs import ErrorOf, Made
@@ -133,7 +133,7 @@ def test_a_trainer_that_is_not_installed_is_said_to_be(
 def test_ctrl_c_is_no_error(
     made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def train(plan: TrainingPlan, out: Path) -> Outcome:
+    def train(plan: TrainingPlan, out: Path) -> TrainingOutcome:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "train", train)

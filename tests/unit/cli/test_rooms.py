@@ -1,0 +1,56 @@
+"""The verbs use what the rooms say that others may use."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import sglang_qwen3next_eagle3
+
+ROOT = Path(sglang_qwen3next_eagle3.__file__).parent
+
+
+def public(room: Path) -> list[str]:
+    """`__all__` of a folder, which is not imported."""
+    for node in ast.parse((room / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    return []
+
+
+def reached_past(words: list[str]) -> list[str]:
+    """Of a dotted name within the package, each part that the folder it lies in does not list."""
+    found, folder = [], ROOT
+    for place, word in enumerate(words):
+        if place and word not in public(folder):
+            found.append(".".join(words[: place + 1]))
+        folder /= word
+        if not folder.is_dir():
+            break
+    return found
+
+
+def imported(module: Path) -> list[list[str]]:
+    nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return [
+        [*str(node.module).split(".")[1:], alias.name]
+        for node in froms
+        if str(node.module).split(".")[0] == ROOT.name and ".cli" not in str(node.module)
+        for alias in node.names
+    ]
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "cli").glob("*.py")), ids=lambda path: path.stem)
+def test_a_verb_reaches_into_no_room(module: Path) -> None:
+    assert [past for words in imported(module) for past in reached_past(words)] == []
+
+
+def test_what_a_room_lists_is_there() -> None:
+    for init in ROOT.rglob("__init__.py"):
+        nodes = list(ast.walk(ast.parse(init.read_text(encoding="utf-8"))))
+        there = {node.id for node in nodes if isinstance(node, ast.Name)}
+        there |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.alias)}
+        there |= {path.stem for path in init.parent.iterdir()}
+        assert set(public(init.parent)) <= there, init
