@@ -3,6 +3,7 @@
 __all__ = [
     "accept_length",
     "errors",
+    "event_stream",
     "figures",
     "files",
     "findings",
