@@ -253,6 +253,8 @@ def test_the_report_is_provenance(
         (["--eval-fraction", "nan"], "--eval-fraction nan"),
         (["--model", "m"], "--model goes with --regenerate"),
         (["--max-tokens", "5"], "--max-tokens goes with --regenerate"),
+        (["--api-key-file", "k"], "--api-key-file goes with --regenerate"),
+        (["--regenerate", "--api-key-file", "k"], "--api-key-file k cannot be read"),
         (["--regenerate", "--concurrency", "0"], "--concurrency 0: at least 1"),
         (["--regenerate", "--temperature", "-1"], "--temperature -1.0: at least 0"),
         (["--regenerate", "--timeout", "0"], "--timeout 0.0: a time above 0"),

@@ -1,4 +1,5 @@
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,19 @@ def test_files_are_ordered_and_split_as_without(source: Path, tmp_path: Path) ->
             answers = line["conversations"][1::2]
             assert all(answer["content"].startswith("new: question") for answer in answers)
             assert line["conversations"][::2] == before["conversations"][::2]
+
+
+def test_a_key_is_read_from_a_file_or_the_environment(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("of a file\n")
+    monkeypatch.setenv("SGLANG_API_KEY", "environment")
+    with serving(echo) as target:
+        prepare(source, target.url, "--api-key-file", tmp_path / "key")
+        assert target.keys == {"Bearer of a file"}
+        shutil.rmtree(source.parent / "out")
+        prepare(source, target.url)
+        assert target.keys == {"Bearer of a file", "Bearer environment"}
 
 
 def test_options_reach_the_server_and_the_report(source: Path) -> None:
