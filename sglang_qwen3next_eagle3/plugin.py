@@ -113,6 +113,7 @@ def _hook_capture(environment: str | None) -> None:
         return
     hooks.apply(capture.hooks(capture.choose_by(environment, served_head.spelled_layers)))
     _hook_requests()
+    _hook_metrics()
 
 
 def _hook_requests() -> None:
@@ -123,6 +124,18 @@ def _hook_requests() -> None:
         hooks.apply(ENTRIES)
     except (ImportError, AttributeError) as error:
         logger.warning("sglang-qwen3next-eagle3 leaves requests to SGLang: %s", error)
+
+
+def _hook_metrics() -> None:
+    from sglang_qwen3next_eagle3.overlay import hooks
+    from sglang_qwen3next_eagle3.overlay.metrics import cycle_costs
+    from sglang_qwen3next_eagle3.overlay.metrics.hooks import ENTRIES
+
+    cycle_costs.parse(os.environ.get(variables.CYCLE_COSTS))
+    try:
+        hooks.apply(ENTRIES)
+    except (ImportError, AttributeError) as error:
+        logger.warning("sglang-qwen3next-eagle3 adds no metrics to SGLang's: %s", error)
 
 
 def _refuse_later(error: UserError) -> None:

@@ -19,7 +19,15 @@ from sglang_qwen3next_eagle3.overlay.contract import (
 )
 from sglang_qwen3next_eagle3.train.trainer import specforge
 
-PARTS: tuple[Part, ...] = ("capture", "cpu_engine", "fast", "prefill", "requests", "simulate")
+PARTS: tuple[Part, ...] = (
+    "capture",
+    "cpu_engine",
+    "fast",
+    "metrics",
+    "prefill",
+    "requests",
+    "simulate",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,7 @@ SET_LAYERS = f"{MODULE}:Qwen3NextForCausalLM.set_eagle3_layers_to_capture"
 FORWARD = f"{MODULE}:Qwen3NextModel.forward"
 _FINAL_TAP = "_qwen3next_eagle3_final_tap"
 _TOLD = "_qwen3next_eagle3_told"
+_CAPTURED = "_qwen3next_eagle3_captured"
 
 
 class Choose(Protocol):
@@ -64,7 +65,9 @@ def hooks(choose: Choose) -> tuple[Hook, ...]:
         if getattr(model.config, "model_type", None) != MODEL_TYPE:
             original(model, layer_ids)
         elif model.pp_group.is_last_rank:
-            install(model, _chosen(choose, model, layer_ids))
+            chosen = _chosen(choose, model, layer_ids)
+            install(model, chosen.selection)
+            model.__dict__[_CAPTURED] = chosen
 
     return (
         Hook(SET_LAYERS, set_layers, "flags the layers of the selection instead of ids + 1"),
@@ -131,7 +134,14 @@ def _forward(original: Callable[..., Any], decoder: Any, *args: Any, **kwargs: A
     return hidden_states, captured
 
 
-def _chosen(choose: Choose, model: Any, head_ids: Sequence[int] | None) -> AuxSelection:
+def captured_by(model: Any) -> CapturedLayers | None:
+    """What a `Qwen3NextForCausalLM` was made to capture, and why; None where it captures nothing
+    for a head, or on a rank that does not hold its last layer."""
+    captured: CapturedLayers | None = model.__dict__.get(_CAPTURED)
+    return captured
+
+
+def _chosen(choose: Choose, model: Any, head_ids: Sequence[int] | None) -> CapturedLayers:
     target = target_of(model.config)
     try:
         captured = choose(target, head_ids)
@@ -139,7 +149,7 @@ def _chosen(choose: Choose, model: Any, head_ids: Sequence[int] | None) -> AuxSe
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
     if _is_first_rank():
         logger.info("sglang-qwen3next-eagle3: %s", captured.describe(target))
-    return captured.selection
+    return captured
 
 
 def _is_first_rank() -> bool:

@@ -10,3 +10,6 @@ SIMULATE = "SGLANG_QWEN3NEXT_EAGLE3_SIMULATE"
 FAST = "SGLANG_QWEN3NEXT_EAGLE3_FAST"
 """`on`, `off`, `require` (refuse to serve without it), or stages of the fast path (fast/stages.py)
 joined by commas."""
+CYCLE_COSTS = "SGLANG_QWEN3NEXT_EAGLE3_CYCLE_COSTS"
+"""What a cycle of the served tree was measured to take (metrics/cycle_costs.py), with which metrics
+tell how much speculation gains and whether it is as fast as it should be."""

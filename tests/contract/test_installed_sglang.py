@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.files import data_dir
@@ -14,6 +15,8 @@ from sglang_qwen3next_eagle3.overlay import capture, contract, environment, simu
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
 from sglang_qwen3next_eagle3.overlay.fast import hooks as fast
 from sglang_qwen3next_eagle3.overlay.fast.stages import Wanted
+from sglang_qwen3next_eagle3.overlay.metrics import hooks as metrics_hooks
+from sglang_qwen3next_eagle3.overlay.metrics.families import Refusals, Verifications
 from sglang_qwen3next_eagle3.overlay.requests import hooks as request_hooks
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 
@@ -28,8 +31,8 @@ def installed() -> contract.Installed:
 
 
 def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
-    parts: list[contract.Part] = ["capture", "cpu_engine", "fast", "prefill", "requests"]
-    manifest = contract.require([*parts, "simulate"], installed)
+    parts: list[contract.Part] = ["capture", "cpu_engine", "fast", "metrics"]
+    manifest = contract.require([*parts, "prefill", "requests", "simulate"], installed)
     assert manifest.release == installed.release
 
 
@@ -40,6 +43,11 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     tables = [*capture.hooks(capture.choose_by(None)), *HOOKS, *simulate.hooks(shared)]
     tables += [*request_hooks.ENTRIES, *request_hooks.HOOKS]
     tables += fast.hooks(Wanted(frozenset()))
+    registry = CollectorRegistry()
+    labels = {"tp_rank": "0"}
+    refusals = Refusals(labels, [], registry)
+    tables += [*metrics_hooks.ENTRIES, *metrics_hooks.tokenizer_hooks(refusals)]
+    tables += metrics_hooks.scheduler_hooks(Verifications(labels, 3, None, registry), refusals)
     assert {(hook.target, hook.why) for hook in tables} == listed
 
 

@@ -4,7 +4,11 @@ from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment, hooks
-from sglang_qwen3next_eagle3.overlay.requests.hooks import ENTRIES
+from sglang_qwen3next_eagle3.overlay.metrics import hooks as metrics
+from sglang_qwen3next_eagle3.overlay.requests import hooks as requests
+
+WAITING = [hook.target for hook in (*requests.ENTRIES, *metrics.ENTRIES)]
+"""What is hooked in every server, and does nothing before a target is known."""
 
 
 @pytest.fixture
@@ -31,13 +35,21 @@ def test_the_hooks_of_capture_and_those_that_wait_for_the_target_are_applied(
     applied: list[str],
 ) -> None:
     plugin.register()
-    assert applied == [capture.SET_LAYERS, capture.FORWARD, *(hook.target for hook in ENTRIES)]
+    assert applied == [capture.SET_LAYERS, capture.FORWARD, *WAITING]
 
 
 def test_off_leaves_sglang_alone(applied: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "off")
     plugin.register()
     assert applied == []
+
+
+def test_cycle_costs_that_cannot_be_read_stop_the_process(
+    applied: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(environment.CYCLE_COSTS, "3,4,8")
+    with pytest.raises(SystemExit, match="cannot be read: write the tree"):
+        plugin.register()
 
 
 @pytest.mark.usefixtures("unsupported")
@@ -104,7 +116,7 @@ def test_without_it_nothing_of_it_is_hooked(
     if value is not None:
         monkeypatch.setenv(environment.FAST, value)
     plugin.register()
-    assert applied == [capture.SET_LAYERS, capture.FORWARD, *(hook.target for hook in ENTRIES)]
+    assert applied == [capture.SET_LAYERS, capture.FORWARD, *WAITING]
 
 
 def test_an_unknown_stage_stops_the_process(

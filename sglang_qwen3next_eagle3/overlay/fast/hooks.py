@@ -6,7 +6,7 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, preparation
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
-from sglang_qwen3next_eagle3.overlay.fast.stages import Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 
 logger = logging.getLogger(__name__)
@@ -19,10 +19,6 @@ COMMIT = (
     "HybridLinearAttnBackend.update_mamba_state_after_mtp_verify"
 )
 LM_HEAD = "sglang.srt.layers.logits_processor:LogitsProcessor._compute_lm_head"
-
-PATH = "_qwen3next_eagle3_fast"
-"""Under this name every decoder layer of a prepared target, its backend and its lm_head find the
-`FastPath`; the draft's layers of the same class have none."""
 
 
 def hooks(wanted: Wanted) -> tuple[Hook, ...]:

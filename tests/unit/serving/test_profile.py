@@ -66,7 +66,7 @@ def test_profiles_carry_the_card_s_flags_but_trust_remote_code(name: str, card: 
     argv = build_argv(profile.load(name))
     assert argv[:3] == ["python", "-m", "sglang.launch_server"]
     words = [word for flag in expected for word in flag]
-    assert argv[3:] == [*words, "--tool-call-parser", "qwen3_coder"]
+    assert argv[3:] == [*words, "--tool-call-parser", "qwen3_coder", "--enable-metrics"]
 
 
 def test_every_profile_says_what_it_is_and_where_it_runs() -> None:
@@ -75,6 +75,7 @@ def test_every_profile_says_what_it_is_and_where_it_runs() -> None:
     for name in profile.profile_names():
         loaded = profile.load(name)
         assert loaded.description
+        assert loaded.sglang["enable-metrics"] is True
         assert loaded.hardware
         ports.add(loaded.sglang["port"])
         if not loaded.cpu_engine:

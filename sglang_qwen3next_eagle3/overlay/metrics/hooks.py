@@ -1,0 +1,228 @@
+"""The SGLang symbols that metrics are read from, and when.
+
+They are put in place where a process has made its own metrics, which is after it knows its target,
+and only with `--enable-metrics`: a server without it pays nothing. Of several ranks the one counts
+whose scheduler SGLang lets report.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model.target import MODEL_TYPE
+from sglang_qwen3next_eagle3.overlay import capture, contract, environment
+from sglang_qwen3next_eagle3.overlay.fast.stages import PATH
+from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
+from sglang_qwen3next_eagle3.overlay.metrics import cycle_costs
+from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import CycleCosts
+from sglang_qwen3next_eagle3.overlay.metrics.table import CAPTURED, FAST_PATH
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER = "sglang.srt.managers.tokenizer_manager:TokenizerManager"
+_REQUEST = "sglang.srt.managers.io_struct:GenerateReqInput"
+_COUNTED = "_qwen3next_eagle3_counted"
+_NO_REFUSAL = "Aborted by AbortReq"
+"""How SGLang begins the message of a request that its own client has given up."""
+
+
+class CountsRefusals(Protocol):
+    def count(self, reason: str) -> None: ...
+
+
+class CountsCycles(Protocol):
+    def cycle(
+        self,
+        accepted: list[int],
+        proposed: int,
+        requests: int,
+        pass_number: int | None,
+        now: float,
+    ) -> None: ...
+
+
+def tokenizer_hooks(refusals: CountsRefusals) -> tuple[Hook, ...]:
+    """What counts the requests that do not reach the scheduler."""
+
+    def counted(reason: str) -> Callable[..., Any]:
+        def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            except ValueError as error:
+                # One may pass through two of these.
+                if not getattr(error, _COUNTED, False):
+                    setattr(error, _COUNTED, True)
+                    refusals.count(reason)
+                raise
+
+        return around
+
+    return (
+        Hook(
+            f"{_REQUEST}._handle_parallel_sampling",
+            counted("choices"),
+            "Counts the numbers of choices that are refused.",
+        ),
+        Hook(
+            f"{_REQUEST}.normalize_batch_and_arguments",
+            counted("shape"),
+            "Counts the shapes of requests that are refused.",
+        ),
+        Hook(
+            f"{_TOKENIZER}._validate_one_request",
+            counted("length"),
+            "Counts the lengths that are refused.",
+        ),
+        Hook(
+            f"{_TOKENIZER}._create_tokenized_object",
+            counted("field"),
+            "Counts the fields that are refused.",
+        ),
+    )
+
+
+def scheduler_hooks(cycles: CountsCycles | None, refusals: CountsRefusals) -> tuple[Hook, ...]:
+    """What counts in the scheduler that reports. cycles: None without speculation."""
+
+    def set_finish_with_abort(
+        original: Callable[..., None], request: Any, error_msg: str, *args: Any
+    ) -> None:
+        if not error_msg.startswith(_NO_REFUSAL):
+            refusals.count("scheduler")
+        original(request, error_msg, *args)
+
+    hooks = [
+        Hook(
+            "sglang.srt.managers.schedule_batch:Req.set_finish_with_abort",
+            set_finish_with_abort,
+            "Counts the requests that the scheduler refuses.",
+        )
+    ]
+    if cycles is not None:
+        hooks.append(_verified(cycles))
+    return tuple(hooks)
+
+
+def _verified(cycles: CountsCycles) -> Hook:
+    def resolve(original: Callable[..., Any], processor: Any, result: Any, batch: Any) -> Any:
+        # The result has been waited for by SGLang, so this is when a cycle is over.
+        now = time.perf_counter()
+        requests = batch.reqs
+        going_on = [not (r.is_retracted or r.finished()) for r in requests]
+        tokens = original(processor, result, batch)
+        drafts = result.num_correct_drafts_per_req_cpu
+        accepted = [n for n, counts in zip(drafts, going_on, strict=True) if counts]
+        proposed = result.speculative_num_draft_tokens - 1
+        cycles.cycle(accepted, proposed, len(requests), batch.forward_iter, now)
+        return tokens
+
+    return Hook(
+        "sglang.srt.managers.scheduler_components.batch_result_processor:"
+        "SchedulerBatchResultProcessor._resolve_spec_v2_tokens",
+        resolve,
+        "Counts verifications and accepted drafts where SGLang has them on the host.",
+    )
+
+
+def _after_tokenizer_metrics(original: Callable[..., None], manager: Any) -> None:
+    original(manager)
+    if not manager.enable_metrics or not _is_ours(manager.model_config):
+        return
+    from sglang_qwen3next_eagle3.overlay.metrics.families import Refusals
+
+    labels = _of_requests(manager.server_args, manager.metrics_collector.labels)
+    apply(tokenizer_hooks(Refusals(labels, ("shape", "choices", "length", "field"))))
+
+
+def _after_scheduler_metrics(
+    original: Callable[..., None], scheduler: Any, *args: Any, **kwargs: Any
+) -> None:
+    original(scheduler, *args, **kwargs)
+    reporter = scheduler.metrics_reporter
+    if not reporter.enable_metrics or not reporter.is_stats_logging_rank:
+        return
+    if not _is_ours(scheduler.model_config):
+        return
+    from sglang_qwen3next_eagle3.overlay.metrics.families import Refusals, Verifications, say
+
+    server_args = scheduler.server_args
+    labels = {name: str(value) for name, value in reporter.metrics_collector.labels.items()}
+    runner = scheduler.tp_worker.model_runner
+    path = runner.attn_backend.__dict__.get(PATH)
+    stages = "" if path is None else ",".join(sorted(path.stages))
+    say(FAST_PATH, labels, float(path is not None), stages=stages)
+    captured = capture.captured_by(runner.model)
+    if captured is not None:
+        selection, source = str(captured.selection), captured.source
+        say(CAPTURED, labels, 1.0, selection=selection, source=source)
+    cycles = None
+    if not scheduler.spec_algorithm.is_none():
+        costs = _costs(server_args, with_fast_path=path is not None)
+        cycles = Verifications(labels, server_args.speculative_num_steps or 0, costs)
+    refusals = Refusals(_of_requests(server_args, labels), ("scheduler",))
+    apply(scheduler_hooks(cycles, refusals))
+
+
+def _is_ours(model_config: Any) -> bool:
+    """Whether the target is Qwen3-Next and this release's metrics were reviewed.
+
+    A server without our metrics serves as well, so another release is told and goes on.
+    """
+    if getattr(model_config.hf_config, "model_type", None) != MODEL_TYPE:
+        return False
+    installed = contract.installed_sglang()
+    release = installed.release if installed else "unknown"
+    reason = "they were reviewed with another release"
+    try:
+        if contract.read_manifest(release).of("metrics"):
+            contract.require(["metrics"], installed)
+            return True
+    except UserError as error:
+        reason = str(error)
+    logger.warning("sglang-qwen3next-eagle3: SGLang %s without our metrics: %s", release, reason)
+    return False
+
+
+def _of_requests(server_args: Any, labels: dict[str, Any]) -> dict[str, str]:
+    """The labels that the tokenizer's and the scheduler's metrics share."""
+    shared = ("model_name", "engine_type", *(server_args.extra_metric_labels or ()))
+    return {name: str(labels[name]) for name in shared}
+
+
+def _costs(server_args: Any, with_fast_path: bool) -> CycleCosts | None:
+    """The costs in the environment, if they are of what is served."""
+    costs = cycle_costs.parse(os.environ.get(environment.CYCLE_COSTS))
+    if costs is None:
+        return None
+    tree = (
+        server_args.speculative_num_steps,
+        server_args.speculative_eagle_topk,
+        server_args.speculative_num_draft_tokens,
+    )
+    reason = None
+    if costs.tree != tree:
+        reason = f"they are of the tree {costs.tree}, and {tree} is served"
+    elif with_fast_path:
+        reason = "they are of SGLang's kernels, and the fast path is on"
+    if reason is not None:
+        logger.warning("sglang-qwen3next-eagle3: the cycle costs are not used: %s", reason)
+        return None
+    return costs
+
+
+ENTRIES: tuple[Hook, ...] = (
+    Hook(
+        f"{_TOKENIZER}.init_metric_collector_watchdog",
+        _after_tokenizer_metrics,
+        "SGLang's metrics of the server's process are made.",
+    ),
+    Hook(
+        "sglang.srt.managers.scheduler:Scheduler.init_metrics_reporter",
+        _after_scheduler_metrics,
+        "SGLang's metrics of a scheduler are made, and its target is prepared.",
+    ),
+)
+"""In place in every server; without metrics, and for other targets, what they do is nothing."""
