@@ -1,7 +1,7 @@
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.resources import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel
 from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
 from sglang_qwen3next_eagle3.overlay.metrics import cycle_costs

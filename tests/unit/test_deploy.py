@@ -1,0 +1,194 @@
+"""deploy/ and compose.yaml: Prometheus, its alerts, and Grafana's dashboard."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sglang_qwen3next_eagle3.overlay.metrics import table
+from tests.support import deployed, prometheus
+from tests.support.deployed import GRAFANA, PROMETHEUS, ROOT, RULES
+
+PAGE = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+OURS = {metric.name for metric in table.METRICS}
+promtool_is_there = pytest.mark.skipif(prometheus.promtool() is None, reason=prometheus.MISSING)
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+
+
+def promtool(*words: str | Path) -> "subprocess.CompletedProcess[str]":
+    command = [prometheus.promtool() or "", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=PROMETHEUS)
+
+
+@promtool_is_there
+def test_prometheus_reads_its_configuration_and_the_rules() -> None:
+    ended = promtool("check", "config", "prometheus.yml")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"{len(deployed.rules())} rules found" in ended.stdout
+
+
+@promtool_is_there
+def test_each_alert_fires_and_stays_silent_as_its_tests_say() -> None:
+    ended = promtool("test", "rules", "alerts_test.yaml")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_each_alert_is_made_to_fire_and_to_stay_silent() -> None:
+    cases = yaml.safe_load((PROMETHEUS / "alerts_test.yaml").read_text(encoding="utf-8"))["tests"]
+    tested = [rule for case in cases for rule in case["alert_rule_test"]]
+    fired = {rule["alertname"] for rule in tested if rule["exp_alerts"]}
+    silent = {rule["alertname"] for rule in tested if not rule["exp_alerts"]}
+    assert fired == silent == set(deployed.alerts())
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_each_alert_says_what_is_wrong_and_where_it_is_explained() -> None:
+    for name, alert in deployed.alerts().items():
+        assert alert["annotations"]["summary"].endswith((".", "now."))
+        page, _, anchor = alert["annotations"]["runbook"].partition("#")
+        assert (ROOT / page).is_file()
+        assert anchor == name.lower()
+        assert anchor in anchors(PAGE), f"docs/operating.md has no section {name}"
+        assert alert["labels"]["severity"] in ("critical", "warning")
+        assert alert["for"]
+
+
+def test_the_page_has_every_metric_of_ours_with_its_type() -> None:
+    for metric in table.METRICS:
+        assert re.search(
+            rf"^\| `{metric.name}(\{{[^`]*\}})?` \| {metric.kind} \| .+ \|$", PAGE, re.M
+        )
+        for label in metric.labels:
+            assert f"`{metric.name}{{{','.join(metric.labels)}}}`" in PAGE, label
+
+
+def test_what_is_asked_of_ours_exists_and_all_of_ours_is_asked_for() -> None:
+    recorded = {rule["record"] for rule in deployed.rules() if "record" in rule}
+    texts = [rule["expr"] for rule in deployed.rules()]
+    texts += [query.expression for query in deployed.queries()]
+    asked = {re.sub(r"_bucket$", "", name) for text in texts for name in deployed.metrics(text)}
+    ours = {name for name in asked if name.startswith("sglang_qwen3next_eagle3")}
+    assert ours == OURS | recorded
+    assert all(name.startswith("sglang:") for name in asked - ours - {"up"})
+
+
+def test_every_panel_has_queries_a_unit_and_a_place_of_its_own() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in deployed.panels():
+        title = panel["title"]
+        assert panel["targets"], title
+        assert panel["description"].endswith("."), title
+        assert panel["fieldConfig"]["defaults"]["unit"], title
+        assert panel["datasource"] == DATASOURCE, title
+        letters = [target["refId"] for target in panel["targets"]]
+        assert letters == sorted(set(letters)), title
+        for target in panel["targets"]:
+            assert target["datasource"] == DATASOURCE, title
+            assert target["expr"].strip(), title
+            assert target["legendFormat"], title
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, title
+        taken |= cells
+
+
+def test_the_dashboard_is_one_that_grafana_imports() -> None:
+    data = deployed.dashboard()
+    ids = [panel["id"] for panel in data["panels"]]
+    assert len(ids) == len(set(ids))
+    assert data["title"]
+    assert data["uid"]
+    assert "id" not in data, "that is the importing Grafana's"
+    rows = [panel["title"] for panel in data["panels"] if panel["type"] == "row"]
+    assert rows == ["Traffic", "Latency", "Speculation", "Memory and slots", "Errors"]
+    variables = {one["name"]: one for one in data["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource"
+    assert variables["datasource"]["query"] == "prometheus"
+    assert variables["instance"]["datasource"] == DATASOURCE
+    for query in deployed.queries():
+        used = set(re.findall(r"\$(\w+)", query.expression))
+        assert used <= {"__rate_interval", *variables}, query
+        assert "$instance" in query.expression, query
+
+
+def test_legends_name_labels_that_their_query_keeps() -> None:
+    for query in deployed.queries():
+        for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
+            assert re.search(rf"by \([^)]*\b{label}\b[^)]*\)", query.expression), query
+
+
+@promtool_is_there
+def test_prometheus_parses_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    expressions = [query.filled() for query in deployed.queries()]
+    ended = promtool("check", "rules", prometheus.rule_file(expressions, tmp_path / "x.yaml"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"{len(expressions)} rules found" in ended.stdout
+
+
+@promtool_is_there
+def test_a_query_that_prometheus_cannot_parse_would_be_seen(tmp_path: Path) -> None:
+    ended = promtool("check", "rules", prometheus.rule_file(["sum(rate(up[1m])"], tmp_path / "x"))
+    assert ended.returncode != 0
+
+
+def compose() -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    return data
+
+
+def test_what_compose_mounts_is_there_and_where_the_configurations_look() -> None:
+    services = compose()["services"]
+    mounted: dict[str, Path] = {}
+    named: set[str] = set()
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            source, inside, *_ = volume.split(":")
+            if source.startswith("./"):
+                assert (ROOT / source).exists(), source
+                mounted[inside] = ROOT / source
+            else:
+                named.add(source)
+    assert named == set(compose()["volumes"])
+    provider = yaml.safe_load(
+        (GRAFANA / "provisioning/dashboards/dashboards.yaml").read_text(encoding="utf-8")
+    )["providers"][0]
+    assert mounted[f"{provider['options']['path']}/dashboard.json"] == GRAFANA / "dashboard.json"
+    assert mounted["/etc/grafana/provisioning"] == GRAFANA / "provisioning"
+    assert mounted["/etc/prometheus/prometheus.yml"] == PROMETHEUS / "prometheus.yml"
+    assert mounted["/etc/prometheus/alerts.yaml"] == RULES
+
+
+def test_services_reach_each_other_by_the_names_that_compose_gives_them() -> None:
+    services = compose()["services"]
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
+    (scrape,) = config["scrape_configs"]
+    assert scrape["job_name"] == "sglang"
+    assert scrape["static_configs"] == [{"targets": ["server:30000"]}]
+    source = yaml.safe_load(
+        (GRAFANA / "provisioning/datasources/prometheus.yaml").read_text(encoding="utf-8")
+    )["datasources"][0]
+    assert source["url"] == "http://prometheus:9090"
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    assert set(services) == {"server", "prometheus", "grafana"}
+    for service in services.values():
+        for dependency in service.get("depends_on", {}):
+            assert dependency in services
+
+
+def test_no_service_of_compose_is_open_to_other_machines_without_a_key() -> None:
+    for name, service in compose()["services"].items():
+        for port in service["ports"]:
+            assert port.startswith("127.0.0.1:"), name
