@@ -1,4 +1,4 @@
-"""`sglang-qwen3next-eagle3 head inspect` and `head calibrate`."""
+"""`sglang-qwen3next-eagle3 head inspect`, `head calibrate` and `head convert`."""
 
 import argparse
 import json
@@ -98,6 +98,26 @@ def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     add_sglang_flags(parser, "flags for SGLang, untouched; they win")
 
 
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write a head of speculators, vLLM or NeMo AutoModel, or one whose config lacks what "
+        "SGLang reads, in SGLang's form. Only names change; a head of another network is refused."
+    )
+    parser.add_argument("source", help="folder or hub name of the head")
+    parser.add_argument("out", type=Path, help="a new folder; nothing is overwritten")
+    parser.add_argument("--revision", help="revision of the head on the hub")
+    parser.add_argument(
+        "--layers",
+        choices=("outputs", "inputs"),
+        help="what its layer ids count, where its form does not say: the states that leave those "
+        "layers (SGLang, SpecForge, ModelOpt) or that enter them (vLLM, speculators)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would change, write nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Raises UserError."""
     return int(arguments.call(arguments))
@@ -113,6 +133,25 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     print(json.dumps(figures, indent=2) if arguments.json else report.table(figures))
     return NOT_FOUND if figures["aux_layers"] is None else FOUND
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3.head import convert
+
+    folder = hub.resolve(arguments.source, arguments.revision, "head")
+    made = convert.plan(folder, arguments.source, arguments.layers)
+    if not arguments.dry_run:
+        convert.write(made, arguments.out)
+    out = None if arguments.dry_run else str(arguments.out)
+    if arguments.json:
+        print(json.dumps({**made.summary(), "out": out}, indent=2))
+        return 0
+    from rich.console import Console
+
+    convert.show(made, Console(highlight=False, file=sys.stdout))
+    said = "nothing is written" if out is None else f"written to {out}"
+    print(f"{arguments.source} (form: {made.format.name}): {said}")
+    return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -143,6 +182,11 @@ ACTIONS = {
         "will it serve? reads headers and small tensors only, also on the hub",
         _inspect_arguments,
         _inspect,
+    ),
+    "convert": Action(
+        "write a head of another trainer or server in SGLang's form",
+        _convert_arguments,
+        _convert,
     ),
     "calibrate": Action(
         "measure which auxiliary layers it was trained with", _calibrate_arguments, _calibrate

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning
-from sglang_qwen3next_eagle3.head.head import Head
+from sglang_qwen3next_eagle3.head.head import CONVERT, Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
@@ -53,14 +53,16 @@ class CapturedLayers:
 @dataclass(frozen=True)
 class NamedLayers:
     """What a head's config names. spelled: under our own key, as `aux_layers.parse` reads it; ids:
-    its `eagle_aux_hidden_state_layer_ids`, which count where nothing is spelled."""
+    its `eagle_aux_hidden_state_layer_ids`, which count where nothing is spelled; unread: ids where
+    SGLang does not read them, so that nobody can say what they count."""
 
     spelled: str | None = None
     ids: Sequence[object] | None = None
+    unread: Sequence[object] | None = None
 
     @classmethod
     def of(cls, head: Head) -> "NamedLayers":
-        return cls(head.spelled_layers, head.layer_ids)
+        return cls(head.spelled_layers, head.layer_ids, head.unread_layer_ids)
 
     def selection(self, target: Target) -> AuxSelection | None:
         """None: it names nothing.
@@ -100,6 +102,14 @@ def decide(
         measured = aux_layers.on_target(record.selection, target, count=count, allow_gdn=True)
         return CapturedLayers(measured, record.source)
     found, source = named.selection(target), CONFIG
+    if found is None and named.unread:
+        ids = ",".join(map(str, named.unread))
+        raise UserError(
+            f"the head's config names layers {ids} at its top level, where SGLang does not read "
+            "them, and where they are outputs of layers to some and inputs to others: pass "
+            f"--aux-layers output:{ids} or --aux-layers input:{ids}, or write them where they are "
+            f"read with `{CONVERT} --layers outputs` (or inputs)"
+        )
     if found is None:
         found = aux_layers.named(aux_layers.CARD, target)
         source = "default, the head's config names none"

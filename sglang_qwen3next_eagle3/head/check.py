@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning
+from sglang_qwen3next_eagle3.head import formats
 from sglang_qwen3next_eagle3.head.head import Head, is_eagle1
 from sglang_qwen3next_eagle3.model.target import Target
 
@@ -17,6 +18,8 @@ REQUIRED = (
     "hidden_size", "vocab_size", "num_attention_heads", "intermediate_size", "num_hidden_layers",
 )  # fmt: skip
 OTHER_TARGET = "it belongs to another target", "give the head that was trained for this target"
+MODEL_TYPES = ("llama", "qwen2", "qwen3", "mistral")
+"""That transformers reads the same keys of; what a head leaves out is each one's own default."""
 FLOATS = {"F32", "F16", "BF16"}
 UNUSED = {"t2d", "embed_tokens.weight"}
 """Of the published names, those that SGLang does not read."""
@@ -61,7 +64,32 @@ def check_config(head: Head, target: Target) -> None:
             raise UserError(f"the head {head.path}: {finding}")
 
 
+def check_alone(head: Head) -> None:
+    """The same without a target.
+
+    Raises:
+        UserError: as `check`.
+    """
+    found = list(_config(head))
+    if not found:
+        found += [*_architecture(head), *_tensors(head)]
+    if not any(finding.level == "error" for finding in found):
+        found += _states(head)
+    for finding in found:
+        if finding.level == "error":
+            raise UserError(f"the head {head.path}: {finding}")
+
+
 def _config(head: Head) -> Iterator[Finding]:
+    kind = head.config.get("model_type")
+    if kind not in MODEL_TYPES:
+        told = "has no model_type" if kind is None else f"says model_type {kind!r}"
+        yield error(
+            "model-type",
+            f"its config.json {told}, and SGLang's server would end on it or read it by the "
+            "defaults of another model",
+            'set "model_type": "llama", the network that SGLang builds for it',
+        )
     for key in REQUIRED:
         if not isinstance(head.config.get(key), int):
             yield error(
@@ -114,6 +142,15 @@ def _architecture(head: Head) -> Iterator[Finding]:
             "of the head's own lm_head",
             "set it to false in its config.json",
         )
+    missing = formats.unservable(config, head.tensors)
+    if missing is not None:
+        yield error(
+            "architecture",
+            f"{missing}: SGLang would draft with another network than was trained",
+            "train it for SGLang's network, or serve it where it was made for",
+        )
+    if config.get("model_type") != "llama" and not config.get("head_dim"):
+        yield error("config-key", "its config.json has no head_dim", "add head_dim")
     if head.eagle_config.get("use_aux_hidden_state") is False:
         yield error(
             "use-aux-hidden-state",
@@ -147,7 +184,8 @@ def _traps(head: Head, target: Target) -> Iterator[Finding]:
             "`launch` sets SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN=1 (positions are rotary); "
             f"or set max_position_embeddings to {target.context_length} in its config.json",
         )
-    if "rope_theta" not in (head.config.get("rope_parameters") or head.config):
+    rope = head.config.get("rope_parameters") or head.config
+    if rope.get("rope_theta") is None:
         yield warning(
             "rope",
             "its config.json has no rope_theta, SGLang takes 10000",

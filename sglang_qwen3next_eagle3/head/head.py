@@ -10,11 +10,12 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import files as head_files
+from sglang_qwen3next_eagle3.head import formats
 from sglang_qwen3next_eagle3.head.files import Files, Folder, normalise
 from sglang_qwen3next_eagle3.model import shards
 from sglang_qwen3next_eagle3.model.safetensors_header import ITEM_BYTES, Stored
 
-ARCHITECTURE = "LlamaForCausalLMEagle3"
+CONVERT = "sglang-qwen3next-eagle3 head convert"
 AUX_LAYERS_KEY = "qwen3next_eagle3_aux_layers"
 """Where a head's config spells a selection that output ids cannot express."""
 _INTEGERS = {"I64": "q", "I32": "i"}
@@ -83,7 +84,7 @@ class Head:
         whole: False also takes a config whose weights are not there yet, as a head without tensors.
         """
         config = files.config()
-        if ARCHITECTURE not in (config.get("architectures") or []):
+        if formats.recognise(config) is not formats.SGLANG:
             raise _not_eagle3(files, config)
         if not whole and not head_files.has_weights(files):
             return cls(Path(files.name), config, {})
@@ -98,6 +99,13 @@ class Head:
     def layer_ids(self) -> list[Any] | None:
         """`eagle_aux_hidden_state_layer_ids` of its eagle_config, or None."""
         ids = self.eagle_config.get("eagle_aux_hidden_state_layer_ids")
+        return list(ids) if ids else None
+
+    @property
+    def unread_layer_ids(self) -> list[Any] | None:
+        """The same at the top level of its config, where SGLang does not read them; None where it
+        reads others."""
+        ids = None if self.layer_ids else self.config.get(formats.IDS)
         return list(ids) if ids else None
 
     @property
@@ -218,9 +226,18 @@ def _not_eagle3(files: Files, config: Mapping[str, Any]) -> UserError:
             f"{files.name} is an EAGLE-1 head, it reads one hidden state: serve it with SGLang's "
             "--speculative-algorithm EAGLE, or give an EAGLE3 head"
         )
+    kind, missing = formats.recognise(config, found), formats.unservable(config, found)
+    if missing is not None:
+        known = f" ({kind.name})" if kind else ""
+        return UserError(f"{files.name}{known} is a head that SGLang cannot serve: {missing}")
+    if kind is not None:
+        return UserError(
+            f"{files.name}: the form of this head is {kind.name}, which SGLang does not read: "
+            f"convert it with `{CONVERT} {files.name} OUT`"
+        )
     return UserError(
         f"{files.name} is not an EAGLE3 head: its config.json names {architectures}, "
-        f"expected {ARCHITECTURE}"
+        f"expected {formats.ARCHITECTURE}"
     )
 
 

@@ -131,6 +131,8 @@ TARGET: dict[str, Any] = {
     "hidden_size": TARGET_HIDDEN,
     "vocab_size": VOCAB,
     "max_position_embeddings": 4096,
+    # Its draft vocabulary is drawn, so that the end of text may not be in it.
+    "eos_token_id": None,
 }
 
 
@@ -262,7 +264,8 @@ BAD: dict[str, BadHead] = {
     "EAGLE-1 head": BadHead(_eagle1, "file", "is an EAGLE-1 head"),
     "EAGLE-1 tensors": BadHead(_eagle1_inside, "eagle1", "its tensors are an EAGLE-1 head's"),
     "a language model": BadHead(
-        _changed({"architectures": ["LlamaForCausalLM"]}), "file", "is not an EAGLE3 head"
+        _changed({"architectures": ["LlamaForCausalLM"]}, midlayer__hidden_norm__weight=None),
+        "file", "is not an EAGLE3 head",
     ),
     "truncated file": BadHead(_truncated, "file", "it is truncated"),
     "pickle": BadHead(

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.head.head import ARCHITECTURE, AUX_LAYERS_KEY
+from sglang_qwen3next_eagle3.head.formats import ARCHITECTURE
+from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.trainer.recipe import OWN_FIELDS, SECTIONS, Draft, Recipe

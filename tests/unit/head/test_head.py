@@ -60,7 +60,7 @@ def test_a_name_that_sglang_would_skip_is_not_taken_for_the_published_one(tmp_pa
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"architectures": ["LlamaForCausalLM"]}, "is not an EAGLE3 head.*LlamaForCausalLM"),
+        ({"architectures": ["LlamaForCausalLM"]}, "that of another architecture.*head convert"),
         ({"hidden_size": 16, "target_hidden_size": 16}, "belongs to another target"),
         ({"vocab_size": 128}, "vocabulary of 128, the target one of 64"),
         ({"tie_word_embeddings": True}, "set it to false"),

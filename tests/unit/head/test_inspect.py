@@ -95,7 +95,7 @@ def test_a_head_with_nothing_to_say_about_serves(
         ({"quantization_config": {"quant_method": "fp8"}}, {}, "quantization"),
         ({"eagle_config": None}, {}, "aux-unknown"),
         ({"eagle_config": {"eagle_aux_hidden_state_layer_ids": [47, 23, 3]}}, {}, "aux-order"),
-        ({}, {"midlayer.self_attn.q_norm.weight": torch.zeros(8)}, "tensor-unknown"),
+        ({}, {"midlayer.mlp.gate_proj.bias": torch.zeros(32)}, "tensor-unknown"),
         ({}, {"t2d": torch.arange(40) < 24}, "t2d"),
         ({}, {"d2t": torch.zeros(24, dtype=torch.int64).index_fill(0, torch.tensor(3), -1)}, "d2t"),
     ],
@@ -164,7 +164,7 @@ def test_the_published_head_is_read_in_its_small_parts(
     target = write_config(tmp_path / "target", CODER_NEXT)
     status, report = report_of(capsys, head, target)
     assert status == WARNS
-    assert subjects(report, "warning") == ["context", "aux-unknown"]
+    assert subjects(report, "warning") == ["end-of-text", "context", "aux-unknown"]
     assert report["facts"]["parameters"] == 145_235_968
     assert report["facts"]["bytes"] == 290_879_872
     assert report["facts"]["coverage"] == pytest.approx(32000 / 151936)

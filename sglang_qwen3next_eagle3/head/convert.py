@@ -1,0 +1,509 @@
+"""`head convert`: a head in another form, as SGLang reads it, where only names differ.
+
+Weights are copied byte by byte under other names (a fused projection in its parts), the config is
+written as SGLang reads it, with sizes from the tensors themselves. A head whose network SGLang has
+no code for is refused: no renaming makes it draft as it was trained (head/formats.py).
+"""
+
+import json
+import math
+import re
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sglang_qwen3next_eagle3 import __version__
+from sglang_qwen3next_eagle3.base import files as base_files
+from sglang_qwen3next_eagle3.base import provenance
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.redact import without_paths
+from sglang_qwen3next_eagle3.head import check, formats
+from sglang_qwen3next_eagle3.head.files import Folder, content_hash, normalise
+from sglang_qwen3next_eagle3.head.formats import HeadFormat, Tap
+from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY, DraftVocabulary, Head, TensorInfo
+from sglang_qwen3next_eagle3.model import shards
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
+# What speculators leaves out of `transformer_layer_config` where it is as in transformers'
+# LlamaConfig: it writes differences only.
+_LLAMA: dict[str, Any] = {
+    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
+    "num_attention_heads": 32, "hidden_act": "silu", "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6, "attention_bias": False, "mlp_bias": False,
+}  # fmt: skip
+_OF_OTHERS = {
+    "architectures", "auto_map", "model_type", "_name_or_path", "_attn_implementation",
+    "attn_implementation", "speculators_model_type", "speculators_config", "speculators_version",
+    "transformer_layer_config", "norm_before_residual", "norm_before_fc", "embed_requires_grad",
+    "truncated_vocab_size", "has_no_defaults_at_init", "layer_types", "quantization_config",
+    formats.IDS,
+}  # fmt: skip
+_UNUSED = ("verifier_norm.", "verifier_lm_head.", "rotary_emb.")
+_LATER_LAYER = re.compile(r"layers\.([1-9]\d*)\.input_layernorm\.weight")
+_TOKEN_MAPS = {"speculative_token_map.pt": None, "eagle3_meta.pt": "selected_token_ids"}
+_COPIED = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor that is written. origin: its name in the source; read: bytes start .. stop of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    origin: str
+    read: Callable[[int, int], bytes]
+
+    @property
+    def bytes(self) -> int:
+        return TensorInfo(self.shape, self.dtype).bytes
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What becomes of a head. dropped: tensors, with the reason; notes: for people."""
+
+    source: str
+    weights: str | None
+    format: HeadFormat
+    config: Mapping[str, Any]
+    before: Mapping[str, Any]
+    parts: tuple[Part, ...]
+    dropped: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """By its new name: what a tensor is called in the source, where the two differ."""
+        return {part.name: part.origin for part in self.parts if part.name != part.origin}
+
+    @property
+    def changed(self) -> dict[str, tuple[Any, Any]]:
+        """By key of the config: the value that it had and has; None where it is absent."""
+        keys = sorted({*self.before, *self.config})
+        pairs = {key: (self.before.get(key), self.config.get(key)) for key in keys}
+        return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+    def summary(self) -> dict[str, Any]:
+        """For scripts, and for the provenance of what is written."""
+        return {
+            "source": self.source,
+            "format": self.format.name,
+            "renamed": self.renamed,
+            "dropped": dict(self.dropped),
+            "config": {key: {"was": was, "is": now} for key, (was, now) in self.changed.items()},
+            "notes": list(self.notes),
+        }
+
+
+def plan(folder: Path, name: str, layers: Tap | None = None) -> Conversion:
+    """What is to be written for the head in `folder`.
+
+    name: of the source, for people. layers: what its layer ids count, where its form does not say.
+
+    Raises:
+        UserError: no EAGLE3 head, one of another network, or one that SGLang reads as it is.
+    """
+    files = Folder(folder)
+    config = files.config()
+    safetensors = any(file.endswith(".safetensors") for file in files.sizes)
+    stored = _stored(files)
+    tensors = {part.origin: part for part in stored}
+    kind = formats.recognise(config, tensors)
+    missing = formats.unservable(config, tensors)
+    if kind is None:
+        why = missing or f"its config.json names {config.get('architectures') or 'no architecture'}"
+        raise UserError(f"{name} is no EAGLE3 head that can be converted: {why}")
+    if missing is not None:
+        raise UserError(
+            f"{name} ({kind.name}) cannot be converted: {missing}; train one for SGLang, or serve "
+            "it where it was made for"
+        )
+    notes: list[str] = []
+    flat = _flat(config, kind)
+    kept, dropped = _renamed(stored, flat, name)
+    parts = _vocabulary(files, kept, flat, notes, name)
+    written = _config(flat, parts, name)
+    _name_layers(written, config, kind, layers, notes, name)
+    made = Conversion(
+        source=name,
+        weights=content_hash(files) if safetensors else None,
+        format=kind,
+        config=written,
+        before=config,
+        parts=tuple(parts.values()),
+        dropped=dropped,
+        notes=tuple(notes),
+    )
+    mapped = parts.get("d2t") is kept.get("d2t")
+    if kind is formats.SGLANG and mapped and not _differs(made):
+        raise UserError(f"{name} is in SGLang's form already: serve it as it is")
+    check.check_alone(_as_head(made))
+    return made
+
+
+def write(made: Conversion, out: Path) -> None:
+    """The head in the new folder `out`, whole or not at all.
+
+    Raises:
+        UserError: something is there already, or it cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder: name another, nothing is overwritten")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as scratch:
+            head = Path(scratch) / "head"
+            head.mkdir()
+            _write_weights(head / WEIGHTS, made.parts)
+            base_files.write_json(head / CONFIG, made.config)
+            origin = {
+                "converted": {
+                    provenance.DISTRIBUTION: __version__,
+                    "date": provenance.now(),
+                    **made.summary(),
+                    "source_sha256": made.weights,
+                }
+            }
+            base_files.write_json(head / PROVENANCE, without_paths(origin))
+            # Onto an empty folder too.
+            head.replace(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error})") from None
+
+
+def show(made: Conversion, console: "Console") -> None:
+    """For people: what a tensor and a key are called and what they become."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("in the source", "becomes", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name, origin in sorted(made.renamed.items()):
+        table.add_row(escape(origin), escape(name))
+    for origin, reason in sorted(made.dropped.items()):
+        table.add_row(escape(origin), f"left out: {escape(reason)}")
+    for key, (was, now) in made.changed.items():
+        told = "left out" if now is None and key not in made.config else escape(json.dumps(now))
+        table.add_row(f"config: {escape(key)} {escape(_short(was))}", told)
+    console.print(table)
+    for note in made.notes:
+        console.print(f"[cyan]note[/] {escape(note)}", soft_wrap=True)
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _stored(files: Folder) -> list[Part]:
+    """All tensors of a folder, safetensors or, of a training, a pickle of tensors alone."""
+    pickles = [name for name in files.sizes if Path(name).suffix in shards.PICKLES]
+    pickles = [name for name in sorted(pickles) if name not in _TOKEN_MAPS]
+    if any(name.endswith(".safetensors") for name in files.sizes) or len(pickles) != 1:
+        return [
+            Part(name, place.shape, place.dtype, name, partial(_within, files, file, place.start))
+            for name, (file, place) in shards.headers(files).items()
+        ]
+    return [_of_torch(name, tensor) for name, tensor in _unpickle(files, pickles[0]).items()]
+
+
+def _within(files: Folder, file: str, base: int, start: int, stop: int) -> bytes:
+    return files.read(file, base + start, base + stop)
+
+
+def _unpickle(files: Folder, file: str) -> dict[str, Any]:
+    """Tensors alone: nothing else that a pickle may hold is run."""
+    import torch
+
+    try:
+        loaded = torch.load(files.path / file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{files.name}/{file} cannot be read as tensors alone: {reason}") from None
+    if not isinstance(loaded, Mapping):
+        loaded = {"": loaded}
+    return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+
+
+def _of_torch(name: str, tensor: Any) -> Part:
+    import torch
+
+    dtypes = {
+        torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+        torch.int32: "I32", torch.bool: "BOOL", torch.uint8: "U8",
+    }  # fmt: skip
+    if tensor.dtype not in dtypes:
+        raise UserError(f"{name} is stored as {tensor.dtype}: export it in bfloat16")
+    content = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return _made(name, tuple(tensor.shape), dtypes[tensor.dtype], content, origin=name)
+
+
+def _made(name: str, shape: tuple[int, ...], dtype: str, content: bytes, origin: str) -> Part:
+    return Part(name, shape, dtype, origin, lambda start, stop: content[start:stop])
+
+
+def _flat(config: Mapping[str, Any], kind: HeadFormat) -> dict[str, Any]:
+    """The config's keys on one level, without those that only its own form has."""
+    flat = dict(config)
+    if kind is formats.SPECULATORS:
+        layer = config.get("transformer_layer_config") or {}
+        flat = {**_LLAMA, **layer, **{key: v for key, v in config.items() if v is not None}}
+        if "rope_theta" not in layer and not layer.get("rope_parameters"):
+            flat["rope_theta"] = 10000.0
+    kept = {key: value for key, value in flat.items() if key not in _OF_OTHERS}
+    eagle = dict(config.get("eagle_config") or {})
+    if config.get("norm_before_fc"):
+        eagle["norm_before_fc"] = True
+    return {**kept, "eagle_config": {**eagle, "use_aux_hidden_state": True}}
+
+
+def _renamed(
+    stored: list[Part], config: Mapping[str, Any], where: str
+) -> tuple[dict[str, Part], dict[str, str]]:
+    """The parts by the published names, and what is left out."""
+    found: dict[str, Part] = {}
+    dropped: dict[str, str] = {}
+    for part in stored:
+        plain = normalise(part.origin.removeprefix("model."))
+        if plain.startswith(_UNUSED) or ".rotary_emb." in plain:
+            dropped[part.origin] = "not of the head"
+            continue
+        later = _LATER_LAYER.fullmatch(plain)
+        if later:  # SGLang's later layers norm what they read by this name.
+            plain = f"layers.{later[1]}.hidden_norm.weight"
+        plain = {"draft_id_to_target_id": "d2t"}.get(plain, plain)
+        for made in _split(part, plain, config, where):
+            if made.name in found:
+                raise UserError(f"{where} has {made.name} twice: as {found[made.name].origin} too")
+            found[made.name] = made
+    fc = found.get("fc.weight")
+    if fc is None or len(fc.shape) != 2:
+        raise UserError(f"{where} has no fc.weight: it is no EAGLE3 head")
+    own = found.get("embed_tokens.weight")
+    if own is not None and (config.get("target_hidden_size") or fc.shape[0]) == fc.shape[0]:
+        dropped[own.origin] = "SGLang drafts with the target's embedding"
+        del found["embed_tokens.weight"]
+    return found, dropped
+
+
+def _split(part: Part, name: str, config: Mapping[str, Any], where: str) -> Iterator[Part]:
+    """A fused projection in its parts: rows of queries, keys and values, or of gate and up."""
+    fused = {
+        ".qkv_proj.": (".q_proj.", ".k_proj.", ".v_proj."),
+        ".gate_up_proj.": (".gate_proj.", ".up_proj."),
+    }
+    for word, names in fused.items():
+        if word not in name:
+            continue
+        rows = part.shape[0]
+        shares = [1, 1]
+        if len(names) == 3:
+            heads = config.get("num_attention_heads")
+            kv = config.get("num_key_value_heads") or heads
+            if not isinstance(heads, int) or not isinstance(kv, int):
+                raise UserError(f"{where} names no num_attention_heads, {name} cannot be split")
+            shares = [heads, kv, kv]
+        if rows % sum(shares):
+            raise UserError(f"{where}: the {rows} rows of {name} are not {shares} heads")
+        width = rows // sum(shares)
+        row, start = part.bytes // rows, 0
+        for share, one in zip(shares, names, strict=True):
+            shape = (share * width, *part.shape[1:])
+            shifted = partial(_shifted, part.read, start * row)
+            yield Part(name.replace(word, one), shape, part.dtype, part.origin, shifted)
+            start += share * width
+        return
+    yield Part(name, part.shape, part.dtype, part.origin, part.read)
+
+
+def _shifted(read: Callable[[int, int], bytes], by: int, start: int, stop: int) -> bytes:
+    return read(by + start, by + stop)
+
+
+def _vocabulary(
+    files: Folder, parts: dict[str, Part], config: Mapping[str, Any], notes: list[str], where: str
+) -> dict[str, Part]:
+    """With d2t as SGLang reads it: the offset of each draft token from its own index."""
+    head, vocab = parts.get("lm_head.weight"), config.get("vocab_size")
+    if not isinstance(vocab, int):
+        raise UserError(f"{where} names no vocab_size in its config.json")
+    if head is None:
+        if "d2t" in parts or config.get("draft_vocab_size") not in (None, vocab):
+            raise UserError(f"{where} has a draft vocabulary and no lm_head.weight for it")
+        notes.append("it has no lm_head: SGLang drafts with the target's")
+        return parts
+    rows = head.shape[0]
+    known = _listed(parts.get("t2d"))
+    stored = parts.get("d2t")
+    ids: list[int] | None = None
+    if stored is not None:
+        offsets = _integers(stored, where)
+        targets = [i + offset for i, offset in enumerate(offsets)]
+        beyond = any(not 0 <= token < vocab for token in targets)
+        as_ids = all(0 <= token < vocab for token in offsets)
+        if as_ids and (offsets == known != targets or (known is None and beyond)):
+            ids = offsets
+            notes.append("d2t held the target's token ids, SGLang reads offsets")
+        elif stored.dtype != "I64":
+            ids = targets
+    elif rows != vocab:
+        ids = known if known and len(known) == rows else _token_map(files)
+        if ids is None or len(ids) != rows:
+            raise UserError(
+                f"{where} drafts {rows} of {vocab} tokens and does not say which: it has no d2t, "
+                f"no t2d and no {' or '.join(_TOKEN_MAPS)}"
+            )
+        notes.append("d2t is made of the draft tokens that were listed beside it")
+    if ids is None:
+        return parts
+    content = array("q", [token - i for i, token in enumerate(ids)]).tobytes()
+    origin = stored.origin if stored is not None else "t2d" if known else "token map"
+    return {**parts, "d2t": _made("d2t", (len(ids),), "I64", content, origin)}
+
+
+def _integers(part: Part, where: str) -> list[int]:
+    code = {"I64": "q", "I32": "i"}.get(part.dtype)
+    if code is None:
+        raise UserError(f"{where}: {part.origin} is stored as {part.dtype}, not as whole numbers")
+    return list(array(code, part.read(0, part.bytes)))
+
+
+def _listed(part: Part | None) -> list[int] | None:
+    """Of t2d: the target's tokens that can be drafted, ascending."""
+    if part is None or part.dtype not in {"BOOL", "U8"}:
+        return None
+    return [token for token, has in enumerate(part.read(0, part.bytes)) if has]
+
+
+def _token_map(files: Folder) -> list[int] | None:
+    """The target's token of each draft token, where NeMo's recipe wrote it beside the weights."""
+    for name, key in _TOKEN_MAPS.items():
+        if name in files.sizes:
+            found = _unpickle(files, name).get(key or "")
+            if found is not None:
+                return [int(token) for token in found.flatten().tolist()]
+    return None
+
+
+def _config(flat: Mapping[str, Any], parts: Mapping[str, Part], where: str) -> dict[str, Any]:
+    """As SGLang reads it; the sizes are the tensors' own."""
+    heads = flat.get("num_attention_heads")
+    if not isinstance(heads, int) or heads < 1:
+        raise UserError(f"{where} names no num_attention_heads in its config.json")
+
+    def shape(name: str) -> tuple[int, ...]:
+        part = parts.get(name)
+        if part is None or len(part.shape) != 2:
+            raise UserError(f"{where} has no {name}: it is not whole")
+        return part.shape
+
+    attention = "midlayer.self_attn"
+    hidden, into = shape("fc.weight")
+    width = shape(f"{attention}.q_proj.weight")[0] // heads
+    target_hidden = flat.get("target_hidden_size") or hidden
+    layers = {match[1] for name in parts if (match := re.match(r"layers\.(\d+)\.", name))}
+    lm_head = parts.get("lm_head.weight")
+    sizes = {
+        "architectures": [formats.ARCHITECTURE],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "num_hidden_layers": 1 + len(layers),
+        "num_attention_heads": heads,
+        "num_key_value_heads": shape(f"{attention}.k_proj.weight")[0] // max(1, width),
+        "head_dim": width,
+        "intermediate_size": shape("midlayer.mlp.gate_proj.weight")[0],
+        "draft_vocab_size": None if lm_head is None else lm_head.shape[0],
+        "tie_word_embeddings": False,
+        "target_hidden_size": target_hidden,
+        "num_aux_hidden_states": into // target_hidden,
+    }
+    return {**flat, **sizes}
+
+
+def _name_layers(
+    written: dict[str, Any],
+    config: Mapping[str, Any],
+    kind: HeadFormat,
+    layers: Tap | None,
+    notes: list[str],
+    where: str,
+) -> None:
+    """Which states it was trained with, as SGLang's ids say it: outputs of layers."""
+    nested = (config.get("eagle_config") or {}).get(formats.IDS)
+    ids = nested or config.get(formats.IDS)
+    eagle = {key: v for key, v in written["eagle_config"].items() if key != formats.IDS}
+    written["eagle_config"] = eagle
+    if AUX_LAYERS_KEY in config:
+        return
+    if not ids:
+        if kind.default is not None:
+            written[AUX_LAYERS_KEY] = kind.default
+            notes.append(
+                f"it names no layers: what {kind.name} trains with by default is assumed (inputs "
+                "of layers 2, half, last but two); `head calibrate` measures it"
+            )
+        return
+    if not all(type(one) is int and one >= 0 for one in ids):
+        raise UserError(f"{where}: its {formats.IDS} are {ids!r}, layer numbers are expected")
+    # Those of eagle_config are SGLang's own, whoever writes them there.
+    read = layers or ("outputs" if nested else None if kind is formats.SGLANG else kind.ids)
+    if read is None:
+        raise UserError(
+            f"{where} names layers {list(ids)} at the top level of its config, where they are "
+            "outputs of layers to some and inputs to others: say which with --layers outputs or "
+            "--layers inputs"
+        )
+    if read == "outputs":
+        eagle[formats.IDS] = list(ids)
+    elif 0 in ids:
+        written[AUX_LAYERS_KEY] = f"input:{','.join(map(str, ids))}"
+    else:
+        eagle[formats.IDS] = [one - 1 for one in ids]
+        notes.append(f"its ids {list(ids)} are inputs of layers, SGLang's are outputs: one less")
+
+
+def _differs(made: Conversion) -> bool:
+    """Whether SGLang would read the source as another head than what is written."""
+    sglang_reads = {part.name: normalise(part.origin) for part in made.parts}
+    keys = set(made.changed) - {"target_hidden_size", "num_aux_hidden_states", "head_dim"}
+    same = all(name == origin for name, origin in sglang_reads.items())
+    was, now = made.changed.get("eagle_config", (None, None))
+    if now is not None and {"use_aux_hidden_state": True, **(was or {})} == now:
+        keys -= {"eagle_config"}
+    return not same or bool(keys)
+
+
+def _as_head(made: Conversion) -> Head:
+    tensors = {part.name: TensorInfo(part.shape, part.dtype) for part in made.parts}
+    d2t = next((part for part in made.parts if part.name == "d2t"), None)
+    vocabulary = None
+    if d2t is not None:
+        vocabulary = DraftVocabulary(tuple(_integers(d2t, made.source)), None)
+    return Head(Path(made.source), made.config, tensors, vocabulary)
+
+
+def _write_weights(path: Path, parts: tuple[Part, ...]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    # The wider first, as safetensors itself does: then all are aligned.
+    ordered = sorted(
+        parts, key=lambda part: (-part.bytes // max(1, math.prod(part.shape)), part.name)
+    )
+    for part in ordered:
+        place = [end, end + part.bytes]
+        header[part.name] = {"dtype": part.dtype, "shape": list(part.shape), "data_offsets": place}
+        end = place[1]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for part in ordered:
+            for start in range(0, part.bytes, _COPIED):
+                file.write(part.read(start, min(start + _COPIED, part.bytes)))
