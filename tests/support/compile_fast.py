@@ -14,6 +14,7 @@ from triton.runtime.jit import JITFunction
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
     experts,
+    gdn_commit,
     gdn_decode,
     gdn_verify,
     lm_head,
@@ -107,8 +108,8 @@ def gdn_and_attention(requests: int, nodes: int) -> None:
         kept = gdn_verify.GdnKept.empty(1, count, KEY_HEADS, VALUE_HEADS, 128, 128, "cpu")
         gdn_verify.gdn_verify(**common, paths=paths, kept=kept, layer=0)
         last = torch.zeros(requests, dtype=INT64)
-        gdn_verify.gdn_commit(conv[None], state[None], slots, paths, last, kept)
-        gdn_verify.gdn_commit(conv[None], state[None], slots, paths, last, kept, last, last)
+        gdn_commit.gdn_commit(conv[None], state[None], slots, paths, last, kept)
+        gdn_commit.gdn_commit(conv[None], state[None], slots, paths, last, kept, last, last)
     cache, positions = empty(1024, KV_HEADS, HEAD_DIM), torch.zeros(count, dtype=INT64)
     attention.attention(
         empty(count, 9216), empty(HEAD_DIM), empty(HEAD_DIM), 1e-6, positions,

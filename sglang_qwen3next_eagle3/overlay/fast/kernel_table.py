@@ -11,6 +11,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
     experts,
+    gdn_commit,
     gdn_decode,
     gdn_verify,
     lm_head,
@@ -142,7 +143,7 @@ class Kernels:
         track_nodes: torch.Tensor | None,
     ) -> None:
         """The accepted path of every request into the states of all layers."""
-        gdn_verify.gdn_commit(
+        gdn_commit.gdn_commit(
             states.conv[0],
             states.temporal,
             slots,

@@ -18,6 +18,9 @@ the same shape in every pass. So a row's bits depend on its position, its querie
 values of its path alone: a row of a verify equals the row of the decode step that it stands for,
 bit for bit. The keys of the pass itself are computed from `qkv` by whoever needs them, so that no
 program waits for another; chunks that hold them are worked on row by row, along the row's path.
+
+One file of more than 400 lines, since its parts are one thing: both kernels and the launcher agree
+on chunks, workspace and the order of sums, and the reference is what they are held to.
 """
 
 import contextlib

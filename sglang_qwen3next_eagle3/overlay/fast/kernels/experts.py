@@ -13,6 +13,9 @@ the order of every sum is fixed by the shapes and by the row's own slots.
 Stock's rounding points (layers/moe/moe_runner/triton_utils/fused_moe.py): gate and up rounded to
 bf16, silu(gate) * up computed in fp32 and rounded once, groups of 128 quantized, every slot's
 output multiplied by its weight in fp32 and then rounded, their sum in fp32 and rounded.
+
+One file of more than 400 lines, since its parts are one thing: the launches share pairs, tilings and
+arrivals, and are nothing one without the other.
 """
 
 from dataclasses import dataclass
@@ -39,6 +42,23 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
 
 
 @triton.jit
+def _operands(weights, values, k, rows, tokens, K: tl.constexpr, WHOLE: tl.constexpr):
+    """A block of a product: weights [R, BLOCK_K], and the tokens' values [BLOCK_K, TOKENS].
+
+    weights: pointers [R, 1] to rows; values: [1, TOKENS] to tokens; k: [BLOCK_K]. rows, tokens:
+    which of them there are. WHOLE: neither a row nor a k lies beyond the end.
+    """
+    if WHOLE:
+        w = tl.load(weights + k[None, :])
+        a = tl.load(values + k[:, None], mask=tokens[None, :], other=0.0)
+    else:
+        inside = k < K
+        w = tl.load(weights + k[None, :], mask=rows[:, None] & inside[None, :], other=0.0)
+        a = tl.load(values + k[:, None], mask=tokens[None, :] & inside[:, None], other=0.0)
+    return w, a
+
+
+@triton.jit
 def _gate_up(
     x,
     x_scale,
@@ -61,6 +81,7 @@ def _gate_up(
     LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    WHOLE: tl.constexpr = D % BLOCK_K == 0 and WIDTH % TILE == 0
     if PDL:
         gdc_wait()
         if not LATE:
@@ -84,25 +105,8 @@ def _gate_up(
             source = pair // SLOTS
             total = tl.zeros([2 * TILE, TOKENS], tl.float32)
             for k in tl.range(0, D, BLOCK_K, num_stages=STAGES):
-                if D % BLOCK_K == 0 and WIDTH % TILE == 0:
-                    w = tl.load(weights + (k + k0)[None, :])
-                    a = tl.load(
-                        x + source[None, :] * D + (k + k0)[:, None],
-                        mask=live[None, :],
-                        other=0.0,
-                    )
-                else:
-                    inside = k + k0 < D
-                    w = tl.load(
-                        weights + (k + k0)[None, :],
-                        mask=real[:, None] & inside[None, :],
-                        other=0.0,
-                    )
-                    a = tl.load(
-                        x + source[None, :] * D + (k + k0)[:, None],
-                        mask=live[None, :] & inside[:, None],
-                        other=0.0,
-                    )
+                at = x + source[None, :] * D
+                w, a = _operands(weights, at, k + k0, real, live, D, WHOLE)
                 if QUANTIZED:
                     block = w13_scale + expert * (2 * WIDTH // 128 * (D // 128)) + k // 128
                     block += (item % TILES) * TILE // 128 * (D // 128)
@@ -182,6 +186,7 @@ def _down(
     LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    WHOLE: tl.constexpr = WIDTH % BLOCK_K == 0 and D % TILE == 0
     k0 = tl.arange(0, BLOCK_K)
     token = tl.arange(0, TOKENS)
     if PDL:
@@ -203,25 +208,8 @@ def _down(
             pair = tl.load(mine + first + token, mask=live, other=0)
             total = tl.zeros([TILE, TOKENS], tl.float32)
             for k in tl.range(0, WIDTH, BLOCK_K, num_stages=STAGES):
-                if WIDTH % BLOCK_K == 0 and D % TILE == 0:
-                    w = tl.load(weight + (k + k0)[None, :])
-                    a = tl.load(
-                        act + pair[None, :] * WIDTH + (k + k0)[:, None],
-                        mask=live[None, :],
-                        other=0.0,
-                    )
-                else:
-                    inside = k + k0 < WIDTH
-                    w = tl.load(
-                        weight + (k + k0)[None, :],
-                        mask=real[:, None] & inside[None, :],
-                        other=0.0,
-                    )
-                    a = tl.load(
-                        act + pair[None, :] * WIDTH + (k + k0)[:, None],
-                        mask=live[None, :] & inside[:, None],
-                        other=0.0,
-                    )
+                at = act + pair[None, :] * WIDTH
+                w, a = _operands(weight, at, k + k0, real, live, WIDTH, WHOLE)
                 if QUANTIZED:
                     a_scale = tl.load(
                         act_scale + pair * (WIDTH // 128) + k // 128, mask=live, other=0.0

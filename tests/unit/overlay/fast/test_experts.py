@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast.kernels import experts, router
+from sglang_qwen3next_eagle3.overlay.fast.kernels import expert_choice, experts, router
 
 D, E, TOP_K = 128, 6, 2
 UP = experts.ExpertTiling(tile=128, tokens=8, stages=1, warps=4, programs=2)
@@ -34,7 +34,7 @@ def some(routed: router.Routed, rows: torch.Tensor) -> router.Routed:
     logits = torch.full((len(rows), E), -10.0)
     ids = routed.routing.ids[rows, :TOP_K].long()
     logits.scatter_(1, ids, torch.arange(TOP_K, 0, -1).float().expand(ids.shape))
-    listed = router.reference_routing(
+    listed = expert_choice.reference_routing(
         logits.bfloat16(), torch.zeros(len(rows), 1).bfloat16(), TOP_K, True
     )
     routing = listed._replace(weights=routed.routing.weights[rows])

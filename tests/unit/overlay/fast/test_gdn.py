@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_commit import gdn_commit, reference_gdn_commit
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import (
     GdnOutput,
     gdn_arrivals,
@@ -13,9 +14,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import (
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_verify import (
     GdnKept,
-    gdn_commit,
     gdn_verify,
-    reference_gdn_commit,
     reference_gdn_verify,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import reference_quantize

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast.kernels import router
+from sglang_qwen3next_eagle3.overlay.fast.kernels import expert_choice, router
 
 D, E, TOP_K = 128, 24, 4
-TILING = router.RouterTiling(tile=16, rows=8, candidates=16, chunk=16)
+TILING = expert_choice.RouterTiling(tile=16, rows=8, candidates=16, chunk=16)
 
 
 def inputs(rows: int, **changed: Any) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def agree(got: router.Routed, want: router.Routed) -> None:
     assert lists(got.routing) == lists(want.routing)
 
 
-def lists(routing: router.Routing) -> list[tuple[int, list[int]]]:
+def lists(routing: expert_choice.Routing) -> list[tuple[int, list[int]]]:
     """Every expert that is in use with its pairs, in the order of the work list."""
     count = int(routing.work[0])
     entries = [(w & 0xFFFF, w >> 16) for w in routing.work[1 : 1 + count].tolist()]
@@ -76,10 +76,12 @@ def test_a_width_that_is_no_power_of_two() -> None:
     agree(router.route(**given, tiling=TILING), router.reference_route(**given))
 
 
-def choose(logits: torch.Tensor) -> router.Routing:
+def choose(logits: torch.Tensor) -> expert_choice.Routing:
     """The choice of these logits alone; the shared expert's gate is open by half."""
     gates = torch.zeros(len(logits)).bfloat16()
-    return router.choose(logits, gates, TOP_K, True, router.RouterTiling(candidates=64))
+    return expert_choice.choose(
+        logits, gates, TOP_K, True, expert_choice.RouterTiling(candidates=64)
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 6, 32])
@@ -87,7 +89,7 @@ def test_equal_logits_go_to_the_lower_expert(rows: int) -> None:
     torch.manual_seed(rows)
     logits = torch.randint(-2, 2, (rows, 40)).bfloat16()
     logits[:, 7] = -0.0
-    want = router.reference_routing(logits, torch.zeros(rows, 1).bfloat16(), TOP_K, True)
+    want = expert_choice.reference_routing(logits, torch.zeros(rows, 1).bfloat16(), TOP_K, True)
     got = choose(logits)
     assert torch.equal(got.ids, want.ids)
     torch.testing.assert_close(got.weights, want.weights, rtol=2e-6, atol=0)
