@@ -14,8 +14,8 @@ Stock's rounding points (layers/moe/moe_runner/triton_utils/fused_moe.py): gate 
 bf16, silu(gate) * up computed in fp32 and rounded once, groups of 128 quantized, every slot's
 output multiplied by its weight in fp32 and then rounded, their sum in fp32 and rounded.
 
-One file of more than 400 lines, since its parts are one thing: the launches share pairs, tilings and
-arrivals, and are nothing one without the other.
+One file of more than 400 lines, since its parts are one thing: the launches share pairs, tilings
+and arrivals, and are nothing one without the other.
 """
 
 from dataclasses import dataclass
