@@ -1,4 +1,17 @@
-"""Everything that knows SGLang's insides. Nothing outside this package imports `sglang.srt`."""
+"""Everything that knows SGLang's insides. Nothing outside this package imports `sglang.srt`.
+
+environment   the variables by which a launcher tells the plugin what to do
+contract      what is relied on in SGLang, release by release, and whether it still holds
+hooks         one SGLang symbol and what takes its place
+capture       the states that a head is fed with
+served_head   the head that this process serves
+requests      what a request may ask for, and that speculation does not change what it gets
+simulate      acceptance that `bench speed` sets while a server runs
+fast          our own kernels for passes of few rows
+cpu_engine    what lets stock SGLang serve without a GPU
+prefill       streams of the target for prompts, without a server
+server_flags  the flags of the installed SGLang, read off its parser
+"""
 
 __all__ = [
     "capture",

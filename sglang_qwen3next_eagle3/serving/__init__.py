@@ -1,4 +1,17 @@
-"""Serving: profiles, what is checked before a launch, servers of our own, and a client."""
+"""Serving: from a profile to a server, and the way to one that runs.
+
+profile       one way to serve, from a YAML file; what a command line changes of it
+command_line  what a profile becomes: argv, environment, `Launch`
+flags         what SGLang will make of a command line, in whatever spelling
+preflight     what is checked before SGLang is started: `plan` for a dry run, `prepare` for real
+machine       what has to be installed, and who listens where
+adaptive      SGLang's adaptive drafting: what it would need
+doctor        all that, and what memory allows, for people
+server        the servers that a verb starts, or finds running
+connection    address, key, proxy and certificate of a server, and what went wrong on the way
+client        questions to a server, and the figures of its answers
+conversation  the same on a terminal
+"""
 
 __all__ = [
     "client",

@@ -11,7 +11,7 @@ Importing this module loads neither torch nor sglang, so that a launcher can rea
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ENVIRONMENT", "SHIM_DIR"]
+__all__ = ["ENVIRONMENT", "SHIM_DIR", "hooks"]
 
 ENVIRONMENT: Final[dict[str, str]] = {
     # Chooses SGLang's CPU code paths; read once, when its modules are imported.

@@ -3,4 +3,13 @@
 A pass of up to `device.MAX_ROWS` rows (a decode step, or the tokens of a verify) is bound by
 reading the weights once and by the number of launches. The kernels in `kernels/` keep stock's
 rounding points and read the weights where SGLang holds them.
+
+hooks         the SGLang symbols that it replaces, and when
+stages        the steps of a layer that can be given back to stock, one by one
+conditions    on what it serves at all
+preparation   from SGLang's model to the layers here; made_up, selfcheck: these against stock's
+dispatch      which pass is served here; layers: by which steps
+kernel_table  what SGLang's objects are to the kernels; kernels, device: the kernels themselves
 """
+
+__all__ = ["hooks", "stages"]

@@ -6,3 +6,5 @@ than without. Each module mends one cause, for CPU and GPU alike: `admission` wh
 `penalties` what depends on what was said,
 `min_p` what is too unlikely, `logprobs` what is told of single tokens. `hooks` names the symbols.
 """
+
+__all__ = ["hooks"]
