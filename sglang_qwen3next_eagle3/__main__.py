@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.errors import Replacement, exit_status
+from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list
 
 # Verb, module (imported only when it is called for), what it does.
 VERBS = {
@@ -23,6 +24,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    hide_in_process_list()
     # Parsing too: it imports the verb, which takes seconds in which Ctrl-C may come.
     return exit_status(lambda: _run(words))
 

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, exit_status
+from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list
 from sglang_qwen3next_eagle3.cli import launch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    hide_in_process_list()
     return exit_status(lambda: _run(argv))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.fast import stages
@@ -29,6 +30,7 @@ def register() -> None:
     """
     environment = os.environ.get(aux_layers.ENVIRONMENT_VARIABLE, "").strip() or None
     _end_all_on_sigterm()
+    hide_in_process_list()
     try:
         if os.environ.get(variables.CPU_ENGINE) == "1":
             _activate_cpu_engine()

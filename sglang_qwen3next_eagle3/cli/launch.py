@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, UserError
-from sglang_qwen3next_eagle3.base.redact import masked, without_secrets
+from sglang_qwen3next_eagle3.base.redact import HIDDEN, masked, without_secrets
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int | Replacement:
         return 0
     launch = preflight.prepare(served, options)
     warnings = _examine(launch, served)
-    command = _paste(without_secrets(launch.environment), masked(launch.argv))
+    command = _paste(launch.environment, launch.argv)
     for line in (*launch.notes, *warnings, command, _ask(launch)):
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
     return Replacement(launch.argv, launch.environment)
@@ -175,12 +175,30 @@ def _print(launch: "Launch", as_json: bool) -> None:
 
 
 def _paste(environment: Mapping[str, str], argv: list[str], separator: str = " ") -> str:
-    """Environment and command as a shell takes them; one flag a line where they are separated."""
-    words = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
-    groups = [shlex.join(argv[:3])]
-    for word in argv[3:]:
-        if word.startswith("--"):
-            groups.append(shlex.quote(word))
+    """Environment and command as a shell takes them; one flag a line where they are separated.
+
+    In place of a secret stands a variable without which the shell refuses to run it.
+    """
+    words = []
+    for name, value in without_secrets(environment).items():
+        words.append(f"{name}={_variable(name) if value == HIDDEN else shlex.quote(value)}")
+    groups: list[str] = []
+    previous = ""
+    for word in masked(argv):
+        flag, equals, value = word.partition("=")
+        if word == HIDDEN:
+            shown = _variable(previous)
         else:
-            groups[-1] += f" {shlex.quote(word)}"
+            shown = f"{flag}={_variable(flag)}" if equals and value == HIDDEN else shlex.quote(word)
+        if word.startswith("--") or not groups:
+            groups.append(shown)
+        else:
+            groups[-1] += f" {shown}"
+        previous = word
     return separator.join([*words, *groups])
+
+
+def _variable(name: str) -> str:
+    """Of the flag or the variable whose value is a secret."""
+    known = "SGLANG_API_KEY" if name.startswith("--ap") else name.lstrip("-").replace("-", "_")
+    return f'"${{{known.upper() or "SECRET"}:?}}"'

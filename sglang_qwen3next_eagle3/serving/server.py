@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from sglang_qwen3next_eagle3.base import files
-from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError, uninterrupted
+from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
+from sglang_qwen3next_eagle3.base.secrets import mask_log
 from sglang_qwen3next_eagle3.serving.connection import authorization
 from sglang_qwen3next_eagle3.serving.machine import check_address
 
@@ -113,7 +113,7 @@ def started(
             )
             yield Server(url, headers, ready_seconds=round(seconds, 1), child=ours)
     finally:
-        _mask(log)
+        mask_log(log)
 
 
 @contextlib.contextmanager
@@ -124,28 +124,20 @@ def running(url: str, api_key: str | None) -> Iterator[Server]:
         UserError: it does not answer, or does not take the key.
     """
     headers = authorization(api_key)
+    url = url.rstrip("/").removesuffix("/v1")
+    shown = text_without_secrets(url)
     try:
         reply = _get(f"{url}/v1/models", headers)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise UserError(
-            f"no server answers at {url} ({error}): start one, or mend --base-url"
+            f"no server answers at {shown} ({text_without_secrets(str(error))}): start one, or "
+            "mend --base-url"
         ) from None
     if reply.status_code in (401, 403):
-        raise UserError(f"{url} wants a key: pass --api-key")
+        raise UserError(f"{shown} wants a key: pass --api-key")
     if reply.status_code != 200:
-        raise UserError(f"{url}/v1/models: HTTP {reply.status_code}: is it an SGLang server?")
-    yield Server(url.rstrip("/"), headers)
-
-
-def _mask(log: Path) -> None:
-    """Whatever ended the server: that is told, and not that its log could not be written.
-
-    Nothing interrupts this, since the log would keep its secrets.
-    """
-    with uninterrupted(), contextlib.suppress(OSError):
-        if log.is_file():
-            with log.open(encoding="utf-8", errors="replace") as printed:
-                files.write_text(log, "".join(map(text_without_secrets, printed)))
+        raise UserError(f"{shown}/v1/models: HTTP {reply.status_code}: is it an SGLang server?")
+    yield Server(url, headers)
 
 
 def _get(url: str, headers: Mapping[str, str]) -> httpx.Response:

@@ -9,7 +9,8 @@ import errno
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -19,6 +20,8 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import sha256
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.base.provenance import DISTRIBUTION, version
+from sglang_qwen3next_eagle3.base.redact import masked
+from sglang_qwen3next_eagle3.base.secrets import mask_log
 from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
@@ -199,7 +202,7 @@ def _manifest(
         device=options.device,
         compute_dtype=options.dtype or "auto",
         tp=options.tp,
-        flags=options.sglang,
+        flags=tuple(masked(options.sglang)),
         versions={DISTRIBUTION: __version__, library: _version(library)},
         samples=len(lengths),
         tokens=sum(lengths),
@@ -226,7 +229,7 @@ def _fill(
     log = scratch / capture_folder.LOG
     where = f", its log is {log}" if options.backend == SGLANG else ""
     print(f"loading {options.target} with {options.backend}{where}", file=sys.stderr)
-    with _backend(options, folder, selection, log) as backend:
+    with _masked(log), _backend(options, folder, selection, log) as backend:
         mine = backend.plan(lengths)[index::count]
         todo = [batch for batch in mine if not missing.isdisjoint(batch)]
         total = sum(lengths[i] for batch in mine for i in batch)
@@ -246,6 +249,15 @@ def _fill(
                         )
                 progress.advance(sum(lengths[i] for i in batch))
     log.unlink(missing_ok=True)
+
+
+@contextmanager
+def _masked(log: Path) -> Iterator[None]:
+    """SGLang prints its arguments; of a capture that failed the log is kept."""
+    try:
+        yield
+    finally:
+        mask_log(log)
 
 
 def _backend(

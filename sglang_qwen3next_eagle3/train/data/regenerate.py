@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sglang_qwen3next_eagle3.base.errors import UserError, run_async
 from sglang_qwen3next_eagle3.base.progress import Progress
+from sglang_qwen3next_eagle3.base.redact import text_without_secrets
 from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, Message
 from sglang_qwen3next_eagle3.train.data.formats import message
 
@@ -41,6 +42,11 @@ class Settings:
     @property
     def server(self) -> str:
         return self.base_url.rstrip("/").removesuffix("/v1")
+
+    @property
+    def shown(self) -> str:
+        """The server for messages, without a password."""
+        return text_without_secrets(self.server)
 
     def client_options(self) -> dict[str, Any]:
         return {
@@ -151,9 +157,9 @@ def served_model(settings: Settings) -> str:
             raise _fatal(settings, error) from None
     model = settings.model or (names[0] if names else "")
     if not model:
-        raise UserError(f"{settings.server} does not say what it serves: name it with --model")
+        raise UserError(f"{settings.shown} does not say what it serves: name it with --model")
     if names and model not in names:
-        raise UserError(f"{settings.server} serves {', '.join(names)}, not {model}: see --model")
+        raise UserError(f"{settings.shown} serves {', '.join(names)}, not {model}: see --model")
     return model
 
 
@@ -258,7 +264,7 @@ class _Run:
         if self._strikes < max(_STRIKES, self._settings.concurrency):
             return BadRecord(reason, detail)
         return UserError(
-            f"{self._settings.server} fails throughout ({reason}: {detail}): {_kept(self._journal)}"
+            f"{self._settings.shown} fails throughout ({reason}: {detail}): {_kept(self._journal)}"
         )
 
 
@@ -276,11 +282,11 @@ def _fatal(settings: Settings, error: "openai.OpenAIError") -> UserError:
 
     if isinstance(error, openai.APIStatusError):
         return UserError(
-            f"{settings.server} refuses every request ({error.status_code}: {_reason(error)}): "
+            f"{settings.shown} refuses every request ({error.status_code}: {_reason(error)}): "
             "see --model and --api-key; finished answers are kept"
         )
     return UserError(
-        f"no server answers at {settings.server}: start the target there, or name it with "
+        f"no server answers at {settings.shown}: start the target there, or name it with "
         "--base-url, and run the same command again; finished answers are kept"
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.redact import is_secret
 from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
@@ -99,6 +100,7 @@ def make_plan(options: TrainOptions) -> TrainingPlan:
     config = runconfig.offline(chosen, paths, fitted.ids, processes, device)
     config = runconfig.override(config, options.settings)
     specforge.check_config(config)
+    _refuse_secrets(config)
     train = fitted.manifests.get("train")
     data = {key: manifest.as_json() for key, manifest in fitted.manifests.items()}
     return TrainingPlan(
@@ -114,6 +116,18 @@ def make_plan(options: TrainOptions) -> TrainingPlan:
             "data": {**data, "vocabulary": draft_vocabulary.read_report(options.vocab)},
         },
     )
+
+
+def _refuse_secrets(config: Mapping[str, Any]) -> None:
+    """Raises UserError: the config holds one, which is written into the run's folder."""
+    for section, settings in config.items():
+        if isinstance(settings, Mapping):
+            for name, value in settings.items():
+                if value and is_secret(name):
+                    raise UserError(
+                        f"{section}.{name}: it would be written into the run's folder; leave it "
+                        "out and set it in the environment (WANDB_API_KEY, SWANLAB_API_KEY)"
+                    )
 
 
 def choose_device(device: str | None, gpus: int | None, dp: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.processes import free_port, healthy
 from sglang_qwen3next_eagle3.serving import server
@@ -50,7 +51,7 @@ def test_a_full_disk_does_not_stand_in_for_what_went_wrong(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(server.files, "write_text", full)
+    monkeypatch.setattr(files, "write_text", full)
     monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"refuse": "no room"}}))
     with (
         pytest.raises(ServerFailed, match="exit status 2"),
@@ -63,13 +64,13 @@ def test_ctrl_c_does_not_keep_the_secrets_in_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "server.log"
-    written = server.files.write_text
+    written = files.write_text
 
     def interrupted(path: Path, text: str) -> None:
         signal.raise_signal(signal.SIGINT)
         written(path, text)
 
-    monkeypatch.setattr(server.files, "write_text", interrupted)
+    monkeypatch.setattr(files, "write_text", interrupted)
     with server.started(WORDS, log, {}, 60):
         pass
     assert "S3CRET" not in log.read_text()
