@@ -3,8 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.checkpoints import write_head, write_target
+
+# The same examples in every run, however slow the machine is: a failure is of the change that was
+# tested. `pytest --hypothesis-profile=default` looks for others.
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("same")
 
 
 @pytest.fixture

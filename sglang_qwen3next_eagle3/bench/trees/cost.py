@@ -123,6 +123,8 @@ TERMS = {
 }
 """The law's coefficients, all in ms and none negative."""
 _FEWEST_CELLS = len(TERMS) + 1
+_ZERO = 1e-9
+"""A coefficient so much smaller than the largest may be nothing but rounding."""
 
 
 class Cycle(StrictRecord):
@@ -308,6 +310,9 @@ def non_negative(rows: Array, values: Array) -> Array:
     do not tell apart are left out; of equally good ones the smallest is taken.
     """
     terms = rows.shape[1]
+    whole, _, rank, _ = np.linalg.lstsq(rows, values, rcond=None)
+    if rank == terms and whole.min() > _ZERO * whole.max():
+        return np.asarray(whole)  # Where no bound is met, it is the optimum itself.
     best, smallest = np.zeros(terms), float(values @ values)
     for size in range(1, terms + 1):
         for chosen in map(list, combinations(range(terms), size)):

@@ -54,7 +54,7 @@ def test_an_array_is_read_in_pieces_as_json_reads_it_whole(
     ascii_only: bool,
     chunk: int,
 ) -> None:
-    path = tmp_path_factory.mktemp("array") / "a.json"
+    path = tmp_path_factory.getbasetemp() / "array.json"
     text = json.dumps(items, indent=indent, ensure_ascii=ascii_only)
     path.write_text(f"\n {text}\n", encoding="utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:

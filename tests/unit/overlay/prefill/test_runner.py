@@ -1,8 +1,9 @@
 """The parent's side of the prefill runner, with ranks that only pretend to be SGLang."""
 
 import socket
-import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,65 +11,33 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.processes import Child
 from sglang_qwen3next_eagle3.overlay.prefill import runner as prefill
 from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner
 from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
+from tests.support import fake_rank
+from tests.support.fake_rank import HIDDEN, LAYERS
 
-LAYERS, HIDDEN = 4, 2
 
-# Rank 0 answers with the ids, one more for each depth; a prompt with the id 13 is rank 1's death.
-RANK = """
-import socket, sys, time
-import torch
-from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.overlay.prefill.rank import Batch, Begin, Failed, Loaded, PrefillStep
-from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
+@contextmanager
+def started(folder: Path, **options: Any) -> Iterator[PrefillRunner]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefill, "_start_rank", fake_rank.start)
+        patch.setattr(prefill.contract, "require", lambda parts: None)
+        with PrefillRunner(folder, log=folder / "log", max_length=8, **options) as runner:
+            yield runner
 
-channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-setup, _ = channel.receive()
-pairs = zip(setup.flags, setup.flags[1:])
-*_, tokens = (int(value) for name, value in pairs if name == "--max-total-tokens")
-channel.send(Loaded(4, 2, torch.float32, tokens, 3))
-streams = 0
-while True:
-    try:
-        message, tensors = channel.receive()
-    except EOFError:
-        break
-    if isinstance(message, AuxSelection):
-        streams = len(message.taps)
-    elif isinstance(message, Begin):
-        said = tensors[0][torch.tensor(message.lengths).cumsum(0) - 1]
-        if setup.rank == 0:
-            channel.send(None, [said + 1])
-    elif isinstance(message, PrefillStep):
-        said = said + tensors[0]
-        if setup.rank == 1 and 13 in tensors[0]:
-            channel.send(Failed(f"out of luck at {said.tolist()}"))
-        elif setup.rank == 0 and 13 not in tensors[0]:
-            channel.send(None, [said])
-    elif setup.rank == 1 and 13 in tensors[0]:
-        channel.send(Failed("out of luck"))
-    elif setup.rank == 0 and 13 not in tensors[0]:
-        ids = tensors[0].to(message.dtype)[:, None].expand(-1, 2)
-        channel.send(message, [torch.stack([ids + i for i in range(streams)]), ids])
-"""
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefillRunner]:
+    """One for all tests that leave its ranks alive."""
+    with started(tmp_path_factory.mktemp("shared"), tp=2) as runner:
+        yield runner
 
 
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    def start(log: Path, cpu_engine: bool) -> tuple[Child, Channel]:
-        ours, theirs = socket.socketpair()
-        number = theirs.fileno()
-        command = [sys.executable, "-c", RANK, str(number)]
-        child = Child.start(command, log, inherit=[number])
-        theirs.close()
-        return child, Channel(ours)
-
-    monkeypatch.setattr(prefill, "_start_rank", start)
-    monkeypatch.setattr(prefill.contract, "require", lambda parts: None)
-    with PrefillRunner(tmp_path, tp=2, max_length=8, log=tmp_path / "log") as runner:
+def ours(tmp_path: Path) -> Iterator[PrefillRunner]:
+    """One whose ranks a test may end."""
+    with started(tmp_path, tp=2) as runner:
         yield runner
 
 
@@ -100,23 +69,23 @@ def test_the_next_batch_is_asked_for_before_the_last_one_is_used(runner: Prefill
     assert len(list(states)) == 2
 
 
-def test_a_failing_rank_ends_all_of_them_with_its_own_words(runner: PrefillRunner) -> None:
+def test_a_failing_rank_ends_all_of_them_with_its_own_words(ours: PrefillRunner) -> None:
     """Rank 0 says nothing more, as one that waits in a collective for the other."""
-    processes = [child.process for child, _ in runner._ranks]
+    processes = [child.process for child, _ in ours._ranks]
     with pytest.raises(UserError, match=r"stopped in rank 1: out of luck \(log: .*log\)"):
-        list(runner.prefill([[1], [13], [2]]))
+        list(ours.prefill([[1], [13], [2]]))
     assert all(process.poll() is not None for process in processes)
-    runner.close()
+    ours.close()
 
 
-def test_decoding_goes_on_from_the_caller_s_tokens_in_every_rank(runner: PrefillRunner) -> None:
+def test_decoding_goes_on_from_the_caller_s_tokens_in_every_rank(ours: PrefillRunner) -> None:
     """The pretended rank's next token is the sum of all that it was told."""
-    assert runner.begin([[7, 8], [5]]) == [9, 6]
-    assert runner.step([1, 2]) == [9, 7]
-    assert runner.step([10, 20]) == [19, 27]
-    assert len(list(runner.prefill([[1], [2]]))) == 2, "states come again afterwards"
+    assert ours.begin([[7, 8], [5]]) == [9, 6]
+    assert ours.step([1, 2]) == [9, 7]
+    assert ours.step([10, 20]) == [19, 27]
+    assert len(list(ours.prefill([[1], [2]]))) == 2, "states come again afterwards"
     with pytest.raises(UserError, match=r"stopped in rank 1: out of luck at \[32, 27\]"):
-        runner.step([13, 0])
+        ours.step([13, 0])
 
 
 def test_prompts_to_continue_are_refused_as_others_are(runner: PrefillRunner) -> None:
@@ -124,9 +93,12 @@ def test_prompts_to_continue_are_refused_as_others_are(runner: PrefillRunner) ->
         runner.begin([[1], []])
 
 
-def test_a_pool_that_is_too_small_is_refused(runner: PrefillRunner, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"room for 7 tokens, 8192 are needed .*mem-fraction"):
-        PrefillRunner(tmp_path, extra=["--max-total-tokens", "7"], log=tmp_path / "log")
+def test_a_pool_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"room for 7 tokens, 8192 are needed .*mem-fraction"),
+        started(tmp_path, extra=["--max-total-tokens", "7"]),
+    ):
+        pass
 
 
 def test_messages_and_tensors_of_any_kind_cross_a_socket() -> None:
