@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Kernels run in Triton's interpreter, which is chosen when triton is first imported: a process of its own.
-INTERPRETED := tests/unit/overlay/fast
+# Unit tests use two cores. Kernels run in Triton's interpreter, which is chosen when triton is first
+# imported; contract tests and servers are one at a time, and without it.
+UNIT := TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help train-env demo serve test test-fast test-gpu lint format readme wheel clean
+.PHONY: help train-env demo serve test test-fast test-gpu coverage lint format readme wheel clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,12 +23,19 @@ serve: $(INSTALLED)  ## The same, but keep the server until Ctrl-C
 	@$(BIN)/python -m sglang_qwen3next_eagle3 demo --serve
 
 test: $(INSTALLED)  ## All tests but those that need a GPU
-	$(BIN)/python -m pytest -m "not gpu" --ignore=$(INTERPRETED) --durations=10
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(INTERPRETED)
+	$(UNIT)
+	$(BIN)/python -m pytest tests/contract tests/e2e --durations=10
 
-test-fast: $(INSTALLED)  ## The unit tests: seconds, no SGLang
-	$(BIN)/python -m pytest tests/unit --ignore=$(INTERPRETED)
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest $(INTERPRETED)
+test-fast: $(INSTALLED)  ## The unit tests: a minute, no SGLang
+	$(UNIT)
+
+coverage: $(INSTALLED)  ## The share of the package's lines that the unit tests run
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest tests/unit --ignore=$(FAST) -q
+	TRITON_INTERPRET=1 $(BIN)/coverage run -m pytest $(FAST) -q
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report
+	@$(BIN)/coverage report --format=total --omit='*/overlay/fast/kernels/*' | sed 's/$$/ % without the kernels/'
 
 test-gpu: $(INSTALLED)  ## By hand, on a machine with an H200
 	$(BIN)/python -m pytest -m gpu tests/gpu -s

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 
-def gone(pid: int, seconds: float = 5.0) -> bool:
+def gone(pid: int, seconds: float = 60.0) -> bool:
     """Whether a process ends within these seconds; one that nobody has reaped has ended."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

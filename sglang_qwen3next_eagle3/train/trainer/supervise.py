@@ -113,9 +113,9 @@ def _execute(command: Sequence[str], plan: TrainingPlan, log: Path, inherit: Seq
         command, log, name="SpecForge", environment=environment, inherit=inherit, append=True
     )
     with (
+        _ended(running),
         Progress("training", plan.steps, unit="steps") as progress,
         log.open(encoding="utf-8", errors="replace") as printed,
-        _ended(running),
     ):
         printed.seek(before)
         reports = _Reports(progress)

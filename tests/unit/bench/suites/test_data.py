@@ -70,7 +70,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "content"),
     [
         ("a.jsonl", LINES),
-        ("a.jsonl.gz", gzip.compress(LINES)),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("a.json", json.dumps(ROWS, indent=1).encode()),
     ],
 )
@@ -191,7 +191,7 @@ def test_another_content_is_refused_with_both_hashes(tmp_path: Path) -> None:
     ("name", "content", "match"),
     [
         ("a.jsonl.gz", LINES, "a.jsonl.gz is not gzip"),
-        ("a.jsonl.gz", gzip.compress(LINES * 9)[:-20], "the gzip file is broken"),
+        ("a.jsonl.gz", gzip.compress(LINES * 9, mtime=0)[:-20], "the gzip file is broken"),
         ("a.jsonl", LINES + b"{broken\n", "a.jsonl:3: not JSON: Expecting property name"),
         ("a.jsonl", LINES + b"\xff\n", "a.jsonl:3: not JSON: byte 1 is not UTF-8"),
         ("a.jsonl", b"<html>", "a.jsonl:1: not JSON"),
@@ -199,7 +199,7 @@ def test_another_content_is_refused_with_both_hashes(tmp_path: Path) -> None:
         ("a.json", b'[{"id": 1}, {"id"', "item 2 of the JSON array is broken"),
         ("a.jsonl", b"", "a.jsonl holds no records"),
         ("a.jsonl", b"\n\n", "a.jsonl holds no records"),
-        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz holds no records"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "a.jsonl.gz holds no records"),
         ("a.json", b"[]", "a.json holds no records"),
         ("a.yaml", b"a: [", "a.yaml cannot be read as YAML"),
         ("a.yaml", b"text", "a.yaml: a mapping of fields was expected, not str"),

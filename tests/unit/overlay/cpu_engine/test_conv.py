@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers.models.qwen3_next.modeling_qwen3_next import torch_causal_conv1d_update
 
 from sglang_qwen3next_eagle3.overlay.cpu_engine import conv
+from tests.support.transformers_model import modeling
 
 CHANNELS, TAPS = 6, 4
 PAD = -1
@@ -81,13 +81,14 @@ def test_prefill_skips_padding(weight, states):
 
 
 def test_decoding_equals_the_update_of_transformers(weight, bias, states):
+    update = modeling().torch_causal_conv1d_update
     slots, x, before = [2, PAD, 0], torch.randn(3, CHANNELS), states.clone()
     out = conv.decode_or_verify(
         x, states, weight, bias, "silu", conv_state_indices=torch.tensor(slots)
     )
     for request in (0, 2):
         past = before[slots[request]][None].clone()
-        expected = torch_causal_conv1d_update(x[request][None, :, None], past, weight, bias)
+        expected = update(x[request][None, :, None], past, weight, bias)
         torch.testing.assert_close(out[request], expected[0, :, 0])
         torch.testing.assert_close(states[slots[request]], past[0])
     for slot in (1, 3, 4):

@@ -4,12 +4,9 @@ import math
 
 import pytest
 import torch
-from transformers.models.qwen3_next.modeling_qwen3_next import (
-    torch_chunk_gated_delta_rule,
-    torch_recurrent_gated_delta_rule,
-)
 
 from sglang_qwen3next_eagle3.overlay.cpu_engine import gdn
+from tests.support.transformers_model import modeling
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 HEADS = [(2, 2, 32, 32), (2, 4, 16, 24), (1, 2, 64, 64)]  # key heads, value heads, K, V
@@ -34,10 +31,11 @@ def random_states(slots, value_heads, key_size, value_size, seed=1):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def recurrence(inputs, tokens, state, rule=torch_recurrent_gated_delta_rule):
+def recurrence(inputs, tokens, state, kind="recurrent"):
     """Outputs and final state of the tokens with these numbers, in this order."""
     g, beta = gdn.gating(inputs["A_log"], inputs["a"], inputs["b"], inputs["dt_bias"])
     group = inputs["v"].shape[2] // inputs["q"].shape[2]
+    rule = getattr(modeling(), f"torch_{kind}_gated_delta_rule")
     out, final = rule(
         inputs["q"][:, tokens].repeat_interleave(group, 2),
         inputs["k"][:, tokens].repeat_interleave(group, 2),
@@ -113,7 +111,7 @@ def test_prefill_equals_the_recurrence_for_sequences_of_any_length(heads):
 def test_prefill_equals_the_chunk_form_of_transformers():
     inputs, states = random_inputs(200, 2, 4, 32, 32), random_states(1, 4, 32, 32)
     tokens = list(range(200))
-    expected, final = recurrence(inputs, tokens, states[0], torch_chunk_gated_delta_rule)
+    expected, final = recurrence(inputs, tokens, states[0], "chunk")
     torch.testing.assert_close(run_prefill(inputs, states, [0, 200], [0]), expected, **CLOSE)
     torch.testing.assert_close(states[0], final, **CLOSE)
 

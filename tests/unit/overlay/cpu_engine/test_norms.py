@@ -2,9 +2,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
 from sglang_qwen3next_eagle3.overlay.cpu_engine import norms
+from tests.support.transformers_model import modeling
 
 
 def module(weight, activation):
@@ -14,12 +14,12 @@ def module(weight, activation):
 @pytest.mark.parametrize("activation", ["silu", "swish"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gated_norm_equals_that_of_transformers(activation, dtype):
-    reference = Qwen3NextRMSNormGated(32, eps=1e-6)
-    torch.nn.init.normal_(reference.weight, 1.0, 0.3)
+    theirs = modeling().Qwen3NextRMSNormGated(32, eps=1e-6)
+    torch.nn.init.normal_(theirs.weight, 1.0, 0.3)
     x, gate = torch.randn(2, 5, 32).to(dtype)
-    out = norms.gated_rms_norm(module(reference.weight, activation), x, gate)
+    out = norms.gated_rms_norm(module(theirs.weight, activation), x, gate)
     assert out.dtype == dtype
-    torch.testing.assert_close(out, reference(x, gate))
+    torch.testing.assert_close(out, theirs(x, gate))
 
 
 def test_the_gate_can_be_a_sigmoid_and_the_weight_absent():

@@ -61,7 +61,7 @@ def start_until_it_hangs(out: Path, mishap: str = "hang") -> tuple[subprocess.Po
     """`train run` in a process of its own, its trainer asleep at step 7; and the trainer's id."""
     environment = {**os.environ, "FAKE_TRAINER": f"{mishap}:7"}
     process = subprocess.Popen([sys.executable, "-c", START, str(out)], env=environment)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         if (out / supervise.LOG).exists() and (found := re.search(r"process (\d+)", log(out))):
             return process, int(found[1])
@@ -162,14 +162,14 @@ def test_the_trainer_of_a_killed_run_ends_and_the_next_start_goes_on(out: Path) 
 def test_an_interrupt_to_the_run_alone_ends_the_trainer(out: Path) -> None:
     process, trainer = start_until_it_hangs(out)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(120) == 130
     assert is_gone(trainer)
 
 
 def test_a_trainer_that_does_not_listen_is_killed_with_all_that_it_started(out: Path) -> None:
     process, trainer = start_until_it_hangs(out, "deaf")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(120) == 130
     assert is_gone(trainer)
     assert supervise.train(plan(out), out).checkpoint.name == "head-step10"
 
