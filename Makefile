@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Unit tests use two cores. Kernels run in Triton's interpreter, which is chosen when triton is first
 # imported; contract tests and servers are one at a time, and without it.
-UNIT := TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
+UNIT := -m pytest tests/unit -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -23,16 +23,15 @@ serve: $(INSTALLED)  ## The same, but keep the server until Ctrl-C
 	@$(BIN)/python -m sglang_qwen3next_eagle3 demo --serve
 
 test: $(INSTALLED)  ## All tests but those that need a GPU
-	$(UNIT)
-	$(BIN)/python -m pytest tests/contract tests/e2e --durations=10
+	TRITON_INTERPRET=1 $(BIN)/python $(UNIT)
+	$(BIN)/python -m pytest -m "not gpu" tests/contract tests/e2e --durations=10
 
 test-fast: $(INSTALLED)  ## The unit tests: a minute, no SGLang
-	$(UNIT)
+	TRITON_INTERPRET=1 $(BIN)/python $(UNIT)
 
 coverage: $(INSTALLED)  ## The share of the package's lines that the unit tests run
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest tests/unit --ignore=$(FAST) -q
-	TRITON_INTERPRET=1 $(BIN)/coverage run -m pytest $(FAST) -q
+	TRITON_INTERPRET=1 $(BIN)/coverage run $(UNIT) -q
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 	@$(BIN)/coverage report --format=total --omit='*/overlay/fast/kernels/*' | sed 's/$$/ % without the kernels/'

@@ -23,7 +23,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 @pytest.fixture(autouse=True, scope="session")
 def one_tls_context() -> Iterator[None]:
-    """Each HTTP client reads all root certificates, 25 ms, and no server of a test speaks TLS."""
+    """A file of certificates is read once: each HTTP client reads all the roots, for 25 ms."""
     with pytest.MonkeyPatch.context() as patch:
         cached = functools.cache(ssl.create_default_context)
         patch.setattr(ssl, "create_default_context", cached)

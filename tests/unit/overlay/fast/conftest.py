@@ -1,6 +1,6 @@
 """The kernels run in Triton's interpreter here, which is chosen when triton is imported.
 
-So these tests run in a process of their own, as `make test` and `make test-fast` do.
+`make test` and `make test-fast` choose it for all unit tests. Without that, run these by themselves.
 """
 
 import os
@@ -16,6 +16,4 @@ if "triton" not in sys.modules:
 def interpreted() -> None:
     from sglang_qwen3next_eagle3.overlay.fast import device
 
-    assert device.INTERPRETED, (
-        "another test imported triton first: run pytest tests/unit/overlay/fast by itself"
-    )
+    assert device.INTERPRETED, "another test imported triton first: set TRITON_INTERPRET=1"
