@@ -1,6 +1,6 @@
 """The kernels run in Triton's interpreter here, which is chosen when triton is imported.
 
-`make test` and `make test-fast` choose it for all unit tests. Without that, run these by themselves.
+`make test` and `make test-fast` choose it for all unit tests; without it, run these by themselves.
 """
 
 import os
