@@ -6,6 +6,7 @@ hooks         one SGLang symbol and what takes its place
 capture       the states that a head is fed with
 served_head   the head that this process serves
 requests      what a request may ask for, and that speculation does not change what it gets
+metrics       figures of a cycle, beside SGLang's own
 simulate      acceptance that `bench speed` sets while a server runs
 fast          our own kernels for passes of few rows
 cpu_engine    what lets stock SGLang serve without a GPU
@@ -20,6 +21,7 @@ __all__ = [
     "environment",
     "fast",
     "hooks",
+    "metrics",
     "prefill",
     "requests",
     "served_head",

@@ -4,3 +4,5 @@
 cycle was measured to take, `families` makes prometheus_client objects of them, `hooks` names the
 SGLang symbols that they are read from. With `--enable-metrics` off nothing of this is loaded.
 """
+
+__all__ = ["cycle_costs", "hooks"]

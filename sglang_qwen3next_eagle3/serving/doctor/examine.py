@@ -346,7 +346,7 @@ def _plan(
     return plan, tuple(memory.choices(inputs)), f"{basis}, {source}", [*findings.of_plan(plan)]
 
 
-def _weights(server: _Server, resolved: settings.Settings) -> memory.Weights:
+def _weights(server: _Server, resolved: settings.ServerSettings) -> memory.Weights:
     assert server.target is not None
     target, tp, width = server.target, resolved.tp, resolved.dtype_bytes
     tensors = server.tensors or weights.of_config(target, mtp=True)

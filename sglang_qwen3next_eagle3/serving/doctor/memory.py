@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.serving.doctor.settings import Settings, Strategy
+from sglang_qwen3next_eagle3.serving.doctor.settings import ServerSettings, Strategy
 
 GIB, MIB = 2**30, 2**20
 CapReason = Literal["", "states", "tokens"]
@@ -81,7 +81,7 @@ class Plan:
     graphs and activations. states, verification, kv, draft_kv, table: the pools; a request's
     verification keeps one state for each draft token. rest: what nothing above takes."""
 
-    settings: Settings
+    settings: ServerSettings
     weights: Weights
     before: int
     reserve: int
@@ -111,7 +111,7 @@ class Plan:
 class Inputs:
     """What a plan is made of; `plan` of another one tells what a flag buys."""
 
-    settings: Settings
+    settings: ServerSettings
     target: Target
     weights: Weights
     before: int
@@ -149,7 +149,7 @@ def plan(inputs: Inputs) -> Plan:
     )
 
 
-def state_sizes(target: Target, settings: Settings) -> StateSizes:
+def state_sizes(target: Target, settings: ServerSettings) -> StateSizes:
     """configs/mamba_utils.py, Mamba2StateShape.create; heads are split over the ranks."""
     c, tp, layers = target.config, settings.tp, len(target.gdn_layers)
     key = int(c["linear_num_key_heads"]) * int(c["linear_key_head_dim"])
@@ -165,7 +165,7 @@ def state_sizes(target: Target, settings: Settings) -> StateSizes:
 
 
 def cell_sizes(
-    target: Target, settings: Settings, draft_config: Mapping[str, Any] | None
+    target: Target, settings: ServerSettings, draft_config: Mapping[str, Any] | None
 ) -> CellSizes:
     """draft_config: of an EAGLE3 head; the MTP layer is one of the target's."""
     c, layers = target.config, len(target.attention_layers)
@@ -187,12 +187,12 @@ def cell_sizes(
     )
 
 
-def _cell(kv_heads: int, width: int, settings: Settings) -> int:
+def _cell(kv_heads: int, width: int, settings: ServerSettings) -> int:
     """Keys and values of a token in one layer: every rank has at least one head."""
     return max(1, kv_heads // settings.tp) * 2 * width * settings.kv_bytes
 
 
-def slots_each(settings: Settings) -> int:
+def slots_each(settings: ServerSettings) -> int:
     """States that a running request may hold: its own, and those on their way into the prefix
     cache (`_calculate_mamba_ratio`)."""
     if not settings.radix_cache:
@@ -205,7 +205,9 @@ def slots_each(settings: Settings) -> int:
     return base + 1
 
 
-def _pools(settings: Settings, state: StateSizes, cell: CellSizes, free: int) -> Pools | DoesNotFit:
+def _pools(
+    settings: ServerSettings, state: StateSizes, cell: CellSizes, free: int
+) -> Pools | DoesNotFit:
     """free: what is left for states and KV once weights are loaded."""
     if free <= 0:
         return DoesNotFit("the weights leave no room for states and KV", -free)
@@ -241,7 +243,7 @@ def _pools(settings: Settings, state: StateSizes, cell: CellSizes, free: int) ->
     return _with_requests(settings, Pools(slots, each, 0, tokens))
 
 
-def _with_requests(settings: Settings, pools: Pools) -> Pools | DoesNotFit:
+def _with_requests(settings: ServerSettings, pools: Pools) -> Pools | DoesNotFit:
     """`resolve_max_num_reqs`."""
     guess = int(pools.tokens / settings.context_length * 512)
     guess = max(min(guess, _LARGEST_GUESS), _SMALLEST_GUESS)
@@ -260,7 +262,7 @@ def _with_requests(settings: Settings, pools: Pools) -> Pools | DoesNotFit:
     return replace(pools, requests=requests, capped_by=capped)
 
 
-def _extra_context(settings: Settings) -> int:
+def _extra_context(settings: ServerSettings) -> int:
     """allocation_sizing.py, get_req_to_token_extra_context_len."""
     extra = 4 + settings.draft_tokens
     if settings.speculative and settings.page_size > 1:
@@ -268,7 +270,7 @@ def _extra_context(settings: Settings) -> int:
     return extra
 
 
-def _step_length(settings: Settings) -> int:
+def _step_length(settings: ServerSettings) -> int:
     """KV slots of one step of a request (get_alloc_len_per_decode)."""
     if not settings.speculative:
         return 1

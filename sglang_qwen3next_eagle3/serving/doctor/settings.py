@@ -49,7 +49,7 @@ class Graphs:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Of one server, resolved.
 
     algorithm: "none", "eagle3" or "nextn". draft_tokens, topk, steps: 0 without speculation.
@@ -92,7 +92,7 @@ def resolve(
     target: Target,
     algorithm: str,
     device_mib: float | None,
-) -> Settings:
+) -> ServerSettings:
     """device_mib: memory of the smallest GPU as nvidia-smi gives it (of a CPU: of the machine).
 
     environment: the caller's and what the launch sets beyond it.
@@ -127,7 +127,7 @@ def resolve(
     if unchunked:
         chunk = given.number("--max-prefill-tokens") or 16384
     fraction = given.value("--mem-fraction-static")
-    return Settings(
+    return ServerSettings(
         on_gpu=on_gpu,
         tp=tp,
         algorithm=algorithm,

@@ -1,4 +1,4 @@
-"""The verbs use what the rooms say that others may use."""
+"""A room uses what the others say that it may use, and one word is one class."""
 
 import ast
 from pathlib import Path
@@ -37,14 +37,24 @@ def imported(module: Path) -> list[list[str]]:
     return [
         [*str(node.module).split(".")[1:], alias.name]
         for node in froms
-        if str(node.module).split(".")[0] == ROOT.name and ".cli" not in str(node.module)
+        if str(node.module).split(".")[0] == ROOT.name
         for alias in node.names
     ]
 
 
-@pytest.mark.parametrize("module", sorted((ROOT / "cli").glob("*.py")), ids=lambda path: path.stem)
-def test_a_verb_reaches_into_no_room(module: Path) -> None:
-    assert [past for words in imported(module) for past in reached_past(words)] == []
+@pytest.mark.parametrize("room", sorted({path.stem for path in ROOT.iterdir()}))
+def test_a_room_reaches_into_no_other(room: str) -> None:
+    folder = ROOT / room
+    modules = folder.rglob("*.py") if folder.is_dir() else [ROOT / f"{room}.py"]
+    past = {
+        f"{module.relative_to(ROOT)}: {found}"
+        for module in modules
+        if module.is_file()
+        for words in imported(module)
+        if words[0] != room
+        for found in reached_past(words)
+    }
+    assert past == set()
 
 
 def test_what_a_room_lists_is_there() -> None:
@@ -54,3 +64,14 @@ def test_what_a_room_lists_is_there() -> None:
         there |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.alias)}
         there |= {path.stem for path in init.parent.iterdir()}
         assert set(public(init.parent)) <= there, init
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for file in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert "Profile" in places
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert twice == {}, "one word, one class: the second takes a noun in front"
