@@ -13,5 +13,6 @@ __all__ = [
     "records",
     "redact",
     "schema",
+    "secrets",
     "workfolder",
 ]
