@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.model.target import Target
 
 TARGET = "Qwen/Qwen3-Coder-Next"
 FOUND, NOT_FOUND = 0, 1
+WIDE = 160
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +149,9 @@ def _convert(arguments: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    convert.show(made, Console(highlight=False, file=sys.stdout))
+    # Whoever reads a pipe wants whole names.
+    width = None if sys.stdout.isatty() else WIDE
+    convert.show(made, Console(highlight=False, file=sys.stdout, width=width))
     said = "nothing is written" if out is None else f"written to {out}"
     print(f"{arguments.source} (form: {made.format.name}): {said}")
     return 0

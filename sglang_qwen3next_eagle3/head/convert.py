@@ -184,21 +184,30 @@ def show(made: Conversion, console: "Console") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("in the source", "becomes", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    def table(*titles: str) -> Table:
+        made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for title in titles:
+            made.add_column(title, overflow="fold")
+        return made
+
+    tensors = table("tensor in the source", "becomes")
     for name, origin in sorted(made.renamed.items()):
-        table.add_row(escape(origin), escape(name))
+        tensors.add_row(escape(origin), escape(name))
     for origin, reason in sorted(made.dropped.items()):
-        table.add_row(escape(origin), f"left out: {escape(reason)}")
+        tensors.add_row(escape(origin), f"left out: {escape(reason)}")
+    config = table("key of the config", "in the source", "becomes")
     for key, (was, now) in made.changed.items():
-        told = "left out" if now is None and key not in made.config else escape(json.dumps(now))
-        table.add_row(f"config: {escape(key)} {escape(_short(was))}", told)
-    console.print(table)
+        told = _short(now) if key in made.config else "left out"
+        config.add_row(escape(key), escape(_short(was)) if key in made.before else "", escape(told))
+    for one in (tensors, config):
+        if one.row_count:
+            console.print(one)
     for note in made.notes:
         console.print(f"[cyan]note[/] {escape(note)}", soft_wrap=True)
 
 
 def _short(value: object) -> str:
-    text = "" if value is None else json.dumps(value)
+    text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 

@@ -18,7 +18,7 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.serving import adaptive, flags, machine
+from sglang_qwen3next_eagle3.serving import adaptive, flags, machine, prefix_cache
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
     SGLANG_NAMES,
@@ -52,8 +52,6 @@ _CHECKED = {
     "--speculative-draft-model-path": "--head",
     "--speculative-draft-model-revision": "--head-revision",
 }
-NO_PREFIX_CACHE, NO_OVERLAP = "--disable-radix-cache", "--disable-overlap-schedule"
-STRATEGY, NO_BUFFER = "--mamba-radix-cache-strategy", "no_buffer"
 _RANKS = {"--tp-size": "TP", "--dp-size": "DP", "--pp-size": "PP"}
 _TREE = ("--speculative-num-steps", "--speculative-eagle-topk", "--speculative-num-draft-tokens")
 
@@ -155,7 +153,7 @@ def _decide(
     launch = Launch(
         words=tuple(words),
         extra=options.extra,
-        guards=_for_prefix_cache(given, asked),
+        guards=prefix_cache.guards(given, asked),
         environment=build_environment(asked),
     )
     target = _target_of(asked, found)
@@ -243,7 +241,7 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
         )
     _check_tree(given)
     adaptive.check(given)
-    _check_prefix_cache(given, chosen)
+    prefix_cache.check(given, chosen)
     if not chosen.cpu_engine and not options.allow_attention_backend:
         _check_backends(given)
     for name, what in _RANKS.items():
@@ -296,29 +294,6 @@ def _check_tree(given: Parsed) -> None:
     values = [given.value(name) for name in _TREE]
     if all(value is not None for value in values):
         Tree.parse(",".join(map(str, values)))
-
-
-def _check_prefix_cache(given: Parsed, chosen: Profile) -> None:
-    """SGLang ends with an assertion where a strategy for the states of GDN layers cannot be
-    (0.5.17, server_args.py, _handle_mamba_radix_cache)."""
-    strategy = given.value(STRATEGY)
-    if given.of(NO_PREFIX_CACHE) or strategy in (None, "auto"):
-        return
-    if strategy == NO_BUFFER and not chosen.cpu_engine and not given.of(NO_OVERLAP):
-        raise UserError(
-            f"{STRATEGY} {NO_BUFFER} cannot overlap scheduling: add {NO_OVERLAP}, or leave the "
-            "strategy to SGLang"
-        )
-    if strategy != NO_BUFFER and chosen.cpu_engine:
-        raise UserError(f"{STRATEGY} {strategy} needs a GPU: leave it out, or say {NO_BUFFER}")
-
-
-def _for_prefix_cache(given: Parsed, chosen: Profile) -> tuple[str, ...]:
-    """What the CPU engine needs with the prefix cache on; SGLang would choose what needs a GPU."""
-    if not chosen.cpu_engine or given.of(NO_PREFIX_CACHE):
-        return ()
-    strategy = () if given.value(STRATEGY) == NO_BUFFER else (STRATEGY, NO_BUFFER)
-    return (*strategy, *(() if given.of(NO_OVERLAP) else (NO_OVERLAP,)))
 
 
 def _ranks(given: Parsed, name: str, what: str) -> int:

@@ -126,7 +126,10 @@ def break_files(first: str, second: str) -> dict[str, tuple[Callable[[Path], Non
     """Ways in which a folder of these two weight files is not whole, and what is said of each."""
 
     def content(name: str, content: bytes) -> Callable[[Path], None]:
-        return lambda folder: (folder / name).write_bytes(content) and None
+        def replace(folder: Path) -> None:
+            (folder / name).write_bytes(content)
+
+        return replace
 
     def short(folder: Path) -> None:
         (folder / second).write_bytes((folder / second).read_bytes()[:-16])

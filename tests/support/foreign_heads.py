@@ -14,7 +14,7 @@ IDS = "eagle_aux_hidden_state_layer_ids"
 OUTPUTS, INPUTS = [3, 23, 46], [4, 24, 47]
 """The same three streams: those that leave the first layers and enter the second."""
 OF_SGLANG: dict[str, Any] = {**CONFIG, "eagle_config": {IDS: OUTPUTS, "use_aux_hidden_state": True}}
-_LAYER_KEYS = (
+LAYER_KEYS = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
     "intermediate_size", "vocab_size", "max_position_embeddings",
 )  # fmt: skip
@@ -47,7 +47,7 @@ def speculators(folder: Path, layers: int = 1, **changes: Any) -> Path:
         },
         "transformer_layer_config": {
             "model_type": "llama",
-            **{key: own[key] for key in _LAYER_KEYS},
+            **{key: own[key] for key in LAYER_KEYS},
         },
         "draft_vocab_size": CONFIG["draft_vocab_size"],
         "norm_before_residual": False,

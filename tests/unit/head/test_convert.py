@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.demo import demo_pair
 from sglang_qwen3next_eagle3.head import check as head_check
 from sglang_qwen3next_eagle3.head import convert, formats
 from sglang_qwen3next_eagle3.head.captured_layers import NamedLayers, decide
@@ -71,6 +72,30 @@ def test_bytes_are_copied_as_they_are(tmp_path: Path) -> None:
     for name, tensor in original.items():
         assert found[name].dtype == tensor.dtype
         assert torch.equal(found[name], tensor)
+
+
+def test_the_demo_s_head_comes_back_from_speculators(tmp_path: Path) -> None:
+    """Trained weights in bf16: the same bytes, sizes and layers, so the same drafts."""
+    demo = demo_pair().head
+    own = json.loads((demo / "config.json").read_text(encoding="utf-8"))
+    read = (*foreign.LAYER_KEYS, "rope_parameters", "eagle_config", "draft_vocab_size")
+    layer = {key: own[key] for key in (*foreign.LAYER_KEYS, "rope_parameters")}
+    entered = [layer_id + 1 for layer_id in own["eagle_config"][IDS]]
+    source = foreign.speculators(
+        tmp_path / "source",
+        transformer_layer_config={"model_type": "llama", **layer},
+        draft_vocab_size=own["draft_vocab_size"],
+        **{IDS: entered},
+    )
+    original = load_file(demo / "model.safetensors")
+    renamed = {name.replace("midlayer", "layers.0"): t for name, t in original.items()}
+    write(source, json.loads((source / "config.json").read_text()), renamed)
+    out = converted(source, tmp_path / "out")
+    found = load_file(out / "model.safetensors")
+    assert found.keys() == original.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in original.items())
+    written = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    assert {key: written[key] for key in read} == {key: own[key] for key in read}
 
 
 @pytest.mark.parametrize(
