@@ -11,7 +11,8 @@ from sglang.srt.managers.io_struct import GenerateReqInput, TokenizedGenerateReq
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.sampling.sampling_params import SamplingParams
 
-from sglang_qwen3next_eagle3.overlay.requests import admission, endings, logprobs, room
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.overlay.requests import admission, endings, grammars, logprobs, room
 from sglang_qwen3next_eagle3.overlay.requests.admission import Limits, refusal
 
 LIMITS = Limits(vocab_size=4096, speculative=True, eagle3=True)
@@ -76,6 +77,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sampling": {"stop_token_ids": [4096]}}, "stop_token_ids contains 4096"),
     ({"sampling": {"stop_regex": "(a+)+$"}}, "repeats a repetition"),
     ({"sampling": {"stop_regex": ["x", "((a|b*)c)*"]}}, "repeats a repetition"),
+    ({"sampling": {"regex": "a" * 8193}}, "regex has 8,193 characters; it may have at most 8,192"),
+    ({"sampling": {"json_schema": "[" * 201}}, "json_schema nests 201 brackets"),
+    ({"sampling": {"ebnf": "root ::= " + "(" * 300 + ")" * 300}}, "ebnf nests 300 brackets"),
+    ({"sampling": {"structural_tag": "x" * 2**18 + "x"}}, "structural_tag has 262,145"),
     ({"custom_logit_processor": "x"}, "custom_logit_processor does not work with speculative"),
     ({"return_hidden_states": True}, "return_hidden_states does not work with EAGLE3"),
     ({"return_hidden_states": "last"}, "return_hidden_states does not work with EAGLE3"),
@@ -267,3 +272,45 @@ def test_logprobs_of_given_tokens_are_tensors_for_every_request_of_a_batch() -> 
     )
     assert [value.tolist() for value in values] == [[], table[1, [2, 5]].tolist(), []]
     assert ids == [[], [2, 5], []]
+
+
+AMBIGUOUS = "root ::= x*\nx ::= y*\ny ::= z*\nz ::= [a-z]*"
+
+
+@pytest.mark.parametrize(
+    ("rules", "ends"), [(AMBIGUOUS, True), ("root ::= [a-z]*", False)], ids=["ambiguous", "plain"]
+)
+def test_a_grammar_that_takes_longer_with_each_token_ends_its_own_request_only(
+    monkeypatch: pytest.MonkeyPatch, rules: str, ends: bool
+) -> None:
+    from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
+    from sglang.srt.managers.scheduler_components.batch_result_processor import (
+        SchedulerBatchResultProcessor,
+    )
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(grammars, "SECONDS", 0.5)
+    monkeypatch.setattr(grammars, "SECONDS_PER_TOKEN", 0.002)
+    tokenizer = AutoTokenizer.from_pretrained(demo_pair().target)
+    backend = XGrammarGrammarBackend(tokenizer, 4096, [tokenizer.eos_token_id])
+    followed = backend.dispatch_ebnf(rules)
+    accept, fill = type(followed).accept_token, type(followed).fill_vocab_mask
+    followed.accept_token = lambda token: grammars.timed(accept, followed, token)
+    made = request(10, ignore_eos=True)
+    made.grammar = followed
+    mask = torch.zeros((1, 128), dtype=torch.int32)
+    letter = tokenizer.convert_tokens_to_ids("a")
+    for _ in range(200):
+        grammars.timed(fill, followed, mask, 0)
+        made.output_ids.append(letter)
+        kept = grammars.accept_tokens(
+            SchedulerBatchResultProcessor._accept_grammar_tokens, None, made, letter
+        )
+        assert kept == [letter]
+        if made.to_finish is not None:
+            break
+    assert (made.to_finish is not None) == ends
+    if ends:
+        said = made.to_finish.to_json()
+        assert said["status_code"] == 400
+        assert "it is ambiguous" in said["message"]

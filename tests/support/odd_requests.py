@@ -125,6 +125,10 @@ _SCHEMAS: tuple[Any, ...] = (
     False,
     [],
 )
+# Of a thousand, xgrammar takes a minute and a gigabyte; of ten thousand, more than there is.
+_NESTED = tuple(
+    '{"type":"array","items":' * deep + "{}" + "}" * deep for deep in (150, 1000, 10_000)
+)
 _TAGS = (
     "{}",
     "[]",
@@ -146,7 +150,10 @@ def _grammars() -> Iterator[Request]:
         named = {"name": "x", "schema": schema}
         yield chat(response_format={"type": "json_schema", "json_schema": named})
         yield generate({"json_schema": json.dumps(schema)})
+    yield from (generate({"json_schema": schema}) for schema in _NESTED)
     yield from (generate({"structural_tag": tag}) for tag in _TAGS)
+    yield generate({"regex": "." * 9000})
+    yield generate({"ebnf": "root ::= " + "(" * 5000 + '"a"' + ")" * 5000})
     yield from (generate({"ebnf": rules}) for rules in _RULES)
     yield generate({"regex": "a", "ebnf": 'root ::= "a"'})
     for kind in ("json_object", "structural_tag", "json_schema", "x"):

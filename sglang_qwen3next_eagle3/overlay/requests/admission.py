@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy
 
+from sglang_qwen3next_eagle3.overlay.requests import grammars
+
 MOST_CHOICES = 128
 """The largest `n`: what the OpenAI API allows. Every choice is a request of its own."""
 
@@ -163,6 +165,7 @@ def _sampling(request: Any, limits: Limits) -> Iterator[str]:
                 f"stop_token_ids contains {token}; the vocabulary has the ids 0 to "
                 f"{limits.vocab_size - 1}."
             )
+    yield from grammars.too_large(sampling)
     for pattern in sampling.stop_regex_strs or ():
         if _repeats_without_end(pattern):
             yield (

@@ -17,6 +17,7 @@ from sglang_qwen3next_eagle3.overlay.requests import (
     admission,
     choices,
     endings,
+    grammars,
     logprobs,
     min_p,
     penalties,
@@ -203,6 +204,20 @@ HOOKS: tuple[Hook, ...] = (
         "sglang.srt.managers.schedule_batch:Req.update_finish_state",
         endings.update_finish_state,
         "Looks at the tokens of one step of speculation one by one.",
+    ),
+    *(
+        Hook(
+            f"sglang.srt.constrained.xgrammar_backend:XGrammarGrammar.{method}",
+            grammars.timed,
+            "Counts the time of a grammar that every other request waits for.",
+        )
+        for method in ("accept_token", "fill_vocab_mask", "rollback")
+    ),
+    Hook(
+        "sglang.srt.managers.scheduler_components.batch_result_processor:"
+        "SchedulerBatchResultProcessor._accept_grammar_tokens",
+        grammars.accept_tokens,
+        "Ends a request whose grammar takes longer with every token, until the watchdog ends all.",
     ),
     Hook(
         "sglang.srt.sampling.sampling_batch_info:SamplingBatchInfo.from_schedule_batch",
