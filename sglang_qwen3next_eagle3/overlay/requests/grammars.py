@@ -23,7 +23,7 @@ MOST_CHARACTERS = {
 DEEPEST = 200
 """Brackets within brackets. The time to compile grows with the third power: at 250, one second."""
 
-SECONDS, SECONDS_PER_TOKEN = 5.0, 0.1
+SECONDS, SECONDS_PER_TOKEN = 5.0, 0.05
 """The CPU time that a grammar may take of the scheduler. Ordinary ones take a thousandth of it."""
 
 
