@@ -54,6 +54,11 @@ class Replacement:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def one_line(said: object) -> str:
+    """What an error or a text says, without its line breaks."""
+    return " ".join(str(said).split()) or type(said).__name__
+
+
 def exit_status(verb: Callable[[], int | Replacement]) -> int:
     """Run a verb; its status, or that of what ended it. Nothing comes back from a replacement.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError, one_line
 
 _CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -67,17 +67,17 @@ def open_hub(
     except DatasetNotFoundError as error:
         raise UserError(
             f"{what} is not on the hub (or private or gated: set HF_TOKEN), nor is there such a "
-            f"file: {_line(error)}"
+            f"file: {one_line(error)}"
         ) from None
     except ConnectionError as error:
         raise UserError(
             f"{what} is neither a local file nor in the local cache, and the hub cannot be reached "
-            f"({_line(error)}): go online, or download it elsewhere and give the file"
+            f"({one_line(error)}): go online, or download it elsewhere and give the file"
         ) from None
     except (DatasetsError, ValueError, RuntimeError) as error:
-        raise UserError(f"{what}, split {split}: {_line(error)}") from None
+        raise UserError(f"{what}, split {split}: {one_line(error)}") from None
     except OSError as error:
-        raise UserError(f"{what} cannot be read or stored: {_line(error)}") from None
+        raise UserError(f"{what} cannot be read or stored: {one_line(error)}") from None
     identity = {
         "dataset": name,
         "config": loaded.info.config_name or config,
@@ -110,7 +110,7 @@ def read_file(path: Path) -> Iterator[Record]:
             head = stream.peek(64).removeprefix(_BOM).lstrip()
             yield from _array(stream, path) if head[:1] == b"[" else _lines(stream)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path}: the gzip file is broken ({_line(error)})") from None
+            raise UserError(f"{path}: the gzip file is broken ({one_line(error)})") from None
 
 
 def _lines(stream: io.BufferedIOBase) -> Iterator[Record]:
@@ -193,8 +193,4 @@ def _parquet(stream: BinaryIO, path: Path) -> Iterator[Record]:
                 number += 1
                 yield Record(number, None, row)
     except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: {one_line(error)}") from None

@@ -19,6 +19,7 @@ from sglang_qwen3next_eagle3.base.event_stream import EventData
 from sglang_qwen3next_eagle3.bench.results.records import Pass, RequestSample
 from sglang_qwen3next_eagle3.bench.suites.suite import Prompt
 from sglang_qwen3next_eagle3.model.chat_format import ChatFormat, Message
+from sglang_qwen3next_eagle3.serving.connection import message_of
 
 CONNECT_SECONDS = 10.0
 
@@ -128,12 +129,10 @@ class _Stream:
 def _message(text: str) -> str:
     """What an error body says, in one line."""
     try:
-        data = json.loads(text)
-        error = data.get("error", data)
-        text = str(error.get("message", error) if isinstance(error, dict) else error)
-    except (ValueError, AttributeError):
-        pass
-    return " ".join(text.split())[:300] or "no reason given"
+        said = message_of(json.loads(text))
+    except ValueError:
+        said = " ".join(text.split())
+    return said[:300] or "no reason given"
 
 
 Turns = Callable[[Sequence[tuple[int, ...]]], Sequence[int] | None]

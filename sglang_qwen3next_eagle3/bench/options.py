@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from sglang_qwen3next_eagle3.serving import profile as profiles
-from sglang_qwen3next_eagle3.serving.profile import Profile
+from sglang_qwen3next_eagle3.serving.profile import Overrides, Profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,8 @@ class BenchOptions:
 
     def given(self, chosen: Profile) -> Profile:
         """A profile with the checkpoints and ranks that were asked for. Raises UserError."""
-        if self.target is not None:
-            chosen = chosen.model_copy(update={"target_revision": None})
         head = self.head if chosen.algorithm == "eagle3" else None
-        if head is not None:
-            chosen = chosen.model_copy(update={"head_revision": None})
-        return chosen.override(target=self.target, head=head, sglang={"tp": self.tp})
+        return Overrides(target=self.target, head=head, tp=self.tp).apply(chosen)
 
 
 @dataclass(frozen=True, kw_only=True)

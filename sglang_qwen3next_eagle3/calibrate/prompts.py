@@ -6,14 +6,13 @@ its neighbours on such text only, and learns from the answers alone; so with the
 scored before the answer begins.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.records import read_file
 from sglang_qwen3next_eagle3.model.chat_format import (
     BadRecord,
     ChatFormat,
@@ -57,8 +56,7 @@ def built_in_questions() -> list[Prompt]:
 
 
 def _packaged(name: str) -> list[Prompt]:
-    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
-    return list(_parse(text, name))
+    return list(_prompts(Path(__file__).parent / name))
 
 
 def read(path: Path) -> list[Prompt]:
@@ -67,16 +65,34 @@ def read(path: Path) -> list[Prompt]:
     Raises:
         UserError: no such file, or a line that is none of these.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the prompts {path}: {error}") from None
-    prompts: list[Prompt] = [text]
+    if not path.is_file():
+        raise UserError(f"cannot read the prompts {path}: there is no such file")
     if path.suffix == ".jsonl":
-        prompts = list(_parse(text, str(path)))
+        prompts = list(_prompts(path))
+    else:
+        try:
+            prompts = [path.read_text(encoding="utf-8")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the prompts {path}: {error}") from None
     if not any(prompts):
         raise UserError(f"{path} holds no prompts")
     return prompts
+
+
+def _prompts(path: Path) -> Iterator[Prompt]:
+    for record in read_file(path):
+        entry = record.value
+        if isinstance(entry, dict) and isinstance(entry.get("text"), str):
+            yield entry["text"]
+            continue
+        try:
+            yield list(messages_of(entry))
+        except BadRecord as bad:
+            detail = bad.detail if record.problem is None else record.problem[1]
+            raise UserError(
+                f"{path}, line {record.line}: a JSON object with text, messages or conversations "
+                f"is expected ({detail})"
+            ) from None
 
 
 def tokenize(prompts: list[Prompt], folder: Path, length: int) -> list[list[int]]:
@@ -119,27 +135,6 @@ def random_tokens(target: Target, count: int, length: int, seed: int = 0) -> lis
     ids = torch.randint(target.vocab_size, (count, length), generator=generator)
     rows: list[list[int]] = ids.tolist()
     return rows
-
-
-def _parse(text: str, where: str) -> Iterator[Prompt]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            yield _prompt(json.loads(line))
-        except (ValueError, BadRecord) as error:
-            detail = error.detail if isinstance(error, BadRecord) else error
-            raise UserError(
-                f"{where}, line {number}: a JSON object with text, messages or conversations "
-                f"is expected ({detail})"
-            ) from None
-
-
-def _prompt(entry: object) -> Prompt:
-    if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-        text: str = entry["text"]
-        return text
-    return list(messages_of(entry))
 
 
 class Decoder(Protocol):

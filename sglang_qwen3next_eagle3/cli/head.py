@@ -3,10 +3,15 @@
 import argparse
 import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.cli.arguments import Action, add_actions, add_sglang_flags, positive
+from sglang_qwen3next_eagle3.cli.arguments import (
+    Action,
+    add_actions,
+    add_sglang_flags,
+    options_of,
+    positive,
+)
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.hub import DEMO
 from sglang_qwen3next_eagle3.model.target import Target
@@ -127,9 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _calibrate(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.calibrate import CalibrationOptions, calibrate
 
-    given = {one.name: getattr(arguments, one.name) for one in fields(CalibrationOptions)}
-    given |= {"target": _target_of(arguments), "sglang": tuple(arguments.sglang)}
-    figures = calibrate(CalibrationOptions(**given))
+    arguments.target = _target_of(arguments)
+    figures = calibrate(options_of(CalibrationOptions, arguments))
     from sglang_qwen3next_eagle3.calibrate import report
 
     print(json.dumps(figures, indent=2) if arguments.json else report.table(figures))

@@ -7,7 +7,6 @@ greedy token, all drafts before it taken to be right. The accept length needs mo
 figures, since hits come together: it is counted over whole chains, those that lie in an answer.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.accept_length import accept_length
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.records import Record, read_file
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, messages_of
 from sglang_qwen3next_eagle3.model.target import Target
@@ -202,24 +202,21 @@ def read_prompts(path: Path) -> list[Conversation]:
     Raises:
         UserError: there is no such file, none in it, or a line is neither.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path} cannot be read: give a JSONL file with --prompts") from None
-    found = [_prompt(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+    if not path.is_file():
+        raise UserError(f"{path} cannot be read: give a JSONL file with --prompts")
+    found = [_prompt(record, f"{path}:{record.line}") for record in read_file(path)]
     if not found:
         raise UserError(f"{path} is empty: give a JSONL file with --prompts")
     return found
 
 
-def _prompt(line: str, where: str) -> Conversation:
+def _prompt(record: Record, where: str) -> Conversation:
+    entry = record.value
+    if isinstance(entry, dict) and isinstance(entry.get("prompt"), str):
+        return [{"role": "user", "content": entry["prompt"]}]
     try:
-        entry = json.loads(line)
-        if isinstance(entry, dict) and isinstance(entry.get("prompt"), str):
-            return [{"role": "user", "content": entry["prompt"]}]
-        said = messages_of(entry)
-        asked = list(takewhile(lambda turn: turn["role"] != "assistant", said))
-    except (ValueError, BadRecord):
+        asked = list(takewhile(lambda turn: turn["role"] != "assistant", messages_of(entry)))
+    except BadRecord:
         asked = []
     if not asked:
         raise UserError(

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from sglang_qwen3next_eagle3.base import workfolder
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import read_json, slug, write_json
+from sglang_qwen3next_eagle3.base.schema import validate
 from sglang_qwen3next_eagle3.bench.results import metrics
 from sglang_qwen3next_eagle3.bench.results.records import (
     NONE,
@@ -130,13 +129,12 @@ class Journal:
         path = self.folder / "configurations.json"
         if not path.is_file():
             return {}
-        try:
-            return {
-                n: Configuration.model_validate(entry)
-                for n, entry in read_json(path, _ANOTHER).items()
-            }
-        except ValidationError:
-            raise UserError(f"{path} is damaged: choose another --out") from None
+        return {
+            name: validate(
+                Configuration, entry, f"{path} is damaged: {name}", way_out=f": {_ANOTHER}"
+            )
+            for name, entry in read_json(path, _ANOTHER).items()
+        }
 
     def admit(self, configuration: Configuration) -> None:
         """Raises UserError: passes under this name, or in its files, are of another server."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError, one_line
 from sglang_qwen3next_eagle3.base.files import sha256
 from sglang_qwen3next_eagle3.base.records import open_hub, read_file
 from sglang_qwen3next_eagle3.bench.suites.suite import (
@@ -130,7 +130,7 @@ def _yaml(path: Path) -> Iterator[SuiteRecord]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {_line(error)}") from None
+        raise UserError(f"{path} cannot be read as YAML: {one_line(error)}") from None
     yield SuiteRecord(str(path), {"folder": path.parent.name, **_mapping(str(path), value)})
 
 
@@ -175,10 +175,6 @@ def _mapping(place: str, value: object) -> dict[str, Any]:
 
 def _digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError, run_async
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
 from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, Message
+from sglang_qwen3next_eagle3.serving.connection import message_of
 from sglang_qwen3next_eagle3.train.data.formats import message
 
 if TYPE_CHECKING:
@@ -296,9 +297,7 @@ def _kept(journal: AnswerJournal) -> str:
 
 
 def _reason(error: "openai.APIStatusError") -> str:
-    body = error.body
-    text = body.get("message") if isinstance(body, dict) else None
-    return " ".join(str(text or error.message).split())[:300]
+    return message_of(error.body or error.message)[:300]
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -63,8 +63,9 @@ def test_a_line_that_is_none_of_these_is_named(tmp_path: Path, line: str) -> Non
 
 
 def test_a_file_that_is_not_there_or_empty_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read the prompts"):
-        prompts.read(tmp_path / "gone.jsonl")
+    for name in ("gone.jsonl", "gone.txt"):
+        with pytest.raises(UserError, match="cannot read the prompts .*: there is no such file"):
+            prompts.read(tmp_path / name)
     (tmp_path / "empty.txt").touch()
     with pytest.raises(UserError, match="holds no prompts"):
         prompts.read(tmp_path / "empty.txt")
