@@ -5,7 +5,7 @@ run, speed      the two benchmarks; measure.py is what they do alike
 configurations  what is compared
 servers         how their servers are started, in which order, and what if one fails
 suites/         prompts
-load/           requests in flight
+load            requests in flight
 results/        passes as they are kept, and the figures made of them
 trees/          what a cycle costs, and which tree pays at which accept length
 reports/        what people read of it
