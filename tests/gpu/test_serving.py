@@ -17,6 +17,7 @@ import yaml
 
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.bench.trees import synthetic
+from tests.support import memory_plans
 from tests.support.server import Server, free_port, generate, running
 
 pytestmark = pytest.mark.gpu
@@ -62,6 +63,19 @@ def server(
         yield up
     if "SERVER_LOGS" in os.environ:
         shutil.copy(folder / "server.log", Path(os.environ["SERVER_LOGS"]) / f"{request.param}.log")
+
+
+def test_the_memory_plan_is_what_the_server_allocated(
+    server: Server, models: dict[str, Path], request: pytest.FixtureRequest
+) -> None:
+    """For the idle GPU: another process would take from what is free when `doctor` is asked."""
+    tree = ",".join(map(str, TREES[request.node.callspec.params["server"]]))
+    words = ["--profile", "h200-fp8", "--gpu", "H200", "--tree", tree]
+    words += ["--target", str(models["target"]), "--head", str(models["head"]), "--", *FLAGS]
+    said = memory_plans.figures(memory_plans.planned(*words), server)
+    print(json.dumps({name: [round(value, 3) for value in pair] for name, pair in said.items()}))
+    for name, (planned, allocated) in said.items():
+        assert planned == pytest.approx(allocated, rel=0.05), name
 
 
 def answer(server: Server, seed: int) -> dict[str, Any]:
