@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     launch.add_serving_arguments(parser)
     parser.add_argument(
-        "--gpu", metavar="NAME", help="plan for an H200, H100, ... or so many GiB, not for this one"
+        "--gpu",
+        metavar="NAME",
+        help="plan for another machine's: H200, H100, H20, A100, B200, or so many GiB",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_sglang_flags(parser, "flags for SGLang, as `launch` would pass them")

@@ -107,7 +107,8 @@ def of_machine() -> Report:
 
 
 def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = None) -> Report:
-    """name: of the profile. gpu: plan for one of this name, or of so many GiB, whatever is here."""
+    """name: of the profile. gpu: plan for GPUs of this name, or of so many GiB, of another machine;
+    nothing is then said of this one."""
     found = host.probe()
     mib = None if gpu is None else gpu_mib(gpu)
     target_folder, target_finding = _folder(chosen.target, chosen.target_revision, "target")
@@ -122,21 +123,22 @@ def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = N
     try:
         launch = preflight.plan(there, options)
     except UserError as refused:
-        told += [*findings.of_host(found, None), error("options", str(refused))]
+        told += [*findings.of_host(found, None)] if mib is None else []
+        told += [error("options", str(refused))]
         if target_folder is not None:
             told.append(checkpoint.weights(target_folder)[1])
         return Report(name, tuple(told))
     server = _server(launch, chosen, target_folder, head_folder)
-    needs = server.needs
-    told += findings.of_host(found, needs if mib is None else replace(needs, on_gpu=False))
-    told += _address(server.given)
+    if mib is None:
+        told += findings.of_host(found, server.needs)
+        told += _address(server.given)
     told += _notes(launch)
     for finding in (target_finding, head_finding):
         told += [finding] if finding is not None else []
     if target_folder is not None:
         server, of_target = _whole_target(server, target_folder)
         told += of_target
-    elif server.target is not None:
+    elif server.target is not None and mib is None:
         told += _disk(found, server)
     if head_folder is not None and server.target is not None:
         told += _head(chosen, head_folder, server.target)
@@ -341,9 +343,9 @@ def _plan(
         return None, (), "", [note("memory-plan", str(refused))]
     draft = server.head.config if server.head is not None else None
     inputs = Inputs(resolved, server.target, _weights(server, resolved), before, draft)
-    plan = memory.plan(inputs)
+    plan, choices = memory.plan(inputs), tuple(memory.choices(inputs))
     source = "weights by the checkpoint's headers" if server.tensors else "weights by the config"
-    return plan, tuple(memory.choices(inputs)), f"{basis}, {source}", [*findings.of_plan(plan)]
+    return plan, choices, f"{basis}, {source}", [*findings.of_plan(plan, choices)]
 
 
 def _weights(server: _Server, resolved: settings.ServerSettings) -> memory.Weights:

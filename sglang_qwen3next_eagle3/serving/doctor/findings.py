@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning
 from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpu
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
-from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, DoesNotFit, Plan
+from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, Choice, DoesNotFit, Plan, Pools
 
 MIB = 2**20
 SHM_BYTES = GIB
@@ -330,8 +330,8 @@ def _caches(host: Host) -> Iterator[Finding]:
             )
 
 
-def of_plan(plan: Plan) -> Iterator[Finding]:
-    """What the memory plan says about what was asked for."""
+def of_plan(plan: Plan, choices: Sequence[Choice]) -> Iterator[Finding]:
+    """What the memory plan says about what was asked for. choices: what else there is."""
     settings, pools = plan.settings, plan.pools
     if isinstance(pools, DoesNotFit):
         text = (
@@ -346,15 +346,7 @@ def of_plan(plan: Plan) -> Iterator[Finding]:
             yield warning("memory-plan", text, remedy, "by a hair: SGLang may stop after loading")
         return
     if pools.capped_by:
-        asked = settings.max_running_requests
-        why = {"states": "GDN states", "tokens": "KV"}[pools.capped_by]
-        yield warning(
-            "memory-plan",
-            f"{pools.requests} requests run at once of {asked} asked for: {why} are the limit",
-            "see what flags buy below, or ask for as many with `-- --max-running-requests "
-            f"{pools.requests}`",
-            "further requests wait, which only the queue in SGLang's metrics shows",
-        )
+        yield _fewer_requests(plan, pools, choices)
     if plan.longest < settings.context_length:
         yield warning(
             "memory-plan",
@@ -370,6 +362,25 @@ def of_plan(plan: Plan) -> Iterator[Finding]:
             "-- --mem-fraction-static lower by 0.03",
             "it may run out of memory while it captures graphs or under long prompts",
         )
+
+
+def _fewer_requests(plan: Plan, pools: Pools, choices: Sequence[Choice]) -> Finding:
+    asked = plan.settings.max_running_requests
+    why = {"states": "GDN states", "tokens": "KV"}.get(pools.capped_by, "")
+    more = sorted(
+        (choice for choice in choices if choice.requests > pools.requests),
+        key=lambda choice: -choice.requests,
+    )
+    ways = [f"`{choice.spelled}` ({choice.requests})" for choice in more[:3]]
+    # Where nobody asked for so many, fewer are no surprise.
+    finding = warning if plan.settings.asks_requests else note
+    of = "asked for" if plan.settings.asks_requests else "that SGLang would take"
+    return finding(
+        "memory-plan",
+        f"{pools.requests} requests run at once of {asked} {of}: {why} are the limit",
+        f"one of {', '.join(ways)}" if ways else "more GPUs (--tp), or another replica",
+        "further requests wait, which only the queue in SGLang's metrics shows",
+    )
 
 
 def _size(count: int) -> str:

@@ -297,11 +297,21 @@ class Choice:
     plan: Plan
     costs: str = ""
 
+    @property
+    def spelled(self) -> str:
+        """As `launch` takes it."""
+        return self.flag if self.flag.startswith("--tree") else f"-- {self.flag}"
+
+    @property
+    def requests(self) -> int:
+        return 0 if isinstance(self.plan.pools, DoesNotFit) else self.plan.pools.requests
+
 
 def choices(inputs: Inputs) -> Iterator[Choice]:
     """What single flags would buy, as far as they change something."""
     now = inputs.settings
-    asked = now.max_running_requests
+    own = plan(inputs).pools
+    running = 0 if isinstance(own, DoesNotFit) else own.requests
     fast = ", no --fast" if now.tp == 1 else ""
 
     def changed(flag: str, costs: str, **values: Any) -> Iterator[Choice]:
@@ -320,8 +330,8 @@ def choices(inputs: Inputs) -> Iterator[Choice]:
         yield from changed(
             "--mamba-ssm-dtype bfloat16", f"states rounded to 16 bits{fast}", ssm_bytes=2
         )
-    if asked is not None and asked > 1:
-        fewer = max(1, asked // 2)
+    if running > 1:
+        fewer = running // 2
         yield from changed(
             f"--max-running-requests {fewer}", "more requests wait", max_running_requests=fewer
         )
@@ -338,7 +348,7 @@ def choices(inputs: Inputs) -> Iterator[Choice]:
             ratio = 0.5 if now.mamba_full_memory_ratio > 0.5 else 0.9
             yield from changed(
                 f"--mamba-full-memory-ratio {ratio:g}",
-                "fewer states for requests and prefixes" if ratio < 0.9 else "less KV",
+                "fewer states, so fewer requests" if ratio < 0.9 else "less KV",
                 mamba_full_memory_ratio=ratio,
             )
     if now.draft_tokens > 4:

@@ -82,7 +82,8 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str, str]]:
     kept = f"SGLang keeps {_gib(plan.reserve)} for them (--mem-fraction-static {s.fraction:g})"
     yield "left for graphs, activations", _gib(plan.rest), kept if s.on_gpu else ""
     yield "", "", ""
-    asked = f" of {s.max_running_requests} asked for" if s.max_running_requests else ""
+    whose = "asked for" if s.asks_requests else "that SGLang would take"
+    asked = f"of {s.max_running_requests} {whose}" if s.max_running_requests else ""
     limit = {"states": ", as many as GDN states allow", "tokens": ", as many as KV allows"}
     several = f"; each may hold {pools.slots_each} states" if pools.slots_each > 1 else ""
     yield (
@@ -101,7 +102,7 @@ def _choices(now: Plan, choices: tuple[Choice, ...]) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("flag")
+    table.add_column("flag", no_wrap=True)
     for name in ("requests", "KV tokens", "GDN states", "left over"):
         table.add_column(name, justify="right")
     table.add_column("costs")

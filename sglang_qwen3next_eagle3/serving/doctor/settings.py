@@ -53,7 +53,8 @@ class ServerSettings:
     """Of one server, resolved.
 
     algorithm: "none", "eagle3" or "nextn". draft_tokens, topk, steps: 0 without speculation.
-    max_running_requests: None leaves it to the pools. dtype_bytes, kv_bytes, conv_bytes, ssm_bytes:
+    max_running_requests: None leaves it to the pools; asks_requests: whether somebody asked for so
+    many. dtype_bytes, kv_bytes, conv_bytes, ssm_bytes:
     of one element of weights, KV cache, and the two parts of a GDN state. overlap: whether the
     scheduler overlaps steps. fraction: `--mem-fraction-static`, given or by default.
     """
@@ -65,6 +66,7 @@ class ServerSettings:
     topk: int
     draft_tokens: int
     max_running_requests: int | None
+    asks_requests: bool
     context_length: int
     dtype_bytes: int
     kv_bytes: int
@@ -115,7 +117,7 @@ def resolve(
     strategy = _strategy(given, overlap, page_size)
     if radix and strategy == "no_buffer" and _asked_strategy(given) == "auto":
         overlap = False
-    requests = given.number("--max-running-requests")
+    asked = requests = given.number("--max-running-requests")
     if requests is None and speculative:
         requests = SPECULATIVE_REQUESTS
     dtype = _dtype(given, target)
@@ -135,6 +137,7 @@ def resolve(
         topk=topk,
         draft_tokens=drafts,
         max_running_requests=requests,
+        asks_requests=asked is not None,
         context_length=given.number("--context-length") or target.context_length,
         dtype_bytes=DTYPE_BYTES[dtype],
         kv_bytes=_kv_bytes(given, dtype),

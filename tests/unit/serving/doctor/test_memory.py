@@ -151,26 +151,37 @@ def test_the_demo_serves_what_its_server_said() -> None:
 def test_an_h100_does_not_hold_the_fp8_checkpoint() -> None:
     plan = memory.plan(inputs("--tp 1", "fp8", "none", examine.KNOWN_GPUS["H100"]))
     assert isinstance(plan.pools, memory.DoesNotFit)
-    (finding,) = findings.of_plan(plan)
+    (finding,) = findings.of_plan(plan, ())
     assert finding.level == "error"
     assert "weights leave no room" in finding.text
     assert "--tp" in finding.remedy
 
 
 def test_states_that_cap_the_requests_are_a_warning_with_the_way_out() -> None:
-    plan = memory.plan(inputs("--tp 1 --max-running-requests 256", "fp8"))
+    given = inputs("--tp 1 --max-running-requests 256", "fp8")
+    plan = memory.plan(given)
     pools = pools_of(plan)
     assert pools.capped_by == "states"
-    (finding,) = [found for found in findings.of_plan(plan) if "at once of 256" in found.text]
+    choices = tuple(memory.choices(given))
+    (finding,) = [f for f in findings.of_plan(plan, choices) if "at once of 256" in f.text]
     assert finding.level == "warning"
-    assert f"--max-running-requests {pools.requests}" in finding.remedy
+    assert "`-- --mamba-ssm-dtype bfloat16`" in finding.remedy
+
+
+def test_fewer_requests_than_nobody_asked_for_are_no_warning() -> None:
+    given = inputs("--tp 1" + tree_flags("EAGLE3", [3, 4, 8]), "fp8")
+    plan = memory.plan(given)
+    assert pools_of(plan).requests < 48
+    (finding,) = findings.of_plan(plan, tuple(memory.choices(given)))
+    assert finding.level == "note"
+    assert "of 48 that SGLang would take" in finding.text
 
 
 def test_a_context_that_no_request_can_fill_is_a_warning() -> None:
     given = inputs("--tp 4 --max-total-tokens 100000" + tree_flags("EAGLE3", [3, 4, 8]))
     plan = memory.plan(given)
     assert plan.longest == 100_000 - 2 * 12
-    assert any("longest request has 99,976 tokens" in str(f) for f in findings.of_plan(plan))
+    assert any("longest request has 99,976 tokens" in str(f) for f in findings.of_plan(plan, ()))
 
 
 def test_flags_buy_what_they_are_said_to() -> None:
