@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
 from sglang_qwen3next_eagle3.head.captured_layers import DESCRIBED, SOURCE
-from sglang_qwen3next_eagle3.serving import flags
+from sglang_qwen3next_eagle3.serving import flags, preflight, profile
 from sglang_qwen3next_eagle3.serving import server as servers
 from sglang_qwen3next_eagle3.serving.client import Answer, Client
 from sglang_qwen3next_eagle3.serving.command_line import DEFAULT_PORT
@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the question was answered. Raises UserError or ServerFailed."""
     key = _key(arguments.sglang)
-    port = arguments.port or free_port(DEFAULT_PORT)
+    port = free_port(DEFAULT_PORT) if arguments.port is None else arguments.port
+    # What `launch` would refuse is refused here, before it is started and in its words.
+    served = profile.load("demo").override(sglang={"port": port})
+    preflight.plan(served, preflight.Options(extra=tuple(arguments.sglang)))
     words = ["--profile", "demo", "--port", "{port}", "--", *arguments.sglang]
     with _log() as log, contextlib.ExitStack() as stack:
         with Progress("starting SGLang", None) as progress:

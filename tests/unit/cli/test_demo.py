@@ -44,6 +44,28 @@ def test_it_asks_and_stops_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--port", "99999"], "port '99999': a number from 1 to 65535"),
+        (["--port", "0"], "port '0': a number from 1 to 65535"),
+        (["--", "--tp", "2"], "TP 2: the CPU engine serves with one process"),
+        (["--", "--dp-size=2"], "DP 2: the CPU engine serves with one process"),
+        (["--", "--pipeline-parallel-size", "2"], "PP 2: the CPU engine serves with one process"),
+        (["--", "--context-length", "256k"], "a context of 256000 is asked for, the target knows"),
+        (["--", "--speculative-num-draft-tokens", "64"], "hold 37 draft tokens, 64 are asked for"),
+    ],
+)
+def test_what_launch_refuses_is_refused_in_one_line_before_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert main(["demo", *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_it_says_which_states_the_server_captures(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
