@@ -10,20 +10,15 @@ import yaml
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import slug, write_text
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths, without_secrets
+from sglang_qwen3next_eagle3.bench.options import DEFAULTS, HOW_TO_SPELL, MTP
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration
 from sglang_qwen3next_eagle3.serving import preflight
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Profile, Tree
 
-MTP = "mtp"
-DEFAULTS = "eagle3-defaults"
 DEFAULT_TREE = (3, 1, 4)
 """What SGLang 0.5.17 chooses for this target (arg_groups/speculative_hook.py)."""
-HOW_TO_SPELL = (
-    f"write {NONE}, {MTP}, {MTP}:3,1,4, {DEFAULTS}, a tree as steps,topk,draft-tokens (3,4,8), "
-    "chains:1-7, or the name or file of a profile"
-)
 _LIKE_A_TREE = re.compile(r"\d+,\d+,\d+")
 _CHAINS = re.compile(r"chains:(\d+)-(\d+)")
 

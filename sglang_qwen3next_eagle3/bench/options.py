@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sglang_qwen3next_eagle3.serving import profile as profiles
-from sglang_qwen3next_eagle3.serving.profile import Overrides, Profile
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.serving.profile import Profile
+
+MTP = "mtp"
+DEFAULTS = "eagle3-defaults"
+HOW_TO_SPELL = (
+    f"write none, {MTP}, {MTP}:3,1,4, {DEFAULTS}, a tree as steps,topk,draft-tokens (3,4,8), "
+    "chains:1-7, or the name or file of a profile"
+)
+"""Of a configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +22,7 @@ class BenchOptions:
     """What `bench run` and `bench speed` share.
 
     out: the folder, gone on with if it was begun. words: the command line, for the provenance.
-    configurations: as `configurations.HOW_TO_SPELL` says; empty for the benchmark's own choice.
+    configurations: as `HOW_TO_SPELL` says; empty for the benchmark's own choice.
     batches: requests in flight. profile: flags and checkpoints that all configurations share.
     target, head, tp: in place of the profiles'. start_seconds: that a server has for its start.
     stall_seconds: without a byte, after which it counts as stalled. flags: for every SGLang.
@@ -34,12 +42,17 @@ class BenchOptions:
     stall_seconds: int = 120
     flags: Sequence[str] = ()
 
-    def base(self) -> Profile:
+    def base(self) -> "Profile":
         """The profile that all configurations share. Raises UserError."""
+        # Not for the defaults: it brings pydantic.
+        from sglang_qwen3next_eagle3.serving import profile as profiles
+
         return self.given(profiles.load(self.profile))
 
-    def given(self, chosen: Profile) -> Profile:
+    def given(self, chosen: "Profile") -> "Profile":
         """A profile with the checkpoints and ranks that were asked for. Raises UserError."""
+        from sglang_qwen3next_eagle3.serving.profile import Overrides
+
         head = self.head if chosen.algorithm == "eagle3" else None
         return Overrides(target=self.target, head=head, tp=self.tp).apply(chosen)
 

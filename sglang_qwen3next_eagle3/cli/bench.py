@@ -21,7 +21,9 @@ from sglang_qwen3next_eagle3.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from sglang_qwen3next_eagle3.bench import BenchOptions, Outcome, Result
+    from sglang_qwen3next_eagle3.bench.measure import Outcome
+    from sglang_qwen3next_eagle3.bench.options import BenchOptions
+    from sglang_qwen3next_eagle3.bench.results.records import Result
 
 MEASURED, INCOMPLETE = 0, 1
 
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.options import RunOptions
 
     what = parser.add_argument_group("what is measured")
     what.add_argument(
@@ -48,15 +50,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="of `bench suites`, or a .yaml; repeatable",
     )
     _add_configurations(what, "none and --profile")
-    _add_batches(what, bench.RunOptions, "requests in flight")
-    what.add_argument("--repeats", type=positive, default=bench.RunOptions.repeats, metavar="N")
+    _add_batches(what, RunOptions, "requests in flight")
+    what.add_argument("--repeats", type=positive, default=RunOptions.repeats, metavar="N")
     what.add_argument("--limit", type=positive, metavar="N", help="prompts of each suite")
     what.add_argument("--max-tokens", type=positive, metavar="N", help="of each answer")
     what.add_argument("--ignore-eos", action="store_true", help="every answer of full length")
     what.add_argument("--seed", type=int, help="of the choice of prompts (default: the suite's)")
     what.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where the suites' files are")
     what.add_argument("--tokenizer", help="folder or hub name (default: the target)")
-    _add_servers(parser, bench.RunOptions)
+    _add_servers(parser, RunOptions)
     theirs = parser.add_argument_group("a server that already runs")
     theirs.add_argument("--base-url", metavar="URL", help="measure it instead of starting any")
     theirs.add_argument("--name", help="what to call it (default: its tree, or none)")
@@ -70,7 +72,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
-    from sglang_qwen3next_eagle3.bench import SpeedOptions
+    from sglang_qwen3next_eagle3.bench.options import SpeedOptions
 
     what = parser.add_argument_group("what is measured")
     _add_configurations(what, " ".join(SpeedOptions.configurations))
@@ -98,14 +100,14 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_configurations(group: Any, default: str) -> None:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.options import HOW_TO_SPELL
 
     group.add_argument(
         "--config",
         dest="configurations",
         action="append",
         metavar="NAME",
-        help=f"{bench.HOW_TO_SPELL}; repeatable (default: {default})",
+        help=f"{HOW_TO_SPELL}; repeatable (default: {default})",
     )
 
 
@@ -157,16 +159,18 @@ def _add_no_plots(group: Any, summary: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.options import RunOptions
+    from sglang_qwen3next_eagle3.bench.run import run_suites
 
-    options = replace(options_of(bench.RunOptions, arguments), api_key=key_of(arguments))
-    return _measured(bench.run_suites(options), arguments.json)
+    options = replace(options_of(RunOptions, arguments), api_key=key_of(arguments))
+    return _measured(run_suites(options), arguments.json)
 
 
 def _speed(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.options import SpeedOptions
+    from sglang_qwen3next_eagle3.bench.speed import run_speed
 
-    return _measured(bench.run_speed(options_of(bench.SpeedOptions, arguments)), arguments.json)
+    return _measured(run_speed(options_of(SpeedOptions, arguments)), arguments.json)
 
 
 def _measured(outcome: "Outcome", as_json: bool) -> int:
@@ -183,28 +187,30 @@ def _print(result: "Result", report: str, as_json: bool) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.trees.plan import HOW_TO_WRITE
 
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--result", type=Path, metavar="PATH", help="a result of `bench speed`, or its folder"
     )
     source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
-    parser.add_argument("--accept-lengths", metavar="SPEC", help=bench.HOW_TO_WRITE)
+    parser.add_argument("--accept-lengths", metavar="SPEC", help=HOW_TO_WRITE)
     parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
     parser.add_argument("--json", action="store_true", help="figures for scripts")
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.results.records import Result
+    from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
+    from sglang_qwen3next_eagle3.bench.trees.plan import parse_accept_lengths, plan
 
     if arguments.model:
-        model = bench.CostModel.load(arguments.model)
+        model = CostModel.load(arguments.model)
     else:
-        model = bench.fit(bench.Result.load(arguments.result))
+        model = fit(Result.load(arguments.result))
     spec = arguments.accept_lengths
-    given = None if spec is None else bench.parse_accept_lengths(spec)
-    found = bench.plan(model, given, _batches(arguments.batch))
+    given = None if spec is None else parse_accept_lengths(spec)
+    found = plan(model, given, _batches(arguments.batch))
     print(json.dumps(found.payload(model), indent=1) if arguments.json else found.text(model))
     return 0
 
@@ -233,9 +239,9 @@ def _add_join(parser: argparse.ArgumentParser) -> None:
 
 
 def _join(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.join import join_results
 
-    joined = bench.join_results(
+    joined = join_results(
         arguments.folders, arguments.out, plots=arguments.plots, words=arguments.words
     )
     if joined.doubled:
@@ -254,9 +260,10 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.reports.compare import compare
+    from sglang_qwen3next_eagle3.bench.results.records import Result
 
-    compared = bench.compare(bench.Result.load(arguments.a), bench.Result.load(arguments.b))
+    compared = compare(Result.load(arguments.a), Result.load(arguments.b))
     print(json.dumps(compared.data, indent=2) if arguments.json else compared.markdown)
     return 0
 
@@ -268,14 +275,15 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.reports import readme_rows, write
+    from sglang_qwen3next_eagle3.bench.results.records import Result
 
-    result = bench.Result.load(arguments.result)
+    result = Result.load(arguments.result)
     if arguments.readme:
-        print(bench.readme_rows(result))
+        print(readme_rows(result))
         return 0
     folder = arguments.result if arguments.result.is_dir() else arguments.result.parent
-    print(bench.write(result, folder, plots=arguments.plots))
+    print(write(result, folder, plots=arguments.plots))
     return 0
 
 
@@ -290,9 +298,9 @@ def _add_divergences(parser: argparse.ArgumentParser) -> None:
 
 
 def _divergences(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.divergences import find_divergences
 
-    rows: Iterator[Mapping[str, Any]] = bench.find_divergences(
+    rows: Iterator[Mapping[str, Any]] = find_divergences(
         arguments.folder, arguments.suite, arguments.target, arguments.data_dir
     )
     for row in rows:
@@ -305,9 +313,9 @@ def _add_suites(parser: argparse.ArgumentParser) -> None:
 
 
 def _suites(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3 import bench
+    from sglang_qwen3next_eagle3.bench.suites import load_suite, suite_names
 
-    found = [bench.load_suite(name) for name in bench.suite_names()]
+    found = [load_suite(name) for name in suite_names()]
     if arguments.json:
         print(
             json.dumps([suite.model_dump(mode="json", by_alias=True) for suite in found], indent=2)

@@ -9,7 +9,7 @@ from sglang_qwen3next_eagle3.bench.reports import run, speed
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import cost
 
-__all__ = ["readme_rows", "write"]
+__all__ = ["compare", "readme_rows", "write"]
 
 
 def write(result: Result, folder: Path, *, plots: bool = True) -> str:

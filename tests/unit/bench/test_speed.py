@@ -7,7 +7,8 @@ import pytest
 from safetensors import safe_open
 
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.bench import SpeedOptions, speed
+from sglang_qwen3next_eagle3.bench import speed
+from sglang_qwen3next_eagle3.bench.options import SpeedOptions
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.head.check import check

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3 import bench
-from sglang_qwen3next_eagle3.bench import RunOptions, SpeedOptions, configurations
+from sglang_qwen3next_eagle3.bench import configurations
+from sglang_qwen3next_eagle3.bench.options import RunOptions, SpeedOptions
+from sglang_qwen3next_eagle3.bench.suites import load_suite
 from sglang_qwen3next_eagle3.cli import bench as verb
 from sglang_qwen3next_eagle3.cli import launch
 from sglang_qwen3next_eagle3.cli.arguments import options_of
@@ -50,7 +51,7 @@ def test_every_command_is_one_that_can_be_given(words: list[str]) -> None:
         if getattr(options, "base_url", None) is None:
             found = configurations.parse(options.configurations, options.base(), options.given)
             assert {contender.profile.sglang["tp"] for contender in found} == {4}
-        assert all(map(bench.load_suite, getattr(options, "suites", ())))
+        assert all(map(load_suite, getattr(options, "suites", ())))
 
 
 def test_there_are_some_of_each_kind() -> None:
