@@ -96,8 +96,11 @@ class _Server:
             # Ranks of data-parallel attention are those of --tp.
             attention = name == "--dp-size" and self.given.of("--enable-dp-attention")
             ranks *= 1 if attention else self.given.number(name) or 1
+        nodes = self.given.number("--nnodes") or 1
         fp8 = self.target is not None and self.target.fp8_block is not None
-        return Needs(self.on_gpu, ranks, fp8)
+        first = self.given.number("--base-gpu-id") or 0
+        step = self.given.number("--gpu-id-step") or 1
+        return Needs(self.on_gpu, max(1, ranks // nodes), fp8, first, step)
 
 
 def of_machine() -> Report:
@@ -296,7 +299,7 @@ def _fast(server: _Server, found: Host, mib: int | None) -> Iterator[Finding]:
 
 def _no_fast_path(server: _Server, found: Host | None) -> str | None:
     """Why; the server's log says what only the loaded model shows (overlay/fast/conditions)."""
-    used = found.visible[: server.needs.gpus] if found is not None else ()
+    used = server.needs.of(found.visible) if found is not None else ()
     if any(gpu.capability != findings.FAST_CAPABILITY for gpu in used):
         return "its kernels are for compute capability 9.0 (H100, H200)"
     if server.needs.gpus != 1:
@@ -334,7 +337,12 @@ def _plan(
         )
     total, before, basis = _memory_of(server, found, hardware, mib)
     if before is None:
-        return None, (), "", [note("memory-plan", "no GPU to plan for", "--gpu H200")]
+        return (
+            None,
+            (),
+            "",
+            [note("memory-plan", "no GPU whose memory is known", "--gpu H200, or its GiB")],
+        )
     try:
         resolved = settings.resolve(
             server.given, server.environment, server.target, server.algorithm, total
@@ -372,7 +380,9 @@ def _memory_of(
         return found.memory / MIB, free, "this machine's free RAM"
     ranks = server.needs.gpus
     taken = CONTEXT_MIB + (RANKS_MIB if ranks > 1 else 0)
-    used = found.visible[:ranks]
+    used = server.needs.of(found.visible)
+    if mib is None and any(gpu.mig for gpu in used):
+        return None, None, ""
     if mib is None and used:
         total, free_mib = min(gpu.total_mib for gpu in used), min(gpu.free_mib for gpu in used)
         return total, (free_mib - taken) * MIB, f"what is free on {used[0].short_name} now"

@@ -34,11 +34,18 @@ _DAY = 86400.0
 
 @dataclass(frozen=True)
 class Needs:
-    """Of the server that is asked about. gpus: how many it takes; fp8: whether its weights are."""
+    """Of the server that is asked about. gpus: how many it takes of this machine; fp8: whether its
+    weights are; first, step: which ones (`--base-gpu-id`, `--gpu-id-step`)."""
 
     on_gpu: bool = True
     gpus: int = 1
     fp8: bool = False
+    first: int = 0
+    step: int = 1
+
+    def of(self, visible: Sequence[Gpu]) -> Sequence[Gpu]:
+        """The GPUs that it will run on; fewer where there are fewer."""
+        return visible[self.first :: self.step][: self.gpus]
 
 
 def of_host(host: Host, needs: Needs | None) -> Iterator[Finding]:
@@ -63,16 +70,15 @@ def _gpus(host: Host, needs: Needs | None) -> Iterator[Finding]:
         yield from _no_gpus(host, needs)
         return
     visible = host.visible
-    wanted = needs.gpus if needs is not None else len(visible)
-    if len(visible) < wanted:
+    used = needs.of(visible) if needs is not None else visible
+    if needs is not None and len(used) < needs.gpus:
         masked = host.environment.get("CUDA_VISIBLE_DEVICES")
         of = f" of {len(gpus.found)} (CUDA_VISIBLE_DEVICES={masked})" if masked is not None else ""
         yield error(
             "gpus",
-            f"{wanted} GPUs are asked for, {len(visible)}{of} can be seen",
-            "unset CUDA_VISIBLE_DEVICES" if of else f"--tp {_largest_power(len(visible))}",
+            f"{needs.gpus} GPUs are asked for{_from(needs)}, {len(visible)}{of} can be seen",
+            "unset CUDA_VISIBLE_DEVICES" if of else f"--tp {_largest_power(len(used))}",
         )
-    used = visible[:wanted]
     if not used:
         return
     yield note("gpus", _description(used))
@@ -102,6 +108,10 @@ def _no_gpus(host: Host, needs: Needs | None) -> Iterator[Finding]:
             "`sglang-qwen3next-eagle3 demo`, which needs none",
             "this profile serves on GPUs",
         )
+
+
+def _from(needs: Needs) -> str:
+    return f" from GPU {needs.first} on" if needs.first else ""
 
 
 def _largest_power(count: int) -> int:

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-SECONDS = 10.0
+SECONDS = 30.0
 """nvidia-smi takes long where no persistence daemon keeps the driver awake."""
 _BASIC = (
     "index", "uuid", "name", "memory.total", "memory.free", "compute_cap", "driver_version",
@@ -75,7 +75,10 @@ class Gpus:
     trouble: str = ""
 
     def visible(self, variable: str | None) -> tuple[Gpu, ...]:
-        """Those that CUDA_VISIBLE_DEVICES leaves, in its order; what it does not know ends it."""
+        """Those that CUDA_VISIBLE_DEVICES leaves, in its order; what it does not know ends it.
+
+        A slice of a GPU (MIG) stands for one that is cut up, which of them is not known.
+        """
         if variable is None:
             return self.found
         chosen: list[Gpu] = []
@@ -85,6 +88,8 @@ class Gpus:
                 for gpu in self.found
                 if word == str(gpu.index) or (word[:4] == "GPU-" and gpu.uuid.startswith(word))
             ]
+            if word[:4] == "MIG-":
+                match = [gpu for gpu in self.found if gpu.mig][:1]
             if len(match) != 1:
                 break
             chosen += match
@@ -108,7 +113,10 @@ def probe(run: Run | None = None) -> Gpus:
     try:
         found = parse_gpus(basic)
     except ValueError:
-        return Gpus(trouble=" ".join(basic.split())[:200])
+        # GPUs that share the system's memory have none of their own to tell: "[N/A]".
+        if basic[:1].isdecimal():
+            return Gpus()
+        found = ()
     if not found:
         return Gpus(trouble=" ".join(basic.split())[:200])
     state = ask(["nvidia-smi", f"--query-gpu={','.join(_STATE)}", "--format=csv,noheader,nounits"])

@@ -28,11 +28,14 @@ _UNPLANNED = (
     "--enable-hierarchical-cache", "--enable-int8-mamba-checkpoint", "--enable-linear-replayssm",
     "--enable-linear-replayssm-spec", "--enable-symm-mem", "--enable-memory-saver",
     "--speculative-adaptive", "--cpu-offload-gb", "--dcp-size", "--pp-size", "--ep-size",
-    "--disaggregation-mode", "--decrypted-config-file",
+    "--disaggregation-mode", "--decrypted-config-file", "--json-model-override-args",
+    "--torchao-config", "--modelopt-quant", "--enable-lora", "--lora-paths",
+    "--ep-num-redundant-experts", "--offload-group-size",
 )  # fmt: skip
 _ONE = frozenset({"1", "0", "null"})
 """Values with which these flags change nothing."""
 _KIB = 1024
+_NOT = "not calculated"
 
 
 class Unplanned(UserError):
@@ -104,7 +107,10 @@ def resolve(
     """
     for name in _UNPLANNED:
         if given.of(name) and (given.value(name) or "on") not in _ONE:
-            raise Unplanned(f"with {name} SGLang lays out its memory otherwise: not calculated")
+            raise Unplanned(f"with {name} SGLang lays out its memory otherwise: {_NOT}")
+    quantization = given.value("--quantization")
+    if quantization is not None and (quantization != "fp8" or target.fp8_block is None):
+        raise Unplanned(f"with --quantization {quantization} weights are not as stored: {_NOT}")
     on_gpu = (given.value("--device") or "cuda").startswith("cuda")
     speculative = algorithm != "none"
     steps, topk, drafts = _tree(given) if speculative else (0, 0, 0)
@@ -209,7 +215,7 @@ def _kv_bytes(given: Parsed, dtype: str) -> int:
     if asked == "auto":
         return DTYPE_BYTES[dtype]
     if asked not in DTYPE_BYTES:
-        raise Unplanned(f"--kv-cache-dtype {asked} keeps scales beside the cache: not calculated")
+        raise Unplanned(f"--kv-cache-dtype {asked} keeps scales beside the cache: {_NOT}")
     return DTYPE_BYTES[asked]
 
 

@@ -191,6 +191,13 @@ def test_the_fast_path_is_on_or_says_why_not(
         assert said in found[0]["text"]
 
 
+def test_ranks_of_other_machines_are_not_missed(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--profile", "b1", "--tp", "16", "--", "--nnodes", "2"]
+    status, data = asked(capsys, *words)
+    assert status == 0, [found for found in data["findings"] if found["level"] != "note"]
+    assert of(data, "gpus")["text"].startswith("8x NVIDIA H200")
+
+
 def test_people_get_a_table_and_the_way_out(
     becomes: Becomes, capsys: pytest.CaptureFixture[str]
 ) -> None:

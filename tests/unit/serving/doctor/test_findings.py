@@ -97,6 +97,17 @@ def test_what_is_wrong_is_found(case: str) -> None:
     assert found.means or level == "error", "what it leads to"
 
 
+def test_the_gpus_that_are_meant_are_looked_at() -> None:
+    hot = replace(gpus(8).found[6], throttled=("its temperature",))
+    host = h200(gpus=replace(gpus(8), found=(*gpus(8).found[:6], hot, gpus(8).found[7])))
+    assert troubles(host, Needs(gpus=4)) == []
+    assert [found.subject for found in troubles(host, Needs(gpus=4, first=4))] == ["clocks"]
+    assert [found.subject for found in troubles(host, Needs(gpus=4, step=2))] == ["clocks"]
+    (few,) = troubles(h200(), Needs(gpus=4, first=6))
+    assert "4 GPUs are asked for from GPU 6 on, 8 can be seen" in few.text
+    assert few.remedy == "--tp 2"
+
+
 def test_neighbouring_troubles_are_all_told() -> None:
     host = replace(CASES["shm"][0], nofile=100, environment={"http_proxy": "http://p:1"})
     assert [found.subject for found in troubles(host)] == ["shm", "limits", "proxies"]

@@ -97,6 +97,18 @@ def test_gpus_that_are_not_linked() -> None:
     assert found.on_nvlink(found.found[:1]) is None
 
 
+def test_a_gpu_without_memory_of_its_own_is_not_known() -> None:
+    shared = "0, GPU-1b, NVIDIA GB10, [N/A], [N/A], 12.1, 580.95\n"
+    assert gpus.probe(answering(basic=shared)) == gpus.Gpus(), "no trouble either"
+
+
+def test_a_slice_stands_for_a_gpu_that_is_cut_up() -> None:
+    cut = gpus.with_state(gpus.parse_gpus(BASIC), STATE.replace("Disabled, [N/A]", "Enabled, 0"))
+    assert [gpu.mig for gpu in cut] == [False, True]
+    assert [gpu.index for gpu in gpus.Gpus(cut).visible("MIG-aa,MIG-bb")] == [1, 1]
+    assert gpus.Gpus(gpus.parse_gpus(BASIC)).visible("MIG-aa") == ()
+
+
 @pytest.mark.parametrize(
     ("variable", "left"),
     [

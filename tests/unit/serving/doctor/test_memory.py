@@ -197,7 +197,11 @@ def test_flags_buy_what_they_are_said_to() -> None:
 
 
 def test_another_layout_is_not_calculated() -> None:
-    for words in ("--enable-hierarchical-cache", "--pp-size 2", "--kv-cache-dtype mxfp8"):
+    for words in (
+        "--enable-hierarchical-cache", "--pp-size 2", "--kv-cache-dtype mxfp8",
+        "--quantization fp8", "--json-model-override-args {}", "--lora-paths a=b",
+    ):  # fmt: skip
         with pytest.raises(settings.Unplanned, match="not calculated"):
             inputs(words)
     assert inputs("--pp-size 1").settings.tp == 1
+    assert inputs("--quantization fp8", "fp8").settings.tp == 1, "which it is already"
