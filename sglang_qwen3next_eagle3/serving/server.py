@@ -18,7 +18,9 @@ from sglang_qwen3next_eagle3.serving.connection import authorization
 from sglang_qwen3next_eagle3.serving.machine import check_address
 
 LAUNCHER = "sglang_qwen3next_eagle3.launch"
-FLUSH_SECONDS = 30
+FLUSH_SECONDS = 30.0
+"""For how long a refusal to flush is asked again."""
+REPLY_SECONDS = 30.0
 GONE_SECONDS = 5.0
 """How long a process may take to be gone once it has broken a connection."""
 
@@ -64,7 +66,7 @@ class Server:
         return self.child.tail() if self.child is not None else []
 
     def _post(self, path: str) -> httpx.Response:
-        url, limit = f"{self.url}{path}", FLUSH_SECONDS
+        url, limit = f"{self.url}{path}", REPLY_SECONDS
         try:
             return httpx.post(url, headers=self.headers, timeout=limit, trust_env=False)
         except httpx.TransportError as error:

@@ -1,6 +1,5 @@
 """Streams, requests in flight, and servers that fail, against a server that pretends."""
 
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -20,8 +19,10 @@ def prompts(count: int) -> list[Dialogue]:
     return [one(place) for place in range(count)]
 
 
-def run(fake: Fake, conversations: Sequence[Dialogue], batch: int = 2) -> Pass:
-    return load.run(fake.url, conversations, batch, SAMPLING, stall_seconds=0.5)
+def run(
+    fake: Fake, conversations: Sequence[Dialogue], batch: int = 2, stall_seconds: float = 300
+) -> Pass:
+    return load.run(fake.url, conversations, batch, SAMPLING, stall_seconds=stall_seconds)
 
 
 def test_every_chunk_s_tokens_and_time_are_kept() -> None:
@@ -38,7 +39,7 @@ def test_every_chunk_s_tokens_and_time_are_kept() -> None:
 
 
 def test_exactly_so_many_requests_are_in_flight() -> None:
-    with serving(chunk_seconds=0.01) as fake:
+    with serving(chunk_seconds=0.05) as fake:
         found = run(fake, prompts(9), batch=3)
         assert fake.most_at_once == 3
     assert [sample.prompt for sample in found.samples] == [f"p{n}" for n in range(9)]
@@ -70,14 +71,12 @@ def test_an_aborted_answer_is_a_failure() -> None:
     assert len(found.samples) == 1
 
 
-def test_a_stalled_server_ends_the_pass_in_time() -> None:
-    started = time.monotonic()
-    with serving(stall_at=2) as fake:
-        found = run(fake, prompts(50), batch=1)
-        assert len(fake.bodies) == 2, "nothing is asked after the stall"
-    assert time.monotonic() - started < 10
+def test_a_stalled_server_ends_the_pass() -> None:
+    with serving(stall_at=1) as fake:
+        found = run(fake, prompts(50), batch=1, stall_seconds=0.5)
+        assert len(fake.bodies) == 1, "nothing is asked after the stall"
     assert found.broken == "stalled: nothing came for 0.5 s"
-    assert [sample.prompt for sample in found.samples] == ["p0"]
+    assert found.samples == []
 
 
 def test_a_server_that_is_not_there_ends_the_pass() -> None:
@@ -94,6 +93,6 @@ def test_progress_is_told_once_an_answer(batch: int) -> None:
     told: list[None] = []
     with serving() as fake:
         load.run(
-            fake.url, prompts(5), batch, SAMPLING, stall_seconds=5, done=lambda: told.append(None)
+            fake.url, prompts(5), batch, SAMPLING, stall_seconds=300, done=lambda: told.append(None)
         )
     assert len(told) == 5

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.bench import servers
 from sglang_qwen3next_eagle3.bench.results.records import Result
+from sglang_qwen3next_eagle3.serving import server
 from tests.support.bench_runs import TWO, Behave, words
 from tests.support.fake_sglang import serving
 
@@ -62,6 +64,14 @@ def test_other_answers_are_counted_with_their_first_divergence(
     assert set(found.equality.first_divergence) == {5}
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash is not told as a broken connection, however long a busy machine takes over it."""
+    monkeypatch.setattr(servers, "GONE_SECONDS", 300.0)
+    monkeypatch.setattr(server, "GONE_SECONDS", 300.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_crash_is_reported_with_the_log_and_the_rest_goes_on(
     behave: Behave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,6 +88,7 @@ def test_a_crash_is_reported_with_the_log_and_the_rest_goes_on(
     assert "the scheduler hit an exception" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_crash_is_no_broken_connection_though_the_process_is_not_gone_yet(
     behave: Behave, tmp_path: Path
 ) -> None:
@@ -103,11 +114,10 @@ def test_a_start_has_an_end(behave: Behave, tmp_path: Path) -> None:
 
 def test_a_stalled_server_fails_its_configuration(behave: Behave, tmp_path: Path) -> None:
     behave(none={"stall_at": 4})
-    assert main(words(tmp_path, *TWO, "--stall-seconds", "1")) == 1
+    assert main(words(tmp_path, "--config", "none", "--stall-seconds", "1")) == 1
     result = Result.load(tmp_path)
     assert result.configuration("none").error == "stalled: nothing came for 1 s"
     assert result.of("none", "smoke", 1) == []
-    assert len(result.of("3,1,4", "smoke", 1)) == 1
 
 
 def test_failed_requests_are_left_out_and_named(behave: Behave, tmp_path: Path) -> None:
@@ -208,7 +218,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(
 def test_an_interrupt_keeps_what_is_done_and_ends_the_server(
     behave: Behave, tmp_path: Path, sent: signal.Signals
 ) -> None:
-    behave(none={}, **{"3-1-4": {"chunk_seconds": 0.2}})
+    behave(none={}, **{"3-1-4": {"chunk_seconds": 5.0}})
     code = (
         # As a shell's background job starts it.
         "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -223,13 +233,13 @@ def test_an_interrupt_keeps_what_is_done_and_ends_the_server(
         [sys.executable, "-c", code, *words(tmp_path, *TWO)],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     log = tmp_path / "logs" / "3-1-4.log"
     while not (log.is_file() and "answering" in log.read_text()):
         assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(sent)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert "what is done is kept" in said
     result = Result.load(tmp_path)
