@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -196,7 +197,13 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
     parser.add_argument("--accept-lengths", metavar="SPEC", help=HOW_TO_WRITE)
     parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
-    parser.add_argument("--json", action="store_true", help="figures for scripts")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="figures for scripts")
+    how.add_argument(
+        "--for-server",
+        metavar="S,K,D",
+        help="the variable that tells the metrics of a server what this tree's cycles take",
+    )
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -208,6 +215,15 @@ def _plan(arguments: argparse.Namespace) -> int:
         model = CostModel.load(arguments.model)
     else:
         model = fit(Result.load(arguments.result))
+    if arguments.for_server:
+        from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
+        from sglang_qwen3next_eagle3.serving import profile
+
+        tree = profile.Tree.parse(arguments.for_server)
+        shape = (tree.steps, tree.topk, tree.draft_tokens)
+        costs = model.for_server(shape, _batches(arguments.batch))
+        print(f"{CYCLE_COSTS}={shlex.quote(costs)}")
+        return 0
     spec = arguments.accept_lengths
     given = None if spec is None else parse_accept_lengths(spec)
     found = plan(model, given, _batches(arguments.batch))

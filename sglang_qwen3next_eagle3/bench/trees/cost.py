@@ -197,6 +197,25 @@ class CostModel(StrictRecord):
         ms = self.fitted(batch, tree)
         return None if ms is None else Cycle(ms=ms, source="fitted")
 
+    def for_server(self, tree: Tree, batches: Sequence[int] = ()) -> str:
+        """What a server of this tree is told for its metrics (overlay/metrics/cycle_costs.py).
+
+        batches: all that were measured if empty.
+
+        Raises:
+            UserError: a cycle or a step at one of them was neither measured nor is in reach.
+        """
+        words = [spelled(tree)]
+        for batch in batches or self.batches:
+            cycle, step = self.cycle(batch, tree), self.cycle(batch, None)
+            if cycle is None or step is None:
+                raise UserError(
+                    f"tree {spelled(tree)} with {batch} requests was not measured, and the model "
+                    f"does not reach it; measured: {'; '.join(self.configurations)}"
+                )
+            words.append(f"{batch}:{cycle.ms:.2f}/{step.ms:.2f}")
+        return " ".join(words)
+
     def fitted(self, batch: int, tree: Tree | None) -> float | None:
         """ms by the law, measured or not; None outside of what it was fitted to."""
         if self.coefficients is None or not self._within(batch, tree):

@@ -13,6 +13,8 @@ from sglang_qwen3next_eagle3.bench.trees.plan import (
     parse_accept_lengths,
     plan,
 )
+from sglang_qwen3next_eagle3.overlay import environment
+from sglang_qwen3next_eagle3.overlay.metrics import cycle_costs
 from tests.support import speed
 from tests.support.speed import configuration, measurement
 
@@ -207,3 +209,22 @@ def test_a_plan_without_accept_lengths_shows_no_predictions(
     assert "to break even" in out
     assert "tok/s" not in out
     assert "at equal acceptance" not in out
+
+
+def test_what_a_server_is_told_can_be_pasted_and_is_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = model(*SMALL)
+    made.save(tmp_path / "m.json")
+    words = ("--model", str(tmp_path / "m.json"), "--for-server")
+    assert run(*words, "3,4,8", "--batch", "8") == 0
+    name, _, told = capsys.readouterr().out.strip().partition("=")
+    assert name == environment.CYCLE_COSTS
+    cycle, step = made.measured("3,4,8", 8), made.measured("none", 8)
+    assert cycle is not None
+    assert step is not None
+    costs = cycle_costs.parse(told.strip("'"))
+    assert costs is not None
+    assert costs.of(8) == (pytest.approx(cycle / 1000), pytest.approx(step / 1000))
+    assert run(*words, "3,4") == 2
+    assert "write steps,topk,draft-tokens" in capsys.readouterr().err

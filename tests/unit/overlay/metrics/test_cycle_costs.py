@@ -50,13 +50,18 @@ def test_the_costs_of_the_profile_are_those_that_were_measured() -> None:
     served = profile.load("h200-fp8")
     assert served.tree is not None
     tree = (served.tree.steps, served.tree.topk, served.tree.draft_tokens)
-    costs = cycle_costs.parse(served.environment[CYCLE_COSTS])
+    told = served.environment[CYCLE_COSTS]
+    assert told == model.for_server(tree)
+    costs = cycle_costs.parse(told)
     assert costs is not None
     assert costs.tree == tree
-    assert tuple(costs.cycle) == model.batches
-    for batch in model.batches:
-        cycle, step = model.cycle(batch, tree), model.cycle(batch, None)
-        assert cycle is not None
-        assert step is not None
-        assert costs.cycle[batch] == pytest.approx(cycle.ms / 1000, abs=0.6e-5)
-        assert costs.step[batch] == pytest.approx(step.ms / 1000, abs=0.6e-5)
+    assert tuple(costs.cycle) == tuple(costs.step) == model.batches
+    assert costs.of(32) == (pytest.approx(0.03712), pytest.approx(0.01574))
+
+
+def test_a_tree_that_the_model_does_not_reach_is_refused() -> None:
+    path = data_dir("launch").parent / "benchmarks/results/h200x1-speed/cost-model.json"
+    model = CostModel.load(path)
+    assert model.for_server((3, 1, 4), [1]) == "3,1,4 1:7.92/6.10"
+    with pytest.raises(UserError, match="tree 9,1,10 with 1 requests was not measured"):
+        model.for_server((9, 1, 10))
