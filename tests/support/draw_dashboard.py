@@ -80,6 +80,7 @@ def draw(asked: Prometheus, start: float, end: float, out: Path) -> None:
     for place in sorted({(p["gridPos"]["y"], p["type"] == "row") for p in everything}):
         tops[place[0]] = height
         height += ROWS["row" if place[1] else "panel"]
+    height += 0.1
     figure = plt.figure(figsize=(13, height), facecolor="#f4f5f5")
     figure.text(
         0.01, 1 - 0.2 / height, deployed.dashboard()["title"], size=11, weight="bold", va="center"
@@ -92,9 +93,9 @@ def draw(asked: Prometheus, start: float, end: float, out: Path) -> None:
             )
             continue
         box = (
-            where["x"] / 24 + 0.035,
+            where["x"] / 24 + 0.04,
             1 - (top + ROWS["panel"] - 0.3) / height,
-            where["w"] / 24 - 0.045,
+            where["w"] / 24 - 0.05,
             (ROWS["panel"] - 0.62) / height,
         )
         _panel(figure.add_axes(box), panel, asked, start, end)

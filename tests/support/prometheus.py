@@ -57,7 +57,7 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def scraping(server_url: str, folder: Path, seconds: int = 1) -> Iterator[Prometheus]:
+def scraping(server_url: str, folder: Path, seconds: int = 3) -> Iterator[Prometheus]:
     """Prometheus with the rules of deploy/, asking this server every so many seconds."""
     executable = binary()
     assert executable is not None, MISSING

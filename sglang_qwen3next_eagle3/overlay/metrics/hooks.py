@@ -152,7 +152,7 @@ def _after_scheduler_metrics(
     labels = {name: str(value) for name, value in reporter.metrics_collector.labels.items()}
     runner = scheduler.tp_worker.model_runner
     path = runner.attn_backend.__dict__.get(PATH)
-    stages = "" if path is None else ",".join(sorted(path.stages))
+    stages = "none" if path is None else ",".join(sorted(path.stages))
     say(FAST_PATH, labels, float(path is not None), stages=stages)
     captured = capture.captured_by(runner.model)
     if captured is not None:

@@ -57,7 +57,7 @@ COST_MODEL = Metric(
 FAST_PATH = Metric(
     f"{PREFIX}fast_path_enabled",
     "gauge",
-    "1 if our kernels serve the stages that the label names, 0 if SGLang's serve all.",
+    "1 if our kernels serve the stages that the label names, 0 (none) if SGLang's serve all.",
     ("stages",),
 )
 CAPTURED = Metric(
