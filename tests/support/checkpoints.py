@@ -20,7 +20,8 @@ __all__ = [
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "fmt": "e4m3"}
 
 # A head of the published proportions for a target of hidden size 8.
-SMALL_TARGET = {**CODER_NEXT, "hidden_size": 8, "vocab_size": 64}
+# Its vocabulary ends before the published end of text.
+SMALL_TARGET = {**CODER_NEXT, "hidden_size": 8, "vocab_size": 64, "eos_token_id": None}
 SMALL_HEAD: dict[str, Any] = {
     "architectures": ["LlamaForCausalLMEagle3"],
     "model_type": "llama",
