@@ -4,6 +4,7 @@ options         what is asked for, with its defaults
 run, speed      the two benchmarks; measure.py is what they do alike
 configurations  what is compared
 servers         how their servers are started, in which order, and what if one fails
+markdown        tables, of reports and plans
 suites/         prompts
 load            requests in flight
 results/        passes as they are kept, and the figures made of them

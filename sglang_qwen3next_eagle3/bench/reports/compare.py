@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.reports import markdown
+from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.reports.card import read_card
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result

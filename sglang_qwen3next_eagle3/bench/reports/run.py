@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.reports import markdown
+from sglang_qwen3next_eagle3.bench import markdown
+from sglang_qwen3next_eagle3.bench.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, CardTable, read_card
-from sglang_qwen3next_eagle3.bench.reports.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell, SuiteRow

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from sglang_qwen3next_eagle3.bench.reports import markdown, run
+from sglang_qwen3next_eagle3.bench import markdown
+from sglang_qwen3next_eagle3.bench.markdown import NOTHING
+from sglang_qwen3next_eagle3.bench.reports import run
 from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, read_card
-from sglang_qwen3next_eagle3.bench.reports.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from sglang_qwen3next_eagle3.base.accept_length import of_chain
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.schema import StrictRecord, first_error
-from sglang_qwen3next_eagle3.bench.reports import markdown
+from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.results.records import NONE
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, Cycle, Tree, spelled, tree_of
 from sglang_qwen3next_eagle3.serving import profile

@@ -9,6 +9,7 @@ import pytest
 from sglang_qwen3next_eagle3 import __version__, launch
 from sglang_qwen3next_eagle3.__main__ import VERBS, main
 from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, READER_GONE
+from sglang_qwen3next_eagle3.cli import bench, head, train
 
 
 def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,8 +84,11 @@ def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
 
 WITHOUT_TORCH = [
     *([verb, "--help"] for verb in VERBS),
-    ["head", "inspect", "--help"],
-    ["head", "calibrate", "--help"],
+    *(
+        [verb, action, "--help"]
+        for verb, module in (("head", head), ("bench", bench), ("train", train))
+        for action in module.ACTIONS
+    ),
     ["head", "inspect", "demo"],
     ["launch", "--list"],
     ["launch", "--profile", "demo", "--dry-run"],
@@ -93,9 +97,12 @@ WITHOUT_TORCH = [
 BLOCKED = """
 import json, sys, traceback
 sys.modules.update(torch=None, sglang=None)
-from sglang_qwen3next_eagle3.__main__ import main
 failed = {}
 for words in json.loads(sys.argv[1]):
+    # Each finds the package as a process of its own does, whatever was imported before.
+    for name in [name for name in sys.modules if name.startswith("sglang_qwen3next_eagle3")]:
+        del sys.modules[name]
+    from sglang_qwen3next_eagle3.__main__ import main
     try:
         status = main(words)
     except SystemExit as stopped:
