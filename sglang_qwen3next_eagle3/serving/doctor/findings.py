@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning
+from sglang_qwen3next_eagle3.serving.connection import is_loopback
 from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpu
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, Choice, DoesNotFit, Plan, Pools
+from sglang_qwen3next_eagle3.serving.flags import Parsed, find
 
 MIB = 2**20
 SHM_BYTES = GIB
@@ -29,6 +31,7 @@ UNEVEN = 0.9
 SURE = 0.03
 """Of a GPU's memory: what the plan may be wrong by before it refuses."""
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+_KEYS = ("--api-key", "--admin-api-key")
 _DAY = 86400.0
 
 
@@ -338,6 +341,41 @@ def _caches(host: Host) -> Iterator[Finding]:
                 "make it writable for this user, or mount a volume there",
                 "every start compiles again, or fails",
             )
+
+
+def of_keys(given: Parsed, argv: Sequence[str], host: str) -> Iterator[Finding]:
+    """Who may use the server, and who learns its keys. given: with what a `--config` file adds to
+    argv, which is what every user of the machine sees."""
+    spelled = [name for name in _KEYS if any(_names(word, name) for word in argv)]
+    if spelled:
+        yield warning(
+            "keys",
+            f"{' and '.join(spelled)} stand{'' if spelled[1:] else 's'} in the command line",
+            "write `api-key: KEY` into a file that only you may read (chmod 600) and pass "
+            "`-- --config FILE.yaml`",
+            "every user of this machine reads it in `ps`",
+        )
+    if is_loopback(host):
+        return
+    if not given.value("--api-key"):
+        yield warning(
+            "keys",
+            "the server listens beyond this machine without a key (--insecure)",
+            "a key, or a firewall that lets only your clients through",
+            "whoever reaches it may use it, and replace its weights",
+        )
+    elif not given.value("--admin-api-key"):
+        yield warning(
+            "keys",
+            "there is no --admin-api-key",
+            "write `admin-api-key: OTHER` into the same file",
+            "whoever may ask may also replace weights, empty caches, profile and stop requests",
+        )
+
+
+def _names(word: str, flag: str) -> bool:
+    found = find(word.partition("=")[0]) if word.startswith("--") else None
+    return found is not None and flag in found.names
 
 
 def of_plan(plan: Plan, choices: Sequence[Choice]) -> Iterator[Finding]:

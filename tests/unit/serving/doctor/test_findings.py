@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.findings import Finding, Level
+from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving.doctor import findings
 from sglang_qwen3next_eagle3.serving.doctor.findings import Needs
 from sglang_qwen3next_eagle3.serving.doctor.gpus import GpuProcess, Gpus
@@ -140,3 +141,29 @@ def test_cold_and_warm_caches_are_told() -> None:
     told = [str(found) for found in findings.of_host(h200(caches=caches), FOUR)]
     assert any("compiled before: Triton 3.0 GiB" in text for text in told)
     assert any("nothing compiled yet: DeepGEMM (/d)" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("words", "host", "told"),
+    [
+        ("", "127.0.0.1", []),
+        ("--api-key k", "127.0.0.1", ["--api-key stands"]),
+        ("--api-ke=k", "localhost", ["--api-key stands"]),
+        ("", "0.0.0.0", ["without a key"]),
+        ("--api-key k", "0.0.0.0", ["--api-key stands", "no --admin-api-key"]),
+        ("--api-key k --admin-api-key a", "0.0.0.0", ["--api-key and --admin-api-key stand"]),
+        ("--config {keys}", "0.0.0.0", []),
+        ("--config {key}", "0.0.0.0", ["no --admin-api-key"]),
+    ],
+)
+def test_who_may_use_it_and_who_learns_the_keys(
+    words: str, host: str, told: list[str], tmp_path: Path
+) -> None:
+    files = {"key": "api-key: k\n", "keys": "api-key: k\nadmin-api-key: a\n"}
+    paths = {name: tmp_path / f"{name}.yaml" for name in files}
+    for name, text in files.items():
+        paths[name].write_text(text)
+    argv = words.format(**paths).split()
+    found = list(findings.of_keys(flags.parse(argv), argv, host))
+    assert [f.level for f in found] == ["warning"] * len(told)
+    assert all(said in f.text for said, f in zip(told, found, strict=True)), found
