@@ -163,7 +163,7 @@ def main() -> None:
         log = Path(folder) / "server.log"
         with (
             running(command, port, log, {CYCLE_COSTS: COSTS}) as server,
-            prometheus.scraping(server.url, Path(folder) / "prometheus") as asked,
+            prometheus.scraping(server.url, Path(folder) / "prometheus", 2) as asked,
         ):
             time.sleep(5)
             start = time.time()

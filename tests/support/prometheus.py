@@ -12,7 +12,7 @@ import httpx
 import yaml
 
 from sglang_qwen3next_eagle3.base.processes import child, free_port
-from tests.support.deployed import RULES
+from tests.support.deployed import PROMETHEUS, RULES
 
 MISSING = "prometheus is not installed (Debian: apt-get install prometheus)"
 Sample = tuple[dict[str, str], float]
@@ -57,20 +57,15 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def scraping(server_url: str, folder: Path, seconds: int = 3) -> Iterator[Prometheus]:
-    """Prometheus with the rules of deploy/, asking this server every so many seconds."""
+def scraping(server_url: str, folder: Path, seconds: int = 5) -> Iterator[Prometheus]:
+    """Prometheus as deploy/ has it, but asking this server, every so many seconds."""
     executable = binary()
     assert executable is not None, MISSING
-    config = {
-        "global": {"scrape_interval": f"{seconds}s", "evaluation_interval": f"{seconds}s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {
-                "job_name": "sglang",
-                "static_configs": [{"targets": [server_url.removeprefix("http://")]}],
-            }
-        ],
-    }
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
+    config["global"] = {"scrape_interval": f"{seconds}s", "evaluation_interval": f"{seconds}s"}
+    config["rule_files"] = [str(RULES)]
+    (scrape,) = config["scrape_configs"]
+    scrape["static_configs"] = [{"targets": [server_url.removeprefix("http://")]}]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     port = free_port()
