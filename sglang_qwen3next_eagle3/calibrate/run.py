@@ -201,6 +201,7 @@ def load_pair(options: CalibrationOptions) -> Pair:
     if error is not None:
         raise UserError(f"{error}: choose another --tp")
     whole = hub.resolve(target, options.target_revision, "target")
+    shards.check_loaded(head_files.Folder(whole), options.load_format)
     return Pair(options.target, options.head, whole, head_folder, its_target, found)
 
 

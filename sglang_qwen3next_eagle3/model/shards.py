@@ -89,6 +89,15 @@ def check(files: Listing) -> None:
     headers(files)
 
 
+def check_loaded(files: Listing, load_format: str | None) -> None:
+    """As `check`, of a target that SGLang loads in this format: random weights need no files.
+
+    load_format: of its --load-format; None: not given.
+    """
+    if load_format in (None, "", "auto", "safetensors"):
+        check(files)
+
+
 def _index(files: Listing) -> dict[str, str]:
     """Which tensor is in which file, as far as the checkpoint has an index."""
     if hub.INDEX not in files.sizes:

@@ -124,7 +124,7 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     if head is not None:
         shards.check(Folder(head))
     target = hub.resolve(chosen.target, revision, "target")
-    _check_weights(target, given)
+    shards.check_loaded(Folder(target), given.value("--load-format"))
     folders = {
         "target": str(target),
         "head": None if head is None else str(head),
@@ -329,12 +329,6 @@ def _check_context(target: Target, given: Parsed, environment: Mapping[str, str]
             f"a context of {asked} is asked for, the target knows {limit}: beyond that its text is "
             f"noise; ask for {limit} or less, or set {LONGER_CONTEXT}=1 if you know better"
         )
-
-
-def _check_weights(target: Path, given: Parsed) -> None:
-    """All of them, unless the target is served with random ones or ones of another format."""
-    if (given.value("--load-format") or "auto") in ("auto", "safetensors"):
-        shards.check(Folder(target))
 
 
 def _check_mtp(target: Path, given: Parsed) -> None:

@@ -21,7 +21,7 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from tests.support import calibration
-from tests.support.checkpoints import write_config
+from tests.support.checkpoints import POINTER, write_config
 from tests.support.heads import random_tensors, write
 from tests.support.server import free_port
 
@@ -171,6 +171,17 @@ def test_prompts_of_the_user_are_answered_on_request_only(
         "8 prompts with the target's own answers (2 left out), 320 tokens, 240 of them answers"
         in capsys.readouterr().out
     )
+
+
+def test_a_target_that_is_not_whole_is_refused_before_anything_is_loaded(
+    setup: Setup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (setup.target / "model.safetensors").write_bytes(POINTER)
+    assert setup.run() == REFUSED
+    error = capsys.readouterr().err
+    assert "model.safetensors is a git LFS pointer" in error
+    assert error.count("\n") == 1
+    assert not setup.asked
 
 
 def test_answers_that_are_shorter_than_a_chain_are_refused_before_anything_is_loaded(

@@ -50,6 +50,21 @@ def test_without_an_index_the_names_count(folder: Path) -> None:
         shards.check(Folder(folder))
 
 
+@pytest.mark.parametrize(
+    ("load_format", "looked_at"),
+    [(None, True), ("auto", True), ("safetensors", True), ("dummy", False), ("gguf", False)],
+)
+def test_what_is_not_loaded_need_not_be_there(
+    folder: Path, load_format: str | None, looked_at: bool
+) -> None:
+    (folder / FIRST).unlink()
+    if looked_at:
+        with pytest.raises(UserError, match=f"lacks {FIRST}"):
+            shards.check_loaded(Folder(folder), load_format)
+    else:
+        shards.check_loaded(Folder(folder), load_format)
+
+
 def test_only_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
