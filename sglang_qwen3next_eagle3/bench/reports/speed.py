@@ -9,8 +9,8 @@ from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, read_card
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell
-from sglang_qwen3next_eagle3.bench.trees import plan as planning  # it imports this package
 from sglang_qwen3next_eagle3.bench.trees.cost import TERMS, CostModel, Tree, spelled
+from sglang_qwen3next_eagle3.bench.trees.plan import PlanRow, needed, plan
 
 _UNPUBLISHED = 2.46
 """The accept length beside figures of the card that have none: the card's mean at B=1."""
@@ -235,15 +235,13 @@ def _cycles(result: Result, model: CostModel) -> Iterator[str]:
 
 def _break_even(result: Result, model: CostModel) -> Iterator[str]:
     batches = [batch for batch in model.batches if model.cycle(batch, None)]
-    rows = {
-        (row.name, row.batch): row for row in planning.plan(model, batches=batches).rows if row.tree
-    }
+    rows = {(row.name, row.batch): row for row in plan(model, batches=batches).rows if row.tree}
     if not rows:
         return
 
     def even(name: str, batch: int) -> str:
         row = rows.get((name, batch))
-        return NOTHING if row is None else planning.needed(row.break_even, row.tree)
+        return NOTHING if row is None else needed(row.break_even, row.tree)
 
     def over(name: str, batch: int) -> str:
         row = rows.get((name, batch))
@@ -294,7 +292,7 @@ def _law(result: Result, model: CostModel) -> Iterator[str]:
     yield _table(result, model.batches, error)
 
 
-def _is_chain(row: "planning.PlanRow") -> bool:
+def _is_chain(row: PlanRow) -> bool:
     return row.over_chain == 1 and row.tree is not None and row.tree[1] == 1
 
 
