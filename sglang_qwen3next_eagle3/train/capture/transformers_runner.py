@@ -76,11 +76,8 @@ class TransformersRunner:
         streams = torch.stack([self._streams[depth] for depth in self.selection.depths])
         return Prefill(streams.to("cpu", dtype), last_hidden.to("cpu", dtype))
 
-    def close(self) -> None:
-        """Nothing outlives the object."""
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """Nothing outlives the object."""
