@@ -9,7 +9,7 @@ UNIT := -m pytest tests/unit -n 2 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help train-env demo serve test test-fast test-gpu coverage lint format readme wheel clean
+.PHONY: help train-env demo serve test test-fast test-gpu coverage lint format readme licences wheel clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ format: $(INSTALLED)  ## Let ruff sort and format
 
 readme: $(INSTALLED)  ## README's tables from benchmarks/results
 	$(BIN)/python -m tests.support.readme
+
+licences: $(INSTALLED)  ## The licence of every pinned package; fails for one that says none
+	$(BIN)/python -m tests.support.licences
 
 wheel: $(INSTALLED)  ## dist/*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

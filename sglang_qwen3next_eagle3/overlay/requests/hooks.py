@@ -22,6 +22,7 @@ from sglang_qwen3next_eagle3.overlay.requests import (
     min_p,
     penalties,
     room,
+    server_info,
 )
 from sglang_qwen3next_eagle3.overlay.requests.admission import Limits
 
@@ -253,6 +254,16 @@ HOOKS: tuple[Hook, ...] = (
         "sglang.srt.model_executor.model_runner:ModelRunner.sample",
         penalties.sample,
         "Penalizes by the token that the step began with, which the host may not know yet.",
+    ),
+    Hook(
+        f"{_TOKENIZER}.resolved_config_dict",
+        server_info.resolved_config_dict,
+        "Keeps the keys to itself: /server_info tells all arguments to whoever may ask.",
+    ),
+    Hook(
+        "sglang.srt.managers.tokenizer_control_mixin:TokenizerControlMixin.get_internal_state",
+        server_info.get_internal_state,
+        "Keeps the keys to itself, which /server_info tells once more for each scheduler.",
     ),
 )
 """In place in a server of Qwen3-Next."""
