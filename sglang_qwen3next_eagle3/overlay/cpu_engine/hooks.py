@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -90,12 +91,30 @@ def _allocate_on_cpu(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
         return original(*args, **kwargs)
 
 
+def _fork(original: Callable[..., None], server_args: Any) -> None:
+    original(server_args)
+    torch.multiprocessing.set_start_method("fork", force=True)
+    # A child that was spawned would have none of this process's handlers either.
+    os.register_at_fork(after_in_child=_forget_handlers)
+
+
+def _forget_handlers() -> None:
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 _AMX_BACKEND = "sglang.srt.layers.attention.intel_amx_backend:IntelAMXAttnBackend"
 _STATE_SCATTER = "sglang.kernels.ops.mamba.mamba_state_scatter_triton"
 _MEMORY_POOL = "sglang.srt.mem_cache.memory_pool"
 _XGRAMMAR = "sglang.srt.constrained.xgrammar_backend"
 
 HOOKS: tuple[Hook, ...] = (
+    Hook(
+        "sglang.srt.entrypoints.engine:_set_envs_and_config",
+        _fork,
+        "It has the scheduler and the detokenizer start from nothing, since CUDA has to; each then "
+        "imports for ten seconds what this process has imported.",
+    ),
     Hook(
         "sglang.srt.arg_groups.overrides:cpu_has_amx_support",
         _yes,
