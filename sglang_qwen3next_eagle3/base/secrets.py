@@ -5,7 +5,6 @@ import ctypes
 import sys
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import uninterrupted
 from sglang_qwen3next_eagle3.base.redact import is_secret, text_without_secrets
 
@@ -19,6 +18,9 @@ def mask_log(log: Path) -> None:
     Whatever ended its process: that is told, and not that its log could not be written. Nothing
     interrupts this, since the log would keep its secrets.
     """
+    # Not for --help, which hides the command line's.
+    from sglang_qwen3next_eagle3.base import files
+
     with uninterrupted(), contextlib.suppress(OSError):
         if log.is_file():
             with log.open(encoding="utf-8", errors="replace") as printed:
