@@ -70,6 +70,11 @@ def test_the_page_has_every_metric_of_ours_with_its_type() -> None:
             assert f"`{metric.name}{{{','.join(metric.labels)}}}`" in PAGE, label
 
 
+def test_the_picture_of_the_dashboard_is_there_and_small() -> None:
+    (picture,) = re.findall(r"!\[[^\]]+\]\((images/[^)]+)\)", PAGE)
+    assert 10_000 < (ROOT / "docs" / picture).stat().st_size < 200_000
+
+
 def test_what_is_asked_of_ours_exists_and_all_of_ours_is_asked_for() -> None:
     recorded = {rule["record"] for rule in deployed.rules() if "record" in rule}
     texts = [rule["expr"] for rule in deployed.rules()]
