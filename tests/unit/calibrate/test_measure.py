@@ -14,7 +14,7 @@ TARGET = calibration.target()
 
 
 def measured(
-    folder: Path, trained: Depths | None, own: AuxSelection | None = None, count: int = 12
+    folder: Path, trained: Depths | None, own: AuxSelection | None = None, count: int = 8
 ) -> SelectionMeasurement:
     made = calibration.head(folder)
     texts = calibration.texts(made.model, trained, count=count)
@@ -34,7 +34,7 @@ def test_a_named_selection_is_found_by_name_and_by_search_alone(tmp_path: Path, 
 
 @pytest.mark.parametrize("trained", [(1, 2, 3), (0, 6, 12), (5, 8, 9)])
 def test_an_unusual_selection_is_found_by_search(tmp_path: Path, trained: Depths) -> None:
-    found = measured(tmp_path, trained)
+    found = measured(tmp_path, trained, count=12)
     assert found.searched == trained
     assert found.verdict.chosen is not None
     assert found.verdict.chosen.depths == trained
@@ -68,7 +68,7 @@ def test_states_in_another_order_are_found_but_not_chosen(tmp_path: Path) -> Non
 
 
 def test_a_head_that_knows_nothing_has_no_selection(tmp_path: Path) -> None:
-    found = measured(tmp_path, None, count=12)
+    found = measured(tmp_path, None)
     assert found.verdict.chosen is None
 
 
