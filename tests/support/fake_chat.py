@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-STALL_SECONDS = 1.5
+STALL_SECONDS = 60.0
 CALLS = [
     {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}},
     {"id": "c2", "type": "function", "function": {"name": "now", "arguments": "{}"}},
