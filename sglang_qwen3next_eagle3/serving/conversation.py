@@ -32,14 +32,15 @@ class Cancelled(Exception):
 
 @dataclass
 class Conversation:
-    """said: questions and answers in turn; question: the last one, answered or not; options: of
-    every request."""
+    """said: questions and answers in turn; question: the last one, and whether it is the last that
+    `said` holds; options: of every request."""
 
     client: Client
     options: Mapping[str, Any]
     system: str | None = None
     said: list[dict[str, str]] = field(default_factory=list)
     question: str | None = None
+    answered: bool = False
 
     def ask(self, question: str, show: Callable[[str], None]) -> Answer | None:
         """One answer, shown as it comes, and then part of the history with its question.
@@ -49,7 +50,7 @@ class Conversation:
                 the answer; where there is none, the question is none of the history either.
             UserError: the server refused, failed or is gone; the history is as it was before.
         """
-        self.question = question
+        self.question, self.answered = question, False
         asked = {"role": "user", "content": question}
         opening = [{"role": "system", "content": self.system}] if self.system else []
         pieces: list[str] = []
@@ -78,17 +79,18 @@ class Conversation:
         """
         if self.question is None:
             raise UserError("nothing was asked yet")
-        if self.said and self.said[-2]["content"] == self.question:
+        if self.answered:
             del self.said[-2:]
         return self.ask(self.question, show)
 
     def reset(self) -> None:
         self.said.clear()
-        self.question = None
+        self.question, self.answered = None, False
 
     def _keep(self, asked: dict[str, str], pieces: list[str]) -> None:
         if pieces:
             self.said += [asked, {"role": "assistant", "content": "".join(pieces)}]
+            self.answered = True
 
 
 def converse(conversation: Conversation) -> None:

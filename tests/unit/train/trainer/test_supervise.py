@@ -25,14 +25,12 @@ import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.support.training_plans import plan
+from sglang_qwen3next_eagle3.base.errors import exit_status
 from sglang_qwen3next_eagle3.train.trainer import supervise
 supervise.CPU_TRAINER = "tests.support.fake_trainer"
 supervise.END_SECONDS = 1.0
 out = Path(sys.argv[1])
-try:
-    supervise.train(plan(out), out)
-except KeyboardInterrupt:
-    sys.exit(130)
+sys.exit(exit_status(lambda: bool(supervise.train(plan(out), out))))
 """
 
 
@@ -159,10 +157,13 @@ def test_the_trainer_of_a_killed_run_ends_and_the_next_start_goes_on(out: Path) 
     assert begins(out) == [0, 5]
 
 
-def test_an_interrupt_to_the_run_alone_ends_the_trainer(out: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_to_the_run_alone_ends_the_trainer(
+    out: Path, number: signal.Signals, status: int
+) -> None:
     process, trainer = start_until_it_hangs(out)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 130
+    process.send_signal(number)
+    assert process.wait(120) == status
     assert is_gone(trainer)
 
 
