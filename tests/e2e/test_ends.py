@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.base.processes import child
+from tests.support.processes import marked, wait_for
 from tests.support.server import START_SECONDS, free_port
 
 
@@ -48,3 +49,34 @@ def test_a_server_that_is_ended_while_it_loads_leaves_nothing(
         os.kill(leader, number)
         started.process.wait(60)
         wait_until_there_are(leader, 0, 60)
+
+
+def test_a_demo_whose_scheduler_dies_ends_and_its_server_told_nobody_its_key(
+    tmp_path: Path,
+) -> None:
+    """A server without its scheduler ends itself, with the status of SIGKILL, which a supervisor
+    takes for a failure."""
+    mark, key = f"ENDS_MARK={tmp_path}", "cAnArY9"
+    command = ["-m", "sglang_qwen3next_eagle3", "demo", "--serve", "--", f"--api-key={key}"]
+    environment = {"ENDS_MARK": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with child([sys.executable, *command], tmp_path / "log", environment=environment) as started:
+        wait_for(
+            lambda: (
+                "Ctrl-C stops it." in (tmp_path / "log").read_text() or started.ended() is not None
+            ),
+            START_SECONDS,
+        )
+        running = marked(mark)
+        assert not any(key in words for words in running.values())
+        assert any("--api-key=*******" in words for words in running.values())
+        (server,) = [pid for pid, words in running.items() if "sglang.launch_server" in words]
+        (scheduler,) = [pid for pid, words in group(server).items() if "sglang::sched" in words]
+        os.kill(scheduler, signal.SIGKILL)
+        assert started.process.wait(120) == 2
+        wait_for(lambda: not marked(mark) and not group(server), 60)
+    said = (tmp_path / "log").read_text()
+    assert "the server ended: SIGKILL" in said
+    assert "crashed with exit code -9" in said
+    assert key not in said
+    (folder,) = tmp_path.glob("sglang-qwen3next-eagle3-*")
+    assert key not in (folder / "server.log").read_text()
