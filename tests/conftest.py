@@ -1,5 +1,6 @@
 """What all tests share: small checkpoints that are there."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tests.support.checkpoints import write_head, write_target
 # tested. `pytest --hypothesis-profile=default` looks for others.
 settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("same")
+# Under nohup children would ignore it, as they should, and tests that send it would wait for ever.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
