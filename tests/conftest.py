@@ -20,7 +20,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture(autouse=True)
 def same_environment() -> Iterator[None]:
-    """What a test sets, or SGLang while it resolves arguments, is no other test's: servers inherit it."""
+    """What a test sets, or SGLang while it resolves flags, is no other test's: children inherit."""
     before = dict(os.environ)
     yield
     if dict(os.environ) != before:
