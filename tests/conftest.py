@@ -14,8 +14,11 @@ from tests.support.checkpoints import write_head, write_target
 # tested. `pytest --hypothesis-profile=default` looks for others.
 settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("same")
-# Under nohup children would ignore it, as they should, and tests that send it would wait for ever.
+# Under nohup, or as a shell's background job, children would ignore these, as they should, and tests
+# that send them would wait for ever.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
