@@ -14,7 +14,7 @@ from tests.support.checkpoints import write_head, write_target
 # tested. `pytest --hypothesis-profile=default` looks for others.
 settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("same")
-# Under nohup, or as a shell's background job, children would ignore these, as they should, and tests
+# Under nohup, or as a background job, children would ignore these, as they should, and tests
 # that send them would wait for ever.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
