@@ -109,6 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._whole(what, body)
 
+    def end_headers(self) -> None:
+        # Said, so that a client does not ask again on a connection that is about to end.
+        self.send_header("Connection", "close")
+        super().end_headers()
+
     def _whole(self, what: str, body: dict[str, Any]) -> None:
         if what == "cut":
             return
