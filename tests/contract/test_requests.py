@@ -278,10 +278,12 @@ AMBIGUOUS = "root ::= x*\nx ::= y*\ny ::= z*\nz ::= [a-z]*"
 
 
 @pytest.mark.parametrize(
-    ("rules", "ends"), [(AMBIGUOUS, True), ("root ::= [a-z]*", False)], ids=["ambiguous", "plain"]
+    ("rules", "ranks", "ends"),
+    [(AMBIGUOUS, 1, True), ("root ::= [a-z]*", 1, False), (AMBIGUOUS, 2, False)],
+    ids=["ambiguous", "plain", "ranks go by clocks of their own"],
 )
 def test_a_grammar_that_takes_longer_with_each_token_ends_its_own_request_only(
-    monkeypatch: pytest.MonkeyPatch, rules: str, ends: bool
+    monkeypatch: pytest.MonkeyPatch, rules: str, ranks: int, ends: bool
 ) -> None:
     from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
     from sglang.srt.managers.scheduler_components.batch_result_processor import (
@@ -298,13 +300,14 @@ def test_a_grammar_that_takes_longer_with_each_token_ends_its_own_request_only(
     followed.accept_token = lambda token: grammars.timed(accept, followed, token)
     made = request(10, ignore_eos=True)
     made.grammar = followed
+    processor = SimpleNamespace(server_args=SimpleNamespace(tp_size=ranks, pp_size=1))
     mask = torch.zeros((1, 128), dtype=torch.int32)
     letter = tokenizer.convert_tokens_to_ids("a")
     for _ in range(200):
         grammars.timed(fill, followed, mask, 0)
         made.output_ids.append(letter)
         kept = grammars.accept_tokens(
-            SchedulerBatchResultProcessor._accept_grammar_tokens, None, made, letter
+            SchedulerBatchResultProcessor._accept_grammar_tokens, processor, made, letter
         )
         assert kept == [letter]
         if made.to_finish is not None:

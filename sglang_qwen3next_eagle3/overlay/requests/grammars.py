@@ -61,8 +61,14 @@ def timed(original: Callable[..., Any], grammar: Any, *args: Any, **kwargs: Any)
 def accept_tokens(
     original: Callable[..., Any], processor: Any, request: Any, tokens: Any
 ) -> list[int]:
-    """Around what takes a step's tokens over: ends a request whose grammar takes too long."""
+    """Around what takes a step's tokens over: ends a request whose grammar takes too long.
+
+    With one rank only: of several each would go by its own clock, and where one ended a request and
+    another did not, their batches would differ and their next collective would wait for ever.
+    """
     retained: list[int] = original(processor, request, tokens)
+    if processor.server_args.tp_size * processor.server_args.pp_size > 1:
+        return retained
     reason = too_slow(getattr(request.grammar, "seconds", 0.0), len(request.output_ids))
     if reason is not None and request.to_finish is None:
         from sglang.srt.managers.schedule_batch import FINISH_ABORT
