@@ -278,13 +278,19 @@ AMBIGUOUS = "root ::= x*\nx ::= y*\ny ::= z*\nz ::= [a-z]*"
 
 
 @pytest.mark.parametrize(
-    ("rules", "ranks", "ends"),
-    [(AMBIGUOUS, 1, True), ("root ::= [a-z]*", 1, False), (AMBIGUOUS, 2, False)],
-    ids=["ambiguous", "plain", "ranks go by clocks of their own"],
+    ("rules", "ranks", "thinks", "ends"),
+    [
+        (AMBIGUOUS, 1, False, True),
+        (AMBIGUOUS, 1, True, True),
+        ("root ::= [a-z]*", 1, False, False),
+        (AMBIGUOUS, 2, False, False),
+    ],
+    ids=["ambiguous", "behind a reasoning parser", "plain", "ranks go by clocks of their own"],
 )
 def test_a_grammar_that_takes_longer_with_each_token_ends_its_own_request_only(
-    monkeypatch: pytest.MonkeyPatch, rules: str, ranks: int, ends: bool
+    monkeypatch: pytest.MonkeyPatch, rules: str, ranks: int, thinks: bool, ends: bool
 ) -> None:
+    from sglang.srt.constrained.reasoner_grammar_backend import ReasonerGrammarObject
     from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
     from sglang.srt.managers.scheduler_components.batch_result_processor import (
         SchedulerBatchResultProcessor,
@@ -299,7 +305,9 @@ def test_a_grammar_that_takes_longer_with_each_token_ends_its_own_request_only(
     accept, fill = type(followed).accept_token, type(followed).fill_vocab_mask
     followed.accept_token = lambda token: grammars.timed(accept, followed, token)
     made = request(10, ignore_eos=True)
-    made.grammar = followed
+    made.grammar = ReasonerGrammarObject(followed, [0]) if thinks else followed
+    if thinks:
+        made.grammar.maybe_init_reasoning(False)
     processor = SimpleNamespace(server_args=SimpleNamespace(tp_size=ranks, pp_size=1))
     mask = torch.zeros((1, 128), dtype=torch.int32)
     letter = tokenizer.convert_tokens_to_ids("a")

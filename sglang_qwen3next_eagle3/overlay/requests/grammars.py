@@ -69,7 +69,9 @@ def accept_tokens(
     retained: list[int] = original(processor, request, tokens)
     if processor.server_args.tp_size * processor.server_args.pp_size > 1:
         return retained
-    reason = too_slow(getattr(request.grammar, "seconds", 0.0), len(request.output_ids))
+    # A reasoning parser wraps the grammar in one that waits for the end of the thoughts.
+    followed = getattr(request.grammar, "grammar", None) or request.grammar
+    reason = too_slow(getattr(followed, "seconds", 0.0), len(request.output_ids))
     if reason is not None and request.to_finish is None:
         from sglang.srt.managers.schedule_batch import FINISH_ABORT
 
