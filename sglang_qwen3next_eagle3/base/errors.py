@@ -145,8 +145,10 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
+    before = [(number, signal.getsignal(number)) for number in numbers]
     try:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         yield
     finally:
         for number, handler in before:

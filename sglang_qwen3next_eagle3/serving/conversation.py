@@ -75,13 +75,19 @@ class Conversation:
         """`ask` the last question, without its answer if it has one.
 
         Raises:
-            UserError: nothing was asked yet; and as `ask`.
+            UserError: nothing was asked yet; and as `ask`. Where nothing new was said, the answer
+                that there was stays.
         """
         if self.question is None:
             raise UserError("nothing was asked yet")
-        if self.answered:
-            del self.said[-2:]
-        return self.ask(self.question, show)
+        before = self.said[-2:] if self.answered else []
+        del self.said[len(self.said) - len(before) :]
+        try:
+            return self.ask(self.question, show)
+        finally:
+            if not self.answered:
+                self.said += before
+                self.answered = bool(before)
 
     def reset(self) -> None:
         self.said.clear()
@@ -122,7 +128,12 @@ def converse(conversation: Conversation) -> None:
             command, rest = command_of(text)
             if command in ("/exit", "/quit"):
                 return
-            _obey(conversation, command, rest)
+            try:
+                _obey(conversation, command, rest)
+            except Terminated:
+                raise
+            except KeyboardInterrupt:  # At an answer's last word, when there is nothing to stop.
+                _tell("")
 
 
 def read_message(read_line: Callable[[str], str]) -> str:

@@ -1,10 +1,12 @@
 """The history of a conversation; tests/unit/cli/test_chat_conversation.py types one."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import Terminated, UserError
+from sglang_qwen3next_eagle3.serving import conversation
 from sglang_qwen3next_eagle3.serving.client import Client
 from sglang_qwen3next_eagle3.serving.conversation import Cancelled, Conversation, command_of
 from tests.support.fake_chat import FakeChat, serving
@@ -44,6 +46,23 @@ def test_a_question_is_asked_again_in_place_of_its_own_answer_only(talk: Convers
     assert said(talk) == ["a", ANSWER, "cut", "before"]
 
 
+def test_an_answer_stays_where_asking_again_brings_none(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise UserError("gone")
+
+    talk.ask("a", show)
+    with monkeypatch.context() as gone:
+        gone.setattr(talk.client, "chat", fails)
+        for _ in range(2):
+            with pytest.raises(UserError, match="gone"):
+                talk.again(show)
+    assert said(talk) == ["a", ANSWER]
+    talk.again(show)
+    assert said(talk) == ["a", ANSWER]
+
+
 def test_there_is_nothing_to_ask_again_at_first_or_after_a_reset(talk: Conversation) -> None:
     with pytest.raises(UserError, match="nothing was asked yet"):
         talk.again(show)
@@ -74,6 +93,29 @@ def test_ctrl_c_keeps_what_was_said_and_sigterm_ends_all(talk: Conversation, at:
     with pytest.raises(Terminated):
         interrupted(Terminated(15))
     assert len(talk.said) == 2
+
+
+def test_ctrl_c_at_an_answer_s_last_word_does_not_end_the_conversation(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["a", "b"])
+
+    @contextlib.contextmanager
+    def typed() -> Iterator[Callable[[str], str]]:
+        def read_line(prompt: str) -> str:
+            if (line := next(lines, None)) is None:
+                raise EOFError
+            return line
+
+        yield read_line
+
+    def late(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversation, "_editing", typed)
+    monkeypatch.setattr(conversation, "_answer", late)
+    conversation.converse(talk)
+    assert next(lines, None) is None, "both were read"
 
 
 @pytest.mark.parametrize(
