@@ -45,7 +45,8 @@ USER 1000:1000
 WORKDIR /tmp
 EXPOSE 30000
 # SGLang's /health generates a token where nothing else runs, so it tells a dead scheduler too. Loading
-# 160 GB from a network disk takes its time; until then a failure does not count.
+# 160 GB from a network disk takes its time; until then a failure does not count. It asks plain HTTP at
+# PORT: with --port N give -e PORT=N too, with TLS --no-healthcheck.
 HEALTHCHECK --interval=30s --timeout=30s --start-period=30m --retries=3 \
     CMD python3 -c "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/health', timeout=25)"
 STOPSIGNAL SIGTERM

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.cli import launch
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
 
@@ -28,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.serving import doctor
 
     if arguments.profile is None:
+        _refuse_without_profile(arguments)
         report = doctor.of_machine()
     else:
         chosen, options = launch.chosen(arguments)
@@ -39,6 +41,26 @@ def run(arguments: argparse.Namespace) -> int:
 
         doctor.show(report, Console(highlight=False, file=sys.stdout, width=_width()))
     return report.status
+
+
+def _refuse_without_profile(arguments: argparse.Namespace) -> None:
+    """What would be ignored without a word."""
+    bare = argparse.ArgumentParser(add_help=False)
+    add_arguments(bare)
+    nothing = vars(bare.parse_args([]))
+    given = [
+        name
+        for name, value in vars(arguments).items()
+        if name in nothing and name != "json" and value != nothing[name]
+    ]
+    if given:
+        raise UserError(
+            f"{_spelled(given[0])} without a profile would be ignored: add --profile NAME"
+        )
+
+
+def _spelled(name: str) -> str:
+    return "what stands behind --" if name == "sglang" else f"--{name.replace('_', '-')}"
 
 
 def _width() -> int | None:

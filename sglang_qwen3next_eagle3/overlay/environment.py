@@ -13,3 +13,8 @@ joined by commas."""
 CYCLE_COSTS = "SGLANG_QWEN3NEXT_EAGLE3_CYCLE_COSTS"
 """What a cycle of the served tree was measured to take (metrics/cycle_costs.py), with which metrics
 tell how much speculation gains and whether it is as fast as it should be."""
+
+
+def is_on(text: str | None) -> bool:
+    """How SGLang reads a switch of its own (0.5.17, environ.py, EnvBool)."""
+    return (text or "").lower() in {"1", "true", "yes", "y"}

@@ -29,8 +29,8 @@ def check(given: Parsed) -> None:
         return
     if not given.value("--speculative-algorithm"):
         raise UserError(f"{ADAPTIVE}: nothing drafts here; leave it out")
-    topk = given.value("--speculative-eagle-topk")
-    if topk not in (None, "1"):
+    topk = given.number("--speculative-eagle-topk")
+    if topk not in (None, 1):
         raise UserError(
             f"{ADAPTIVE} is for chains, with topk {topk} SGLang serves without it: take a chain, "
             "for example --tree 3,1,4"
@@ -41,7 +41,9 @@ def check(given: Parsed) -> None:
     file = given.value(CONFIG)
     candidates = CANDIDATES if file is None else _candidates(Path(file).expanduser())
     steps = given.number("--speculative-num-steps")
-    if steps is not None and steps not in candidates:
+    if steps is None:  # SGLang's own, where no tree is given.
+        steps = 3
+    if steps not in candidates:
         trees = " or ".join(f"{n},1,{n + 1}" for n in sorted(candidates) if n)
         raise UserError(
             f"{ADAPTIVE} begins with one of its candidates, {_listed(candidates)} steps, not with "

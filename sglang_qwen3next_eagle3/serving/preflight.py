@@ -18,6 +18,7 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, shards
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.overlay.environment import is_on
 from sglang_qwen3next_eagle3.serving import adaptive, flags, machine, prefix_cache
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
@@ -321,7 +322,7 @@ def _check_context(target: Target, given: Parsed, environment: Mapping[str, str]
             f"context length {spelled!r}: a number of tokens, for example {limit} or 128Ki"
         )
     stretched = "factor" in (target.config.get("rope_scaling") or {})
-    allowed = {**os.environ, **environment}.get(LONGER_CONTEXT, "0").lower() in {"1", "true"}
+    allowed = is_on({**os.environ, **environment}.get(LONGER_CONTEXT))
     if asked is None or asked <= limit or stretched or allowed:
         return
     if given.value("--json-model-override-args") is None:

@@ -9,10 +9,12 @@ arg_groups/speculative_hook.py (`_handle_eagle_family`), arg_groups/overrides.py
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.overlay.environment import is_on
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 
 Strategy = Literal["no_buffer", "extra_buffer", "extra_buffer_lazy"]
@@ -134,7 +136,7 @@ def resolve(
     graphs = _graphs(given, on_gpu, tp, 0 if unchunked else chunk, device_mib)
     if unchunked:
         chunk = given.number("--max-prefill-tokens") or 16384
-    fraction = given.value("--mem-fraction-static")
+    fraction = default_fraction(device_mib, tp, chunk, graphs)
     return ServerSettings(
         on_gpu=on_gpu,
         tp=tp,
@@ -153,11 +155,11 @@ def resolve(
         radix_cache=radix,
         overlap=overlap,
         strategy=strategy,
-        skips_decode_lock=_is_on(environment.get("SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK")),
+        skips_decode_lock=is_on(environment.get("SGLANG_OPT_MAMBA_SKIP_DECODE_LOCK")),
         max_mamba_cache_size=given.number("--max-mamba-cache-size"),
-        mamba_full_memory_ratio=_float(given.value("--mamba-full-memory-ratio"), 0.9),
+        mamba_full_memory_ratio=_share(given, "--mamba-full-memory-ratio", 0.9, float("inf")),
         max_total_tokens=given.number("--max-total-tokens"),
-        fraction=_float(fraction, default_fraction(device_mib, tp, chunk, graphs)),
+        fraction=_share(given, "--mem-fraction-static", fraction, 1.0),
         graphs=graphs,
     )
 
@@ -258,7 +260,7 @@ def _graphs(given: Parsed, on_gpu: bool, tp: int, chunk: int, device_mib: float 
     if not on_gpu:
         return Graphs(None, 0)
     everything_off = bool(given.of("--disable-cuda-graph"))
-    spelled = _json(given.value("--cuda-graph-config"))
+    spelled = _graph_config(given)
     phases = {}
     for phase in ("decode", "prefill"):
         off = everything_off or bool(given.of(f"--disable-{phase}-cuda-graph"))
@@ -289,20 +291,27 @@ def _numbers(given: Parsed, name: str) -> tuple[str, ...]:
     return tuple(n for n in entries[-1].values if n.isdecimal()) if entries else ()
 
 
-def _json(text: str | None) -> dict[str, Any]:
+def _graph_config(given: Parsed) -> dict[str, Any]:
+    """`--cuda-graph-config`. Raises Unplanned: it is none."""
+    text = given.value("--cuda-graph-config")
     try:
         found = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        sizes = [n for phase in found.values() if phase for n in phase.get("bs") or []]
+        sizes += [phase.get("max_bs") or 0 for phase in found.values() if phase]
+    except (ValueError, AttributeError, TypeError):
+        found, sizes = None, []
+    if not isinstance(found, dict) or not all(type(size) is int for size in sizes):
+        raise Unplanned(f"--cuda-graph-config {text!r} is no mapping of phases: no plan")
+    return found
 
 
-def _float(text: str | None, default: float) -> float:
+def _share(given: Parsed, name: str, default: float, most: float) -> float:
+    """A number above 0 and up to `most`. Raises Unplanned: it is none."""
+    text = given.value(name)
     try:
-        return float(text) if text else default
+        found = float(text) if text is not None else default
     except ValueError:
-        return default
-
-
-def _is_on(text: str | None) -> bool:
-    return (text or "").lower() in {"1", "true", "yes", "y"}
+        found = float("nan")
+    if not (0 < found <= most and isfinite(found)):
+        raise Unplanned(f"{name} {text!r} is no share of memory: no plan")
+    return found

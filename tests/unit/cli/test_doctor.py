@@ -258,3 +258,19 @@ print(sorted({"torch", "sglang", "transformers", "rich", "huggingface_hub"} & se
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert printed == ["[]"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--gpu", "H200"], "--gpu"),
+        (["--tp", "3"], "--tp"),
+        (["--head-revision", "x"], "--head-revision"),
+        (["--", "--page-size", "1"], "what stands behind --"),
+    ],
+)
+def test_nothing_is_ignored_without_a_profile(
+    capsys: pytest.CaptureFixture[str], words: list[str], named: str
+) -> None:
+    assert main(["doctor", *words]) == 2
+    assert f"{named} without a profile would be ignored" in capsys.readouterr().err

@@ -24,6 +24,8 @@ def test_sglang_s_candidates_are_served(capsys: pytest.CaptureFixture[str], tree
         ("5,1,6", [ADAPTIVE], "0, 1, 3 or 7 steps, not with 5: use --tree 1,1,2 or 3,1,4 or 7,1,8"),
         ("3,1,4", [ADAPTIVE, "--speculative-num-steps=2", "--speculative-num-draft-tokens=3"],
          "not with 2"),
+        ("3,1,4", [ADAPTIVE, "--speculative-eagle-topk=04", "--speculative-num-draft-tokens=8"],
+         "with topk 4"),
         ("3,4,8", [ADAPTIVE], "with topk 4 SGLang serves without it: take a chain"),
         ("", [ADAPTIVE], "with topk 4 SGLang serves without it"),
         ("3,1,4", [ADAPTIVE, "--enable-two-batch-overlap"], "SGLang serves without it"),

@@ -356,8 +356,9 @@ def test_a_context_that_the_target_does_not_know_is_refused(
     for asked in ("100000", "256k"):
         words = ["--profile", "demo", "--dry-run", *option, "--", "--context-length", asked]
         assert "is asked for, the target knows 4096" in error_of(capsys, *words)
-        monkeypatch.setenv(preflight.LONGER_CONTEXT, "1")
-        assert launch.main(words) == 0
+        for on in ("1", "True", "yes", "y"):
+            monkeypatch.setenv(preflight.LONGER_CONTEXT, on)
+            assert launch.main(words) == 0
         monkeypatch.delenv(preflight.LONGER_CONTEXT)
         capsys.readouterr()
     assert launch.main([*words[:-1], "4096"]) == 0

@@ -109,6 +109,19 @@ def test_the_gpus_that_are_meant_are_looked_at() -> None:
     assert few.remedy == "--tp 2"
 
 
+@pytest.mark.parametrize(
+    ("needs", "check", "level"),
+    [(None, "1", "warning"), (FOUR, "0", "warning"), (FOUR, "yes", "error")],
+)
+def test_uneven_memory_is_refused_where_sglang_would(
+    needs: Needs | None, check: str, level: Level
+) -> None:
+    machine = one_of_them(free_mib=60000)
+    switched = {**machine.environment, "SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": check}
+    (found,) = troubles(replace(machine, environment=switched), needs)
+    assert (found.subject, found.level) == ("gpu-memory", level)
+
+
 def test_neighbouring_troubles_are_all_told() -> None:
     host = replace(CASES["shm"][0], nofile=100, environment={"http_proxy": "http://p:1"})
     assert [found.subject for found in troubles(host)] == ["shm", "limits", "proxies"]

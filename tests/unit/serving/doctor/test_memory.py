@@ -203,5 +203,13 @@ def test_another_layout_is_not_calculated() -> None:
     ):  # fmt: skip
         with pytest.raises(settings.Unplanned, match="not calculated"):
             inputs(words)
+    for words in (
+        "--mamba-full-memory-ratio -1", "--mamba-full-memory-ratio inf",
+        "--mem-fraction-static nan", "--mem-fraction-static x", "--mem-fraction-static 1.5",
+        "--cuda-graph-config x", "--cuda-graph-config []",
+        '--cuda-graph-config {"decode":"full"}', '--cuda-graph-config {"decode":{"bs":["a"]}}',
+    ):  # fmt: skip
+        with pytest.raises(settings.Unplanned, match="no plan"):
+            inputs(words)
     assert inputs("--pp-size 1").settings.tp == 1
     assert inputs("--quantization fp8", "fp8").settings.tp == 1, "which it is already"
