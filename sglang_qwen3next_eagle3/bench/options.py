@@ -26,6 +26,7 @@ class BenchOptions:
     batches: requests in flight. profile: flags and checkpoints that all configurations share.
     target, head, tp: in place of the profiles'. start_seconds: that a server has for its start.
     stall_seconds: without a byte, after which it counts as stalled. flags: for every SGLang.
+    side_by_side: all servers start and are up at once, and are asked one at a time.
     """
 
     out: Path
@@ -41,6 +42,7 @@ class BenchOptions:
     start_seconds: int = 900
     stall_seconds: int = 120
     flags: Sequence[str] = ()
+    side_by_side: bool = False
 
     def base(self) -> "Profile":
         """The profile that all configurations share. Raises UserError."""
@@ -64,7 +66,6 @@ class RunOptions(BenchOptions):
     limit: prompts of each suite; max_tokens: of each answer; seed: of the choice of prompts; None
     for the suites' own. data_dir: where the suites' files are. tokenizer: the target's if None.
     base_url, name, api_key: of a server that already runs, instead of starting any.
-    side_by_side: all servers are up at once and are asked one at a time.
     """
 
     suites: Sequence[str] = ("smoke",)
@@ -77,7 +78,6 @@ class RunOptions(BenchOptions):
     base_url: str | None = None
     name: str | None = None
     api_key: str | None = None
-    side_by_side: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """`bench run`: suites of prompts over HTTP, configuration by configuration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sglang_qwen3next_eagle3.base import figures, provenance
@@ -92,7 +93,13 @@ def _running(options: RunOptions, url: str) -> tuple[list[ServedConfiguration], 
     target = str(info.get("tokenizer_path") or info.get("model_path") or "")
     if not (options.tokenizer or target):
         raise UserError(f"{url} does not say which model it serves: give --tokenizer")
-    return [ServedConfiguration(row, lambda: serving.running(url, options.api_key))], target, None
+
+    @contextmanager
+    def start() -> Iterator[Callable[[], serving.Server]]:
+        with serving.running(url, options.api_key) as server:
+            yield lambda: server
+
+    return [ServedConfiguration(row, start)], target, None
 
 
 def _keys(

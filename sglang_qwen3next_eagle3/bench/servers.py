@@ -7,6 +7,7 @@ again is the retry.
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -32,14 +33,19 @@ from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
 
 WARM_TOKENS = 16
+POLL_SECONDS = 0.3
+"""Between two questions whether a server is up."""
 
 
 @dataclass(frozen=True)
 class ServedConfiguration:
-    """What is compared. start: gives a block in which its server is up."""
+    """What is compared. start: gives a block in which its server comes up and is up.
+
+    What the block gives is asked until it returns the server; raises ServerFailed.
+    """
 
     configuration: Configuration
-    start: Callable[[], AbstractContextManager[Server]]
+    start: Callable[[], AbstractContextManager[Callable[[], Server | None]]]
 
 
 def served(
@@ -58,14 +64,14 @@ def served(
     key = last_value([*build_argv(contender.profile), *flags], "--api-key")
 
     @contextmanager
-    def start() -> Iterator[Server]:
+    def start() -> Iterator[Callable[[], Server | None]]:
         with tempfile.TemporaryDirectory(prefix="bench-") as private:
             path = contender.write(Path(private))
             contender.write(folder / "servers", without_secrets)
             words = ["--profile", str(path), "--port", "{port}"]
             words += ["--", *flags] if flags else []
-            with serving.started(words, log, environment or {}, start_seconds, key) as server:
-                yield server
+            with serving.starting(words, log, environment or {}, start_seconds, key) as begun:
+                yield begun.poll
 
     return ServedConfiguration(contender.describe(flags), start)
 
@@ -158,21 +164,7 @@ class Loop:
 
     def _run_group(self, group: Sequence[Session]) -> None:
         with contextlib.ExitStack() as stack:
-            up: dict[str, Server] = {}
-            for session in group:
-                self._progress.say(f"{session.name}: starting the server")
-                try:
-                    server = stack.enter_context(session.served.start())
-                except ServerFailed as error:
-                    self._failed(session, error)
-                    continue
-                except UserError as error:
-                    self._failed(session, ServerFailed(str(error)))
-                    continue
-                up[session.name] = server
-                self._journal.note(_ready(self._known(session), server))
-                if server.ready_seconds is not None:
-                    self._progress.say(f"{session.name}: ready after {server.ready_seconds:.0f} s")
+            up = self._start(group, stack)
             for session, key in _interleaved(group):
                 if session.name not in up:
                     continue
@@ -181,6 +173,40 @@ class Loop:
                 except ServerFailed as error:
                     self._failed(session, error)
                     del up[session.name]
+
+    def _start(self, group: Sequence[Session], stack: contextlib.ExitStack) -> dict[str, Server]:
+        """The servers of a group that came up, by name. They start at the same time."""
+        begun: list[tuple[Session, Callable[[], Server | None], contextlib.ExitStack]] = []
+        for session in group:
+            self._progress.say(f"{session.name}: starting the server")
+            # Of its own, so that one that failed takes no memory from the others.
+            block = stack.enter_context(contextlib.ExitStack())
+            try:
+                begun.append((session, block.enter_context(session.served.start()), block))
+            except UserError as error:
+                self._failed(session, ServerFailed(str(error)))
+        up: dict[str, Server] = {}
+        while begun:
+            for one in tuple(begun):
+                session, poll, block = one
+                try:
+                    server = poll()
+                except (ServerFailed, UserError) as error:
+                    failed = error if isinstance(error, ServerFailed) else ServerFailed(str(error))
+                    self._failed(session, failed)
+                    begun.remove(one)
+                    block.close()
+                    continue
+                if server is None:
+                    continue
+                begun.remove(one)
+                up[session.name] = server
+                self._journal.note(_ready(self._known(session), server))
+                if server.ready_seconds is not None:
+                    self._progress.say(f"{session.name}: ready after {server.ready_seconds:.0f} s")
+            if begun:
+                time.sleep(POLL_SECONDS)
+        return up
 
     def _pass(self, key: PassKey, server: Server) -> None:
         work = self._work(key)

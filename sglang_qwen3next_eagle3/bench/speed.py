@@ -68,6 +68,7 @@ def run_speed(options: SpeedOptions) -> Outcome:
             work=_work(options, shared, Target.from_path(config).vocab_size),
             requests=lambda key: key.batch,
             settings=_settings(options, flags),
+            side_by_side=options.side_by_side,
             restart=False,
         )
         return measure(benchmark, journal, options, described)
@@ -169,6 +170,7 @@ def _settings(options: SpeedOptions, flags: Sequence[str]) -> dict[str, Any]:
             "batches": list(options.batches),
             "accept_lengths": list(options.accept_lengths),
             "repeats": options.repeats,
+            "side_by_side": options.side_by_side,
             "flags": masked(flags),
         }
     )

@@ -64,11 +64,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     theirs.add_argument("--base-url", metavar="URL", help="measure it instead of starting any")
     theirs.add_argument("--name", help="what to call it (default: its tree, or none)")
     add_key_options(theirs)
-    parser.add_argument(
-        "--side-by-side",
-        action="store_true",
-        help="start all servers at once, ask one at a time (small models, shares of one GPU)",
-    )
     _add_output(parser)
 
 
@@ -144,6 +139,12 @@ def _add_servers(parser: argparse.ArgumentParser, defaults: "type[BenchOptions]"
         type=positive,
         default=defaults.stall_seconds,
         help="without a byte, then a server counts as stalled (default %(default)s)",
+    )
+    how.add_argument(
+        "--side-by-side",
+        action="store_true",
+        help="start all servers at once, ask one at a time; give each a share of the memory, "
+        "with flags after --",
     )
     add_sglang_flags(parser, "flags for every SGLang, untouched; they win", dest="flags")
 

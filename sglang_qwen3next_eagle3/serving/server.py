@@ -76,6 +76,64 @@ class Server:
             ) from None
 
 
+class Starting:
+    """A server of ours on its way: ask `poll` until it is up."""
+
+    def __init__(self, child: Child, port: int, headers: dict[str, str], seconds: float) -> None:
+        """seconds: that it has until it is healthy."""
+        self._child, self._port, self._headers, self._seconds = child, port, headers, seconds
+        self._url = f"http://127.0.0.1:{port}"
+        self._begun = time.monotonic()
+
+    def poll(self) -> Server | None:
+        """The server once it is healthy. Raises ServerFailed: it has ended, or its time is over."""
+        elapsed = time.monotonic() - self._begun
+        self._child.check()
+        if self._healthy():
+            return self._server(elapsed)
+        if elapsed >= self._seconds:
+            raise ServerFailed(f"{self._child.name} was not healthy in time", self._child.tail())
+        return None
+
+    def wait(self, waiting: Callable[[float], None] = lambda elapsed: None) -> Server:
+        """The server, waited for; waiting: called with the seconds so far. Raises ServerFailed."""
+        return self._server(self._child.wait_until(self._healthy, self._seconds, waiting=waiting))
+
+    def _healthy(self) -> bool:
+        return self._child.listens(self._port) and healthy(self._url, self._headers)
+
+    def _server(self, seconds: float) -> Server:
+        return Server(self._url, self._headers, ready_seconds=round(seconds, 1), child=self._child)
+
+
+@contextlib.contextmanager
+def starting(
+    words: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    start_seconds: float,
+    api_key: str | None = None,
+    *,
+    port: int | None = None,
+) -> Iterator[Starting]:
+    """`started`, not waited for: so that several can start at the same time.
+
+    Raises:
+        UserError: somebody listens on the port.
+    """
+    if port is None:
+        port = free_port()
+    else:
+        check_address("127.0.0.1", port)
+    command = [sys.executable, "-m", LAUNCHER]
+    command += [word.replace("{port}", str(port)) for word in words]
+    try:
+        with child(command, log, environment=environment) as ours:
+            yield Starting(ours, port, authorization(api_key), start_seconds)
+    finally:
+        mask_log(log)
+
+
 @contextlib.contextmanager
 def started(
     words: Sequence[str],
@@ -99,23 +157,8 @@ def started(
         ServerFailed: it ends or is not healthy after `start_seconds`; also where somebody else
             answers on the port, which is not taken for it.
     """
-    if port is None:
-        port = free_port()
-    else:
-        check_address("127.0.0.1", port)
-    command = [sys.executable, "-m", LAUNCHER]
-    command += [word.replace("{port}", str(port)) for word in words]
-    url, headers = f"http://127.0.0.1:{port}", authorization(api_key)
-    try:
-        with child(command, log, environment=environment) as ours:
-            seconds = ours.wait_until(
-                lambda: ours.listens(port) and healthy(url, headers),
-                start_seconds,
-                waiting=waiting,
-            )
-            yield Server(url, headers, ready_seconds=round(seconds, 1), child=ours)
-    finally:
-        mask_log(log)
+    with starting(words, log, environment, start_seconds, api_key, port=port) as begun:
+        yield begun.wait(waiting)
 
 
 @contextlib.contextmanager

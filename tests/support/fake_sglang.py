@@ -26,7 +26,8 @@ class Behaviour:
     length: tokens of an answer, if the request allows them. differs_at: from this token on the
     answers are others than a server's without speculation.
     key: that requests have to bring. flushes: after so many it refuses to empty its cache.
-    info: what it says of itself at /server_info.
+    info: what it says of itself at /server_info. pid_file: written first; after: it starts once
+    this file is there, another's pid_file.
     Requests count from 1: fail_at gets HTTP 500, stall_at never ends, crash_at ends the process,
     crash_seconds after it broke the connection; chat_crash: so does every chat.
     """
@@ -49,6 +50,7 @@ class Behaviour:
     flushes: int | None = None
     info: dict[str, Any] = field(default_factory=dict)
     pid_file: str = ""
+    after: str = ""
 
 
 @dataclass
@@ -220,6 +222,8 @@ def main() -> None:
     if behaviour.pid_file:
         with open(behaviour.pid_file, "w") as stream:
             stream.write(str(os.getpid()))
+    while behaviour.after and not os.path.exists(behaviour.after):
+        time.sleep(0.05)
     time.sleep(behaviour.start_seconds)
     server = server_of(Fake(behaviour), int(words[words.index("--port") + 1]))
     print(behaviour.say, flush=True)

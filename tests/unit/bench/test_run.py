@@ -181,6 +181,20 @@ def test_side_by_side_servers_are_asked_in_turn(behave: Behave, tmp_path: Path) 
     assert [name.rpartition("-smoke")[0] for name in order] == ["none", "3-1-4", "3-1-4", "none"]
 
 
+def test_side_by_side_servers_start_together(behave: Behave, tmp_path: Path) -> None:
+    other = str(tmp_path / "other.pid")
+    behave(none={"after": other}, **{"3-1-4": {"pid_file": other}})
+    assert main(words(tmp_path / "out", *TWO, "--side-by-side", "--start-seconds", "60")) == 0
+
+
+def test_one_that_fails_leaves_the_others_side_by_side(behave: Behave, tmp_path: Path) -> None:
+    behave(none={"refuse": "no memory left"})
+    assert main(words(tmp_path, *TWO, "--side-by-side")) == 1
+    result = Result.load(tmp_path)
+    assert result.configuration("none").log_tail == ("error: no memory left",)
+    assert {found.configuration for found in result.measurements} == {"3,1,4"}
+
+
 def test_a_running_server_is_measured_under_its_url(behave: Behave, tmp_path: Path) -> None:
     with serving(per_chunk=2) as fake:
         asked = ["--base-url", f"{fake.url}/v1", "--name", "theirs", "--batch", "2"]
