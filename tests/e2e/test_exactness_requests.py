@@ -66,3 +66,18 @@ def test_an_answer_ends_by_itself_at_every_distance_from_max_tokens(
     assert answers == plain
     reasons = [answer["said"][0][0][2] for answer in plain]
     assert {"stop", "length"} == set(reasons)
+
+
+def test_a_stop_string_wherever_a_step_ends(server: Server, plain_server: Server) -> None:
+    """Stop strings of some tokens at every place of an answer, so that steps end inside of them."""
+    whole = ask(plain_server, EQUAL[1], PROMPTS[0], 40)["said"][0][1]
+    pieces = [whole[at : at + 7] for at in range(8, len(whole) - 7, 4)][:16]
+    jobs = [
+        (Feature(piece, body={"stop": [piece], **EQUAL[1].body}), PROMPTS[0]) for piece in pieces
+    ]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda job: ask(server, *job, 40), jobs))
+        plain = list(pool.map(lambda job: ask(plain_server, *job, 40), jobs))
+    assert not differences(jobs, answers, plain)
+    assert len(pieces) > 8
+    assert all(answer["said"][0][2]["type"] == "stop" for answer in plain)

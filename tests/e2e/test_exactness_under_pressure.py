@@ -1,5 +1,8 @@
-"""The same answers where the KV pool runs out, prompts are prefilled in pieces, and at its end."""
+"""The same answers where KV pool and GDN slots run out, prompts are prefilled in pieces or come
+from the prefix cache, and neighbours go away."""
 
+import contextlib
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +13,11 @@ import pytest
 
 from sglang_qwen3next_eagle3.demo.pair import DemoPair
 from tests.support.demo_server import cpu_environment, plain_command
-from tests.support.request_answers import ask, differences
+from tests.support.request_answers import Answer, ask, differences
 from tests.support.request_features import GENERATE, Feature
 from tests.support.server import Server, free_port, running
 
-POOL = 400
+POOL, GDN_SLOTS, PIECE = 400, 6, 61
 LONG = "Explain, step by step and with an example, how a hash table resolves collisions. " * 2
 PROMPTS = (LONG, "Write a class for a shopping cart.", "Sort a dictionary by its values.")
 NEW_TOKENS = 70
@@ -33,11 +36,15 @@ FEATURES = tuple(
 
 @pytest.fixture(scope="module")
 def tight_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
-    """A pool of 400 tokens, prompts in pieces of 64, hidden states allowed; every 13 steps SGLang
-    takes a request its place, as it does where the pool runs out."""
+    """A pool of 400 tokens, GDN slots for two requests beside the cached prefixes, prompts in
+    pieces of 61, hidden states allowed; every 13 steps SGLang takes a request its place, as it does
+    where the pool runs out."""
     port = free_port()
     command = plain_command(pair.target, pair.head, (3, 4, 8), port)
-    command += ["--max-total-tokens", str(POOL), "--chunked-prefill-size", "64"]
+    command.remove("--disable-radix-cache")
+    command += ["--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"]
+    command += ["--max-mamba-cache-size", str(GDN_SLOTS)]
+    command += ["--max-total-tokens", str(POOL), "--chunked-prefill-size", str(PIECE)]
     command += ["--enable-return-hidden-states"]
     retract = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "13"}
     with running(command, port, logs / "tight.log", cpu_environment() | retract) as server:
@@ -48,15 +55,55 @@ def generate(server: Server, **body: Any) -> httpx.Response:
     return httpx.post(f"{server.url}{GENERATE}", json=body, timeout=300)
 
 
-def test_answers_that_lose_their_place_in_the_pool_and_come_back_are_the_same(
-    tight_server: Server, plain_server: Server
-) -> None:
-    jobs = [(feature, prompt) for prompt in PROMPTS for feature in FEATURES]
+JOBS = [(feature, prompt) for prompt in PROMPTS for feature in FEATURES]
+
+
+@pytest.fixture(scope="module")
+def baseline(plain_server: Server) -> list[Answer]:
+    """The answers without speculation, with room for all."""
     with ThreadPoolExecutor(8) as pool:
-        plain = list(pool.map(lambda job: ask(plain_server, *job, NEW_TOKENS), jobs))
+        return list(pool.map(lambda job: ask(plain_server, *job, NEW_TOKENS), JOBS))
+
+
+def test_answers_are_the_same_where_everything_is_scarce(
+    tight_server: Server, baseline: list[Answer]
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda job: ask(tight_server, *job, NEW_TOKENS), JOBS))
+    assert not differences(JOBS, answers, baseline)
+    printed = tight_server.printed()
+    assert "Testing retraction. #retracted_reqs: 1" in printed
+    assert re.search(rf"#new-token: {PIECE}, ", printed), "no prompt came in pieces"
+    assert re.search(r"#cached-token: [1-9]", printed), "no prompt came from the prefix cache"
+    assert re.search(r"#queue-req: [1-9]", printed), "nobody waited for GDN slots"
+
+
+def test_answers_are_the_same_beside_neighbours_that_go_away(
+    tight_server: Server, baseline: list[Answer]
+) -> None:
+    """Some hang up, some are aborted, running or waiting; their slots are taken by others."""
+    sampling = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
+
+    def go_away(number: int) -> None:
+        name = f"doomed-{number}"
+        body = {"text": PROMPTS[number % 3], "sampling_params": sampling, "rid": name}
+        url = f"{tight_server.url}{GENERATE}"
+        with (
+            contextlib.suppress(httpx.HTTPError),
+            httpx.stream("POST", url, json=body | {"stream": True}, timeout=300) as reply,
+        ):
+            for _ in reply.iter_lines():
+                if number % 2:
+                    break
+                httpx.post(f"{tight_server.url}/abort_request", json={"rid": name}, timeout=300)
+
+    jobs, expected = JOBS[::3], baseline[::3]
+    with ThreadPoolExecutor(12) as pool:
+        gone = [pool.submit(go_away, number) for number in range(12)]
         answers = list(pool.map(lambda job: ask(tight_server, *job, NEW_TOKENS), jobs))
-    assert not differences(jobs, answers, plain)
-    assert "Testing retraction. #retracted_reqs: 1" in tight_server.printed()
+        for one in gone:
+            one.result()
+    assert not differences(jobs, answers, expected)
 
 
 def test_an_answer_longer_than_the_pool_ends_with_length_and_its_text(

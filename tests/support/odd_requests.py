@@ -190,3 +190,39 @@ def _others() -> Iterator[Request]:
     said = [{"role": "user", "content": "hi"}]
     yield MESSAGES, {"model": "d", "max_tokens": 2, "messages": said, "top_k": 2**40}
     yield MESSAGES, {"model": "d", "max_tokens": -4, "messages": said}
+
+
+OWN_ERRORS: dict[str, Request] = {
+    "no input": (RESPONSES, {"model": "d", "input": [], "max_output_tokens": 2}),
+    "an empty conversation is counted": (
+        f"{MESSAGES}/count_tokens",
+        {"model": "d", "messages": []},
+    ),
+    "a token beyond 32 bits": ("/v1/detokenize", {"model": "d", "tokens": [2**40]}),
+    "an unknown parser": (
+        "/parse_function_call",
+        {"text": "a", "tools": [], "tool_call_parser": "no such"},
+    ),
+    "several cache salts for one prompt": (CHAT, {**chat()[1], "cache_salt": ["a", "b"]}),
+    "a list as the name of a request": ("/v1/classify", {"model": "d", "input": "a", "rid": []}),
+    # With transformers 5 the template's tokens come in a dictionary, which it takes for a list.
+    "any conversation as Ollama asks": (
+        "/api/chat",
+        {"model": "d", "messages": [{"role": "user", "content": "hi"}], "stream": False},
+    ),
+}
+"""What SGLang answers with 5xx, or with a stream that breaks off, and serves on: it raises where
+HTTP is spoken, before anything reaches a batch."""
+
+
+def is_own_error(request: Request) -> bool:
+    """Whether a 5xx is one of `OWN_ERRORS`. Where the model is asked, only that very error is."""
+    route, body = request
+    if route == RESPONSES:
+        return body.get("input") == []
+    if route == CHAT:
+        known = {name for other, name in KNOWN_INTERNAL_ERRORS if other == CHAT}
+        return isinstance(body.get("cache_salt"), list) or bool(known & body.keys())
+    if route in (COMPLETIONS, GENERATE, MESSAGES):
+        return False
+    return isinstance(body.get("rid"), list) or any(route == r for r, _ in OWN_ERRORS.values())

@@ -6,9 +6,12 @@ docs/exactness-requests.md says. Write that page anew with
     python -m tests.support.request_features > docs/exactness-requests.md
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from tests.support.odd_requests import OWN_ERRORS
 
 Verdict = Literal["equal", "refused"]
 GENERATE, CHAT, COMPLETIONS = "/generate", "/v1/chat/completions", "/v1/completions"
@@ -155,6 +158,46 @@ FEATURES: tuple[Feature, ...] = (
     ),
 )
 
+_UNDER_PRESSURE = "tests/e2e/test_exactness_under_pressure.py"
+_REQUESTS = "tests/e2e/test_exactness_requests.py"
+CIRCUMSTANCES: tuple[tuple[str, str, str, str], ...] = (
+    ("one request at a time", "chain, tree", _REQUESTS, "test_alone"),
+    (
+        "eight at once, of different features",
+        "chain, tree",
+        _REQUESTS,
+        "test_eight_at_once_and_mixed",
+    ),
+    (
+        "an answer that ends by itself within 8 tokens of `max_tokens`",
+        "chain, tree",
+        _REQUESTS,
+        "test_an_answer_ends_by_itself_at_every_distance_from_max_tokens",
+    ),
+    (
+        "a stop string whose tokens are of two steps",
+        "chain, tree",
+        _REQUESTS,
+        "test_a_stop_string_wherever_a_step_ends",
+    ),
+    *(
+        (name, "tree", _UNDER_PRESSURE, "test_answers_are_the_same_where_everything_is_scarce")
+        for name in (
+            "a prompt prefilled in pieces of an odd size (`--chunked-prefill-size 61`)",
+            "a prompt from the prefix cache (`--mamba-radix-cache-strategy no_buffer`)",
+            "a request that loses its place in the KV pool and comes back",
+            "a queue, since the GDN slots are taken",
+        )
+    ),
+    (
+        "neighbours that hang up or are aborted",
+        "tree",
+        _UNDER_PRESSURE,
+        "test_answers_are_the_same_beside_neighbours_that_go_away",
+    ),
+)
+"""What goes on around a request, at which servers, and by which test of which file that is held."""
+
 DOCUMENTED: tuple[tuple[str, str], ...] = (
     (
         "temperature above 0",
@@ -198,12 +241,32 @@ def render() -> Iterator[str]:
         verdict, route = feature.verdict, feature.route
         yield f"| {feature.name} | `{route}` | {verdict} | {verdict} | {feature.note} |"
     yield ""
+    yield "The same holds, greedy token for greedy token, in these circumstances:"
+    yield ""
+    yield "| circumstance | equal for | held by |"
+    yield "|---|---|---|"
+    for name, servers, file, test in CIRCUMSTANCES:
+        yield f"| {name} | {servers} | `{file}::{test}` |"
+    yield ""
     yield "## Documented"
     yield ""
     yield "| feature | what happens |"
     yield "|---|---|"
     for name, effect in DOCUMENTED:
         yield f"| {name} | {effect} |"
+    yield ""
+    yield "## SGLang's own"
+    yield ""
+    yield (
+        "`tests/e2e/test_fuzz.py` asks for whatever the server's OpenAPI document allows: nothing "
+        "ends the server, and nothing changes the answer beside it. These are answered with 500, "
+        "or with a stream that breaks off, as in stock SGLang 0.5.17; the server serves on."
+    )
+    yield ""
+    yield "| request | route | body |"
+    yield "|---|---|---|"
+    for name, (route, body) in OWN_ERRORS.items():
+        yield f"| {name} | `{route}` | `{json.dumps(body)}` |"
     yield ""
     yield "Written by `python -m tests.support.request_features`; do not edit."
 
