@@ -30,7 +30,7 @@ TOOLS: Any = [
 @pytest.fixture(scope="module")
 def sdk(tree_server: Server) -> openai.OpenAI:
     return openai.OpenAI(
-        base_url=f"{tree_server.url}/v1", api_key="none", timeout=240, max_retries=0
+        base_url=f"{tree_server.url}/v1", api_key="none", timeout=PATIENCE, max_retries=0
     )
 
 
@@ -44,7 +44,7 @@ def test_a_conversation_stops_at_the_server_and_goes_on(tree_server: Server) -> 
         shell.wait_for("[stopped: what was said stays")
         begun = time.monotonic()
         # It empties its cache only when no request is running.
-        while httpx.post(f"{tree_server.url}/flush_cache", timeout=60).status_code != 200:
+        while httpx.post(f"{tree_server.url}/flush_cache", timeout=PATIENCE).status_code != 200:
             assert time.monotonic() < begun + PATIENCE
             time.sleep(0.2)
         shell.wait_for("> ")

@@ -15,7 +15,7 @@ from sglang_qwen3next_eagle3.demo.pair import DemoPair
 from tests.support.demo_server import cpu_environment, plain_command
 from tests.support.request_answers import Answer, ask, differences
 from tests.support.request_features import GENERATE, Feature
-from tests.support.server import Server, free_port, running
+from tests.support.server import PATIENCE, Server, free_port, running
 
 POOL, GDN_SLOTS, PIECE = 400, 6, 61
 LONG = "Explain, step by step and with an example, how a hash table resolves collisions. " * 2
@@ -52,7 +52,7 @@ def tight_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
 
 
 def generate(server: Server, **body: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}{GENERATE}", json=body, timeout=300)
+    return httpx.post(f"{server.url}{GENERATE}", json=body, timeout=PATIENCE)
 
 
 JOBS = [(feature, prompt) for prompt in PROMPTS for feature in FEATURES]
@@ -90,12 +90,14 @@ def test_answers_are_the_same_beside_neighbours_that_go_away(
         url = f"{tight_server.url}{GENERATE}"
         with (
             contextlib.suppress(httpx.HTTPError),
-            httpx.stream("POST", url, json=body | {"stream": True}, timeout=300) as reply,
+            httpx.stream("POST", url, json=body | {"stream": True}, timeout=PATIENCE) as reply,
         ):
             for _ in reply.iter_lines():
                 if number % 2:
                     break
-                httpx.post(f"{tight_server.url}/abort_request", json={"rid": name}, timeout=300)
+                httpx.post(
+                    f"{tight_server.url}/abort_request", json={"rid": name}, timeout=PATIENCE
+                )
 
     jobs, expected = JOBS[::3], baseline[::3]
     with ThreadPoolExecutor(12) as pool:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sglang_qwen3next_eagle3.overlay.metrics import table
 from tests.support import deployed, prometheus
 from tests.support.prometheus import Prometheus
-from tests.support.server import Server
+from tests.support.server import PATIENCE, Server
 
 PROMPTS = ("def fibonacci(n):", "Sort a list.", "What is a heap?", "class Stack:", "import os")
 WAIT_SECONDS = 300
@@ -25,7 +25,7 @@ Scrape = Counter[tuple[str, str]]
 
 def scrape(server: Server) -> Scrape:
     """Our metrics, by name and by the value of their own label, summed over the others."""
-    reply = httpx.get(f"{server.url}/metrics", timeout=60)
+    reply = httpx.get(f"{server.url}/metrics", timeout=PATIENCE)
     assert reply.status_code == 200
     own = {metric.name: metric.labels for metric in table.METRICS}
     found: Scrape = Counter()
@@ -50,7 +50,7 @@ def at_rest(server: Server) -> Scrape:
 
 
 def ask(server: Server, **body: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/generate", json=body, timeout=600)
+    return httpx.post(f"{server.url}/generate", json=body, timeout=PATIENCE)
 
 
 def traffic(server: Server) -> list[dict[str, Any]]:
@@ -152,7 +152,7 @@ def scraped(asked: Prometheus) -> float:
 
 def stream(server: Server) -> None:
     body = {"text": "x =", "stream": True, "sampling_params": {"max_new_tokens": 24}}
-    with httpx.stream("POST", f"{server.url}/generate", json=body, timeout=600) as reply:
+    with httpx.stream("POST", f"{server.url}/generate", json=body, timeout=PATIENCE) as reply:
         assert "data: [DONE]" in reply.read().decode()
 
 

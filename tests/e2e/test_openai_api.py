@@ -11,7 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from sglang_qwen3next_eagle3.serving.client import Client
-from tests.support.server import Server
+from tests.support.server import PATIENCE, Server
 
 CARD_SNIPPET = """\
 import requests
@@ -34,13 +34,13 @@ NEW_TOKENS = 96
 @pytest.fixture(scope="module")
 def sdk(tree_server: Server) -> openai.OpenAI:
     return openai.OpenAI(
-        base_url=f"{tree_server.url}/v1", api_key="none", timeout=120, max_retries=0
+        base_url=f"{tree_server.url}/v1", api_key="none", timeout=PATIENCE, max_retries=0
     )
 
 
 @pytest.fixture(scope="module")
 def client(tree_server: Server) -> Client:
-    return Client(tree_server.url, timeout=120)
+    return Client(tree_server.url, timeout=PATIENCE)
 
 
 def chat(
@@ -64,7 +64,7 @@ def chat(
 def ask(*words: str) -> "subprocess.CompletedProcess[str]":
     """The `chat` verb, run to its end."""
     command = [sys.executable, "-m", "sglang_qwen3next_eagle3", "chat", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.fixture(scope="module")

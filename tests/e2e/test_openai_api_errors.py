@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from sglang_qwen3next_eagle3.serving.client import Client
-from tests.support.server import Server
+from tests.support.server import PATIENCE, Server
 
 QUESTION = "Write a class for a shopping cart."  # the demo target answers at length
 ROUTE = "/v1/chat/completions"
@@ -25,7 +25,7 @@ POLL_SECONDS = 20.0
 
 
 def good_text(server: Server) -> str:
-    reply = httpx.post(f"{server.url}{ROUTE}", json=GOOD, timeout=120)
+    reply = httpx.post(f"{server.url}{ROUTE}", json=GOOD, timeout=PATIENCE)
     assert reply.status_code == 200, reply.text
     text: str = reply.json()["choices"][0]["message"]["content"]
     return text
@@ -85,12 +85,12 @@ def test_a_bad_field_is_refused_with_its_reason(
     tree_server: Server, change: dict[str, Any], message: str, stream: bool
 ) -> None:
     body = {**GOOD, "stream": stream, **change}
-    assert_refused(httpx.post(f"{tree_server.url}{ROUTE}", json=body, timeout=120), message)
+    assert_refused(httpx.post(f"{tree_server.url}{ROUTE}", json=body, timeout=PATIENCE), message)
 
 
 def test_missing_messages_are_named(tree_server: Server) -> None:
     body = {name: value for name, value in GOOD.items() if name != "messages"}
-    reply = httpx.post(f"{tree_server.url}{ROUTE}", json=body, timeout=120)
+    reply = httpx.post(f"{tree_server.url}{ROUTE}", json=body, timeout=PATIENCE)
     assert_refused(reply, "('body', 'messages'), 'msg': 'Field required'")
 
 
@@ -99,7 +99,7 @@ def test_malformed_json_is_refused(tree_server: Server) -> None:
         f"{tree_server.url}{ROUTE}",
         content=b'{"model": "default", "messages": [',
         headers={"Content-Type": "application/json"},
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert_refused(reply, "JSON decode error")
 
@@ -109,20 +109,20 @@ def test_another_content_type_is_refused(tree_server: Server) -> None:
         f"{tree_server.url}{ROUTE}",
         content=b"{}",
         headers={"Content-Type": "text/plain"},
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert_refused(reply, "Only 'application/json' is allowed")
 
 
 @pytest.mark.parametrize("n", [0, -1, 129])
 def test_a_number_of_choices_that_cannot_be_is_refused(tree_server: Server, n: int) -> None:
-    reply = httpx.post(f"{tree_server.url}{ROUTE}", json={**GOOD, "n": n}, timeout=120)
+    reply = httpx.post(f"{tree_server.url}{ROUTE}", json={**GOOD, "n": n}, timeout=PATIENCE)
     assert_refused(reply, f"n must be a whole number from 1 to 128, got {n}")
 
 
 def test_a_list_as_the_body_is_an_internal_error_of_sglang(tree_server: Server) -> None:
     """SGLang 0.5.17 takes the body for a dict before it validates it."""
-    reply = httpx.post(f"{tree_server.url}{ROUTE}", json=[1], timeout=120)
+    reply = httpx.post(f"{tree_server.url}{ROUTE}", json=[1], timeout=PATIENCE)
     assert reply.status_code == 500
     assert reply.text == "Internal Server Error"
 
@@ -137,7 +137,7 @@ def test_a_list_as_the_body_is_an_internal_error_of_sglang(tree_server: Server) 
 def test_an_unknown_route_is_answered_in_fastapi_s_shape(
     tree_server: Server, method: str, route: str, status: int, detail: str
 ) -> None:
-    reply = httpx.request(method, f"{tree_server.url}{route}", timeout=120)
+    reply = httpx.request(method, f"{tree_server.url}{route}", timeout=PATIENCE)
     assert reply.status_code == status
     assert reply.json() == {"detail": detail}
 
@@ -149,7 +149,7 @@ def until(server: Server, running: int) -> dict[str, Any]:
     """
     end = time.monotonic() + POLL_SECONDS
     while True:
-        (load,) = httpx.get(f"{server.url}/v1/loads", timeout=120).json()["loads"]
+        (load,) = httpx.get(f"{server.url}/v1/loads", timeout=PATIENCE).json()["loads"]
         if load["num_running_reqs"] == running and load["num_waiting_reqs"] == 0:
             return dict(load)
         assert time.monotonic() < end, f"not {running} running after {POLL_SECONDS} s: {load}"
@@ -158,7 +158,7 @@ def until(server: Server, running: int) -> dict[str, Any]:
 
 def leave_by_closing_the_connection(server: Server) -> None:
     body = {**GOOD, "max_tokens": LONG_ANSWER, "stream": True}
-    with httpx.stream("POST", f"{server.url}{ROUTE}", json=body, timeout=120) as reply:
+    with httpx.stream("POST", f"{server.url}{ROUTE}", json=body, timeout=PATIENCE) as reply:
         lines = (line for line in reply.iter_lines() if line.startswith("data: {"))
         for _ in range(5):
             next(lines)
@@ -166,7 +166,9 @@ def leave_by_closing_the_connection(server: Server) -> None:
 
 
 def leave_by_our_client_s_close(server: Server) -> None:
-    stream = Client(server.url, timeout=120).chat(QUESTION, max_tokens=LONG_ANSWER, stream=True)
+    stream = Client(server.url, timeout=PATIENCE).chat(
+        QUESTION, max_tokens=LONG_ANSWER, stream=True
+    )
     for _ in range(5):
         next(stream)
     assert until(server, running=1)["num_used_tokens"] < LONG_ANSWER / 2

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.support.odd_requests import KNOWN_INTERNAL_ERRORS, Request, by_hand, every_field
-from tests.support.server import Server
+from tests.support.server import PATIENCE, Server
 
 GOOD = {"text": "def f(", "sampling_params": {"temperature": 0, "max_new_tokens": 12}}
 
@@ -24,7 +24,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 
 def good_answer(server: Server) -> list[int]:
-    reply = httpx.post(f"{server.url}/generate", json=GOOD, timeout=120)
+    reply = httpx.post(f"{server.url}/generate", json=GOOD, timeout=PATIENCE)
     assert reply.status_code == 200, reply.text
     tokens: list[int] = reply.json()["output_ids"]
     return tokens
@@ -44,7 +44,7 @@ def status(server: Server, request: Request) -> int:
     content = json.dumps(body)
     headers = {"Content-Type": "application/json"}
     return httpx.post(
-        f"{server.url}{route}", content=content, headers=headers, timeout=120
+        f"{server.url}{route}", content=content, headers=headers, timeout=PATIENCE
     ).status_code
 
 
@@ -99,7 +99,7 @@ def test_what_ended_the_server_is_a_400_that_says_why(
     server: Server, name: str, stream: bool
 ) -> None:
     route, body, reason = REFUSED[name]
-    reply = httpx.post(f"{server.url}{route}", json={**body, "stream": stream}, timeout=120)
+    reply = httpx.post(f"{server.url}{route}", json={**body, "stream": stream}, timeout=PATIENCE)
     if route == "/generate" and stream:
         # SGLang has answered 200 by then; the error is the only event of the stream.
         assert '"code":400' in reply.text

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.server import Server
+from tests.support.server import PATIENCE, Server
 
 PROMPT = "def fibonacci(n):"
 CHOICES = 128
@@ -23,7 +23,7 @@ def sample(server: Server, n: int = 1, new_tokens: int = 8, **sampling: Any) -> 
     """The tokens of n choices."""
     asked = {"temperature": 1.0, "max_new_tokens": new_tokens, "n": n, "ignore_eos": True}
     body = {"text": PROMPT, "sampling_params": {**asked, **sampling}}
-    reply = httpx.post(f"{server.url}/generate", json=body, timeout=300)
+    reply = httpx.post(f"{server.url}/generate", json=body, timeout=PATIENCE)
     assert reply.status_code == 200, reply.text
     answers = reply.json()
     answers = answers if isinstance(answers, list) else [answers]

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.server import Server
+from tests.support.server import PATIENCE, Server
 
 GIB = 2**30
 
@@ -22,7 +22,7 @@ def planned(*words: str) -> dict[str, Any]:
 
 def figures(plan: dict[str, Any], server: Server) -> dict[str, tuple[float, float]]:
     """What was planned and what the server says, by name: tokens, requests, slots, GiB of KV."""
-    info = httpx.get(f"{server.url}/server_info", timeout=60).json()
+    info = httpx.get(f"{server.url}/server_info", timeout=PATIENCE).json()
     state = info["internal_states"][0]
     return {
         "tokens": (plan["max_total_num_tokens"], info["max_total_num_tokens"]),

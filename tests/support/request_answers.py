@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from tests.support.request_features import CHAT, COMPLETIONS, GENERATE, Feature
-from tests.support.server import Server
+from tests.support.server import PATIENCE, Server
 
 NEW_TOKENS = 30
 _OF_GENERATE = {
@@ -40,7 +40,7 @@ def body_of(feature: Feature, prompt: str, new_tokens: int) -> dict[str, Any]:
 
 def post(server: Server, feature: Feature, prompt: str, new_tokens: int) -> httpx.Response:
     body = body_of(feature, prompt, new_tokens)
-    return httpx.post(f"{server.url}{feature.route}", json=body, timeout=300)
+    return httpx.post(f"{server.url}{feature.route}", json=body, timeout=PATIENCE)
 
 
 def ask(server: Server, feature: Feature, prompt: str, new_tokens: int = NEW_TOKENS) -> Answer:

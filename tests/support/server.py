@@ -13,10 +13,12 @@ import httpx
 from sglang_qwen3next_eagle3.base.errors import ServerFailed
 from sglang_qwen3next_eagle3.base.processes import child, ending, free_port, healthy
 
-__all__ = ["Server", "free_port", "generate", "running"]
+__all__ = ["PATIENCE", "Server", "free_port", "generate", "running"]
 
 START_SECONDS = 600
 """Half a minute on an idle machine, ten times that on a busy one."""
+PATIENCE = 600
+"""Seconds for an answer: what takes longer hangs, however busy the machine is."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def generate(server: Server, new_tokens: int, **prompt: Any) -> dict[str, Any]:
     """A greedy answer of exactly `new_tokens` tokens; prompt: `input_ids` or `text`."""
     sampling = {"max_new_tokens": new_tokens, "temperature": 0, "ignore_eos": True}
     body = {**prompt, "sampling_params": sampling}
-    reply = httpx.post(f"{server.url}/generate", json=body, timeout=300)
+    reply = httpx.post(f"{server.url}/generate", json=body, timeout=PATIENCE)
     assert reply.status_code == 200, reply.text
     answer: dict[str, Any] = reply.json()
     return answer
