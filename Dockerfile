@@ -2,7 +2,8 @@
 #
 #   docker build -t sglang-qwen3next-eagle3 .
 #   docker run --gpus all --shm-size 16g -p 30000:30000 -v models:/models -v caches:/caches \
-#     sglang-qwen3next-eagle3 --profile b1 --host 0.0.0.0 --api-key KEY
+#     -v $PWD/keys:/keys:ro \
+#     sglang-qwen3next-eagle3 --profile b1 --host 0.0.0.0 --api-key-file /keys/api-key
 #
 # A tag can be moved; what is deployed is pinned by its digest:
 #   --build-arg SGLANG_IMAGE=lmsysorg/sglang@sha256:...

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list
+from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list, mask_logger, read_key
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.fast import stages
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 SERVER_MODULE = "sglang.launch_server"
 """What the launcher executes."""
+SERVER_LOGGER = "sglang.srt.entrypoints.engine"
+"""Under which SGLang prints all of its arguments, keys included (0.5.17)."""
 NAME = "qwen3next_eagle3"
 """The name of the entry point, as `SGLANG_PLUGINS` filters it."""
 
@@ -32,6 +34,9 @@ def register() -> None:
     _end_all_on_sigterm()
     hide_in_process_list()
     try:
+        if _is_server():
+            _take_keys()
+            mask_logger(SERVER_LOGGER)
         if os.environ.get(variables.CPU_ENGINE) == "1":
             _activate_cpu_engine()
         if environment != aux_layers.OFF:
@@ -50,13 +55,32 @@ def _end_all_on_sigterm() -> None:
     As an exception it passes the place where SGLang ends them all. Once it serves, SGLang has a
     handler of its own. Only what the launcher starts is touched, no program of somebody else.
     """
-    specification = getattr(sys.modules["__main__"], "__spec__", None)
-    if specification is None or specification.name != SERVER_MODULE:
+    if not _is_server():
         return
     if threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _leave)
+
+
+def _is_server() -> bool:
+    """Whether this process is what the launcher starts, and none of its children."""
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    return specification is not None and specification.name == SERVER_MODULE
+
+
+def _take_keys() -> None:
+    """Add the keys to the words that SGLang is about to parse; `ps` does not show these.
+
+    Raises:
+        UserError: a file that holds one cannot be read.
+    """
+    for flag, name in variables.KEYS.items():
+        key = os.environ.pop(name, "").strip()
+        if file := os.environ.pop(name + variables.FILE, "").strip():
+            key = read_key(Path(file), f"{flag}-file")
+        if key:
+            sys.argv.append(f"{flag}={key}")
 
 
 def _leave(number: int, _frame: object) -> NoReturn:

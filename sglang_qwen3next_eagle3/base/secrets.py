@@ -2,10 +2,11 @@
 
 import contextlib
 import ctypes
+import logging
 import sys
 from pathlib import Path
 
-from sglang_qwen3next_eagle3.base.errors import uninterrupted
+from sglang_qwen3next_eagle3.base.errors import UserError, uninterrupted
 from sglang_qwen3next_eagle3.base.redact import is_secret, text_without_secrets
 
 _ARG_START = 48 - 3
@@ -25,6 +26,39 @@ def mask_log(log: Path) -> None:
         if log.is_file():
             with log.open(encoding="utf-8", errors="replace") as printed:
                 files.write_text(log, "".join(map(text_without_secrets, printed)))
+
+
+def mask_logger(name: str) -> None:
+    """Mask the secrets in all that is logged under this name, before it is written anywhere."""
+    logging.getLogger(name).addFilter(_masked)
+
+
+def _masked(record: logging.LogRecord) -> bool:
+    record.msg, record.args = text_without_secrets(record.getMessage()), None
+    return True
+
+
+def read_key(file: Path, what: str) -> str:
+    """The key that a file holds, without the white space around it. what: the option that names it.
+
+    Raises:
+        UserError: the file cannot be read, or holds none.
+    """
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text"
+        raise UserError(f"{what} {file} cannot be read ({reason})") from None
+    if not key:
+        raise UserError(f"{what} {file} is empty: write the key into it")
+    check_key(key)
+    return key
+
+
+def check_key(key: str) -> None:
+    """Raises UserError: no header can hold it. A line break too: what refuses it else prints it."""
+    if not key.isascii() or not key.isprintable() or key != key.strip():
+        raise UserError("the API key has letters, spaces or line breaks that no HTTP header holds")
 
 
 def hide_in_process_list() -> None:

@@ -10,11 +10,13 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, UserError
 from sglang_qwen3next_eagle3.base.redact import HIDDEN, masked, without_secrets
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
+from sglang_qwen3next_eagle3.overlay import environment as variables
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.serving.command_line import Launch
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.serving.profile import Profile
 
 PROGRAM = "sglang-qwen3next-eagle3"
+_KEY, _ADMIN_KEY = variables.KEYS.values()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +70,19 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="our own kernels for decoding and verifying few tokens (one Hopper GPU)",
     )
-    how.add_argument("--api-key", help="require this key from every client")
+    how.add_argument(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"require the key in it from every client (default: ${_KEY}_FILE, or the key ${_KEY})",
+    )
+    how.add_argument(
+        "--admin-api-key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"keep what is for administrators for the key in it (default: ${_ADMIN_KEY}_FILE)",
+    )
+    how.add_argument("--api-key", metavar="KEY", help="the key itself, which `ps` shows to others")
     how.add_argument("--insecure", action="store_true", help="listen beyond this machine unguarded")
     how.add_argument(
         "--allow-attention-backend",
@@ -79,12 +94,14 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
 def chosen(arguments: argparse.Namespace) -> "tuple[Profile, Options]":
     """The profile with the options in place of its values. Raises UserError."""
     from sglang_qwen3next_eagle3.serving import profile
+    from sglang_qwen3next_eagle3.serving.keys import Keys
     from sglang_qwen3next_eagle3.serving.preflight import Options
     from sglang_qwen3next_eagle3.serving.profile import Overrides
 
     overrides = Overrides(**{f.name: getattr(arguments, f.name) for f in fields(Overrides)})
     options = Options(
         extra=tuple(arguments.sglang),
+        keys=Keys(**{f.name: getattr(arguments, f.name) for f in fields(Keys)}),
         insecure=arguments.insecure,
         allow_attention_backend=arguments.allow_attention_backend,
     )
@@ -131,7 +148,9 @@ def _ask(launch: "Launch") -> str:
 
     url = launch.url
     where = "" if url == DEFAULT_BASE_URL else f" --base-url {url}"
-    where += " --api-key KEY" if launch.wants_key else ""
+    if launch.wants_key:
+        file = launch.environment.get(_KEY + variables.FILE)
+        where += f" --api-key-file {shlex.quote(file)}" if file else " --api-key KEY"
     return f"it will answer at {url}; ask it with `{PROGRAM} chat{where} 'What is a heap?'`"
 
 

@@ -13,6 +13,12 @@ joined by commas."""
 CYCLE_COSTS = "SGLANG_QWEN3NEXT_EAGLE3_CYCLE_COSTS"
 """What a cycle of the served tree was measured to take (metrics/cycle_costs.py), with which metrics
 tell how much speculation gains and whether it is as fast as it should be."""
+KEYS = {
+    "--api-key": "SGLANG_QWEN3NEXT_EAGLE3_API_KEY",
+    "--admin-api-key": "SGLANG_QWEN3NEXT_EAGLE3_ADMIN_API_KEY",
+}
+"""By the flag of SGLang for it, what holds a key, or with FILE behind it names a file that does."""
+FILE = "_FILE"
 
 
 def is_on(text: str | None) -> bool:

@@ -3,6 +3,7 @@
 profile       one way to serve, from a YAML file; what a command line changes of it
 command_line  what a profile becomes: argv, environment, `Launch`
 flags         what SGLang will make of a command line, in whatever spelling
+keys          where the two keys of a server come from
 preflight     what is checked before SGLang is started: `plan` for a dry run, `prepare` for real
 machine       what has to be installed, and who listens where
 adaptive      SGLang's adaptive drafting: what it would need
@@ -20,6 +21,7 @@ __all__ = [
     "conversation",
     "doctor",
     "flags",
+    "keys",
     "machine",
     "preflight",
     "profile",

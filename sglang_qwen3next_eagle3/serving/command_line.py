@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
-from sglang_qwen3next_eagle3.serving import flags
+from sglang_qwen3next_eagle3.serving import flags, keys
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.profile import Algorithm, FlagValue, Profile
 
@@ -51,7 +51,7 @@ class Launch:
 
     @property
     def wants_key(self) -> bool:
-        return bool(flags.last_value(self.argv, "--api-key"))
+        return keys.is_guarded(flags.parse(self.argv), self.environment)
 
 
 def host_of(given: Parsed) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
+from sglang_qwen3next_eagle3.base.secrets import check_key, read_key
 
 if TYPE_CHECKING:
     import httpx
@@ -161,9 +162,7 @@ def authorization(api_key: str | None) -> dict[str, str]:
     """The header that carries the key. Raises UserError: no header can hold it."""
     if not api_key:
         return {}
-    # A line break too: what refuses it else prints the key.
-    if not api_key.isascii() or not api_key.isprintable() or api_key != api_key.strip():
-        raise UserError("the API key has letters, spaces or line breaks that no HTTP header holds")
+    check_key(api_key)
     return {"Authorization": f"Bearer {api_key}"}
 
 
@@ -176,14 +175,7 @@ def find_key(given: str | None, file: Path | None, variable: str | None) -> str 
     """
     if given is not None or file is None:
         return given or (variable or "").strip() or None
-    try:
-        key = file.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no text"
-        raise UserError(f"--api-key-file {file} cannot be read ({reason})") from None
-    if not key:
-        raise UserError(f"--api-key-file {file} is empty: write the key into it")
-    return key
+    return read_key(file, "--api-key-file")
 
 
 def is_loopback(host: str) -> bool:

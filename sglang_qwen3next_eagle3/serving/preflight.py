@@ -7,7 +7,7 @@ checkpoints, reads the head and looks at this machine.
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
@@ -19,7 +19,7 @@ from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, shards
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.environment import is_on
-from sglang_qwen3next_eagle3.serving import adaptive, flags, machine, prefix_cache
+from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, machine, prefix_cache
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
     SGLANG_NAMES,
@@ -31,6 +31,7 @@ from sglang_qwen3next_eagle3.serving.command_line import (
 )
 from sglang_qwen3next_eagle3.serving.connection import is_loopback
 from sglang_qwen3next_eagle3.serving.flags import Parsed
+from sglang_qwen3next_eagle3.serving.keys import Keys
 from sglang_qwen3next_eagle3.serving.profile import Profile, Tree
 
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
@@ -62,6 +63,7 @@ class Options:
     """What the command line says beside the profile. extra: SGLang's flags, after `--`."""
 
     extra: tuple[str, ...] = ()
+    keys: Keys = field(default_factory=Keys)
     insecure: bool = False
     allow_attention_backend: bool = False
 
@@ -112,7 +114,9 @@ def prepare(chosen: Profile, options: Options) -> Launch:
         UserError: the first thing that would keep the server from starting or from serving right.
     """
     local = _Checkpoints(_local(chosen.target, "target"), _local(chosen.head, "head"))
-    given = flags.parse(_decide(chosen, chosen, local, options).argv)
+    first = _decide(chosen, chosen, local, options)
+    given = flags.parse(first.argv)
+    keys.check_readable(given, first.environment)
     machine.check_installation(chosen.cpu_engine)
     machine.check_address(host_of(given), port_of(given))
     revision = chosen.target_revision
@@ -148,14 +152,16 @@ def _decide(
     found in their places. Notes and names are those that were asked for."""
     words = build_argv(served, python)
     given = flags.parse([*words, *options.extra])
+    environment = {**build_environment(asked), **options.keys.environment}
     _check_flags(given, flags.parse(options.extra), asked, options)
+    _check_keys(given, environment, options)
     if served.target != asked.target and given.value("--served-model-name") is None:
         words += ["--served-model-name", asked.target]
     launch = Launch(
         words=tuple(words),
         extra=options.extra,
         guards=prefix_cache.guards(given, asked),
-        environment=build_environment(asked),
+        environment=environment,
     )
     target = _target_of(asked, found)
     if found.whole and target is not None:
@@ -256,12 +262,17 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
     port = given.value("--port") or str(DEFAULT_PORT)
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
+
+
+def _check_keys(given: Parsed, environment: Mapping[str, str], options: Options) -> None:
+    keys.check(given, environment)
     host = host_of(given)
-    if not is_loopback(host) and not given.value("--api-key") and not options.insecure:
-        raise UserError(
-            f"listening on {host or 'every address'} lets everybody who reaches it use the server: "
-            "pass --api-key KEY, or --insecure if something else guards it"
-        )
+    if is_loopback(host) or keys.is_guarded(given, environment) or options.insecure:
+        return
+    raise UserError(
+        f"listening on {host or 'every address'} lets everybody who reaches it use the server: "
+        "pass --api-key-file FILE, or --insecure if something else guards it"
+    )
 
 
 def _check_fast(given: Parsed, chosen: Profile) -> None:

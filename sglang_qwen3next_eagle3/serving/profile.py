@@ -199,7 +199,6 @@ class Overrides:
     tp: int | None = None
     host: str | None = None
     port: int | None = None
-    api_key: str | None = None
     fast: bool | None = None
 
     def apply(self, chosen: Profile) -> Profile:
@@ -224,7 +223,6 @@ class Overrides:
                 "tp": self.tp,
                 "host": self.host,
                 "port": self.port,
-                "api-key": self.api_key,
             },
         )
 

@@ -14,6 +14,7 @@ from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
 from sglang_qwen3next_eagle3.base.secrets import mask_log
+from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving.connection import authorization
 from sglang_qwen3next_eagle3.serving.machine import check_address
 
@@ -127,8 +128,10 @@ def starting(
         check_address("127.0.0.1", port)
     command = [sys.executable, "-m", LAUNCHER]
     command += [word.replace("{port}", str(port)) for word in words]
+    # Whoever exports the keys of another server has not told them to this one's caller.
+    unset = {name + end: "" for name in variables.KEYS.values() for end in ("", variables.FILE)}
     try:
-        with child(command, log, environment=environment) as ours:
+        with child(command, log, environment={**unset, **environment}) as ours:
             yield Starting(ours, port, authorization(api_key), start_seconds)
     finally:
         mask_log(log)

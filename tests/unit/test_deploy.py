@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.overlay.metrics import table
 from tests.support import deployed, prometheus
 from tests.support.deployed import GRAFANA, PROMETHEUS, ROOT, RULES
@@ -197,3 +198,28 @@ def test_no_service_of_compose_is_open_to_other_machines_without_a_key() -> None
     for name, service in compose()["services"].items():
         for port in service["ports"]:
             assert port.startswith("127.0.0.1:"), name
+
+
+def test_compose_hands_keys_on_as_files_and_never_in_a_command_or_a_variable() -> None:
+    data = compose()
+    served = data["services"]["server"]
+    words = served["command"]
+    for key in ("api-key", "admin-api-key"):
+        assert words[words.index(f"--{key}-file") + 1] == f"/run/secrets/{key}"
+        assert data["secrets"][key] == {"file": f"${{KEYS:-./keys}}/{key}"}
+    assert served["secrets"] == list(data["secrets"])
+    assert not {"--api-key", "--admin-api-key"} & set(words)
+    assert not [name for name in served["environment"] if "API_KEY" in name]
+
+
+def test_the_keys_of_compose_come_into_no_commit_and_no_image() -> None:
+    assert "/keys/" in (ROOT / ".gitignore").read_text().split()
+    assert "keys" in (ROOT / ".dockerignore").read_text().split()
+
+
+def test_launch_takes_the_command_of_compose(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", w) for w in compose()["services"]["server"]["command"]
+    ]
+    assert launch.main([*words, "--dry-run"]) == 0
+    assert "_API_KEY_FILE=/run/secrets/api-key" in capsys.readouterr().out

@@ -135,7 +135,7 @@ def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = N
     if mib is None:
         told += findings.of_host(found, server.needs)
         told += _address(server.given)
-    told += findings.of_keys(server.given, launch.argv, host_of(server.given))
+    told += findings.of_keys(launch)
     told += _notes(launch)
     for finding in (target_finding, head_finding):
         told += [finding] if finding is not None else []
@@ -164,7 +164,7 @@ def before_the_launch(launch: Launch, chosen: Profile) -> list[Finding]:
     )
     server = _server(launch, chosen, target, head)
     told = [*findings.of_host(found, server.needs)]
-    told += findings.of_keys(given, launch.argv, host_of(given))
+    told += findings.of_keys(launch)
     *_, of_plan = _plan(server, found, chosen.hardware, None)
     return [finding for finding in (*told, *of_plan) if finding.level != "note"]
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning
+from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.environment import is_on
+from sglang_qwen3next_eagle3.serving import keys
+from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of
 from sglang_qwen3next_eagle3.serving.connection import is_loopback
 from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpu
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, Choice, DoesNotFit, Plan, Pools
-from sglang_qwen3next_eagle3.serving.flags import Parsed, find
+from sglang_qwen3next_eagle3.serving.flags import find, parse
 
 MIB = 2**20
 SHM_BYTES = GIB
@@ -32,7 +35,6 @@ UNEVEN = 0.9
 SURE = 0.03
 """Of a GPU's memory: what the plan may be wrong by before it refuses."""
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-_KEYS = ("--api-key", "--admin-api-key")
 _DAY = 86400.0
 
 
@@ -347,32 +349,33 @@ def _caches(host: Host) -> Iterator[Finding]:
             )
 
 
-def of_keys(given: Parsed, argv: Sequence[str], host: str) -> Iterator[Finding]:
-    """Who may use the server, and who learns its keys. given: with what a `--config` file adds to
-    argv, which is what every user of the machine sees."""
-    spelled = [name for name in _KEYS if any(_names(word, name) for word in argv)]
+def of_keys(launch: Launch) -> Iterator[Finding]:
+    """Who may use the server, and who learns its keys: what stands in its argv is seen by every
+    user of the machine, what a `--config` file adds to that is not."""
+    given = parse(launch.argv)
+    spelled = [name for name in variables.KEYS if any(_names(word, name) for word in launch.argv)]
     if spelled:
         yield warning(
             "keys",
             f"{' and '.join(spelled)} stand{'' if spelled[1:] else 's'} in the command line",
-            "write `api-key: KEY` into a file that only you may read (chmod 600) and pass "
-            "`-- --config FILE.yaml`",
+            "write the key into a file that only you may read (chmod 600) and pass "
+            f"`{spelled[0]}-file FILE` before the --",
             "every user of this machine reads it in `ps`",
         )
-    if is_loopback(host):
+    if is_loopback(host_of(given)):
         return
-    if not given.value("--api-key"):
+    if not keys.is_guarded(given, launch.environment):
         yield warning(
             "keys",
             "the server listens beyond this machine without a key (--insecure)",
             "a key, or a firewall that lets only your clients through",
             "whoever reaches it may use it, and replace its weights",
         )
-    elif not given.value("--admin-api-key"):
+    elif not keys.sources(keys.ADMIN_API_KEY, given, launch.environment):
         yield warning(
             "keys",
-            "there is no --admin-api-key",
-            "write `admin-api-key: OTHER` into the same file",
+            "there is no admin key",
+            "write another one into a file of its own and pass `--admin-api-key-file FILE`",
             "whoever may ask may also replace weights, empty caches, profile and stop requests",
         )
 

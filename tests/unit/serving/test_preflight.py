@@ -60,7 +60,9 @@ def test_the_key_is_not_logged(
     words: list[str],
 ) -> None:
     launch.main([*argv, *words])
-    assert "s3cret" in " ".join(executed["argv"])
+    behind = words[0] == "--"
+    assert ("s3cret" in " ".join(executed["argv"])) == behind
+    assert ("s3cret" in executed["environment"].values()) == (not behind)
     assert "s3cret" not in capsys.readouterr().err
 
 

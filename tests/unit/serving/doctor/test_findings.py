@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.findings import Finding, Level
-from sglang_qwen3next_eagle3.serving import flags
+from sglang_qwen3next_eagle3.overlay import environment
+from sglang_qwen3next_eagle3.serving.command_line import Launch
 from sglang_qwen3next_eagle3.serving.doctor import findings
 from sglang_qwen3next_eagle3.serving.doctor.findings import Needs
 from sglang_qwen3next_eagle3.serving.doctor.gpus import GpuProcess, Gpus
@@ -163,10 +164,10 @@ def test_cold_and_warm_caches_are_told() -> None:
         ("--api-key k", "127.0.0.1", ["--api-key stands"]),
         ("--api-ke=k", "localhost", ["--api-key stands"]),
         ("", "0.0.0.0", ["without a key"]),
-        ("--api-key k", "0.0.0.0", ["--api-key stands", "no --admin-api-key"]),
+        ("--api-key k", "0.0.0.0", ["--api-key stands", "no admin key"]),
         ("--api-key k --admin-api-key a", "0.0.0.0", ["--api-key and --admin-api-key stand"]),
         ("--config {keys}", "0.0.0.0", []),
-        ("--config {key}", "0.0.0.0", ["no --admin-api-key"]),
+        ("--config {key}", "0.0.0.0", ["no admin key"]),
     ],
 )
 def test_who_may_use_it_and_who_learns_the_keys(
@@ -177,6 +178,16 @@ def test_who_may_use_it_and_who_learns_the_keys(
     for name, text in files.items():
         paths[name].write_text(text)
     argv = words.format(**paths).split()
-    found = list(findings.of_keys(flags.parse(argv), argv, host))
+    found = list(findings.of_keys(Launch((*argv, "--host", host))))
     assert [f.level for f in found] == ["warning"] * len(told)
     assert all(said in f.text for said, f in zip(told, found, strict=True)), found
+
+
+def test_keys_of_files_are_seen_by_nobody() -> None:
+    words = ("python", "-m", "sglang", "--host", "0.0.0.0")
+    both = {f"{name}_FILE": "/keys/one" for name in environment.KEYS.values()}
+    assert list(findings.of_keys(Launch(words, environment=both))) == []
+    one = {f"{environment.KEYS['--api-key']}_FILE": "/keys/one"}
+    (found,) = findings.of_keys(Launch(words, environment=one))
+    assert "no admin key" in found.text
+    assert "--admin-api-key-file FILE" in found.remedy
