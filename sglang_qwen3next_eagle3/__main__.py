@@ -1,6 +1,5 @@
 """`sglang-qwen3next-eagle3 VERB`, also `python -m sglang_qwen3next_eagle3 VERB`."""
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from collections.abc import Sequence
 from sglang_qwen3next_eagle3 import __version__
 from sglang_qwen3next_eagle3.base.errors import Replacement, exit_status
 from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list
+from sglang_qwen3next_eagle3.cli.arguments import Parser
 
 # Verb, module (imported only when it is called for), what it does.
 VERBS = {
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int | Replacement:
-    parser = argparse.ArgumentParser(prog="sglang-qwen3next-eagle3", description=__doc__)
+    parser = Parser(prog="sglang-qwen3next-eagle3", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, (module, summary) in VERBS.items():

@@ -4,13 +4,13 @@ The launcher checks what would otherwise fail silently, prints what it decided, 
 by SGLang's own server. Flags after `--` go to SGLang untouched and win.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, exit_status
 from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list
 from sglang_qwen3next_eagle3.cli import launch
+from sglang_qwen3next_eagle3.cli.arguments import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int | Replacement:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sglang_qwen3next_eagle3.launch", description=__doc__, allow_abbrev=False
     )
     launch.add_arguments(parser)

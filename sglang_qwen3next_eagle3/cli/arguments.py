@@ -1,15 +1,51 @@
-"""What the verbs share: actions of a verb, options as dataclasses, keys, and types of values."""
+"""What the verbs share: the parser, actions of a verb, options as dataclasses, keys, and types of
+values."""
 
 import argparse
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.errors import UserError, one_line
 
 _Options = TypeVar("_Options")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, of which a mistake ends as any other does: by UserError, in one line.
+
+    Its children are of its kind.
+    """
+
+    words: Sequence[str] = ()
+    """What it was given to parse."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.register("type", int, whole)
+        self.register("type", float, number)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        self.words = sys.argv[1:] if args is None else args
+        arguments, unknown = super().parse_known_args(self.words, namespace)
+        if unknown:
+            self.error(f"no such option: {' '.join(map(_name_of, unknown))}")
+        return arguments, unknown
+
+    def error(self, message: str) -> NoReturn:
+        said = one_line(message).removeprefix("argument ")
+        raise UserError(f"{said}; `{self.prog} --help` tells what there is")
+
+
+def _name_of(word: str) -> str:
+    """Without a value, which may be a secret."""
+    return word.partition("=")[0] if word.startswith("-") else "..."
 
 
 @dataclass(frozen=True)
@@ -24,7 +60,7 @@ class Action:
     call: Callable[[argparse.Namespace], int]
 
 
-class _ActionParser(argparse.ArgumentParser):
+class _ActionParser(Parser):
     """An action's parser. Its options are added when it is called, so that `VERB --help` and the
     other actions import nothing of it."""
 
@@ -61,11 +97,21 @@ class _SGLangFlags(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         if values and not values[0].startswith("-"):
-            raise UserError(
-                f"{values[0]!r} belongs to no option: mend it; SGLang's flags begin with - and "
-                "stand behind a --"
-            )
+            raise UserError(_stray(values[0], getattr(parser, "words", ())))
         setattr(namespace, self.dest, values)
+
+
+def _stray(word: str, words: Sequence[str]) -> str:
+    """Of one that belongs to no option; behind an option that there is not it may be a secret."""
+    at = words.index(word) if word in words else 0
+    if at > 0 and words[at - 1].startswith("-") and words[at - 1] != "--":
+        return (
+            f"no such option: {_name_of(words[at - 1])}; SGLang's own flags stand behind a --, at "
+            "the end"
+        )
+    return (
+        f"{word!r} belongs to no option: mend it; SGLang's flags begin with - and stand behind a --"
+    )
 
 
 def add_sglang_flags(parser: argparse.ArgumentParser, summary: str, dest: str = "sglang") -> None:
@@ -118,9 +164,28 @@ def options_of(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
     )
 
 
+def whole(text: str) -> int:
+    """Of an argument: a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number is needed") from None
+
+
 def positive(text: str) -> int:
     """Of an argument: a whole number from 1."""
-    value = int(text)
+    value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}: at least 1")
+    return value
+
+
+def number(text: str) -> float:
+    """Of an argument: a number, not infinity."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number is needed")
     return value

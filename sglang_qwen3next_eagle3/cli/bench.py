@@ -348,7 +348,7 @@ def numbers(text: str) -> tuple[int, ...]:
     """`1,8,32`"""
     try:
         return tuple(sorted({positive(part) for part in text.split(",")}))
-    except ValueError:
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1, as 1,8,32") from None
 
 

@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import math
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -29,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-url", default=DEFAULT_BASE_URL, help="default: %(default)s")
     add_key_options(parser)
     parser.add_argument("--system", help="a system message before the question")
-    parser.add_argument("--max-tokens", type=int, default=512, help="default: %(default)s")
-    parser.add_argument("--temperature", type=_finite, default=0.0, help="default: %(default)s")
-    parser.add_argument("--top-p", type=_finite, metavar="P", help="default: the server's")
+    parser.add_argument("--max-tokens", type=positive, default=512, help="default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=0.0, help="default: %(default)s")
+    parser.add_argument("--top-p", type=float, metavar="P", help="default: the server's")
     parser.add_argument("--top-k", type=int, metavar="K", help="default: the server's")
     parser.add_argument("--seed", type=int, help="of the sampling, above temperature 0")
     parser.add_argument(
@@ -82,13 +81,6 @@ def _standard_input() -> str:
     if not text.strip():
         raise UserError("nothing to ask: standard input is empty, and no question is given")
     return text
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r}: a number is needed")
-    return value
 
 
 def _stream(client: Client, messages: list[dict[str, str]], options: dict[str, Any]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, Terminated, UserError
 from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.base.progress import Progress
-from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
+from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags, positive
 from sglang_qwen3next_eagle3.head.captured_layers import DESCRIBED, SOURCE
 from sglang_qwen3next_eagle3.serving import flags, preflight, profile
 from sglang_qwen3next_eagle3.serving import server as servers
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--serve", action="store_true", help="keep the server until Ctrl-C")
     parser.add_argument("--port", type=int, help="default: 30000, or a free one if that is taken")
     parser.add_argument("--question", default=QUESTION, help="default: %(default)s")
-    parser.add_argument("--max-tokens", type=int, default=96, help="default: %(default)s")
+    parser.add_argument("--max-tokens", type=positive, default=96, help="default: %(default)s")
     add_sglang_flags(parser, "more flags for SGLang")
 
 

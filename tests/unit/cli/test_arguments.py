@@ -1,13 +1,18 @@
 """cli/arguments: from words to frozen options, with the defaults of the options."""
 
 import argparse
+import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3.__main__ import VERBS, main
 from sglang_qwen3next_eagle3.cli.arguments import (
     Action,
+    Parser,
     add_actions,
     add_sglang_flags,
     defaults,
@@ -25,7 +30,7 @@ class Options:
 
 
 def parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     parser.add_argument("--name")
     parser.add_argument("--sizes", action="append", type=int)
     parser.add_argument("--no-plots", dest="plots", action="store_false")
@@ -52,7 +57,7 @@ def test_a_count_is_at_least_one(text: str) -> None:
     ("words", "flags"), [([], []), (["--"], []), (["--", "--tp", "2"], ["--tp", "2"])]
 )
 def test_flags_for_sglang_stand_behind_the_dashes(words: list[str], flags: list[str]) -> None:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_sglang_flags(parser, "flags")
     assert parser.parse_args(words).sglang == flags
 
@@ -85,10 +90,73 @@ def test_only_the_action_that_is_asked_for_adds_its_options() -> None:
 
         return Action(f"does {name}", add, lambda arguments: int(arguments.size))
 
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_actions(parser, {"one": action("one"), "two": action("two")})
     assert "does one" in parser.format_help()
     assert added == []
     arguments = parser.parse_args(["two", "--size", "7"])
     assert added == ["two"]
     assert arguments.call(arguments) == 7
+
+
+def typed_options() -> Iterator[tuple[str, ...]]:
+    """Every option of every verb and action whose value is converted, with the words before it."""
+    for verb, (module, _) in VERBS.items():
+        named = importlib.import_module(f"sglang_qwen3next_eagle3.{module}")
+        parsers: dict[tuple[str, ...], Parser] = {}
+        for name, action in getattr(named, "ACTIONS", {}).items():
+            action.add(parsers.setdefault((verb, name), Parser()))
+        if not parsers:
+            named.add_arguments(parsers.setdefault((verb,), Parser()))
+        for words, parser in parsers.items():
+            for option in parser._actions:
+                if option.type not in (None, str, Path):
+                    yield *words, option.option_strings[0]
+
+
+@pytest.mark.parametrize("words", typed_options(), ids=" ".join)
+def test_a_value_that_is_none_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    assert main([*words, "abc"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {words[-1]}: 'abc': ")
+    assert printed.err.count("\n") == 1
+    assert f"{' '.join(words[:-1])} --help` tells" in printed.err
+
+
+def test_so_it_is_at_the_launcher_s_own_door(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["--profile", "demo", "--port", "abc"]) == 2
+    assert capsys.readouterr().err.startswith("error: --port: 'abc': a whole number is needed; ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["launch", "--profile", "demo", "--admin-api-key", "SECRET"],
+        ["launch", "--profile", "demo", "--admin-api-key=SECRET"],
+        ["launch", "--profile", "demo", "--admin-api-key=SECRET", "--", "--tp", "2"],
+        ["bench", "suites", "--admin-api-key", "SECRET"],
+        ["patches", "verify", "--admin-api-key=SECRET"],
+    ],
+)
+def test_an_option_that_there_is_not_is_named_without_its_value(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no such option: --admin-api-key")
+    assert "SECRET" not in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["no-verb"], ["bench"], ["bench", "run"], ["head", "x"]])
+def test_what_is_missing_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1

@@ -106,9 +106,7 @@ def test_sampling_is_passed_on_as_far_as_it_is_given(server: FakeChat) -> None:
 
 @pytest.mark.parametrize("words", ["--temperature nan", "--top-p inf", "--timeout 0"])
 def test_numbers_that_are_none_are_refused(words: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["chat", "hello", *words.split()])
-    assert ended.value.code == 2
+    assert main(["chat", "hello", *words.split()]) == 2
 
 
 @pytest.mark.parametrize("what", ["401", "404", "429", "503", "page 404", "moved", "page", "odd"])
