@@ -19,7 +19,8 @@ from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, reading
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Pass
 from sglang_qwen3next_eagle3.bench.suites import load_suite, select
-from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.head.files import Folder
+from sglang_qwen3next_eagle3.model import hub, shards
 from sglang_qwen3next_eagle3.model.chat_format import ChatFormat
 
 
@@ -31,7 +32,8 @@ def find_divergences(
     target: a folder, a hub name or `demo`. data_dir: where the suite's files are.
 
     Raises:
-        UserError: the folder has no passes of the suite without speculation, or is being measured.
+        UserError: the folder has no passes of the suite without speculation, or is being measured;
+            the target's weights are not whole.
     """
     with reading(folder) as journal:
         passes = {
@@ -49,6 +51,7 @@ def find_divergences(
     from transformers import AutoModelForCausalLM
 
     weights = hub.resolve(target, None, "target")
+    shards.check(Folder(weights))
     model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).eval()
     smallest = min(key.batch for key in passes)
     for key, found in sorted(passes.items()):

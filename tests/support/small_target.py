@@ -1,10 +1,11 @@
-"""A target's folder without weights: a config and a tokenizer whose tokens are bytes."""
+"""A target's folder: a config, weights that nobody loads, a tokenizer whose tokens are bytes."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from tests.support.checkpoints import CODER_NEXT, write_config
+from tests.support import checkpoints
+from tests.support.checkpoints import CODER_NEXT
 
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -41,7 +42,7 @@ def write_tokenizer(folder: Path, template: str | None = CHAT) -> Path:
 
 
 def write_target(folder: Path) -> Path:
-    return write_tokenizer(write_config(folder, CONFIG))
+    return write_tokenizer(checkpoints.write_target(folder, CONFIG))
 
 
 def conversation(question: str, answer: str, id: str = "c") -> dict[str, Any]:

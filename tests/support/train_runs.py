@@ -14,7 +14,7 @@ from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture.features import FeaturesManifest
-from tests.support.checkpoints import write_config
+from tests.support.checkpoints import write_target
 from tests.support.small_target import CONFIG
 
 DRAFT_VOCAB = 64
@@ -39,7 +39,7 @@ class Made:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.target = write_config(folder / "target", CONFIG)
+        self.target = write_target(folder / "target", CONFIG)
         self.recipe = folder / "small.yaml"
         content = {**MINIMAL, "target": str(self.target)}
         self.recipe.write_text(yaml.safe_dump(content))

@@ -22,9 +22,11 @@ from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.base.provenance import DISTRIBUTION, version
 from sglang_qwen3next_eagle3.base.redact import masked
 from sglang_qwen3next_eagle3.base.secrets import mask_log
-from sglang_qwen3next_eagle3.model import aux_layers, hub
+from sglang_qwen3next_eagle3.head.files import Folder
+from sglang_qwen3next_eagle3.model import aux_layers, hub, shards
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.capture import folder as capture_folder
 from sglang_qwen3next_eagle3.train.capture.encode import (
@@ -71,7 +73,8 @@ def capture_features(options: CaptureOptions) -> FeaturesManifest:
     """Capture what is not there yet; the manifest as it then stands.
 
     Raises:
-        UserError: options that do not fit, a folder of something else, a full disk.
+        UserError: options that do not fit, a target whose weights are not whole, a folder of
+            something else, a full disk.
         KeyboardInterrupt: what is captured is kept.
     """
     try:
@@ -90,6 +93,7 @@ def _capture(options: CaptureOptions) -> FeaturesManifest:
     target = Target.from_path(folder)
     selection = _selection(options, target)
     options = replace(options, device=_device(options, target))
+    shards.check_loaded(Folder(folder), flags.parse(options.sglang).value("--load-format"))
     samples = _encode(options, folder)
     lengths = [len(ids) for _, ids, _ in samples]
     manifest = _manifest(options, folder, target, selection, lengths)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.redact import is_secret
-from sglang_qwen3next_eagle3.model import aux_layers, hub
+from sglang_qwen3next_eagle3.head.files import Folder
+from sglang_qwen3next_eagle3.model import aux_layers, hub, shards
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train import draft_vocabulary
@@ -172,6 +173,8 @@ def _fit(options: TrainOptions, chosen: Recipe, name: str) -> _Fitted:
         spelled = options.aux_layers or chosen.aux_layers
         return _Fitted(name, spelled, _full_size_ids(spelled))
     path = hub.resolve(name, what="target")
+    if not options.dry_run:
+        shards.check(Folder(path))
     target = Target.from_path(path)
     selection = aux_layers.on_target(
         options.aux_layers or chosen.aux_layers,

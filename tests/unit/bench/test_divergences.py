@@ -9,8 +9,11 @@ import torch
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.bench.divergences import margins
-from sglang_qwen3next_eagle3.bench.results.records import Pass
+from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
+from sglang_qwen3next_eagle3.bench.results.records import NONE, Pass
 from tests.support.bench_results import plain
+from tests.support.checkpoints import POINTER
+from tests.support.small_target import write_target
 
 VOCABULARY = 6
 
@@ -47,6 +50,20 @@ def test_a_folder_without_passes_is_refused(
     assert "has none of smoke without speculation" in capsys.readouterr().err
     assert main(["bench", "divergences", str(tmp_path / "nothing")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_target_that_is_not_whole_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = write_target(tmp_path / "target")
+    (target / "model.safetensors").write_bytes(POINTER)
+    passes = {PassKey(NONE, "smoke", 1, 0): Pass([plain("a", (2, 3))])}
+    monkeypatch.setattr(Journal, "passes", lambda _journal: passes)
+    words = ["divergences", str(tmp_path), "--suite", "smoke", "--target", str(target)]
+    assert main(["bench", *words]) == 2
+    error = capsys.readouterr().err
+    assert "model.safetensors is a git LFS pointer" in error
+    assert error.count("\n") == 1
 
 
 def test_equal_answers_have_no_margins() -> None:

@@ -16,6 +16,7 @@ from sglang_qwen3next_eagle3.cli import train as cli
 from sglang_qwen3next_eagle3.train.capture import capture, features
 from sglang_qwen3next_eagle3.train.capture import folder as capture_folder
 from tests.support.actions import action
+from tests.support.checkpoints import POINTER
 from tests.support.made_up_capture import MadeUp
 from tests.support.small_target import HIDDEN, write_data, write_target
 
@@ -222,6 +223,25 @@ def test_what_cannot_be_captured_is_refused_in_one_line(
         run(*words)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_target_that_is_a_pointer_is_refused(run: Any, target: Path, tmp_path: Path) -> None:
+    (target / "model.safetensors").write_bytes(POINTER)
+    for words in ((), ("--backend", "transformers")):
+        with pytest.raises(UserError, match=r"model\.safetensors is a git LFS pointer"):
+            run(*words)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_target_with_a_missing_shard_is_refused_where_its_weights_are_loaded(
+    run: Any, target: Path, tmp_path: Path
+) -> None:
+    whole = target / "model.safetensors"
+    whole.rename(target / "model-00001-of-00002.safetensors")
+    with pytest.raises(UserError, match=r"lacks model-00002-of-00002\.safetensors of its 2"):
+        run()
+    assert not (tmp_path / "out").exists()
+    assert run("--", "--load-f=dummy") == 0
 
 
 def test_a_bad_line_of_the_data_is_named(run: Any, data: Path, tmp_path: Path) -> None:

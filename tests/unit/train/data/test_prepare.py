@@ -250,7 +250,7 @@ def test_the_report_is_provenance(
         (["--samples", "0"], "--samples 0: at least 1"),
         (["--eval-samples", "-1"], "--eval-samples -1: at least 0"),
         (["--eval-fraction", "1"], "--eval-fraction 1.0: a number from 0"),
-        (["--eval-fraction", "nan"], "--eval-fraction nan"),
+        (["--eval-fraction", "nan"], "--eval-fraction: 'nan': a number is needed"),
         (["--model", "m"], "--model goes with --regenerate"),
         (["--max-tokens", "5"], "--max-tokens goes with --regenerate"),
         (["--api-key-file", "k"], "--api-key-file goes with --regenerate"),

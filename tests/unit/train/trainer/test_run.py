@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.model import aux_layers, hub
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.train.trainer import run, specforge
 from sglang_qwen3next_eagle3.train.trainer.supervise import TrainingOutcome, TrainingPlan
-from tests.support.checkpoints import write_config
+from tests.support.checkpoints import POINTER, write_config
 from tests.support.small_target import CONFIG
 from tests.support.train_runs import ErrorOf, Made
 
@@ -75,6 +75,12 @@ def test_held_out_features_of_another_selection_are_refused(made: Made, error_of
 def test_features_of_another_target_are_refused(made: Made, error_of: ErrorOf) -> None:
     words = made.trainable("--features", str(made.features(config_sha256="0")))
     assert "of another target" in error_of(*words)
+
+
+def test_a_target_that_is_not_whole_is_refused(made: Made, error_of: ErrorOf) -> None:
+    words = made.trainable("--features", str(made.features()))
+    (made.target / "model.safetensors").write_bytes(POINTER)
+    assert "model.safetensors is a git LFS pointer" in error_of(*words)
 
 
 def test_a_capture_that_is_not_complete_is_refused(made: Made, error_of: ErrorOf) -> None:
