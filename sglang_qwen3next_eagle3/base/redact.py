@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,6 @@ _QUOTED = (
 # A word as a shell takes it; and a value among others, which ends before the next one's name.
 _WORD = rf"(?P<value>(?:{_QUOTED}|\\.|\S)+)"
 _VALUE = rf"(?P<value>{_QUOTED}|(?:[^\s,;(){{}}]|[,;](?=\S)(?!['\"]?[\w-]+['\"]?\s*[=:]))+)"
-# In prose a key may be followed by any word: only a flag's value stands behind a space.
-_PASSED = re.compile(r"(?P<name>--[A-Za-z][\w-]*)(?P<sign>\s*=\s*|\s+)" + _WORD)
-_LISTED = re.compile(rf"(?P<name>--[A-Za-z][\w-]*)(?P<sign>['\"],\s*)(?P<value>{_QUOTED})")
-_ASSIGNED = re.compile(r"(?P<name>(?<![\w-])[A-Za-z][\w-]*)(?P<sign>\\?['\"]?\s*[=:]\s*)" + _VALUE)
 _NOTHING = re.compile(r"(?:None|null)(?:[\s,;)}\]]|$)")
 # What shows itself whatever stands before it: a token of the hub, a key in a header, the password
 # of an address.
@@ -99,9 +96,22 @@ def text_without_secrets(text: str) -> str:
         return f"{name}{sign}{HIDDEN}"
 
     text = _bare(text)
-    for pattern in (_PASSED, _LISTED, _ASSIGNED):
+    for pattern in _named_values():
         text = pattern.sub(hide, text)
     return text
+
+
+@cache
+def _named_values() -> tuple[re.Pattern[str], ...]:
+    """A name and its value: passed as a flag, listed as words, assigned. Compiled for who has a
+    text: in most commands nobody has."""
+    flag = r"(?P<name>--[A-Za-z][\w-]*)"
+    return (
+        # In prose a key may be followed by any word: only a flag's value stands behind a space.
+        re.compile(flag + r"(?P<sign>\s*=\s*|\s+)" + _WORD),
+        re.compile(flag + rf"(?P<sign>['\"],\s*)(?P<value>{_QUOTED})"),
+        re.compile(r"(?P<name>(?<![\w-])[A-Za-z][\w-]*)(?P<sign>\\?['\"]?\s*[=:]\s*)" + _VALUE),
+    )
 
 
 def _bare(text: str) -> str:

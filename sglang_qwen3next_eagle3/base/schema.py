@@ -20,14 +20,18 @@ def kebab(name: str) -> str:
 class StrictRecord(BaseModel):
     """What this package writes and reads again: frozen, keys as in Python, no unknown ones."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Strict(BaseModel):
     """What people write: frozen, keys-with-dashes, no unknown ones."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=kebab,
+        populate_by_name=True,
+        defer_build=True,
     )
 
 

@@ -15,6 +15,10 @@ HOW_TO_SPELL = (
     "chains:1-7, or the name or file of a profile"
 )
 """Of a configuration."""
+HOW_TO_WRITE_ACCEPT_LENGTHS = (
+    "write one for all (2.46), one a tree (3,4,8=2.46,5,1,6=2.3), or the shares of steps that "
+    "accept at least 1, 2, ... drafts of a chain (0.7,0.5,0.35); with ; between, the last two"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

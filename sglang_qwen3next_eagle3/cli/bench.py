@@ -189,14 +189,14 @@ def _print(result: "Result", report: str, as_json: bool) -> None:
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
-    from sglang_qwen3next_eagle3.bench.trees.plan import HOW_TO_WRITE
+    from sglang_qwen3next_eagle3.bench.options import HOW_TO_WRITE_ACCEPT_LENGTHS
 
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--result", type=Path, metavar="PATH", help="a result of `bench speed`, or its folder"
     )
     source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
-    parser.add_argument("--accept-lengths", metavar="SPEC", help=HOW_TO_WRITE)
+    parser.add_argument("--accept-lengths", metavar="SPEC", help=HOW_TO_WRITE_ACCEPT_LENGTHS)
     parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="figures for scripts")

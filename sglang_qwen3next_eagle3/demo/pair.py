@@ -6,7 +6,6 @@ real acceptance on real text; they know nothing worth asking for.
 """
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
@@ -27,7 +26,7 @@ def demo_pair() -> DemoPair:
     Raises:
         UserError: the installation lacks it.
     """
-    root = Path(str(files(__package__)))
+    root = Path(__file__).parent
     pair = DemoPair(target=root / "target", head=root / "head")
     for folder in (pair.target, pair.head):
         for name in ("config.json", "model.safetensors"):

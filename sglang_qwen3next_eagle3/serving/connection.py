@@ -1,11 +1,11 @@
-"""The way to a server: address, key, proxy and certificate, and what went wrong on it in words."""
+"""The way to a server: address, key, proxy and certificate, and what went wrong on it in words.
+
+A dry run only asks what an address is: HTTP and TLS are imported where something is connected to.
+"""
 
 import contextlib
-import ipaddress
 import math
 import socket
-import ssl
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,6 +134,8 @@ class Connection:
         )
 
     def _unreached(self, error: Exception) -> str:
+        import ssl
+
         cause = _cause(error, ssl.SSLError)
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
@@ -182,6 +184,8 @@ def is_loopback(host: str) -> bool:
     """Whether an address is one of this machine only."""
     if host == "localhost":
         return True
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -203,6 +207,8 @@ def _is_this_machine(host: str) -> bool:
 
 def _proxy_of(url: "httpx.URL") -> str | None:
     """Of the environment, for messages; which one is asked httpx decides."""
+    import urllib.request
+
     proxies = urllib.request.getproxies()
     if urllib.request.proxy_bypass(url.netloc.decode()):
         return None

@@ -5,6 +5,7 @@ several values, and a file of more flags (`--config`). What is checked here is w
 from a table of its flags that `patches/` holds for a release that was run.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import re
@@ -170,11 +171,10 @@ def table() -> Mapping[str, Flag]:
         path.name.removeprefix("sglang-").removesuffix(_SUFFIX): path
         for path in sorted(data_dir("patches").glob(f"sglang-*{_SUFFIX}"))
     }
-    try:
-        release = importlib.metadata.version("sglang")
-    except importlib.metadata.PackageNotFoundError:
-        release = ""
-    path = tables.get(release) or list(tables.values())[-1]
+    path = list(tables.values())[-1]
+    if len(tables) > 1:  # Where there is one, nobody has to be asked.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            path = tables.get(importlib.metadata.version("sglang"), path)
     table = json.loads(path.read_text(encoding="utf-8"))
     flags = [Flag(dest, tuple(row["names"]), row["values"]) for dest, row in table.items()]
     return {name: flag for flag in flags for name in flag.names}

@@ -11,14 +11,11 @@ from sglang_qwen3next_eagle3.base.accept_length import of_chain
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.schema import StrictRecord, first_error
 from sglang_qwen3next_eagle3.bench import markdown
+from sglang_qwen3next_eagle3.bench.options import HOW_TO_WRITE_ACCEPT_LENGTHS as HOW_TO_WRITE
 from sglang_qwen3next_eagle3.bench.results.records import NONE
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, Cycle, Tree, spelled, tree_of
 from sglang_qwen3next_eagle3.serving import profile
 
-HOW_TO_WRITE = (
-    "write one for all (2.46), one a tree (3,4,8=2.46,5,1,6=2.3), or the shares of steps that "
-    "accept at least 1, 2, ... drafts of a chain (0.7,0.5,0.35); with ; between, the last two"
-)
 EQUAL_ACCEPTANCE = (
     "One accept length for all compares trees at equal acceptance: of the same head, a tree with "
     "more steps or draft tokens accepts more."

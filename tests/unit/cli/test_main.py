@@ -82,23 +82,28 @@ def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
     assert started.returncode == READER_GONE
 
 
-WITHOUT_TORCH = [
+HELP = [
     *([verb, "--help"] for verb in VERBS),
     *(
         [verb, action, "--help"]
         for verb, module in (("head", head), ("bench", bench), ("train", train))
         for action in module.ACTIONS
     ),
-    ["head", "inspect", "demo"],
+]
+DRY_RUNS = [
     ["launch", "--list"],
     ["launch", "--profile", "demo", "--dry-run"],
     ["launch", "--profile", "b1", "--dry-run"],
 ]
+HEAVY = ["torch", "sglang", "transformers", "numpy"]
+# What takes longer to import than the rest of a dry run together.
+CONNECTING = ["httpx", "huggingface_hub", "ssl", "urllib.request", "asyncio"]
 BLOCKED = """
 import json, sys, traceback
-sys.modules.update(torch=None, sglang=None)
+blocked, commands = map(json.loads, sys.argv[1:])
+sys.modules.update(dict.fromkeys(blocked))
 failed = {}
-for words in json.loads(sys.argv[1]):
+for words in commands:
     # Each finds the package as a process of its own does, whatever was imported before.
     for name in [name for name in sys.modules if name.startswith("sglang_qwen3next_eagle3")]:
         del sys.modules[name]
@@ -115,8 +120,19 @@ print(json.dumps(failed), file=sys.stderr)
 """
 
 
-def test_help_dry_runs_and_inspect_need_neither_torch_nor_sglang() -> None:
-    """They answer at once, and on a machine that has neither."""
-    command = [sys.executable, "-c", BLOCKED, json.dumps(WITHOUT_TORCH)]
+@pytest.mark.parametrize(
+    ("commands", "blocked"),
+    [
+        ([*HELP, ["head", "inspect", "demo"]], HEAVY),
+        (DRY_RUNS, HEAVY + CONNECTING),
+        ([["--help"], ["launch", "--help"]], [*HEAVY, *CONNECTING, "pydantic", "yaml"]),
+    ],
+    ids=["help and inspect", "dry runs", "help for launch"],
+)
+def test_what_answers_at_once_imports_nothing_heavy(
+    commands: list[list[str]], blocked: list[str]
+) -> None:
+    """They answer on a machine that has neither torch nor SGLang, too."""
+    command = [sys.executable, "-c", BLOCKED, json.dumps(blocked), json.dumps(commands)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stderr.splitlines()[-1]) == {}, done.stderr

@@ -85,6 +85,6 @@ def test_each_has_a_model_card_and_the_head_its_provenance(pair: DemoPair) -> No
 def test_an_installation_without_the_weights_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pairs, "files", lambda _: tmp_path)
+    monkeypatch.setattr(pairs, "__file__", str(tmp_path / "pair.py"))
     with pytest.raises(UserError, match=r"not whole, .*config.json is missing: reinstall"):
         demo_pair()
