@@ -7,6 +7,7 @@ Servers and ranks of all tests start together; the figures are printed, `-s` sho
 
 import json
 import os
+import random
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.model.target import Target
 from tests.support import tp_streams
@@ -201,6 +203,52 @@ def test_accept_length_is_that_of_one_gpu(
     print(json.dumps({"tp": tp, "accept_length": round(many, 3), "tp_1": round(one, 3)}))
     assert one > 2.0, "the pair is trained"
     assert abs(many / one - 1) <= ACCEPT_TOLERANCE
+
+
+def test_ranks_of_the_full_size_agree_behind_the_last_layer(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """FULL_SIZE=n: bf16, 160 GB over n GPUs, normal weights that differ from rank to rank."""
+    tp = int(os.environ.get("FULL_SIZE", "0"))
+    if not 1 < tp <= torch.cuda.device_count():
+        pytest.skip("FULL_SIZE=2, 4: over how many of the GPUs here")
+    folder = tmp_path_factory.mktemp("full-size")
+    target = synthetic.write_target(folder / "target", "bf16")
+    drawn = random.Random(0)
+    prompts = [[drawn.randrange(150_000) for _ in range(32)] for _ in range(8)]
+    flags = ["--spread", "--load-format", "dummy", "--mem-fraction-static", "0.95"]
+    started = tp_streams.start(target, prompts, tp, folder / "ranks", flags, ENVIRONMENT)
+    ranks = started.passes(float(os.environ.get("FULL_SIZE_SECONDS", "600")))
+    every = range(1, tp)
+    for way in tp_streams.WAYS:
+        first = ranks[0][way]
+        norms = first.every.float().norm(dim=2).mean(dim=1)
+        figures = {
+            "way": way,
+            "ranks": tp,
+            "fusion": ranks[0]["fusion"],
+            "streams_equal": [torch.equal(ranks[n][way].every, first.every) for n in every],
+            "last_hidden_equal": [
+                torch.equal(ranks[n][way].last_hidden, first.last_hidden) for n in every
+            ],
+            "last_hidden_apart": [
+                round(_apart(ranks[n][way].last_hidden, first.last_hidden), 4) for n in every
+            ],
+            "last_hidden_from_plugin": round(
+                _apart(first.last_hidden, ranks[0]["plugin"].last_hidden), 4
+            ),
+            "stream_norms": [round(float(norms[depth]), 3) for depth in (0, 1, 12, 24, 36, 48)],
+        }
+        print(json.dumps(figures))
+    for way in ("plugin", "plain"):
+        first = ranks[0][way]
+        for other in (ranks[n][way] for n in every):
+            assert torch.equal(other.every, first.every)
+            assert torch.equal(other.card, first.card)
+            assert torch.equal(other.last_hidden, first.last_hidden)
+    if ranks[0]["fusion"] is not None:
+        stock = [rank["stock"] for rank in ranks]
+        assert not torch.equal(stock[0].last_hidden, stock[1].last_hidden)
 
 
 def _common(one: list[int], other: list[int]) -> int:

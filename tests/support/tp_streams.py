@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,26 @@ def start(
     return Ranks(folder, tuple(started))
 
 
+REPLICATED = ("mlp.gate.weight", "shared_expert_gate.weight")
+"""The ends of the names of matrices that every rank holds whole."""
+
+
+def spread(model: torch.nn.Module, rank: int, deviation: float = 0.02) -> None:
+    """Normal weights in place of SGLang's dummy ones, in every matrix.
+
+    SGLang fills a shard by its size alone: all ranks hold the same, so their partial sums are equal
+    and a sum that was left out would not show. Here a shard differs from rank to rank, and what
+    every rank holds whole does not.
+    """
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2 or not weight.is_floating_point():
+            continue
+        own = 0 if name.endswith(REPLICATED) else rank
+        generator = torch.Generator(device=weight.device)
+        generator.manual_seed(zlib.crc32(f"{name} {own}".encode()))
+        weight.data.normal_(0.0, deviation, generator=generator)
+
+
 class Group:
     """One rank, loaded; `look` runs all prompts through it."""
 
@@ -128,6 +149,8 @@ class Group:
         on_cpu = "cpu" in extra
         self._rank = prefill_rank.Rank(prefill_rank.Setup(tuple(flags), arguments.rank, on_cpu))
         self._model = self._rank._model
+        if arguments.spread:
+            spread(self._model, arguments.rank)
         self._logits: list[Tensor] = []
         self._model.logits_processor.register_forward_hook(self._keep)
 
@@ -173,6 +196,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     for name, kind in (("target", str), ("tp", int), ("rank", int), ("port", int)):
         parser.add_argument(f"--{name}", type=kind, required=True)
+    parser.add_argument("--spread", action="store_true", help="weights that tell ranks apart")
     arguments, extra = parser.parse_known_args()
     prompts = json.loads((arguments.folder / "prompts.json").read_text())
     group = Group(arguments, extra)
