@@ -151,6 +151,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="replicas-") as folder,
         replicas(arguments, Path(folder)) as pair,
     ):
+        while arguments.after is not None and not arguments.after.exists():
+            time.sleep(0.5)
         for replica in pair:
             load.run(replica.url, arguments.batch)  # kernels are compiled at first use
         figures["one"] = load.run(pair[0].url, arguments.requests)
@@ -193,11 +195,16 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--vocabulary", type=int, default=150_000)
     parser.add_argument("--start-seconds", type=int, default=900)
+    parser.add_argument("--after", type=Path, help="ask nothing before this file is there")
     parser.add_argument("flags", nargs="*", help="of SGLang, after --")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     figures = measure(arguments)
-    shown = {name: value for name, value in vars(arguments).items() if name not in ("out", "flags")}
+    shown = {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in ("out", "flags", "after")
+    }
     described = provenance.describe(["measure_replicas", *arguments.flags])
     write_json(arguments.out, {"provenance": described, "settings": shown, **figures})
     for name, found in figures.items():
