@@ -1,21 +1,25 @@
 """What a pass of the target costs in stock SGLang and with the fast path, without a server.
 
-    python tests/gpu/measure_fast_passes.py OUT.json --tree 3,1,4 --stages all --stages gdn,moe
+    python tests/gpu/measure_fast_passes.py OUT.json --tree 3,1,4 --stages gdn,moe --stages all:any
 
-One process on one Hopper GPU loads the full-size FP8 architecture with random weights, compares
-every step of every layer (overlay/fast/selfcheck.py), and captures and times stock's graph and one
-with each set of stages. A replay is timed behind 512 tokens of context, the best of three times
-thirty. Stages are ours up to the rows of `dispatch.ROWS`; --any-rows lifts that.
+One process on one Hopper GPU loads the full-size FP8 architecture with random weights and measures
+stock's graphs; then, set by set, it compares every step of every layer that was not compared yet
+(overlay/fast/selfcheck.py), and captures and measures the graphs with that set. A stage is ours up
+to the rows of `dispatch.ROWS`, or, in a set that ends in `:any`, at any number of rows. A replay is
+timed behind 512 tokens of context. What fails is said and written down; the rest goes on.
 """
 
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 # Before SGLang is imported: kernels of DeepGEMM are compiled when they are first used, and the head
@@ -33,11 +37,16 @@ from sglang_qwen3next_eagle3.overlay.fast import (
     preparation,
     selfcheck,
 )
-from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, STAGES, Stage, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
+from tests.support.fast_equality import Drafts
 
-CONTEXT, SPACE, OWN = 512, 1024, 60000
-"""Tokens before a pass; places in the cache a request has; where the pass puts its own tokens."""
+CONTEXT, SPACE, OWN, PLACES = 512, 1024, 40000, 40960
+"""Tokens before a pass; places in the cache a request has; where the pass puts its own tokens;
+places in all."""
+MEMORY = 0.98
+"""Nothing but PLACES and the requests sizes the caches: the GPU may be somebody else's as well."""
+STOCK, ANY_ROWS = "stock", ":any"
 began = time.monotonic()
 
 
@@ -60,11 +69,11 @@ def load(arguments: argparse.Namespace, folder: Path) -> Any:
     flags = (
         f"--model-path {target} --load-format dummy --skip-tokenizer-init --random-seed 1 "
         "--attention-backend triton --disable-radix-cache --disable-prefill-cuda-graph "
-        f"--mem-fraction-static 0.85 --context-length 8192 --max-total-tokens 65536 "
+        f"--mem-fraction-static {MEMORY} --context-length 8192 --max-total-tokens {PLACES} "
         f"--max-running-requests {max(arguments.requests)} --cuda-graph-bs-decode {' '.join(sizes)}"
     ).split()
     if arguments.tree:
-        steps, topk, nodes = arguments.tree.split(",")
+        steps, topk, nodes = map(str, arguments.tree)
         flags += ["--speculative-algorithm", "EAGLE3", "--speculative-num-steps", steps]
         flags += ["--speculative-eagle-topk", topk, "--speculative-num-draft-tokens", nodes]
         flags += ["--speculative-draft-model-path", str(synthetic.write_head(folder / "head"))]
@@ -94,53 +103,63 @@ def spread(model: Any) -> None:
     preparation.without_invented_scales(model)
 
 
-def compared(runner: Any, path: dispatch.FastPath) -> list[dict[str, Any]]:
-    """The worst finding of each step over the layers; what is off is dropped from the path."""
-    worst: dict[tuple[str, str], selfcheck.Deviation] = {}
-    for finding in selfcheck.compare(path, runner):
+def prepared(
+    runner: Any, kernels: kernel_table.Kernels, stages: frozenset[Stage]
+) -> tuple[dispatch.FastPath, list[selfcheck.Deviation]]:
+    """The path with these stages in the layers where each is right, and what was found of them."""
+    started = time.monotonic()
+    path = preparation.build(runner, kernels, stages)
+    findings = selfcheck.compare(path, runner)
+    torch.cuda.synchronize()
+    worst: dict[tuple[Stage, str], selfcheck.Deviation] = {}
+    off: Counter[tuple[Stage, str]] = Counter()
+    for finding in findings:
         key = finding.stage, finding.what
         if key not in worst or not finding.typical <= worst[key].typical:
             worst[key] = finding
         if finding.off:
+            off[key] += 1
             selfcheck.drop(path, finding)
-    for finding in worst.values():
-        say(f"{finding.stage:9} {finding}")
-    return [asdict(finding) for finding in worst.values()]
+    for key, finding in worst.items():
+        verdict = f"OFF in {off[key]} layers" if off[key] else "right"
+        say(f"  {finding.stage:9} {verdict:16} {str(finding)[:400]}")
+    say(f"checked in {time.monotonic() - started:.1f} s; ours: {', '.join(sorted(path.stages))}")
+    return path, findings
 
 
-def measure(runner: Any, nodes: int, path: dispatch.FastPath | None) -> list[dict[str, Any]]:
+def only(path: dispatch.FastPath, stages: frozenset[Stage], device: Any) -> dispatch.FastPath:
+    """The path with no other stages than these."""
+    layers = {i: layer.with_stages(layer.stages & stages) for i, layer in path.layers.items()}
+    head = path.lm_head if "lm_head" in stages else None
+    return dispatch.FastPath(path.kernels, layers, head, device=device)
+
+
+def measure(
+    runner: Any, tree: tuple[int, int, int] | None, path: dispatch.FastPath | None
+) -> list[dict[str, Any]]:
     """Milliseconds and kernels of a pass for every number of requests."""
     from sglang.srt.model_executor.model_runner_components.cuda_graph_setup import (
         capture_decode_graph,
     )
 
     for holder in (*runner.model.model.layers, runner.attn_backend, runner.model.lm_head):
-        holder.__dict__.pop(hooks.PATH, None)
+        holder.__dict__.pop(PATH, None)
     if path is not None:
         hooks.install(path, runner)
     graphs = capture_decode_graph(model_runner=runner).runner
-    rows = []
+    nodes, rows = tree[2] if tree else 1, []
     for key, graph in sorted(graphs.backend._graphs.items(), key=lambda item: item[0].size):
-        fill(runner, graphs, key.size, nodes)
-        for _ in range(5):
-            graph.replay()
-        times = []
-        for _ in range(3):
-            start, end = torch.cuda.Event(True), torch.cuda.Event(True)
-            start.record()
-            for _ in range(30):
-                graph.replay()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(end) / 30)
+        fill(runner, graphs, key.size, tree)
+        times = sorted(replays(graph))
         kernels = launches(graph)
         rows.append(
             {
                 "requests": key.size,
                 "rows": key.size * nodes,
-                "ms": round(min(times), 3),
-                "kernels": sum(kernels.values()),
-                "launches": dict(kernels.most_common(24)),
+                "ms": round(times[0], 3),
+                "median_ms": round(times[len(times) // 2], 3),
+                "kernels": sum(kernel["count"] for kernel in kernels),
+                "launches": kernels[:24],
             }
         )
     graphs.backend.cleanup()
@@ -148,8 +167,28 @@ def measure(runner: Any, nodes: int, path: dispatch.FastPath | None) -> list[dic
     return rows
 
 
-def fill(runner: Any, graphs: Any, requests: int, nodes: int) -> None:
+def replays(graph: Any) -> list[float]:
+    """Milliseconds of a replay, the mean of five in a row, forty times.
+
+    The least of them is what a pass takes when nobody else is on the GPU.
+    """
+    for _ in range(5):
+        graph.replay()
+    times = []
+    for _ in range(40):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(5):
+            graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / 5)
+    return times
+
+
+def fill(runner: Any, graphs: Any, requests: int, tree: tuple[int, int, int] | None) -> None:
     """Random tokens behind a context, in the buffers that a captured pass reads."""
+    nodes = tree[2] if tree else 1
     device, rows = runner.device, requests * nodes
     full, linear = runner.attn_backend.full_attn_backend, runner.attn_backend.linear_attn_backend
 
@@ -174,71 +213,175 @@ def fill(runner: Any, graphs: Any, requests: int, nodes: int) -> None:
         full.mask_indptr[: requests + 1] = starts * nodes * (CONTEXT + nodes)
         if full._verify_mask is not None:
             full._verify_mask.buffer.fill_(1)
+    if tree and tree[1] > 1:
+        links = Drafts.tree(requests, nodes).links
+        assert links is not None
+        lists = linear.retrieve_next_token_list, linear.retrieve_next_sibling_list
+        for buffers, values in zip(lists, links, strict=True):
+            buffers[requests - 1].copy_(torch.tensor([values] * requests))
 
 
-def launches(graph: Any) -> Counter[str]:
-    """Kernels of one replay by name."""
+def launches(graph: Any) -> list[dict[str, Any]]:
+    """Kernels of a replay, the costliest first: how many, and microseconds of one."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        graph.replay()
+        for _ in range(3):
+            graph.replay()
         torch.cuda.synchronize()
-    events = [event for event in profiled.events() if "CUDA" in str(event.device_type)]
-    return Counter(event.name[:80] for event in events)
+    spent: dict[str, list[float]] = {}
+    for event in profiled.events():
+        if "CUDA" in str(event.device_type):
+            spent.setdefault(event.name[:60], []).append(event.device_time)
+    return [
+        {"kernel": name, "count": round(len(us) / 3), "us": round(median(us), 2)}
+        for name, us in sorted(spent.items(), key=lambda item: -sum(item[1]))
+    ]
 
 
-def main() -> None:
+def stages_of(spelled: str) -> frozenset[Stage]:
+    words = spelled.removesuffix(ANY_ROWS)
+    wanted = frozenset(STAGES) if words == "all" else frozenset(words.split(","))
+    if not wanted <= frozenset(STAGES):
+        raise SystemExit(f"--stages {spelled}: stages are {', '.join(STAGES)}")
+    return wanted  # type: ignore[return-value]
+
+
+def lost() -> bool:
+    """Whether the device answers no more, as after an access to a wrong address."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+class Measurements:
+    """What is found, written after every step: what comes later may take the process down."""
+
+    def __init__(self, runner: Any, arguments: argparse.Namespace) -> None:
+        self.runner, self.arguments = runner, arguments
+        self.findings: list[selfcheck.Deviation] = []
+        self.passes: list[dict[str, Any]] = []
+        self.failures: list[str] = []
+        self.kernels: kernel_table.Kernels | None = None
+        self.path: dispatch.FastPath | None = None
+        self._checked: frozenset[Stage] = frozenset()
+
+    def write(self) -> None:
+        result = {
+            "device": torch.cuda.get_device_name(),
+            "layers": self.arguments.layers,
+            "context": CONTEXT,
+            "speculation": self.arguments.tree or "none",
+            "failures": self.failures,
+            "findings": [
+                [f.layer, f.stage, f.what, round(f.typical, 5), round(f.worst, 5), f.error[:200]]
+                for f in self.findings
+            ],
+            "passes": self.passes,
+        }
+        text = json.dumps(result)
+        self.arguments.out.write_text(text.replace("], [", "],\n[") + "\n", encoding="utf-8")
+
+    def step(self, name: str, what: Callable[[], None]) -> None:
+        """Do it. What fails is said, and what comes after it is done all the same."""
+        try:
+            what()
+        except Exception:
+            trace = traceback.format_exc()
+            self.failures.append(f"{name}: {trace[-1500:]}")
+            say(f"FAILED {name}: {trace[-2500:]}")
+            if lost():
+                say(f"FAILED {name}: the device is lost, and what was to come with it")
+                self.write()
+                sys.stdout.flush()
+                os._exit(3)
+        self.write()
+
+    def set_of(self, spelled: str) -> None:
+        """One set of stages, checked where some of them were not yet."""
+        asked = stages_of(spelled)
+        if not asked <= self._checked:
+            self.step(f"checking {spelled}", lambda: self._check(self._checked | asked))
+        if self.path is not None and asked & self.path.stages:
+            self.step(spelled, lambda: self._measure(spelled, asked))
+
+    def _check(self, stages: frozenset[Stage]) -> None:
+        runner = self.runner
+        if self.kernels is None:
+            self.kernels = kernel_table.Kernels(
+                runner.model.model, runner.attn_backend, dispatch.MAX_ROWS, runner.device
+            )
+        self._checked = stages
+        self.path, self.findings = prepared(runner, self.kernels, stages)
+
+    def _measure(self, spelled: str, asked: frozenset[Stage]) -> None:
+        path = only(self.path, asked, self.runner.device) if self.path and asked else None
+        limits = dispatch.ROWS
+        if spelled.endswith(ANY_ROWS):
+            dispatch.ROWS = dict.fromkeys(STAGES, dispatch.MAX_ROWS)
+        try:
+            rows = measure(self.runner, self.arguments.tree, path)
+        finally:
+            dispatch.ROWS = limits
+        for row in rows:
+            stages = sorted(path.stages) if path else []
+            self.passes.append({"set": spelled, "stages": stages, **row})
+            say(f"{spelled:24} {row['rows']:3} rows {row['ms']:7.3f} ms "
+                f"(median {row['median_ms']:7.3f}), {row['kernels']} kernels")  # fmt: skip
+
+    def stock(self) -> None:
+        self.step(STOCK, lambda: self._measure(STOCK, frozenset()))
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--layers", type=int, default=48)
     parser.add_argument("--tree", help="steps,topk,draft tokens; without it a decode step")
     parser.add_argument("--requests", default="1,8")
-    parser.add_argument("--stages", action="append", help="a set joined by commas, or all")
-    parser.add_argument("--any-rows", action="store_true", help="stages at any number of rows")
+    parser.add_argument(
+        "--stages",
+        action="append",
+        help=f"a set joined by commas, or all, with {ANY_ROWS} at any number of rows; in this "
+        "order, so that what is least sure comes last",
+    )
+    parser.add_argument("--seconds", type=float, help="begin no further set after this time")
     arguments = parser.parse_args()
-    if arguments.any_rows:
-        dispatch.ROWS = dict.fromkeys(STAGES, dispatch.MAX_ROWS)
     arguments.requests = [int(word) for word in arguments.requests.split(",")]
-    nodes = int(arguments.tree.split(",")[2]) if arguments.tree else 1
+    if arguments.tree:
+        arguments.tree = tuple(int(word) for word in arguments.tree.split(","))
+    arguments.stages = arguments.stages or ["all"]
+    for spelled in arguments.stages:
+        stages_of(spelled)
+    return arguments
+
+
+def main() -> None:
+    arguments = parsed()
     with tempfile.TemporaryDirectory() as folder:
         runner = load(arguments, Path(folder))
     spread(runner.model)
     say(f"loaded on {torch.cuda.get_device_name()}")
     apply(hooks.hooks(Wanted(frozenset())))
-    kernels = kernel_table.Kernels(
-        runner.model.model, runner.attn_backend, dispatch.MAX_ROWS, runner.device
-    )
-    whole = preparation.build(runner, kernels, frozenset(STAGES))
-    findings = compared(runner, whole)
-    say(f"left of the stages: {sorted(whole.stages)}")
 
     from sglang.srt.model_executor.graph_shared_output import GraphSharedOutput
     from sglang.srt.model_executor.runner import EagerRunner
 
     runner.graph_shared_output = GraphSharedOutput.create_for_model_runner(runner)
     runner.eager_runner = EagerRunner(runner)
-    measured = []
-    for spelled in ("stock", *(arguments.stages or ["all"])):
-        path = None
-        if spelled != "stock":
-            asked = whole.stages if spelled == "all" else frozenset(spelled.split(","))
-            layers = {
-                i: layer.with_stages(layer.stages & asked) for i, layer in whole.layers.items()
-            }
-            head = whole.lm_head if "lm_head" in asked else None
-            path = dispatch.FastPath(kernels, layers, head, device=runner.device)
-        for row in measure(runner, nodes, path):
-            measured.append({"stages": sorted(path.stages) if path else [], **row})
-            say(f"{spelled}: {row['rows']} rows {row['ms']} ms, {row['kernels']} kernels")
-    result = {
-        "device": torch.cuda.get_device_name(),
-        "layers": arguments.layers,
-        "context": CONTEXT,
-        "speculation": arguments.tree or "none",
-        "findings": findings,
-        "passes": measured,
-    }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    measurements = Measurements(runner, arguments)
+    measurements.stock()
+    for spelled in arguments.stages:
+        if arguments.seconds and time.monotonic() - began > arguments.seconds:
+            say(f"no time left for {spelled}")
+            continue
+        measurements.set_of(spelled)
+    say(f"{arguments.out.name} is whole")
+    # Ending in order takes as long as a set.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -73,15 +73,17 @@ class Passes:
         ]
 
     def fresh(self, requests: int) -> None:
-        generator = torch.Generator().manual_seed(5)
+        generator = torch.Generator(self.device).manual_seed(5)
         for part in [*self.live, *self.cache]:
-            part.copy_(torch.randn(part.shape, generator=generator).mul_(0.5))
+            drawn = torch.randn(part.shape, generator=generator, device=self.device)
+            part.copy_(drawn.mul_(0.5))
         for request in range(requests):
             self.pool.req_to_token[request, :ROOM] = 1 + request * ROOM + torch.arange(ROOM)
             self.pool.req_index_to_mamba_index_mapping[request] = request + 1
 
     def places(self, request: int, first: int, count: int) -> torch.Tensor:
-        return self.pool.req_to_token[request, first : first + count].long()
+        table: torch.Tensor = self.pool.req_to_token
+        return table[request, first : first + count].long()
 
     @torch.no_grad()
     def run(
@@ -145,17 +147,27 @@ class Passes:
         return logits.view(requests, nodes, -1).clone(), self.path.current
 
 
-def differs(passes: Passes, drafts: Drafts) -> list[str]:
-    """What of a verify is not what decoding its last node's path gives; nothing if all is."""
+def asked(passes: Passes, drafts: Drafts, apart: int) -> tuple[list[list[int]], list[int]]:
+    """Tokens of every node, and the contexts' lengths, of which each is `apart` more."""
     generator = torch.Generator().manual_seed(drafts.nodes)
     vocabulary = passes.runner.model_config.vocab_size * 98 // 100
     shape = drafts.requests, drafts.nodes
     tokens = torch.randint(0, vocabulary, shape, generator=generator).tolist()
-    lengths = [60 + 17 * request for request in range(drafts.requests)]
+    return tokens, [60 + apart * request for request in range(drafts.requests)]
+
+
+def verified(passes: Passes, drafts: Drafts, apart: int = 17) -> tuple[torch.Tensor, SmallPass]:
+    """Logits [B, n, V] of a verify from fresh caches, and its pass."""
+    passes.fresh(drafts.requests)
+    return passes.run(*asked(passes, drafts, apart), drafts)
+
+
+def differs(passes: Passes, drafts: Drafts, apart: int = 17) -> list[str]:
+    """What of a verify is not what decoding its last node's path gives; nothing if all is."""
+    tokens, lengths = asked(passes, drafts, apart)
     requests, leaf = range(drafts.requests), drafts.nodes - 1
     route = drafts.route(leaf)
-    passes.fresh(drafts.requests)
-    verified, at = passes.run(tokens, lengths, drafts)
+    logits, at = verified(passes, drafts, apart)
     last = torch.full((drafts.requests,), leaf, dtype=torch.int64, device=passes.device)
     slots = passes.pool.req_index_to_mamba_index_mapping[: drafts.requests].clone()
     passes.path.kernels.gdn_commit(at, passes.states, slots, last, None, None)
@@ -170,7 +182,7 @@ def differs(passes: Passes, drafts: Drafts) -> list[str]:
     for step, node in enumerate(route):
         behind = [length + step for length in lengths]
         decoded, _ = passes.run([[row[node]] for row in tokens], behind)
-        if not torch.equal(decoded[:, 0], verified[:, node]):
+        if not torch.equal(decoded[:, 0], logits[:, node]):
             found.append(f"logits of node {node}")
     for name, part, kept in zip(("window", "state"), passes.live, states, strict=True):
         if not torch.equal(part[:, 1 : drafts.requests + 1], kept):
@@ -182,6 +194,6 @@ def differs(passes: Passes, drafts: Drafts) -> list[str]:
     passes.fresh(drafts.requests)
     for step, node in enumerate(route):
         alone, _ = passes.run([[tokens[0][node]]], [lengths[0] + step])
-        if not torch.equal(alone[0, 0], verified[0, node]):
+        if not torch.equal(alone[0, 0], logits[0, node]):
             found.append(f"logits of node {node} alone")
     return found
