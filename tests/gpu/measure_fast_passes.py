@@ -159,7 +159,7 @@ def measure(
                 "ms": round(times[0], 3),
                 "median_ms": round(times[len(times) // 2], 3),
                 "kernels": sum(kernel["count"] for kernel in kernels),
-                "launches": kernels[:24],
+                "launches": kernels[:20],
             }
         )
     graphs.backend.cleanup()
@@ -273,7 +273,7 @@ class Measurements:
             "device": torch.cuda.get_device_name(),
             "layers": self.arguments.layers,
             "context": CONTEXT,
-            "speculation": self.arguments.tree or "none",
+            "speculation": ",".join(map(str, self.arguments.tree or ["none"])),
             "failures": self.failures,
             "findings": [
                 [f.layer, f.stage, f.what, round(f.typical, 5), round(f.worst, 5), f.error[:200]]

@@ -1,8 +1,11 @@
 """Compile every kernel of the fast path for sm_90 as its launcher launches it for the published
 target's shapes. Needs no GPU: what a launcher would run is compiled only. Prints their names.
+
+With `--every` for every number of rows and shape of drafts that tests/gpu measures: minutes.
 """
 
 import json
+import sys
 from collections import Counter
 from typing import Any
 
@@ -74,6 +77,8 @@ def rows(count: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 def dense_and_experts(count: int) -> None:
     hidden, gain = empty(count, WIDTH), empty(WIDTH)
     norm_quantize.add_norm_quantize(hidden, None, gain, 1e-6, False)
+    norm_quantize.add_norm_quantize(hidden, None, gain, 1e-6, True)
+    norm_quantize.add_norm_quantize(hidden, hidden, gain, 1e-6, False)
     normed = norm_quantize.add_norm_quantize(hidden, hidden, gain, 1e-6, True)
     x = normed.codes, normed.scales
     skinny_gemm.skinny_gemm(x, *fp8(12288, WIDTH), (normed.normed, empty(64, WIDTH)))
@@ -87,7 +92,7 @@ def dense_and_experts(count: int) -> None:
     experts.experts(routed, *up, *down)
 
 
-def gdn_and_attention(requests: int, nodes: int) -> None:
+def gdn_and_attention(requests: int, nodes: int, quantize: bool = True) -> None:
     count = requests * nodes
     conv, state = empty(4, CHANNELS, 3), empty(4, VALUE_HEADS, 128, 128, dtype=FP32)
     slots = torch.zeros(requests, dtype=INT32)
@@ -96,7 +101,7 @@ def gdn_and_attention(requests: int, nodes: int) -> None:
         "conv_weight": empty(CHANNELS, 4), "conv_bias": None,
         "A_log": empty(VALUE_HEADS, dtype=FP32), "dt_bias": empty(VALUE_HEADS),
         "ssm_state": state, "slots": slots, "norm_weight": empty(128), "eps": 1e-6,
-        "quantize": True, "early_state": True,
+        "quantize": quantize, "early_state": True,
     }  # fmt: skip
     paths = None
     if nodes == 1:
@@ -114,9 +119,21 @@ def gdn_and_attention(requests: int, nodes: int) -> None:
     attention.attention(
         empty(count, 9216), empty(HEAD_DIM), empty(HEAD_DIM), 1e-6, positions,
         empty(8192, ROTARY, dtype=FP32), cache, cache, positions,
-        torch.zeros(requests + 1, dtype=INT32), torch.zeros(64, dtype=INT64), paths, True,
+        torch.zeros(requests + 1, dtype=INT32), torch.zeros(64, dtype=INT64), paths, quantize,
         attention.attention_workspace(count, HEADS, HEAD_DIM, 8192, "cpu"),
     )  # fmt: skip
+
+
+def every() -> None:
+    for count in (2, 4, 16, 32):
+        dense_and_experts(count)
+        print(count, sum(compiled.values()), flush=True)
+    shapes = [(count, 1) for count in (2, 4, 8, 16, 32)]
+    shapes += [(1, 4), (4, 4), (8, 4), (1, 8), (2, 8), (4, 8), (2, 16)]
+    for shape in [(1, 1), *shapes]:
+        for quantize in (True, False):
+            gdn_and_attention(*shape, quantize)
+        print(shape, sum(compiled.values()), flush=True)
 
 
 def main() -> None:
@@ -125,6 +142,8 @@ def main() -> None:
         dense_and_experts(count)
     gdn_and_attention(1, 1)
     gdn_and_attention(2, 4)
+    if "--every" in sys.argv:
+        every()
     print(json.dumps(compiled))
 
 
