@@ -30,6 +30,8 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
 WIDTH, VOCABULARY, EXPERTS, TOP_K, INNER = 2048, 151936, 512, 10, 512
 KEY_HEADS, VALUE_HEADS, HEADS, KV_HEADS, HEAD_DIM, ROTARY = 16, 32, 16, 2, 256, 64
 CHANNELS, VALUES = 8192, 4096
+SHARED = 232448
+"""Bytes of shared memory that a block of threads may have on an H100 or H200."""
 FP8, FP32, INT32, INT64 = torch.float8_e4m3fn, torch.float32, torch.int32, torch.int64
 compiled: Counter[str] = Counter()
 
@@ -53,7 +55,10 @@ def only_compile() -> None:
 
     def compile_it(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         compiled[kernel.fn.__name__] += 1
-        return run(kernel, *args, grid=grid, warmup=True, **options)
+        made = run(kernel, *args, grid=grid, warmup=True, **options)
+        # Only a launch would say so.
+        assert made.metadata.shared <= SHARED, f"{kernel.fn.__name__}: {made.metadata.shared} bytes"
+        return made
 
     JITFunction.run = compile_it
     for module in (attention, experts):
