@@ -144,8 +144,10 @@ def _hook_capture(environment: str | None) -> None:
 
 def _hook_requests() -> None:
     from sglang_qwen3next_eagle3.overlay import hooks
+    from sglang_qwen3next_eagle3.overlay.requests import bounds
     from sglang_qwen3next_eagle3.overlay.requests.hooks import ENTRIES
 
+    bounds.of_this_server()
     try:
         hooks.apply(ENTRIES)
     except (ImportError, AttributeError) as error:

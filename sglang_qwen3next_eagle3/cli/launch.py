@@ -84,6 +84,12 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"keep what is for administrators for the key in it (default: ${_ADMIN_KEY}_FILE)",
     )
     how.add_argument("--api-key", metavar="KEY", help="the key itself, which `ps` shows to others")
+    how.add_argument(
+        "--limits",
+        metavar="NAME=N,...",
+        help="what one request may have at most: body (bytes; default 32Mi), prompt and answer "
+        "(tokens), choices (n; 128), depth (brackets of a grammar; 200)",
+    )
     how.add_argument("--insecure", action="store_true", help="listen beyond this machine unguarded")
     how.add_argument(
         "--allow-attention-backend",
@@ -102,6 +108,7 @@ def chosen(arguments: argparse.Namespace) -> "tuple[Profile, Options]":
     overrides = Overrides(**{f.name: getattr(arguments, f.name) for f in fields(Overrides)})
     options = Options(
         extra=tuple(arguments.sglang),
+        limits=arguments.limits,
         keys=Keys(**{f.name: getattr(arguments, f.name) for f in fields(Keys)}),
         insecure=arguments.insecure,
         allow_attention_backend=arguments.allow_attention_backend,

@@ -19,6 +19,8 @@ KEYS = {
 }
 """By the flag of SGLang for it, what holds a key, or with FILE behind it names a file that does."""
 FILE = "_FILE"
+LIMITS = "SGLANG_QWEN3NEXT_EAGLE3_LIMITS"
+"""How much one request may ask for (requests/bounds.py); `launch --limits` sets it."""
 
 
 def is_on(text: str | None) -> bool:

@@ -18,7 +18,8 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay.environment import is_on
+from sglang_qwen3next_eagle3.overlay.environment import LIMITS, is_on
+from sglang_qwen3next_eagle3.overlay.requests import bounds
 from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, machine, prefix_cache
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
@@ -60,10 +61,12 @@ _TREE = ("--speculative-num-steps", "--speculative-eagle-topk", "--speculative-n
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says beside the profile. extra: SGLang's flags, after `--`."""
+    """What the command line says beside the profile. extra: SGLang's flags, after `--`; limits: of
+    one request, as `bounds.parse` reads them."""
 
     extra: tuple[str, ...] = ()
     keys: Keys = field(default_factory=Keys)
+    limits: str | None = None
     insecure: bool = False
     allow_attention_backend: bool = False
 
@@ -153,6 +156,9 @@ def _decide(
     words = build_argv(served, python)
     given = flags.parse([*words, *options.extra])
     environment = {**build_environment(asked), **options.keys.environment}
+    if options.limits is not None:
+        environment[LIMITS] = options.limits
+    bounds.parse({**os.environ, **environment}.get(LIMITS))
     _check_flags(given, flags.parse(options.extra), asked, options)
     _check_keys(given, environment, options)
     if served.target != asked.target and given.value("--served-model-name") is None:

@@ -14,6 +14,7 @@ from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.overlay.requests import admission, endings, grammars, logprobs, room
 from sglang_qwen3next_eagle3.overlay.requests.admission import Limits, refusal
+from sglang_qwen3next_eagle3.overlay.requests.bounds import Bounds
 
 LIMITS = Limits(vocab_size=4096, speculative=True, eagle3=True)
 
@@ -100,6 +101,43 @@ def test_what_would_end_the_scheduler_is_refused_in_one_sentence(
     assert "\n" not in found
 
 
+TIGHT = Limits(4096, bounds=Bounds(prompt=3, answer=8, depth=4))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"ids": [1] * 4}, "The prompt has 4 tokens; this server takes at most 3."),
+        ({"sampling": {"max_new_tokens": 9}}, "9 tokens are asked for (max_tokens)"),
+        ({"sampling": {"max_new_tokens": 8, "json_schema": "[" * 5}}, "nests 5 brackets in one"),
+    ],
+)
+def test_what_a_server_s_limits_do_not_allow_is_refused(
+    fields: dict[str, Any], reason: str
+) -> None:
+    found = refusal(tokenized(**fields), TIGHT)
+    assert found is not None
+    assert reason in found
+    assert refusal(tokenized(**fields), Limits(4096)) is None
+
+
+def test_what_they_allow_is_admitted() -> None:
+    sampling = {"max_new_tokens": 8, "json_schema": "[[[[", "min_new_tokens": 8}
+    assert refusal(tokenized(ids=[1] * 3, sampling=sampling), TIGHT) is None
+
+
+def test_an_answer_without_an_end_ends_at_the_limit() -> None:
+    asked = tokenized(sampling={"max_new_tokens": None, "min_new_tokens": 20})
+    admission.adjust(asked, Limits(4096))
+    assert asked.sampling_params.max_new_tokens is None
+    admission.adjust(asked, TIGHT)
+    assert asked.sampling_params.max_new_tokens == 8
+    assert asked.sampling_params.min_new_tokens == 8
+    shorter = tokenized(sampling={"max_new_tokens": 5})
+    admission.adjust(shorter, TIGHT)
+    assert shorter.sampling_params.max_new_tokens == 5
+
+
 def test_a_grammar_that_cannot_take_tokens_back_is_refused_with_drafts() -> None:
     """SGLang raises NotImplementedError in the scheduler."""
     outlines = Limits(4096, speculative=True, grammar_backend="outlines")
@@ -128,8 +166,8 @@ def test_a_top_k_beyond_the_vocabulary_takes_every_token() -> None:
 
 @pytest.mark.parametrize("n", [0, -1, 129, 10**9, 1.5, "3", True])
 def test_a_number_of_choices_that_cannot_be_is_refused(n: Any) -> None:
-    assert admission.too_many_choices(n) is not None
-    assert admission.too_many_choices(128) is None
+    assert admission.too_many_choices(n, 128) is not None
+    assert admission.too_many_choices(128, 128) is None
 
 
 def test_every_field_of_a_request_is_looked_at() -> None:

@@ -11,15 +11,13 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
 
 from sglang_qwen3next_eagle3.overlay.requests import grammars
-
-MOST_CHOICES = 128
-"""The largest `n`: what the OpenAI API allows. Every choice is a request of its own."""
+from sglang_qwen3next_eagle3.overlay.requests.bounds import Bounds
 
 MOST_TOP_LOGPROBS = 1024
 """The largest number of alternatives per token; beyond it the answer is too large to handle."""
@@ -36,6 +34,7 @@ class Limits:
     speculative: whether drafts are verified.
     eagle3: whether the target's captured streams stand where its hidden states would.
     multi_item_scoring: `--enable-mis`; grammar_backend: `--grammar-backend`.
+    bounds: what one request may ask for.
     """
 
     vocab_size: int
@@ -43,6 +42,7 @@ class Limits:
     eagle3: bool = False
     multi_item_scoring: bool = False
     grammar_backend: str = "xgrammar"
+    bounds: Bounds = field(default_factory=Bounds)
 
 
 def refusal(request: Any, limits: Limits) -> str | None:
@@ -59,17 +59,22 @@ def refusal(request: Any, limits: Limits) -> str | None:
 def adjust(request: Any, limits: Limits) -> None:
     """Put values that mean the same into the range that SGLang's tensors hold, in place.
 
-    A `top_k` of at least the vocabulary takes every token, which SGLang spells 2**30.
+    A `top_k` of at least the vocabulary takes every token, which SGLang spells 2**30. An answer
+    without a limit of its own gets the server's.
     """
     sampling = request.sampling_params
+    if sampling.max_new_tokens is None:
+        sampling.max_new_tokens = most = limits.bounds.answer
+        if most is not None:
+            sampling.min_new_tokens = min(sampling.min_new_tokens, most)
     if sampling.top_k >= limits.vocab_size:
         sampling.top_k = 1 << 30
 
 
-def too_many_choices(n: Any) -> str | None:
+def too_many_choices(n: Any, most: int) -> str | None:
     """The same for `n`, which has to be known before the choices are made of it."""
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_CHOICES:
-        return f"n must be a whole number from 1 to {MOST_CHOICES}, got {n!r:.40}."
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= most:
+        return f"n must be a whole number from 1 to {most}, got {n!r:.40}."
     return None
 
 
@@ -131,6 +136,10 @@ def _prompt(request: Any, limits: Limits) -> Iterator[str]:
         return
     # A prompt has up to 262,144 tokens, and the scheduler waits for this.
     view = numpy.frombuffer(ids, dtype=numpy.int64)
+    if limits.bounds.prompt is not None and len(view) > limits.bounds.prompt:
+        yield (
+            f"The prompt has {len(view)} tokens; this server takes at most {limits.bounds.prompt}."
+        )
     for token in (int(view.min()), int(view.max())):
         if not 0 <= token < limits.vocab_size:
             yield (
@@ -165,7 +174,13 @@ def _sampling(request: Any, limits: Limits) -> Iterator[str]:
                 f"stop_token_ids contains {token}; the vocabulary has the ids 0 to "
                 f"{limits.vocab_size - 1}."
             )
-    yield from grammars.too_large(sampling)
+    most = limits.bounds.answer
+    if most is not None and (sampling.max_new_tokens or 0) > most:
+        yield (
+            f"{sampling.max_new_tokens} tokens are asked for (max_tokens); this server answers "
+            f"with at most {most}."
+        )
+    yield from grammars.too_large(sampling, limits.bounds.depth)
     for pattern in sampling.stop_regex_strs or ():
         if _repeats_without_end(pattern):
             yield (

@@ -20,23 +20,21 @@ MOST_CHARACTERS = {
 }
 """Of each kind of grammar: what is compiled in seconds, and far beyond what is written by hand."""
 
-DEEPEST = 200
-"""Brackets within brackets. The time to compile grows with the third power: at 250, one second."""
-
 SECONDS, SECONDS_PER_TOKEN = 5.0, 0.05
 """The CPU time that a grammar may take of the scheduler. Ordinary ones take a thousandth of it."""
 
 
-def too_large(sampling: Any) -> Iterator[str]:
-    """Why a request's grammar is not compiled. sampling: SGLang's `SamplingParams`."""
+def too_large(sampling: Any, deepest: int) -> Iterator[str]:
+    """Why a request's grammar is not compiled. sampling: SGLang's `SamplingParams`; deepest: how
+    many brackets may be in one another."""
     for kind, most in MOST_CHARACTERS.items():
         grammar = getattr(sampling, kind)
         if not isinstance(grammar, str):
             continue
         if len(grammar) > most:
             yield f"{kind} has {len(grammar):,} characters; it may have at most {most:,}."
-        elif (depth := _depth(grammar)) > DEEPEST:
-            yield f"{kind} nests {depth} brackets in one another; at most {DEEPEST} may be."
+        elif (depth := _depth(grammar)) > deepest:
+            yield f"{kind} nests {depth} brackets in one another; at most {deepest} may be."
 
 
 def _depth(grammar: str) -> int:

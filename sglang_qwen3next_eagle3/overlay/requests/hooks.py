@@ -15,6 +15,8 @@ from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.requests import (
     admission,
+    body,
+    bounds,
     choices,
     endings,
     grammars,
@@ -71,6 +73,7 @@ def _limits(server_args: Any, model_config: Any) -> Limits:
         eagle3=algorithm.is_eagle3(),
         multi_item_scoring=server_args.enable_mis,
         grammar_backend=server_args.grammar_backend,
+        bounds=bounds.of_this_server(),
     )
 
 
@@ -99,8 +102,10 @@ def _handle_parallel_sampling(original: Callable[..., None], request: Any) -> No
             continue
         if one.get("n") is None:
             one.pop("n", None)
-        elif (reason := admission.too_many_choices(one["n"])) is not None:
-            raise ValueError(reason)
+        else:
+            reason = admission.too_many_choices(one["n"], bounds.of_this_server().choices)
+            if reason is not None:
+                raise ValueError(reason)
     original(request)
 
 
@@ -170,6 +175,11 @@ HOOKS: tuple[Hook, ...] = (
         f"{_TOKENIZER}._create_tokenized_object",
         _create_tokenized_object,
         "Refuses what would raise in the scheduler, whose end is the server's.",
+    ),
+    Hook(
+        "sglang.srt.entrypoints.http_server:_setup_and_run_http_server",
+        body.setup_and_run,
+        "Bounds the body of a request, which SGLang reads whatever its size.",
     ),
     Hook(
         "sglang.srt.managers.io_struct:GenerateReqInput._handle_parallel_sampling",
