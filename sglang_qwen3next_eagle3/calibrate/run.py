@@ -21,10 +21,11 @@ from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head.check import check
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.head.record import AuxRecord
-from sglang_qwen3next_eagle3.model import hub, shards
+from sglang_qwen3next_eagle3.model import hub, rope, shards
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, validate
 from sglang_qwen3next_eagle3.model.embeddings import vocabulary_rows
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.serving import flags
 
 
 @dataclass(frozen=True)
@@ -197,11 +198,14 @@ def load_pair(options: CalibrationOptions) -> Pair:
     config = hub.resolve(target, options.target_revision, "target", only_config=True)
     found, its_target = Head.from_path(head_folder), Target.from_path(config)
     check(found, its_target)
+    given = flags.parse(options.sglang)
+    rope.check(its_target.config, given.overrides())
     error = its_target.tp_error(options.tp)
     if error is not None:
         raise UserError(f"{error}: choose another --tp")
     whole = hub.resolve(target, options.target_revision, "target")
-    shards.check_loaded(head_files.Folder(whole), options.load_format)
+    load_format = given.value("--load-format") or options.load_format
+    shards.check_loaded(head_files.Folder(whole), load_format)
     return Pair(options.target, options.head, whole, head_folder, its_target, found)
 
 

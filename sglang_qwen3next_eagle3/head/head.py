@@ -12,7 +12,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head import files as head_files
 from sglang_qwen3next_eagle3.head import formats
 from sglang_qwen3next_eagle3.head.files import Files, Folder, normalise
-from sglang_qwen3next_eagle3.model import shards
+from sglang_qwen3next_eagle3.model import rope, shards
 from sglang_qwen3next_eagle3.model.safetensors_header import ITEM_BYTES, Stored
 
 CONVERT = "sglang-qwen3next-eagle3 head convert"
@@ -116,7 +116,7 @@ class Head:
 
     @property
     def context_length(self) -> int:
-        return int(self.config.get("max_position_embeddings") or 2048)
+        return rope.head_context_length(self.config)
 
     @property
     def hidden_size(self) -> int:

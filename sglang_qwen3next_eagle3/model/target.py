@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import rope
 from sglang_qwen3next_eagle3.model.safetensors_header import check_present
 
 MODEL_TYPE = "qwen3_next"
@@ -97,7 +98,9 @@ class Target:
 
     @property
     def context_length(self) -> int:
-        return int(self.config["max_position_embeddings"])
+        """Tokens, as SGLang derives them. Raises UserError: what they are derived of is no
+        number."""
+        return rope.context_length(self.config)
 
     @property
     def end_tokens(self) -> frozenset[int]:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
+from sglang_qwen3next_eagle3.model import rope
 
 CONFIG = "--config"
 _SUFFIX = ".flags.json"
@@ -77,6 +79,17 @@ class Parsed:
         """The same as a whole number, which may be spelled 256k or 256Ki; None: it is none."""
         match = _NUMBER.fullmatch((self.value(name) or "").strip())
         return int(Decimal(match[1]) * _TIMES[match[2]]) if match else None
+
+    def overrides(self) -> dict[str, Any]:
+        """What SGLang sets in the target's config, and in the head's. Raises UserError."""
+        spelled = self.value(rope.OVERRIDES)
+        try:
+            found = json.loads("{}" if spelled is None else spelled)
+        except ValueError as error:
+            raise UserError(f"{rope.OVERRIDES} {spelled!r} is not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{rope.OVERRIDES} {spelled!r}: an object of the config's keys")
+        return found
 
 
 def find(word: str) -> Flag | None:

@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.head import check as head_check
 from sglang_qwen3next_eagle3.head import record as aux_record
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
-from sglang_qwen3next_eagle3.model import aux_layers, hub, published, shards
+from sglang_qwen3next_eagle3.model import aux_layers, hub, published, rope, shards
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.environment import LIMITS, is_on
 from sglang_qwen3next_eagle3.overlay.requests import bounds
@@ -169,10 +169,13 @@ def _decide(
         guards=prefix_cache.guards(given, asked),
         environment=environment,
     )
+    overrides = given.overrides()
     target = _target_of(asked, found)
     if found.whole and target is not None:
         launch = launch.adding({}, *published.warnings(asked.target, target.config))
     if target is not None:
+        rope.check(target.config, overrides)
+        target = Target.from_config(rope.overridden(target.config, overrides), asked.target)
         _check_tp(target, given)
         _check_context(target, given, launch.environment)
     if asked.algorithm == "nextn" and found.target is not None:
@@ -338,15 +341,19 @@ def _check_context(target: Target, given: Parsed, environment: Mapping[str, str]
         raise UserError(
             f"context length {spelled!r}: a number of tokens, for example {limit} or 128Ki"
         )
-    stretched = "factor" in (target.config.get("rope_scaling") or {})
     allowed = is_on({**os.environ, **environment}.get(LONGER_CONTEXT))
-    if asked is None or asked <= limit or stretched or allowed:
+    if asked is None or asked <= limit or allowed:
         return
-    if given.value("--json-model-override-args") is None:
+    if target.config.get("rope_scaling"):
         raise UserError(
-            f"a context of {asked} is asked for, the target knows {limit}: beyond that its text is "
-            f"noise; ask for {limit} or less, or set {LONGER_CONTEXT}=1 if you know better"
+            f"a context of {asked} is asked for, SGLang derives {limit} of the target's config "
+            "(where original_max_position_embeddings is named it takes no factor): ask for "
+            f"{limit} or less, or set {LONGER_CONTEXT}=1 where the rope is stretched that far"
         )
+    raise UserError(
+        f"a context of {asked} is asked for, the target knows {limit}: beyond that its text is "
+        f"noise; ask for {limit} or less, or set {LONGER_CONTEXT}=1 if you know better"
+    )
 
 
 def _check_mtp(target: Path, given: Parsed) -> None:

@@ -23,7 +23,7 @@ from sglang_qwen3next_eagle3.base.provenance import DISTRIBUTION, version
 from sglang_qwen3next_eagle3.base.redact import masked
 from sglang_qwen3next_eagle3.base.secrets import mask_log
 from sglang_qwen3next_eagle3.head.files import Folder
-from sglang_qwen3next_eagle3.model import aux_layers, hub, shards
+from sglang_qwen3next_eagle3.model import aux_layers, hub, rope, shards
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.serving import flags
@@ -93,7 +93,10 @@ def _capture(options: CaptureOptions) -> FeaturesManifest:
     target = Target.from_path(folder)
     selection = _selection(options, target)
     options = replace(options, device=_device(options, target))
-    shards.check_loaded(Folder(folder), flags.parse(options.sglang).value("--load-format"))
+    given = flags.parse(options.sglang)
+    if options.backend == SGLANG:
+        rope.check(target.config, given.overrides())
+    shards.check_loaded(Folder(folder), given.value("--load-format"))
     samples = _encode(options, folder)
     lengths = [len(ids) for _, ids, _ in samples]
     manifest = _manifest(options, folder, target, selection, lengths)

@@ -349,6 +349,46 @@ def test_numbers_are_read_as_sglang_reads_them(text: str, number: int | None) ->
     assert flags.parse(["--context-length", text]).number("--context-length") == number
 
 
+YARN = '{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}'
+YARN_OF_4096 = (
+    '{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, '
+    '"original_max_position_embeddings": 4096}}'
+)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked", "cause"),
+    [
+        (YARN, "16384", None),
+        (YARN, "16385", "a context of 16385 is asked for, SGLang derives 16384"),
+        (YARN_OF_4096, "16384", "a context of 16384 is asked for, SGLang derives 4096"),
+        ('{"max_position_embeddings": 9999}', "9999", None),
+        ('{"max_position_embeddings": 99}', "100", "the target knows 99"),
+        ('{"num_experts": 8}', "4097", "the target knows 4096"),
+        ("{x}", "4096", "--json-model-override-args '{x}' is not JSON"),
+        ("[]", "4096", "'[]': an object of the config's keys"),
+        ('{"rope_scaling": {"factor": "4"}}', "4096", "factor of the rope is '4'"),
+        ('{"num_attention_heads": "x"}', "4096", "num_attention_heads"),
+    ],
+)
+def test_a_context_is_held_against_what_sglang_derives(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    overrides: str,
+    asked: str,
+    cause: str | None,
+) -> None:
+    words = ["--profile", "demo", "--dry-run", "--", "--json-model-ov", overrides]
+    words += [f"--context-length={asked}"]
+    if cause is None:
+        assert launch.main(words) == 0
+        return
+    assert cause in error_of(capsys, *words)
+    if "is asked for" in cause:
+        monkeypatch.setenv(preflight.LONGER_CONTEXT, "1")
+        assert launch.main(words) == 0
+
+
 @pytest.mark.parametrize("option", [[], ["--no-speculation"]])
 def test_a_context_that_the_target_does_not_know_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: list[str]
