@@ -44,6 +44,8 @@ def register() -> None:
         if os.environ.get(variables.SIMULATE):
             _simulate(Path(os.environ[variables.SIMULATE]))
         _hook_fast(os.environ.get(variables.FAST))
+        if os.environ.get(variables.CYCLE):
+            _record_cycles(Path(os.environ[variables.CYCLE]))
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
 
@@ -102,6 +104,19 @@ def _simulate(path: Path) -> None:
     contract.require(["simulate"])
     hooks.apply(simulate.hooks(simulate.AcceptLength(path)))
     logger.warning("acceptance is simulated: the text of this server means nothing")
+
+
+def _record_cycles(folder: Path) -> None:
+    from sglang_qwen3next_eagle3.overlay import contract, hooks
+
+    try:
+        contract.require(["cycle"])
+    except UserError as error:
+        logger.warning("sglang-qwen3next-eagle3 records no cycles: %s", error)
+        return
+    from sglang_qwen3next_eagle3.overlay.cycle import hooks as cycle
+
+    hooks.apply([cycle.entry(folder)])
 
 
 def _hook_fast(asked: str | None) -> None:

@@ -2,6 +2,7 @@
 
 options         what is asked for, with its defaults
 run, speed      the two benchmarks; measure.py is what they do alike
+cycle           the phases of a cycle in the schedulers
 configurations  what is compared
 servers         how their servers are started, in which order, and what if one fails
 markdown        tables, of reports and plans
@@ -15,6 +16,7 @@ join, divergences
 
 __all__ = [
     "configurations",
+    "cycle",
     "divergences",
     "join",
     "measure",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.serving.profile import Profile
@@ -85,24 +85,47 @@ class RunOptions(BenchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedOptions(BenchOptions):
-    """Of `bench speed`.
+class SyntheticOptions(BenchOptions):
+    """What `bench speed` and `bench cycle` share.
 
-    accept_lengths: that are simulated; a tree skips those it cannot reach. By default the card's:
-    1.6 and 3.0 are the lowest and highest of its suites, 2.46 is their mean. seed: of the random
-    tokens. precision: of the synthetic target.
+    input_tokens: random, of every request; seed: of them. output_tokens: of every answer.
+    precision: of the synthetic target.
     """
 
-    configurations: Sequence[str] = ("none", "mtp", "eagle3-defaults", "3,4,8", "chains:1-7")
-    batches: Sequence[int] = (1, 2, 4, 8, 16, 32)
-    repeats: int = 2
     profile: str = "h200-fp8"
-    accept_lengths: Sequence[float] = (1.0, 1.6, 2.46, 3.0)
     input_tokens: int = 256
     output_tokens: int = 256
     seed: int = 0
     precision: Literal["fp8", "bf16"] = "fp8"
 
-    def with_pair(self, target: Path, head: str) -> "SpeedOptions":
+    def with_pair(self, target: Path, head: str) -> Self:
         """The same with a synthetic target, and the head unless one was asked for."""
         return replace(self, target=str(target), head=self.head or head)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedOptions(SyntheticOptions):
+    """Of `bench speed`.
+
+    accept_lengths: that are simulated; a tree skips those it cannot reach. By default the card's:
+    1.6 and 3.0 are the lowest and highest of its suites, 2.46 is their mean.
+    """
+
+    configurations: Sequence[str] = ("none", "mtp", "eagle3-defaults", "3,4,8", "chains:1-7")
+    batches: Sequence[int] = (1, 2, 4, 8, 16, 32)
+    repeats: int = 2
+    accept_lengths: Sequence[float] = (1.0, 1.6, 2.46, 3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CycleOptions(SyntheticOptions):
+    """Of `bench cycle`.
+
+    accept_length: that is simulated; a tree that cannot reach it accepts all. stacks: sample the
+    schedulers' stacks, too.
+    """
+
+    configurations: Sequence[str] = ("none", "3,1,4", "3,4,8")
+    output_tokens: int = 1024
+    accept_length: float = 2.46
+    stacks: bool = True

@@ -201,7 +201,7 @@ class Loop:
                     continue
                 begun.remove(one)
                 up[session.name] = server
-                self._journal.note(_ready(self._known(session), server))
+                self._journal.note(ready(self._known(session), server))
                 if server.ready_seconds is not None:
                     self._progress.say(f"{session.name}: ready after {server.ready_seconds:.0f} s")
             if begun:
@@ -213,10 +213,15 @@ class Loop:
         work.before()
         if work.warm:
             warm = {**work.sampling, "max_new_tokens": WARM_TOKENS}
-            self._ask(server, work.warm, key.batch, warm, lambda: None)
+            ask(server, work.warm, key.batch, warm, self._stall_seconds)
             server.flush()
-        measured = self._ask(
-            server, work.dialogues, key.batch, work.sampling, self._progress.advance
+        measured = ask(
+            server,
+            work.dialogues,
+            key.batch,
+            work.sampling,
+            self._stall_seconds,
+            self._progress.advance,
         )
         # Before anything else can fail.
         self._journal.add(key, measured)
@@ -225,33 +230,6 @@ class Loop:
             count = len(measured.failures)
             self._progress.say(f"{_spell(key)}: {count} failed, the first {prompt}: {why}")
         server.flush()
-
-    def _ask(
-        self,
-        server: Server,
-        dialogues: Sequence[Dialogue],
-        batch: int,
-        sampling: Mapping[str, Any],
-        done: Callable[[], None],
-    ) -> Pass:
-        """Raises ServerFailed: the server did not answer all of them, or none."""
-        found = load.run(
-            server.url,
-            dialogues,
-            batch,
-            sampling,
-            stall_seconds=self._stall_seconds,
-            headers=server.headers,
-            done=done,
-        )
-        if found.broken is not None:
-            # A server that crashed may still be ending.
-            server.check(GONE_SECONDS)
-            raise ServerFailed(found.broken, server.log_tail())
-        if not found.samples:
-            why = found.failures[0][1]
-            raise ServerFailed(f"no request was answered: {why}", server.log_tail())
-        return found
 
     def _known(self, session: Session) -> Configuration:
         """With what earlier sessions found out, a failure included."""
@@ -266,7 +244,36 @@ class Loop:
             self._progress.say(f"  {text_without_secrets(line)}")
 
 
-def _ready(configuration: Configuration, server: Server) -> Configuration:
+def ask(
+    server: Server,
+    dialogues: Sequence[Dialogue],
+    batch: int,
+    sampling: Mapping[str, Any],
+    stall_seconds: float,
+    done: Callable[[], None] = lambda: None,
+) -> Pass:
+    """One pass. Raises ServerFailed: the server did not answer all of them, or none."""
+    found = load.run(
+        server.url,
+        dialogues,
+        batch,
+        sampling,
+        stall_seconds=stall_seconds,
+        headers=server.headers,
+        done=done,
+    )
+    if found.broken is not None:
+        # A server that crashed may still be ending.
+        server.check(GONE_SECONDS)
+        raise ServerFailed(found.broken, server.log_tail())
+    if not found.samples:
+        why = found.failures[0][1]
+        raise ServerFailed(f"no request was answered: {why}", server.log_tail())
+    return found
+
+
+def ready(configuration: Configuration, server: Server) -> Configuration:
+    """A server's row with what it says of itself."""
     states = server.info().get("internal_states")
     state = states[0] if isinstance(states, list) and states else {}
     running = state.get("effective_max_running_requests_per_dp")

@@ -7,14 +7,14 @@ told: no checkpoint, no data. It says nothing about acceptance.
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sglang_qwen3next_eagle3.base import figures, provenance
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
 from sglang_qwen3next_eagle3.bench import configurations, servers
 from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.measure import Benchmark, Outcome, measure
-from sglang_qwen3next_eagle3.bench.options import SpeedOptions
+from sglang_qwen3next_eagle3.bench.options import SpeedOptions, SyntheticOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
 from sglang_qwen3next_eagle3.bench.servers import Work
@@ -53,7 +53,7 @@ def run_speed(options: SpeedOptions) -> Outcome:
             servers.served(
                 contender,
                 options.out,
-                [*_head_flags(contender, flags), *flags],
+                [*head_flags(contender, flags), *flags],
                 options.start_seconds,
                 environment,
             )
@@ -74,7 +74,10 @@ def run_speed(options: SpeedOptions) -> Outcome:
         return measure(benchmark, journal, options, described)
 
 
-def synthetic_pair(options: SpeedOptions, scratch: Path) -> tuple[SpeedOptions, list[str]]:
+Synthetic = TypeVar("Synthetic", bound=SyntheticOptions)
+
+
+def synthetic_pair(options: Synthetic, scratch: Path) -> tuple[Synthetic, list[str]]:
     """The options with a synthetic target and head, made in `scratch`, and SGLang's flags.
 
     With a target of the user's own, or the demo's, the options are as they were.
@@ -89,12 +92,13 @@ def synthetic_pair(options: SpeedOptions, scratch: Path) -> tuple[SpeedOptions, 
     return options.with_pair(target, head), [*synthetic.FLAGS, *flags]
 
 
-def _head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
+def head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
+    """What a contender needs besides the flags of `synthetic_pair`."""
     synthetic_head = contender.profile.algorithm == "eagle3" and synthetic.FLAGS[0] in flags
     return synthetic.HEAD_FLAGS if synthetic_head else ()
 
 
-def _server_flags(options: SpeedOptions, chosen: Profile) -> list[str]:
+def _server_flags(options: SyntheticOptions, chosen: Profile) -> list[str]:
     """Decode graphs for the batches that are measured and no others, and no prefill graphs: they
     take minutes and are not what is measured."""
     largest = max(options.batches)

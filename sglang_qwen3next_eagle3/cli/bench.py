@@ -1,4 +1,5 @@
-"""`sglang-qwen3next-eagle3 bench`: run, speed, plan, join, compare, report, divergences, suites."""
+"""`sglang-qwen3next-eagle3 bench`: run, speed, cycle, plan, join, compare, report, divergences,
+suites."""
 
 import argparse
 import json
@@ -23,7 +24,7 @@ from sglang_qwen3next_eagle3.cli.arguments import (
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.bench.measure import Outcome
-    from sglang_qwen3next_eagle3.bench.options import BenchOptions
+    from sglang_qwen3next_eagle3.bench.options import BenchOptions, SyntheticOptions
     from sglang_qwen3next_eagle3.bench.results.records import Result
 
 MEASURED, INCOMPLETE = 0, 1
@@ -81,18 +82,45 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         help="simulated; a tree skips those it cannot reach "
         f"(default {','.join(map(str, SpeedOptions.accept_lengths))})",
     )
-    what.add_argument("--input-tokens", type=positive, default=SpeedOptions.input_tokens)
-    what.add_argument("--output-tokens", type=positive, default=SpeedOptions.output_tokens)
     what.add_argument("--repeats", type=positive, default=SpeedOptions.repeats, metavar="N")
-    what.add_argument("--seed", type=int, default=SpeedOptions.seed, help="of the random tokens")
-    what.add_argument(
-        "--precision",
-        choices=("fp8", "bf16"),
-        default=SpeedOptions.precision,
-        help="of the synthetic target (default %(default)s; bf16 needs two H200)",
-    )
+    _add_synthetic(what, SpeedOptions)
     _add_servers(parser, SpeedOptions)
     _add_output(parser)
+
+
+def _add_cycle(parser: argparse.ArgumentParser) -> None:
+    from sglang_qwen3next_eagle3.bench.options import CycleOptions
+
+    what = parser.add_argument_group("what is measured")
+    _add_configurations(what, " ".join(CycleOptions.configurations))
+    _add_batches(what, CycleOptions, "requests of a cycle (default 1)")
+    what.add_argument(
+        "--accept-length",
+        type=_length,
+        default=CycleOptions.accept_length,
+        metavar="X",
+        help="simulated (default %(default)s); a tree that cannot reach it accepts all",
+    )
+    _add_synthetic(what, CycleOptions)
+    what.add_argument(
+        "--no-stacks", dest="stacks", action="store_false", help="times only, no sampled stacks"
+    )
+    _add_servers(parser, CycleOptions)
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="goes on if begun")
+    out.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_synthetic(group: Any, defaults: "type[SyntheticOptions]") -> None:
+    group.add_argument("--input-tokens", type=positive, default=defaults.input_tokens)
+    group.add_argument("--output-tokens", type=positive, default=defaults.output_tokens)
+    group.add_argument("--seed", type=int, default=defaults.seed, help="of the random tokens")
+    group.add_argument(
+        "--precision",
+        choices=("fp8", "bf16"),
+        default=defaults.precision,
+        help="of the synthetic target (default %(default)s; bf16 needs two H200)",
+    )
 
 
 def _add_configurations(group: Any, default: str) -> None:
@@ -173,6 +201,15 @@ def _speed(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.bench.speed import run_speed
 
     return _measured(run_speed(options_of(SpeedOptions, arguments)), arguments.json)
+
+
+def _cycle(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3.bench.cycle import run_cycle
+    from sglang_qwen3next_eagle3.bench.options import CycleOptions
+
+    result, report, complete = run_cycle(options_of(CycleOptions, arguments))
+    print(json.dumps(result.model_dump(mode="json"), indent=1) if arguments.json else report)
+    return MEASURED if complete else INCOMPLETE
 
 
 def _measured(outcome: "Outcome", as_json: bool) -> int:
@@ -363,6 +400,14 @@ def lengths(text: str) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
+def _length(text: str) -> float:
+    """`2.46`"""
+    (found, *more) = lengths(text)
+    if more:
+        raise argparse.ArgumentTypeError(f"{text!r}: one accept length")
+    return found
+
+
 ACTIONS = {
     "run": Action(
         "suites of prompts over HTTP: speed, acceptance, equality, as in the card's tables",
@@ -371,6 +416,11 @@ ACTIONS = {
     ),
     "speed": Action(
         "what a draft tree costs: dummy weights, simulated acceptance", _add_speed, _speed
+    ),
+    "cycle": Action(
+        "where the host's time goes in a cycle, phase by phase, in every scheduler",
+        _add_cycle,
+        _cycle,
     ),
     "plan": Action(
         "which tree pays at which accept length, from a result of `bench speed`", _add_plan, _plan

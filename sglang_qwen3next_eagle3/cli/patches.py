@@ -22,6 +22,7 @@ from sglang_qwen3next_eagle3.train.trainer import specforge
 PARTS: tuple[Part, ...] = (
     "capture",
     "cpu_engine",
+    "cycle",
     "fast",
     "metrics",
     "prefill",

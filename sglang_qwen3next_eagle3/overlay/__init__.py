@@ -9,6 +9,7 @@ requests      what a request may ask for, and that speculation does not change w
 metrics       figures of a cycle, beside SGLang's own
 simulate      acceptance that `bench speed` sets while a server runs
 fast          our own kernels for passes of few rows
+cycle         where the host's time goes in a cycle
 cpu_engine    what lets stock SGLang serve without a GPU
 prefill       streams of the target for prompts, without a server
 server_flags  the flags of the installed SGLang, read off its parser
@@ -18,6 +19,7 @@ __all__ = [
     "capture",
     "contract",
     "cpu_engine",
+    "cycle",
     "environment",
     "fast",
     "hooks",

@@ -22,7 +22,15 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
 
 Part = Literal[
-    "capture", "cpu_engine", "fast", "metrics", "prefill", "requests", "simulate", "training"
+    "capture",
+    "cpu_engine",
+    "cycle",
+    "fast",
+    "metrics",
+    "prefill",
+    "requests",
+    "simulate",
+    "training",
 ]
 Role = Literal["hooked", "relied_on"]
 _MANIFEST_NAME = re.compile(r"sglang-(?P<release>.+)\.toml")

@@ -22,6 +22,9 @@ FILE = "_FILE"
 LIMITS = "SGLANG_QWEN3NEXT_EAGLE3_LIMITS"
 """How much one request may ask for (requests/bounds.py); `launch --limits` sets it."""
 
+CYCLE = "SGLANG_QWEN3NEXT_EAGLE3_CYCLE"
+"""Names the folder in which every scheduler records where its time goes (`bench cycle` sets it)."""
+
 
 def is_on(text: str | None) -> bool:
     """How SGLang reads a switch of its own (0.5.17, environ.py, EnvBool)."""

@@ -50,7 +50,7 @@ def apply(hooks: Iterable[Hook]) -> None:
         AttributeError, ImportError: the installed SGLang has no such symbol.
     """
     for hook in hooks:
-        owner, name = _owner(hook)
+        owner, name = _owner(hook.target)
         original = getattr(owner, name)
         present: tuple[str, ...] = getattr(original, MARK, ())
         key = f"{hook.target} {hook.replacement.__module__}.{hook.replacement.__qualname__}"
@@ -61,9 +61,20 @@ def apply(hooks: Iterable[Hook]) -> None:
         setattr(owner, name, wrapped)
 
 
-def _owner(hook: Hook) -> tuple[ModuleType | type, str]:
-    *path, name = hook.qualname.split(".")
-    owner: Any = importlib.import_module(hook.module)
+def current(target: str) -> Any:
+    """What a symbol is at the moment, with the hooks that are in place.
+
+    Raises:
+        AttributeError, ImportError: the installed SGLang has no such symbol.
+    """
+    owner, name = _owner(target)
+    return getattr(owner, name)
+
+
+def _owner(target: str) -> tuple[ModuleType | type, str]:
+    module, _, qualname = target.partition(":")
+    *path, name = qualname.split(".")
+    owner: Any = importlib.import_module(module)
     for part in path:
         owner = getattr(owner, part)
     return owner, name

@@ -11,6 +11,7 @@ from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, CardTable, read_card
 from sglang_qwen3next_eagle3.bench.results import summary
+from sglang_qwen3next_eagle3.bench.results.cycles import CycleResult
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell, SuiteRow
 
@@ -331,7 +332,7 @@ def lacking(result: Result) -> Iterator[str]:
         yield markdown.table(header, lines, words=3)
 
 
-def servers(result: Result) -> Iterator[str]:
+def servers(result: Result | CycleResult) -> Iterator[str]:
     started = [each for each in result.configurations if each.argv]
     if started:
         yield "## Servers"
@@ -342,14 +343,14 @@ def servers(result: Result) -> Iterator[str]:
         yield markdown.folded(summary.title(each) + ready, markdown.code(command, "sh"))
 
 
-def settings(result: Result) -> Iterator[str]:
+def settings(result: Result | CycleResult) -> Iterator[str]:
     if result.settings:
         settings = markdown.table(["setting", ""], markdown.flat(result.settings), words=2)
         yield "## Settings"
         yield markdown.folded("what was asked for", settings)
 
 
-def regenerate(result: Result) -> Iterator[str]:
+def regenerate(result: Result | CycleResult) -> Iterator[str]:
     if line := command(result):
         commit = result.provenance.get("commit")
         lines = [f"git checkout {commit}"] if commit else []
@@ -358,7 +359,7 @@ def regenerate(result: Result) -> Iterator[str]:
         yield markdown.code("\n".join([*lines, *parts, line]), "sh")
 
 
-def command(result: Result) -> str:
+def command(result: Result | CycleResult) -> str:
     """As one line; empty where it is not recorded."""
     found = result.provenance.get("command") or ""
     return found if isinstance(found, str) else shlex.join(map(str, found))

@@ -1,3 +1,3 @@
 """What was measured: samples and figures, the folder that keeps passes, cells of repetitions."""
 
-__all__ = ["journal", "metrics", "records", "summary"]
+__all__ = ["cycles", "journal", "metrics", "records", "summary"]
