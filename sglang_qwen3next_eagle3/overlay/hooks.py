@@ -56,7 +56,7 @@ def apply(hooks: Iterable[Hook]) -> None:
         key = f"{hook.target} {hook.replacement.__module__}.{hook.replacement.__qualname__}"
         if key in present:
             continue
-        wrapped = _wrap(original, hook)
+        wrapped = wrap(original, hook)
         setattr(wrapped, MARK, (*present, key))
         setattr(owner, name, wrapped)
 
@@ -80,7 +80,9 @@ def _owner(target: str) -> tuple[ModuleType | type, str]:
     return owner, name
 
 
-def _wrap(original: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
+def wrap(original: Callable[..., Any], hook: Hook) -> Callable[..., Any]:
+    """What stands in the place of `original`."""
+
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if hook.kind == "replace":

@@ -34,7 +34,8 @@ def cycle_report(result: CycleResult) -> str:
 
 def _whole(result: CycleResult) -> Iterator[str]:
     header = ["Configuration", "B", "rank", "cycles", "cycle: mean", "p50", "p95"]
-    header += ["waits for the GPU", "request broadcast", "all else", "GPU in graphs", "tok/s"]
+    header += ["waits for the GPU", "request broadcast", "all else", "the recorder in it"]
+    header += ["GPU in graphs", "tok/s"]
     lines = []
     for cell in result.cells:
         for rank in cell.ranks:
@@ -50,6 +51,7 @@ def _whole(result: CycleResult) -> Iterator[str]:
                     _ms(waits),
                     _ms(broadcast),
                     _ms(rank.cycle.mean - waits - broadcast),
+                    _ms(rank.recorder_ms),
                     NOTHING if graphs is None else _ms(graphs),
                     markdown.speed(cell.output_tok_s),
                 ]
@@ -60,8 +62,7 @@ def _whole(result: CycleResult) -> Iterator[str]:
         "requests. A scheduler that hardly waits for the GPU is what the cycle waits for. The "
         "GPU's time in graphs begins when the GPU has come to a graph, so it holds what the GPU "
         "then waits until the graph is handed over; what is left of the cycle it spent on kernels "
-        "between graphs, or idle. The recorder itself takes part of what it tells: `bench speed` "
-        "says what a cycle takes unwatched."
+        "between graphs, or idle. `bench speed` says what a cycle takes unwatched."
     )
 
 
@@ -123,12 +124,14 @@ def _sampled(rank: RankCycles, name: str) -> list[str]:
 
 def _stacks(rank: str, stacks: Stacks) -> Iterator[str]:
     def rows(counts: Sequence[tuple[str, int]]) -> list[list[str]]:
-        return [[name, markdown.percent(count / stacks.samples)] for name, count in counts]
+        # What is in every stack is how the process came to its loop.
+        told = [(name, count) for name, count in counts if count < stacks.samples]
+        return [[name, markdown.percent(count / stacks.samples)] for name, count in told]
 
     if not stacks.samples:
         return
-    functions = markdown.table(["function", "share"], rows(stacks.functions[:_FUNCTIONS]))
-    lines = markdown.table(["line", "share"], rows(stacks.lines[:_LINES]))
+    functions = markdown.table(["function", "share"], rows(stacks.functions)[:_FUNCTIONS])
+    lines = markdown.table(["line", "share"], rows(stacks.lines)[:_LINES])
     title = (
         f"{rank}: {stacks.samples} sampled stacks, functions anywhere in them and lines that ran"
     )

@@ -59,11 +59,13 @@ class Stacks(StrictRecord):
 
 class RankCycles(StrictRecord):
     """One scheduler. cycles: that were counted, of those with all requests in the batch. full: it
-    recorded until its memory was full. gpu: of every replay of a phase's graph."""
+    recorded until its memory was full. recorder_ms: of a cycle, what recording takes itself. gpu: of every
+    replay of a phase's graph."""
 
     rank: str
     cycles: int
     full: bool
+    recorder_ms: float
     cycle: Milliseconds
     phases: tuple[PhaseTime, ...]
     gpu: dict[str, Milliseconds]
@@ -84,6 +86,7 @@ class RankCycles(StrictRecord):
             rank=found.rank,
             cycles=len(cycles),
             full=found.about["full"],
+            recorder_ms=round(total.total() / len(cycles) * found.about["call_ns"] / 1e6, 4),
             cycle=Milliseconds.of([one.nanoseconds / 1e6 for one in cycles]),
             phases=tuple(_phase(name, cycles, total[name] / len(cycles)) for name in names),
             gpu={name: Milliseconds.of(values) for name, values in found.about["graphs"].items()},

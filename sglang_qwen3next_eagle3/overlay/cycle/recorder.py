@@ -18,8 +18,9 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from sglang_qwen3next_eagle3.overlay.cycle import recording
-from sglang_qwen3next_eagle3.overlay.cycle.phases import LOOP, NAMES
+from sglang_qwen3next_eagle3.overlay.cycle.phases import LAUNCH, LOOP, NAMES
 from sglang_qwen3next_eagle3.overlay.cycle.recording import KINDS, MARK, MOST, SHIFT, Control
+from sglang_qwen3next_eagle3.overlay.hooks import Hook, wrap
 
 CAPACITY: Final = 1 << 20
 """Entries of times; a cycle has about a hundred, so this is some 40 seconds."""
@@ -52,10 +53,26 @@ class Recorder:
         self._thread = threading.get_ident()
         self._codes: dict[CodeType, str] = {}
         self._replays = _Replays(self._phase_of)
+        self._call_ns = self.call_ns()
         self._sampler: _Sampler | None = None
 
     def announce(self) -> None:
         recording.announce(self.folder, self.rank, {"pid": os.getpid()})
+
+    def call_ns(self, calls: int = 1000) -> float:
+        """What recording one call takes itself, in nanoseconds; only before anything is recorded."""
+        hooked = Hook("", self.timed(LAUNCH), "")
+        bare, recorded = _nothing, wrap(_nothing, hooked)
+        self.on = True
+        before = time.perf_counter_ns()
+        for _ in range(calls):
+            bare()
+        between = time.perf_counter_ns()
+        for _ in range(calls):
+            recorded()
+        after = time.perf_counter_ns()
+        self.on, self._at = False, 0
+        return max(0.0, (after - between) - (between - before)) / calls
 
     def timed(self, name: str) -> Callable[..., Any]:
         """Of a hook: the original's time is that of the phase."""
@@ -124,7 +141,7 @@ class Recorder:
             self._sampler.start()
 
     def _finish(self) -> None:
-        about: dict[str, Any] = {"rank": self.rank, "full": self._full}
+        about: dict[str, Any] = {"rank": self.rank, "full": self._full, "call_ns": self._call_ns}
         if self._sampler is not None:
             about["stacks"] = self._sampler.finish()
             self._sampler = None
@@ -142,6 +159,10 @@ class Recorder:
                 return name
             frame = frame.f_back
         return LOOP
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Replays:
