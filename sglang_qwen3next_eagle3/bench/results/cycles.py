@@ -58,9 +58,12 @@ class Stacks(StrictRecord):
 
 
 class RankCycles(StrictRecord):
-    """One scheduler. cycles: that were counted, of those with all requests in the batch. full: it
-    recorded until its memory was full. recorder_ms: of a cycle, what recording takes itself. gpu: of every
-    replay of a phase's graph."""
+    """One scheduler.
+
+    cycles: that were counted, of those with all requests in the batch. full: no more were recorded
+    then. recorder_ms: of a cycle, what recording takes itself. gpu: of the replays of each phase's
+    graphs.
+    """
 
     rank: str
     cycles: int

@@ -1,6 +1,6 @@
 """What a scheduler's process records between two words of a benchmark.
 
-Times go into an array that is there before, two entries a call; stacks are counted by a thread that
+Times go into a list, two entries a call; stacks are counted by a thread that
 looks at the scheduler's every two milliseconds. While nothing is recorded a hooked function costs
 one question more.
 """
@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +17,12 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from sglang_qwen3next_eagle3.overlay.cycle import recording
-from sglang_qwen3next_eagle3.overlay.cycle.phases import LAUNCH, LOOP, NAMES
+from sglang_qwen3next_eagle3.overlay.cycle.phases import GPU, LAUNCH, LOOP, NAMES, RUN
 from sglang_qwen3next_eagle3.overlay.cycle.recording import KINDS, MARK, MOST, SHIFT, Control
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, wrap
 
 CAPACITY: Final = 1 << 20
-"""Entries of times; a cycle has about a hundred, so this is some 40 seconds."""
-_ROOM: Final = 4096
-"""More than one turn writes: with less left a recording is full."""
+"""Entries of times, after which a recording is full; a cycle has about a hundred."""
 PERIOD: Final = 0.002
 _SWITCH: Final = 0.0002
 """Seconds after which the interpreter lets the sampling thread in: Python's own would be 5 ms, by
@@ -46,10 +43,9 @@ class Recorder:
         self.folder, self.rank = folder, rank
         self.on = False
         self._control = Control(folder)
-        self._code, self._number, self._base = 0, 0, 0
-        self._words, self._limit = array("q", bytes(8 * capacity)), capacity - _ROOM
-        self._at = 0
-        self._full = False
+        self._code, self._number = 0, 0
+        self._times: list[int] = []
+        self._capacity, self._full = capacity, False
         self._thread = threading.get_ident()
         self._codes: dict[CodeType, str] = {}
         self._replays = _Replays(self._phase_of)
@@ -60,8 +56,8 @@ class Recorder:
         recording.announce(self.folder, self.rank, {"pid": os.getpid()})
 
     def call_ns(self, calls: int = 1000) -> float:
-        """What recording one call takes itself, in nanoseconds; only before anything is recorded."""
-        hooked = Hook("", self.timed(LAUNCH), "")
+        """What recording one call takes itself, in nanoseconds; before anything is recorded."""
+        hooked = Hook("", self.timed(RUN.name), "")
         bare, recorded = _nothing, wrap(_nothing, hooked)
         self.on = True
         before = time.perf_counter_ns()
@@ -71,25 +67,25 @@ class Recorder:
         for _ in range(calls):
             recorded()
         after = time.perf_counter_ns()
-        self.on, self._at = False, 0
+        self.on = False
+        self._times.clear()
         return max(0.0, (after - between) - (between - before)) / calls
 
     def timed(self, name: str) -> Callable[..., Any]:
         """Of a hook: the original's time is that of the phase."""
         enter = 2 * NAMES.index(name)
-        words, clock = self._words, time.perf_counter_ns
+        leave = enter + 1
+        note, clock = self._times.append, time.perf_counter_ns
+        ours = name not in (GPU, LAUNCH)  # other threads may wait for the GPU, too
 
         def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            # A thread of its own may wait for the GPU, too.
-            if not self.on or threading.get_ident() != self._thread:
+            if not self.on or not (ours or threading.get_ident() == self._thread):
                 return original(*args, **kwargs)
-            words[self._at] = clock() - self._base << SHIFT | enter
-            self._at += 1
+            note(clock() << SHIFT | enter)
             try:
                 return original(*args, **kwargs)
             finally:
-                words[self._at] = clock() - self._base << SHIFT | enter + 1
-                self._at += 1
+                note(clock() << SHIFT | leave)
 
         around.__qualname__ = f"timed.{name}"
         return around
@@ -105,10 +101,7 @@ class Recorder:
         if self._sampler is not None:
             self._sampler.runs(decode)
         if self.on and decode:
-            self._words[self._at] = time.perf_counter_ns() - self._base << SHIFT | MARK + min(
-                requests, MOST
-            )
-            self._at += 1
+            self._times.append(time.perf_counter_ns() << SHIFT | MARK + min(requests, MOST))
 
     def replay(self, original: Callable[..., Any], graph: Any, *args: Any, **kwargs: Any) -> Any:
         """A graph, with its time on the GPU."""
@@ -122,7 +115,7 @@ class Recorder:
             self._switch()
         elif self._sampler is not None:
             self._sampler.turn()
-        elif self.on and self._at > self._limit:
+        elif self.on and len(self._times) > self._capacity:
             self.on, self._full = False, True
 
     def _switch(self) -> None:
@@ -133,7 +126,7 @@ class Recorder:
             self._finish()
         self._code, self._number = code, number
         if KINDS[code] == "times":
-            self._at, self._full, self._base = 0, False, time.perf_counter_ns()
+            self._full = False
             self._replays.begin()
             self.on = True
         elif KINDS[code] == "stacks":
@@ -145,11 +138,13 @@ class Recorder:
         if self._sampler is not None:
             about["stacks"] = self._sampler.finish()
             self._sampler = None
-            times = self._words[:0]
+            times = []
         else:
             self.on = False
             about["graphs"] = self._replays.milliseconds()
-            times = self._words[: self._at]
+            first = self._times[0] >> SHIFT << SHIFT if self._times else 0
+            times = [entry - first for entry in self._times]
+            self._times.clear()
         recording.write(self.folder, self._number, self.rank, about, times)
 
     def _phase_of(self, frame: FrameType | None) -> str:

@@ -25,7 +25,7 @@ KINDS: Final[tuple[Kind, ...]] = ("nothing", "times", "stacks")
 _CONTROL: Final = struct.Struct("<qq")
 
 SHIFT: Final = 8
-"""An entry of `times` is nanoseconds since the recording's begin, and in this many low bits a code:
+"""An entry of `times` is nanoseconds since the first one, and in this many low bits a code:
 twice the number of a phase when it is entered, one more when it is left, or a mark."""
 MARK: Final = 1 << (SHIFT - 1)
 """From here on codes are marks: a decode batch of so many requests."""
