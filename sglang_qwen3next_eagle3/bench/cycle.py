@@ -6,12 +6,13 @@ nothing about what a cycle takes unwatched: `bench speed` does.
 
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3.base import provenance
-from sglang_qwen3next_eagle3.base.errors import ServerFailed
+from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.files import read_json, slug, write_json, write_text
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.base.redact import masked, text_without_secrets, without_paths
@@ -129,7 +130,9 @@ class _Measuring:
         try:
             shutil.rmtree(self._recordings, ignore_errors=True)
             control = Control.create(self._recordings)
-            with served.start() as server:
+            with served.start() as poll:
+                while (server := poll()) is None:
+                    time.sleep(servers.POLL_SECONDS)
                 row = servers.ready(served.configuration, server)
                 self._journal.note(row)
                 progress.say(f"{name}: ready after {server.ready_seconds or 0:.0f} s")
@@ -137,8 +140,9 @@ class _Measuring:
                     cell = self._cell(contender, batch, server, control)
                     write_json(self._path(name, batch), cell.model_dump(mode="json"), indent=None)
                     progress.advance()
-        except ServerFailed as error:
-            lines = tuple(without_paths([text_without_secrets(line) for line in error.log_tail]))
+        except (ServerFailed, UserError) as error:
+            tail = error.log_tail if isinstance(error, ServerFailed) else ()
+            lines = tuple(without_paths([text_without_secrets(line) for line in tail]))
             update = {"status": "failed", "error": str(error), "log_tail": lines}
             self._journal.note(served.configuration.model_copy(update=update))
             progress.say(f"{name}: {error}")
@@ -177,6 +181,10 @@ class _Measuring:
         prompts = synthetic.dialogues(batch, options.input_tokens, self._vocabulary, options.seed)
         sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
         found = servers.ask(server, prompts, batch, sampling, options.stall_seconds)
+        if found.failures:
+            # Then the batch was smaller than it says.
+            count, (_, why) = len(found.failures), found.failures[0]
+            raise ServerFailed(f"{count} of {batch} requests failed: {why}", server.log_tail())
         server.flush()
         return found
 

@@ -13,6 +13,9 @@ from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment, simulate
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
+from sglang_qwen3next_eagle3.overlay.cycle import hooks as cycle
+from sglang_qwen3next_eagle3.overlay.cycle.recorder import Recorder
+from sglang_qwen3next_eagle3.overlay.cycle.recording import Control
 from sglang_qwen3next_eagle3.overlay.fast import hooks as fast
 from sglang_qwen3next_eagle3.overlay.fast.stages import Wanted
 from sglang_qwen3next_eagle3.overlay.metrics import hooks as metrics_hooks
@@ -31,7 +34,7 @@ def installed() -> contract.Installed:
 
 
 def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
-    parts: list[contract.Part] = ["capture", "cpu_engine", "fast", "metrics"]
+    parts: list[contract.Part] = ["capture", "cpu_engine", "cycle", "fast", "metrics"]
     manifest = contract.require([*parts, "prefill", "requests", "simulate"], installed)
     assert manifest.release == installed.release
 
@@ -47,8 +50,12 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     labels = {"tp_rank": "0"}
     refusals = Refusals(labels, [], registry)
     tables += [*metrics_hooks.ENTRIES, *metrics_hooks.tokenizer_hooks(refusals)]
+    Control.create(tmp_path)
+    tables += [cycle.entry(tmp_path), *cycle.hooks(Recorder(tmp_path, "tp0"))]
     tables += metrics_hooks.scheduler_hooks(Verifications(labels, 3, None, registry), refusals)
-    assert {(hook.target, hook.why) for hook in tables} == listed
+    assert {
+        (hook.target, hook.why) for hook in tables if hook.module.startswith("sglang.")
+    } == listed
 
 
 def load_plugins(
@@ -100,6 +107,43 @@ def test_acceptance_is_simulated_only_on_request(tmp_path: Path) -> None:
     named = {environment.SIMULATE: str(tmp_path / "number")}
     ended = load_plugins(tmp_path, SIMULATED, **named)
     assert ended.stdout.splitlines()[-1] == "simulated", ended.stderr
+
+
+RECORDED = (
+    "from sglang.srt.managers.scheduler import Scheduler as s;"
+    "print('recorded' if hasattr(s.run_event_loop, '__wrapped__') else 'stock')"
+)
+
+
+def test_a_scheduler_records_its_time_only_on_request(tmp_path: Path) -> None:
+    assert load_plugins(tmp_path, RECORDED).stdout.splitlines()[-1] == "stock"
+    ended = load_plugins(tmp_path, RECORDED, **{environment.CYCLE: str(tmp_path)})
+    assert ended.stdout.splitlines()[-1] == "recorded", ended.stderr
+
+
+PUT_IN_PLACE = """
+from pathlib import Path
+from sglang_qwen3next_eagle3.overlay.cycle import hooks, phases
+from sglang_qwen3next_eagle3.overlay.cycle.recorder import Recorder
+from sglang_qwen3next_eagle3.overlay.hooks import apply, current
+recorder = Recorder(Path({folder!r}), "tp0")
+every = (*phases.PHASES, *phases.TORCH)
+for phase in every:
+    recorder.know(phase.name, current(phase.target))
+apply(hooks.hooks(recorder))
+print(sum(hasattr(current(phase.target), "__wrapped__") for phase in every), len(every))
+print(set(phases.NAMES) - set(recorder._codes.values()))
+"""
+
+
+def test_every_phase_is_a_function_that_can_be_timed(tmp_path: Path) -> None:
+    """Also on a machine without a GPU, and its code is known to who samples stacks."""
+    Control.create(tmp_path)
+    ended = load_plugins(tmp_path, PUT_IN_PLACE.format(folder=str(tmp_path)))
+    *_, counts, unknown = ended.stdout.splitlines()
+    timed, of = counts.split()
+    assert timed == of, ended.stderr
+    assert unknown == "set()"
 
 
 def test_a_changed_source_stops_the_process_with_one_line(

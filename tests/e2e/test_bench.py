@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.bench.results.cycles import CycleResult
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from tests.support.server import Server
 
@@ -45,6 +46,27 @@ def test_a_running_server_is_measured_with_its_own_tree(
     assert found.configuration == "3,4,8", "as /server_info says"
     assert found.figures.accept_length is not None
     assert found.figures.card_accept_rate == pytest.approx(found.figures.accept_length / 8)
+
+
+def test_the_phases_of_a_cycle_are_told_by_the_scheduler_itself(tmp_path: Path) -> None:
+    words = ["bench", "cycle", "--profile", "demo", "--config", "3,1,4", "--out", str(tmp_path)]
+    assert main([*words, "--output-tokens", "48", "--input-tokens", "8"]) == 0
+    (cell,) = CycleResult.load(tmp_path).cells
+    (rank,) = cell.ranks
+    phases = {phase.name: phase for phase in rank.phases}
+    # Of each once a cycle, and of the draft's graph, which there is none on a CPU, its steps.
+    for name in ("receive requests", "draft preparation", "draft steps", "tree", "commit"):
+        assert phases[name].calls == 1, name
+    for name in ("verify preparation", "verify graph", "sampling", "draft extend", "stash"):
+        assert phases[name].calls == 1, name
+    whole = sum(phase.own.mean for phase in rank.phases)
+    assert whole == pytest.approx(rank.cycle.mean, rel=0.01)
+    # 48 tokens at 2.46 a cycle, without the first cycles.
+    assert 8 <= rank.cycles <= 24
+    assert rank.stacks is not None
+    assert rank.stacks.samples > 0
+    assert set(rank.stacks.phases) <= {*phases, "loop"}
+    assert "## 3,1,4, B=1, accept length 2.46" in (tmp_path / "report.md").read_text()
 
 
 def test_acceptance_is_simulated_at_two_lengths_in_one_start(tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, NoReturn
+
+from sglang_qwen3next_eagle3.overlay import environment
 
 VARIABLE = "FAKE_SGLANG"
 
@@ -28,6 +31,8 @@ class Behaviour:
     key: that requests have to bring. flushes: after so many it refuses to empty its cache.
     info: what it says of itself at /server_info. pid_file: written first; after: it starts once
     this file is there, another's pid_file.
+    info: what it says of itself at /server_info.
+    ranks: schedulers that record their time for `bench cycle`, if it asks for that.
     Requests count from 1: fail_at gets HTTP 500, stall_at never ends, crash_at ends the process,
     crash_seconds after it broke the connection; chat_crash: so does every chat.
     """
@@ -51,6 +56,7 @@ class Behaviour:
     info: dict[str, Any] = field(default_factory=dict)
     pid_file: str = ""
     after: str = ""
+    ranks: int = 0
 
 
 @dataclass
@@ -209,6 +215,23 @@ def serving(**behaviour: Any) -> Iterator[Fake]:
         thread.join()
 
 
+def _schedule(fake: Fake, rank: str) -> None:
+    """Turns of a loop that receives, and runs a batch of the requests that are answered."""
+    from sglang_qwen3next_eagle3.overlay.cycle import phases
+    from sglang_qwen3next_eagle3.overlay.cycle.recorder import Recorder
+
+    recorder = Recorder(Path(os.environ[environment.CYCLE]), rank)
+    receive = recorder.timed(phases.RECEIVE.name)
+    run, sampling = recorder.timed(phases.RUN.name), recorder.timed("sampling")
+    recorder.announce()
+    while True:
+        recorder.turn()
+        receive(time.sleep, 0.0001)
+        if fake.at_once:
+            recorder.batch(fake.at_once, True)
+            run(sampling, time.sleep, 0.0005)
+
+
 def main() -> None:
     words = sys.argv[1:]
     profile = words[words.index("--profile") + 1]
@@ -225,7 +248,10 @@ def main() -> None:
     while behaviour.after and not os.path.exists(behaviour.after):
         time.sleep(0.05)
     time.sleep(behaviour.start_seconds)
-    server = server_of(Fake(behaviour), int(words[words.index("--port") + 1]))
+    fake = Fake(behaviour)
+    server = server_of(fake, int(words[words.index("--port") + 1]))
+    for rank in range(behaviour.ranks):
+        threading.Thread(target=_schedule, args=(fake, f"tp{rank}"), daemon=True).start()
     print(behaviour.say, flush=True)
     server.serve_forever()
 

@@ -217,4 +217,6 @@ class Result(StrictRecord):
         data = read_json(path, "give a result of `bench`")
         if data.get("format") != FORMAT:
             raise UserError(f"{path} is no result of `bench` in format {FORMAT}: run it again")
+        if data.get("kind") == "cycle":
+            raise UserError(f"{path} is of `bench cycle`: read the report.md beside it")
         return validate(cls, data, f"{path} is damaged")
