@@ -21,7 +21,7 @@ from sglang_qwen3next_eagle3.bench import configurations, servers
 from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.options import CycleOptions
 from sglang_qwen3next_eagle3.bench.reports import cycle as reports
-from sglang_qwen3next_eagle3.bench.results.cycles import CycleCell, CycleResult, RankCycles
+from sglang_qwen3next_eagle3.bench.results.cycles import CycleMeasurement, CycleResult, RankCycles
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
 from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration
@@ -107,11 +107,11 @@ class _Measuring:
             variables.CYCLE: str(self._recordings),
         }
 
-    def cells(self, rows: Sequence[Configuration]) -> list[CycleCell]:
+    def cells(self, rows: Sequence[Configuration]) -> list[CycleMeasurement]:
         """Those that are there, in order. Raises UserError: one is damaged."""
         paths = [self._path(row.name, batch) for row in rows for batch in self._options.batches]
         return [
-            validate(CycleCell, read_json(path, "delete it"), f"{path} is damaged")
+            validate(CycleMeasurement, read_json(path, "delete it"), f"{path} is damaged")
             for path in paths
             if path.is_file()
         ]
@@ -149,7 +149,7 @@ class _Measuring:
 
     def _cell(
         self, contender: Contender, batch: int, server: Server, control: Control
-    ) -> CycleCell:
+    ) -> CycleMeasurement:
         """Raises ServerFailed."""
         tree, asked = contender.tree, self._options.accept_length
         length = None if tree is None else min(asked, float(tree[0] + 1))
@@ -167,7 +167,7 @@ class _Measuring:
             stacks = {one.rank: one.about["stacks"] for one in self._read(server, number)}
         steps = [sample.verify_steps for sample in measured.samples]
         tokens = sum(sample.completion_tokens for sample in measured.samples)
-        return CycleCell(
+        return CycleMeasurement(
             configuration=contender.name,
             batch=batch,
             simulated_accept_length=length,

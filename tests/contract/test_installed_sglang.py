@@ -54,7 +54,7 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     tables += [cycle.entry(tmp_path), *cycle.hooks(Recorder(tmp_path, "tp0"))]
     tables += metrics_hooks.scheduler_hooks(Verifications(labels, 3, None, registry), refusals)
     assert {
-        (hook.target, hook.why) for hook in tables if hook.module.startswith("sglang.")
+        (hook.target, hook.why) for hook in tables if not hook.module.startswith("torch.")
     } == listed
 
 
@@ -109,18 +109,6 @@ def test_acceptance_is_simulated_only_on_request(tmp_path: Path) -> None:
     assert ended.stdout.splitlines()[-1] == "simulated", ended.stderr
 
 
-RECORDED = (
-    "from sglang.srt.managers.scheduler import Scheduler as s;"
-    "print('recorded' if hasattr(s.run_event_loop, '__wrapped__') else 'stock')"
-)
-
-
-def test_a_scheduler_records_its_time_only_on_request(tmp_path: Path) -> None:
-    assert load_plugins(tmp_path, RECORDED).stdout.splitlines()[-1] == "stock"
-    ended = load_plugins(tmp_path, RECORDED, **{environment.CYCLE: str(tmp_path)})
-    assert ended.stdout.splitlines()[-1] == "recorded", ended.stderr
-
-
 PUT_IN_PLACE = """
 from pathlib import Path
 from sglang_qwen3next_eagle3.overlay.cycle import hooks, phases
@@ -131,7 +119,8 @@ every = (*phases.PHASES, *phases.TORCH)
 for phase in every:
     recorder.know(phase.name, current(phase.target))
 apply(hooks.hooks(recorder))
-print(sum(hasattr(current(phase.target), "__wrapped__") for phase in every), len(every))
+print(hasattr(current(phases.ENTRY), "__wrapped__"))
+print([phase.target for phase in every if not hasattr(current(phase.target), "__wrapped__")])
 print(set(phases.NAMES) - set(recorder._codes.values()))
 """
 
@@ -139,11 +128,9 @@ print(set(phases.NAMES) - set(recorder._codes.values()))
 def test_every_phase_is_a_function_that_can_be_timed(tmp_path: Path) -> None:
     """Also on a machine without a GPU, and its code is known to who samples stacks."""
     Control.create(tmp_path)
-    ended = load_plugins(tmp_path, PUT_IN_PLACE.format(folder=str(tmp_path)))
-    *_, counts, unknown = ended.stdout.splitlines()
-    timed, of = counts.split()
-    assert timed == of, ended.stderr
-    assert unknown == "set()"
+    named = {environment.CYCLE: str(tmp_path)}
+    ended = load_plugins(tmp_path, PUT_IN_PLACE.format(folder=str(tmp_path)), **named)
+    assert ended.stdout.splitlines()[-3:] == ["True", "[]", "set()"], ended.stderr
 
 
 def test_a_changed_source_stops_the_process_with_one_line(

@@ -7,7 +7,7 @@ from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.reports import run
 from sglang_qwen3next_eagle3.bench.results.cycles import (
-    CycleCell,
+    CycleMeasurement,
     CycleResult,
     Milliseconds,
     RankCycles,
@@ -71,7 +71,7 @@ def _in_graphs(rank: RankCycles) -> float | None:
     return sum(each.mean for each in rank.gpu.values()) if rank.gpu else None
 
 
-def _beside(batch: int, cells: Sequence[CycleCell]) -> Iterator[str]:
+def _beside(batch: int, cells: Sequence[CycleMeasurement]) -> Iterator[str]:
     """The first rank of every configuration."""
     yield f"## Milliseconds a cycle by phase, B={batch}, {cells[0].ranks[0].rank}"
     lines = []
@@ -84,7 +84,7 @@ def _beside(batch: int, cells: Sequence[CycleCell]) -> Iterator[str]:
     yield "Means, each phase without those within it."
 
 
-def _cell(cell: CycleCell) -> Iterator[str]:
+def _cell(cell: CycleMeasurement) -> Iterator[str]:
     first = cell.ranks[0]
     length = cell.simulated_accept_length
     simulated = "" if length is None else f", accept length {length:g}"

@@ -12,7 +12,7 @@ from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
 from sglang_qwen3next_eagle3.overlay.cycle import recording
 from sglang_qwen3next_eagle3.overlay.cycle.phases import LOOP, NAMES
-from sglang_qwen3next_eagle3.overlay.cycle.recording import MOST, Cycle, Recording
+from sglang_qwen3next_eagle3.overlay.cycle.recording import MOST, RecordedCycle, Recording
 
 FORMAT = 1
 KIND = "cycle"
@@ -101,12 +101,12 @@ class RankCycles(StrictRecord):
         return next((phase.own.mean for phase in self.phases if phase.name == name), 0.0)
 
 
-def _phase(name: str, cycles: Sequence[Cycle], calls: float) -> PhaseTime:
+def _phase(name: str, cycles: Sequence[RecordedCycle], calls: float) -> PhaseTime:
     own = Milliseconds.of([one.own.get(name, 0) / 1e6 for one in cycles])
     return PhaseTime(name=name, calls=round(calls, 2), own=own)
 
 
-class CycleCell(StrictRecord):
+class CycleMeasurement(StrictRecord):
     """A configuration at one batch size. output_tok_s, verify_steps: while times were recorded,
     prefill included; verify_steps of all requests, None without speculation."""
 
@@ -126,7 +126,7 @@ class CycleResult(StrictRecord):
     provenance: dict[str, Any]
     settings: dict[str, Any]
     configurations: tuple[Configuration, ...]
-    cells: tuple[CycleCell, ...]
+    cells: tuple[CycleMeasurement, ...]
 
     @classmethod
     def load(cls, path: Path) -> "CycleResult":

@@ -130,7 +130,7 @@ def read(
 
 
 @dataclass(frozen=True)
-class Cycle:
+class RecordedCycle:
     """One turn of a scheduler's loop that ran a decode batch.
 
     batch: requests, at most `MOST`. own: nanoseconds of each phase without those within it, `LOOP`
@@ -146,7 +146,7 @@ class Cycle:
         return sum(self.own.values())
 
 
-def cycles(times: Sequence[int]) -> Iterator[Cycle]:
+def cycles(times: Sequence[int]) -> Iterator[RecordedCycle]:
     """The whole cycles of a recording, in their order."""
     first = 2 * NAMES.index(RECEIVE.name)
     inside: list[str] = []
@@ -158,7 +158,7 @@ def cycles(times: Sequence[int]) -> Iterator[Cycle]:
         if code == first and not inside:
             if began and batch:
                 own[LOOP] = own.get(LOOP, 0) + now - last
-                yield Cycle(batch, own, calls)
+                yield RecordedCycle(batch, own, calls)
             own, calls, batch, began, last = {}, {}, 0, True, now
         if code >= MARK:
             batch = code - MARK
