@@ -4,6 +4,7 @@ from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment, hooks
+from sglang_qwen3next_eagle3.overlay.cycle import phases
 from sglang_qwen3next_eagle3.overlay.metrics import hooks as metrics
 from sglang_qwen3next_eagle3.overlay.requests import hooks as requests
 
@@ -18,6 +19,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     monkeypatch.delenv(environment.CPU_ENGINE, raising=False)
     monkeypatch.delenv(environment.FAST, raising=False)
+    monkeypatch.delenv(environment.CYCLE, raising=False)
     monkeypatch.setattr(contract, "require", lambda parts: None)
     monkeypatch.setattr(hooks, "apply", lambda table: targets.extend(h.target for h in table))
     return targets
@@ -142,3 +144,29 @@ def test_on_another_release_it_is_off_with_a_line_or_refused_where_it_is_require
     monkeypatch.setenv(environment.FAST, "require")
     with pytest.raises(SystemExit, match=r"SGLang 9\.9"):
         plugin.register()
+
+
+def test_cycles_are_recorded_where_it_is_asked_for(
+    applied: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(environment.CYCLE, "/somewhere")
+    plugin.register()
+    assert applied[-1] == phases.ENTRY
+    del applied[:]
+    monkeypatch.setenv(environment.CYCLE, "")
+    plugin.register()
+    assert applied == [capture.SET_LAYERS, capture.FORWARD, *WAITING]
+
+
+def test_with_another_release_no_cycles_are_recorded_and_a_line_says_so(
+    applied: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def require(parts: list[str]) -> None:
+        if parts == ["cycle"]:
+            raise UserError("SGLang 9.9: something is not what this package hooks")
+
+    monkeypatch.setattr(contract, "require", require)
+    monkeypatch.setenv(environment.CYCLE, "/somewhere")
+    plugin.register()
+    assert applied == [capture.SET_LAYERS, capture.FORWARD, *WAITING]
+    assert "records no cycles: SGLang 9.9: something is not what" in caplog.text
