@@ -57,7 +57,7 @@ def test_the_phases_of_a_cycle_are_told_by_the_scheduler_itself(tmp_path: Path) 
     # Of each once a cycle, and of the draft's graph, which there is none on a CPU, its steps.
     for name in ("receive requests", "draft preparation", "draft steps", "tree", "commit"):
         assert phases[name].calls == 1, name
-    for name in ("verify preparation", "verify graph", "sampling", "draft extend", "stash"):
+    for name in ("verify preparation", "verify graph", "sampling", "draft extend", "output"):
         assert phases[name].calls == 1, name
     whole = sum(phase.own.mean for phase in rank.phases)
     assert whole == pytest.approx(rank.cycle.mean, rel=0.01)
