@@ -1,7 +1,5 @@
-"""The kernels run in Triton's interpreter here, which is chosen when triton is imported.
-
-`make test` and `make test-fast` choose it for all unit tests; without it, run these by themselves.
-"""
+"""Our kernels run in Triton's interpreter here, which is chosen when triton is first imported: by
+`make test`, and by this file where nothing else has imported it."""
 
 import os
 import sys
@@ -10,6 +8,8 @@ import pytest
 
 if "triton" not in sys.modules:
     os.environ["TRITON_INTERPRET"] = "1"
+# On tensors this small more threads only wait for one another. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

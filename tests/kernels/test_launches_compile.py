@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sglang_qwen3next_eagle3.overlay.fast import kernels
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 
 
 def launched() -> set[str]:
