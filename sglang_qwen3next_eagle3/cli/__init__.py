@@ -1,3 +1,3 @@
 """The command line: one module a verb, with `add_arguments` and `run`."""
 
-__all__ = ["bench", "chat", "demo", "doctor", "head", "launch", "patches", "train"]
+__all__ = ["arguments", "bench", "chat", "demo", "doctor", "head", "launch", "patches", "train"]

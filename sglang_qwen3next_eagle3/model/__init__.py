@@ -5,6 +5,7 @@ published           the configs of the published checkpoints, for where these ar
 hub                 a checkpoint by path, by hub name, or as `demo`
 shards              whether its files are all there and whole
 safetensors_header  what a file holds, read without its tensors
+rope                how long a context its rotary positions allow
 aux_layers          streams of the residual: how they are spelled, and what a name means
 embeddings          its embedding and lm_head
 chat_format         its tokenizer and chat template, and conversations as data sets write them
@@ -16,6 +17,7 @@ __all__ = [
     "embeddings",
     "hub",
     "published",
+    "rope",
     "safetensors_header",
     "shards",
     "target",
