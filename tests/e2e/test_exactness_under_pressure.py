@@ -108,6 +108,26 @@ def test_answers_are_the_same_beside_neighbours_that_go_away(
     assert not differences(jobs, answers, expected)
 
 
+def test_a_conversation_that_goes_on_comes_from_the_cache_and_the_same_prompt_does_not(
+    tight_server: Server,
+) -> None:
+    """With no_buffer SGLang keeps the GDN state where a prompt and where an answer ended. Of the
+    same prompt again it computes the last token at least, and before that no state was kept."""
+    sampling = {"temperature": 0, "max_new_tokens": 20, "ignore_eos": True}
+    prompt = [700 + i for i in range(30)]
+
+    def ask_for(ids: list[int]) -> tuple[list[int], int]:
+        reply = generate(tight_server, input_ids=ids, sampling_params=sampling)
+        assert reply.status_code == 200, reply.text
+        return reply.json()["output_ids"], reply.json()["meta_info"]["cached_tokens"]
+
+    answer, cached = ask_for(prompt)
+    assert cached == 0
+    assert ask_for(prompt) == (answer, 0)
+    _, cached = ask_for([*prompt, *answer, 900, 901])
+    assert cached in range(len(prompt) + 1, len(prompt) + len(answer))
+
+
 def test_an_answer_longer_than_the_pool_ends_with_length_and_its_text(
     tight_server: Server,
 ) -> None:
