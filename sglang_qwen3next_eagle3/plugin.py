@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list, mask_logg
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.seams import seams
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def register() -> None:
         if os.environ.get(variables.SIMULATE):
             _simulate(Path(os.environ[variables.SIMULATE]))
         _hook_fast(os.environ.get(variables.FAST))
+        _hook_seams(os.environ.get(variables.SEAMS))
         if os.environ.get(variables.CYCLE):
             _record_cycles(Path(os.environ[variables.CYCLE]))
     except UserError as error:
@@ -117,6 +119,22 @@ def _record_cycles(folder: Path) -> None:
     from sglang_qwen3next_eagle3.overlay.cycle import hooks as cycle
 
     hooks.apply([cycle.entry(folder)])
+
+
+def _hook_seams(asked: str | None) -> None:
+    wanted = seams.parse(asked)
+    if not wanted:
+        return
+    from sglang_qwen3next_eagle3.overlay import contract, hooks
+
+    try:
+        contract.require(["seams"])
+    except UserError as error:
+        logger.warning("sglang-qwen3next-eagle3: the seams of a cycle are SGLang's: %s", error)
+        return
+    from sglang_qwen3next_eagle3.overlay.seams import hooks as at_seams
+
+    hooks.apply(at_seams.hooks(wanted))
 
 
 def _hook_fast(asked: str | None) -> None:

@@ -27,6 +27,7 @@ PARTS: tuple[Part, ...] = (
     "metrics",
     "prefill",
     "requests",
+    "seams",
     "simulate",
 )
 

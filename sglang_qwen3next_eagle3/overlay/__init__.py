@@ -8,6 +8,7 @@ served_head   the head that this process serves
 requests      what a request may ask for, and that speculation does not change what it gets
 metrics       figures of a cycle, beside SGLang's own
 simulate      acceptance that `bench speed` sets while a server runs
+seams         the host's work between the graphs, made less
 fast          our own kernels for passes of few rows
 cycle         where the host's time goes in a cycle
 cpu_engine    what lets stock SGLang serve without a GPU
@@ -26,6 +27,7 @@ __all__ = [
     "metrics",
     "prefill",
     "requests",
+    "seams",
     "served_head",
     "server_flags",
     "simulate",

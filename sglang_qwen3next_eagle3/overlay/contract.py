@@ -29,6 +29,7 @@ Part = Literal[
     "metrics",
     "prefill",
     "requests",
+    "seams",
     "simulate",
     "training",
 ]

@@ -25,6 +25,9 @@ LIMITS = "SGLANG_QWEN3NEXT_EAGLE3_LIMITS"
 CYCLE = "SGLANG_QWEN3NEXT_EAGLE3_CYCLE"
 """Names the folder in which every scheduler records where its time goes (`bench cycle` sets it)."""
 
+SEAMS = "SGLANG_QWEN3NEXT_EAGLE3_SEAMS"
+"""`on`, `off`, or seams of a cycle (seams/seams.py) joined by commas; off without it."""
+
 
 def is_on(text: str | None) -> bool:
     """How SGLang reads a switch of its own (0.5.17, environ.py, EnvBool)."""

@@ -1,0 +1,9 @@
+"""The host's work between the graphs of a cycle, made less: same results, fewer launches and waits.
+
+seams      which of them, as one environment variable spells them
+agreement  whether a turn has requests, told to all ranks through shared memory
+kernels    small clusters of eager operations as one launch each
+hooks      where they stand in SGLang
+"""
+
+__all__ = ["agreement", "hooks", "kernels", "seams"]

@@ -1,0 +1,183 @@
+"""The SGLang symbols at the seams of a cycle."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.overlay.hooks import Hook
+from sglang_qwen3next_eagle3.overlay.seams.agreement import Agreement, size
+from sglang_qwen3next_eagle3.overlay.seams.seams import Seam
+
+logger = logging.getLogger(__name__)
+
+BROADCAST = (
+    "sglang.srt.managers.scheduler_components.request_receiver:"
+    "SchedulerRequestReceiver._broadcast_reqs_across_ranks"
+)
+COMMIT_STEPS = "sglang.srt.speculative.spec_utils:_verify_commit_step_indices"
+STASH = "sglang.srt.managers.overlap_utils:FutureMap.stash"
+_SHARED = Path("/dev/shm")
+
+
+def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
+    """Those of the seams that are wanted."""
+    every: dict[Seam, Hook] = {
+        "requests": Hook(
+            BROADCAST,
+            Broadcasts().around,
+            "Ranks learn through shared memory that a turn has no requests.",
+        ),
+        "commit": Hook(
+            COMMIT_STEPS, _commit_steps, "Which states a verify commits, in one launch."
+        ),
+        "relay": Hook(STASH, _stash, "What a cycle leaves for the next, in one launch."),
+    }
+    return tuple(hook for seam, hook in every.items() if seam in wanted)
+
+
+class Broadcasts:
+    """What stands around the broadcast of requests: it is left out where there are none."""
+
+    def __init__(self) -> None:
+        self._receiver: Any = None
+        self._agreement: Agreement | None = None
+
+    def around(
+        self, original: Callable[..., list[Any]], receiver: Any, recv_reqs: list[Any] | None
+    ) -> list[Any]:
+        if receiver is not self._receiver:
+            # In the first turn of all ranks alike.
+            self._receiver, self._agreement = receiver, _agree(receiver)
+        agreement = self._agreement
+        if agreement is None:
+            return original(receiver, recv_reqs)
+        if agreement.rank == 0:
+            agreement.tell(bool(recv_reqs))
+            if not recv_reqs:
+                return [] if recv_reqs is None else recv_reqs
+            found = original(receiver, recv_reqs)
+            agreement.received_by_all()
+            return found
+        if not agreement.ask():
+            return []
+        found = original(receiver, recv_reqs)
+        agreement.received()
+        return found
+
+
+def _agree(receiver: Any) -> Agreement | None:
+    """The ranks' agreement, or None on all of them where one of them cannot have it."""
+    from sglang.srt.runtime_context import get_parallel
+
+    ps = receiver.ps
+    if ps.tp_size == 1 or get_parallel().enable_dp_attention:
+        return None
+    if ps.pp_size > 1 or receiver.server_args.nnodes > 1:
+        logger.warning(
+            "sglang-qwen3next-eagle3: requests are broadcast in every turn: that is left out on "
+            "one node without pipeline stages only"
+        )
+        return None
+    import torch
+    from torch import distributed
+
+    group, first = receiver.tp_cpu_group, receiver.tp_group.ranks[0]
+    path = _shared_file(ps.tp_size) if ps.tp_rank == 0 else None
+    told = [None if path is None else str(path)]
+    distributed.broadcast_object_list(told, src=first, group=group)
+    agreement = None
+    if told[0] is not None:
+        with suppress(OSError, ValueError):
+            agreement = Agreement(Path(told[0]), ps.tp_rank, ps.tp_size)
+    all_have = torch.tensor([agreement is not None], dtype=torch.int64)
+    distributed.all_reduce(all_have, op=distributed.ReduceOp.MIN, group=group)
+    if path is not None:
+        # All have mapped it, or none needs it: nothing is left behind, whatever ends the server.
+        path.unlink(missing_ok=True)
+    if not all_have.item():
+        if ps.tp_rank == 0:
+            logger.warning(
+                "sglang-qwen3next-eagle3: requests are broadcast in every turn: the ranks share "
+                "no memory"
+            )
+        return None
+    return agreement
+
+
+def _shared_file(ranks: int) -> Path | None:
+    folder = _SHARED if os.access(_SHARED, os.W_OK) else None
+    try:
+        handle, name = tempfile.mkstemp(prefix="qwen3next-eagle3-", dir=folder)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(bytes(size(ranks)))
+    except OSError:
+        return None
+    return Path(name)
+
+
+def _commit_steps(
+    original: Callable[..., Any],
+    *,
+    batch: Any,
+    accept_index: Any,
+    accept_lens: Any,
+    draft_token_num: int,
+) -> Any:
+    same = accept_index.dtype == accept_lens.dtype
+    if not same or not _is_ours(accept_index, accept_lens, batch.seq_lens):
+        return original(
+            batch=batch,
+            accept_index=accept_index,
+            accept_lens=accept_lens,
+            draft_token_num=draft_token_num,
+        )
+    from sglang.srt.runtime_context import get_exec
+
+    from sglang_qwen3next_eagle3.overlay.seams import kernels
+
+    tracked = batch.mamba_track_indices is not None
+    interval = get_exec().mamba.mamba_track_interval if tracked else None
+    return kernels.commit_steps(
+        accept_index, accept_lens, batch.seq_lens, draft_token_num, interval
+    )
+
+
+def _stash(original: Callable[..., None], relay: Any, future_indices: Any, payload: Any) -> None:
+    pairs = _pairs(relay, payload) if future_indices.shape[0] else None
+    tensors = [] if pairs is None else [each for pair in pairs for each in pair]
+    if pairs is None or not _is_ours(future_indices, *tensors):
+        original(relay, future_indices, payload)
+        return
+    from sglang_qwen3next_eagle3.overlay.seams import kernels
+
+    kernels.scatter_rows(future_indices, pairs)
+
+
+def _pairs(relay: Any, payload: Any) -> list[tuple[Any, Any]] | None:
+    """What is stashed and where, or None where it is SGLang's to do."""
+    if (
+        not relay._forward_buf_initialized
+        or relay.spec_algo.is_ngram()
+        or payload.draft_probs is not None
+        or payload.dsa_topk_indices is not None
+    ):
+        return None
+    pairs = [(payload.bonus_tokens, relay.output_tokens_buf)]
+    if relay.need_topk:
+        pairs.append((payload.topk_p, relay.topk_p_buf))
+        pairs.append((payload.topk_index, relay.topk_index_buf))
+    if relay.need_hidden_states:
+        pairs.append((payload.hidden_states, relay.hidden_states_buf))
+    fits = all(
+        source is not None and source.shape[1:] == target.shape[1:] for source, target in pairs
+    )
+    # A single one is as cheap with SGLang's own.
+    return pairs if fits and len(pairs) > 1 else None
+
+
+def _is_ours(*tensors: Any) -> bool:
+    return all(tensor.is_cuda and tensor.is_contiguous() for tensor in tensors)

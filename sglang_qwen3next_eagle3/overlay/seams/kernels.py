@@ -1,0 +1,130 @@
+"""Small clusters of eager operations between two graphs, as one launch each.
+
+Their results are SGLang's own to the bit: they move and count whole numbers.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _commit_steps(
+    accept_index,
+    accept_lens,
+    seq_lens,
+    last_steps,
+    track_steps,
+    depth,
+    draft_tokens,
+    interval,
+    TRACKS: tl.constexpr,
+):
+    """One program a request."""
+    request = tl.program_id(0).to(tl.int64)
+    row = accept_index + request * depth
+    first = request * draft_tokens
+    accepted = tl.load(accept_lens + request).to(tl.int64)
+    last = tl.load(row + accepted - 1).to(tl.int64) - first
+    tl.store(last_steps + request, last.to(last_steps.dtype.element_ty))
+    if TRACKS:
+        before = tl.load(seq_lens + request).to(tl.int64)
+        after = before + accepted
+        crosses = before // interval != after // interval
+        place = tl.maximum(after // interval * interval - before - 1, 0)
+        step = tl.load(row + place, mask=crosses, other=0).to(tl.int64) - first
+        step = tl.where(crosses, step, -1)
+        tl.store(track_steps + request, step.to(track_steps.dtype.element_ty))
+
+
+def commit_steps(
+    accept_index: torch.Tensor,
+    accept_lens: torch.Tensor,
+    seq_lens: torch.Tensor,
+    draft_tokens: int,
+    interval: int | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Which step of a verify is each request's last accepted one, and which crosses an interval.
+
+    accept_index: [B, depth] int32, nodes of the whole batch; accept_lens: [B], the bonus token
+    counted; seq_lens: [B], before the verify. interval: None where no states are tracked.
+
+    Returns: [B] of accept_lens's type: steps from 0, and of those that cross a multiple of
+    `interval`, -1 for none.
+    """
+    requests, depth = accept_index.shape
+    last = torch.empty_like(accept_lens)
+    track = None if interval is None else torch.empty_like(accept_lens)
+    if requests:
+        _commit_steps[(requests,)](
+            accept_index,
+            accept_lens,
+            seq_lens,
+            last,
+            last if track is None else track,
+            depth,
+            draft_tokens,
+            1 if interval is None else interval,
+            TRACKS=track is not None,
+        )
+    return last, track
+
+
+@triton.jit
+def _scatter_rows(
+    indices,
+    source0,
+    target0,
+    width0,
+    source1,
+    target1,
+    width1,
+    source2,
+    target2,
+    width2,
+    source3,
+    target3,
+    width3,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program a row and a block of its columns."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.load(indices + row).to(tl.int64)
+    inside = column < width0
+    value = tl.load(source0 + row * width0 + column, mask=inside)
+    tl.store(target0 + place * width0 + column, value.to(target0.dtype.element_ty), mask=inside)
+    if COUNT > 1:
+        inside = column < width1
+        value = tl.load(source1 + row * width1 + column, mask=inside)
+        tl.store(target1 + place * width1 + column, value.to(target1.dtype.element_ty), mask=inside)
+    if COUNT > 2:
+        inside = column < width2
+        value = tl.load(source2 + row * width2 + column, mask=inside)
+        tl.store(target2 + place * width2 + column, value.to(target2.dtype.element_ty), mask=inside)
+    if COUNT > 3:
+        inside = column < width3
+        value = tl.load(source3 + row * width3 + column, mask=inside)
+        tl.store(target3 + place * width3 + column, value.to(target3.dtype.element_ty), mask=inside)
+
+
+MOST_BUFFERS = 4
+
+
+def scatter_rows(indices: torch.Tensor, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """target[indices] = source for each (source, target), of 1 to `MOST_BUFFERS` pairs.
+
+    indices: [B], no two alike. A source is [B, ...], its target [rows, ...], both contiguous; values
+    are converted to the target's type.
+    """
+    rows = indices.shape[0]
+    widths = [source.numel() // rows for source, _ in pairs]
+    block = min(1024, triton.next_power_of_2(max(widths)))
+    operands: list[torch.Tensor | int] = []
+    for place in range(MOST_BUFFERS):
+        source, target = pairs[min(place, len(pairs) - 1)]
+        operands += [source, target, widths[min(place, len(pairs) - 1)]]
+    _scatter_rows[(rows, triton.cdiv(max(widths), block))](
+        indices, *operands, COUNT=len(pairs), BLOCK=block
+    )

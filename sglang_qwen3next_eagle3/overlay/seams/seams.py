@@ -1,0 +1,34 @@
+"""Which seams of a cycle are ours, as one environment variable spells them.
+
+Importing this loads neither torch nor sglang.
+"""
+
+from typing import Final, Literal, get_args
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay.environment import SEAMS
+
+Seam = Literal["requests", "commit", "relay"]
+ALL: Final[tuple[Seam, ...]] = get_args(Seam)
+"""requests: ranks learn through shared memory that a turn has none. commit: which states a verify
+commits. relay: what a cycle leaves for the next one. What is not taken is SGLang's."""
+
+
+def parse(text: str | None) -> frozenset[Seam]:
+    """What the variable asks for; none for off and for nothing.
+
+    Raises:
+        UserError: it names something that is no seam.
+    """
+    words = [word.strip() for word in (text or "").lower().split(",") if word.strip()]
+    if not words or words == ["off"]:
+        return frozenset()
+    if words == ["on"]:
+        return frozenset(ALL)
+    known = {seam: seam for seam in ALL}
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise UserError(
+            f"{SEAMS}={text}: {unknown[0]!r} is not one of on, off and the seams {', '.join(ALL)}"
+        )
+    return frozenset(known[word] for word in words)  # type: ignore[index]
