@@ -21,6 +21,8 @@ from sglang_qwen3next_eagle3.overlay.fast.stages import Wanted
 from sglang_qwen3next_eagle3.overlay.metrics import hooks as metrics_hooks
 from sglang_qwen3next_eagle3.overlay.metrics.families import Refusals, Verifications
 from sglang_qwen3next_eagle3.overlay.requests import hooks as request_hooks
+from sglang_qwen3next_eagle3.overlay.seams import hooks as at_seams
+from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +36,7 @@ def installed() -> contract.Installed:
 
 
 def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
-    parts: list[contract.Part] = ["capture", "cpu_engine", "cycle", "fast", "metrics"]
+    parts: list[contract.Part] = ["capture", "cpu_engine", "cycle", "fast", "metrics", "seams"]
     manifest = contract.require([*parts, "prefill", "requests", "simulate"], installed)
     assert manifest.release == installed.release
 
@@ -52,6 +54,7 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     tables += [*metrics_hooks.ENTRIES, *metrics_hooks.tokenizer_hooks(refusals)]
     Control.create(tmp_path)
     tables += [cycle.entry(tmp_path), *cycle.hooks(Recorder(tmp_path, "tp0"))]
+    tables += at_seams.hooks(frozenset(seams.ALL))
     tables += metrics_hooks.scheduler_hooks(Verifications(labels, 3, None, registry), refusals)
     assert {
         (hook.target, hook.why) for hook in tables if not hook.module.startswith("torch.")

@@ -7,6 +7,7 @@ from sglang_qwen3next_eagle3.overlay import capture, contract, environment, hook
 from sglang_qwen3next_eagle3.overlay.cycle import phases
 from sglang_qwen3next_eagle3.overlay.metrics import hooks as metrics
 from sglang_qwen3next_eagle3.overlay.requests import hooks as requests
+from sglang_qwen3next_eagle3.overlay.seams import hooks as at_seams
 
 WAITING = [hook.target for hook in (*requests.ENTRIES, *metrics.ENTRIES)]
 """What is hooked in every server, and does nothing before a target is known."""
@@ -20,6 +21,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.delenv(environment.CPU_ENGINE, raising=False)
     monkeypatch.delenv(environment.FAST, raising=False)
     monkeypatch.delenv(environment.CYCLE, raising=False)
+    monkeypatch.delenv(environment.SEAMS, raising=False)
     monkeypatch.setattr(contract, "require", lambda parts: None)
     monkeypatch.setattr(hooks, "apply", lambda table: targets.extend(h.target for h in table))
     return targets
@@ -144,6 +146,31 @@ def test_on_another_release_it_is_off_with_a_line_or_refused_where_it_is_require
     monkeypatch.setenv(environment.FAST, "require")
     with pytest.raises(SystemExit, match=r"SGLang 9\.9"):
         plugin.register()
+
+
+def test_seams_are_hooked_where_they_are_asked_for(
+    applied: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(environment.SEAMS, "requests,commit")
+    plugin.register()
+    assert applied[-2:] == [at_seams.BROADCAST, at_seams.COMMIT_STEPS]
+    monkeypatch.setenv(environment.SEAMS, "turbo")
+    with pytest.raises(SystemExit, match="'turbo' is not one of on, off and the seams"):
+        plugin.register()
+
+
+def test_with_another_release_the_seams_are_sglangs_and_a_line_says_so(
+    applied: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def require(parts: list[str]) -> None:
+        if parts == ["seams"]:
+            raise UserError("SGLang 9.9: something is not what this package hooks")
+
+    monkeypatch.setattr(contract, "require", require)
+    monkeypatch.setenv(environment.SEAMS, "on")
+    plugin.register()
+    assert applied == [capture.SET_LAYERS, capture.FORWARD, *WAITING]
+    assert "the seams of a cycle are SGLang's: SGLang 9.9" in caplog.text
 
 
 def test_cycles_are_recorded_where_it_is_asked_for(

@@ -115,8 +115,8 @@ MOST_BUFFERS = 4
 def scatter_rows(indices: torch.Tensor, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """target[indices] = source for each (source, target), of 1 to `MOST_BUFFERS` pairs.
 
-    indices: [B], no two alike. A source is [B, ...], its target [rows, ...], both contiguous; values
-    are converted to the target's type.
+    indices: [B], no two alike. A source is [B, ...], its target [rows, ...], both contiguous. A
+    value is converted to the target's type.
     """
     rows = indices.shape[0]
     widths = [source.numel() // rows for source, _ in pairs]

@@ -1,0 +1,183 @@
+"""The seams of a cycle against the functions of the installed SGLang, on a CPU.
+
+The kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), on random batches; the requests of
+two ranks go over gloo, through SGLang's own receiver. Prints a line for each that holds.
+"""
+
+import multiprocessing
+import random
+import sys
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from sglang.srt.managers.overlap_utils import FutureMap, RelayPayload
+from sglang.srt.managers.scheduler_components import request_receiver
+from sglang.srt.managers.scheduler_components.request_receiver import SchedulerRequestReceiver
+from sglang.srt.speculative import spec_utils
+from torch import distributed
+
+from sglang_qwen3next_eagle3.overlay.hooks import apply
+from sglang_qwen3next_eagle3.overlay.seams import hooks, kernels
+
+POOL = 24
+TURNS = 600
+
+
+def accepted(batch: int, depth: int, draft_tokens: int, chance: random.Random) -> tuple[Any, Any]:
+    """Nodes of the whole batch on accepted paths, and how many of each request's they are."""
+    lens = [chance.randint(1, depth) for _ in range(batch)]
+    index = torch.full((batch, depth), -1, dtype=torch.int32)
+    for request, count in enumerate(lens):
+        nodes = [0, *sorted(chance.sample(range(1, draft_tokens), count - 1))]
+        index[request, :count] = torch.tensor(nodes) + request * draft_tokens
+    return index, torch.tensor(lens, dtype=torch.int32)
+
+
+def check_commit(chance: random.Random) -> int:
+    done = 0
+    for depth, draft_tokens in ((4, 4), (4, 8), (2, 2), (7, 8), (6, 32)):
+        for batch in (1, 2, 7):
+            for interval in (None, 4, 64, 256):
+                index, lens = accepted(batch, depth, draft_tokens, chance)
+                seq_lens = torch.tensor([chance.randint(1, 600) for _ in range(batch)])
+                tracked = None if interval is None else torch.zeros(batch, dtype=torch.int64)
+                of = SimpleNamespace(seq_lens=seq_lens, mamba_track_indices=tracked)
+                mamba = SimpleNamespace(mamba_track_interval=interval)
+                spec_utils.get_exec = lambda mamba=mamba: SimpleNamespace(mamba=mamba)
+                theirs = spec_utils._verify_commit_step_indices(
+                    batch=of, accept_index=index, accept_lens=lens, draft_token_num=draft_tokens
+                )
+                ours = kernels.commit_steps(index, lens, seq_lens, draft_tokens, interval)
+                for stock, own in zip(theirs, ours, strict=True):
+                    assert (stock is None) == (own is None)
+                    assert stock is None or torch.equal(stock, own), (stock, own)
+                    assert stock is None or stock.dtype == own.dtype
+                done += 1
+    return done
+
+
+def relay(need_topk: bool, need_hidden: bool) -> Any:
+    """SGLang's buffers, made by itself, for heads of 4 drafts and 70 wide."""
+    made = object.__new__(FutureMap)
+    made.spec_algo = SimpleNamespace(
+        is_ngram=lambda: False, is_some=lambda: True, need_topk=lambda: need_topk
+    )
+    made.req_pool_size, made.device = POOL, "cpu"
+    made._forward_buf_initialized, made.dsa_topk_indices_buf = False, None
+    made.output_tokens_buf = torch.zeros(POOL, dtype=torch.int64)
+    spec_utils.spec_need_hidden_states = lambda: need_hidden
+    return made
+
+
+def left(batch: int, generator: torch.Generator) -> RelayPayload:
+    return RelayPayload(
+        bonus_tokens=torch.randint(1000, (batch,), generator=generator, dtype=torch.int32),
+        topk_p=torch.rand((batch, 4), generator=generator),
+        topk_index=torch.randint(1000, (batch, 4), generator=generator),
+        hidden_states=torch.rand((batch, 70), generator=generator).bfloat16(),
+    )
+
+
+def check_stash(chance: random.Random) -> int:
+    generator = torch.Generator().manual_seed(1)
+    done = 0
+    for need_topk, need_hidden in ((True, True), (True, False)):
+        stock, own = relay(need_topk, need_hidden), relay(need_topk, need_hidden)
+        for each in (stock, own):
+            each._lazy_init_forward_buf(left(1, generator))
+            for name in ("topk_p_buf", "topk_index_buf", "hidden_states_buf"):
+                if hasattr(each, name) and getattr(each, name) is not None:
+                    getattr(each, name).zero_()
+        for batch in (1, 2, 9):
+            payload = left(batch, generator)
+            places = torch.tensor(chance.sample(range(POOL), batch))
+            stock.stash(places, payload)
+            pairs = hooks._pairs(own, payload)
+            assert pairs is not None
+            assert len(pairs) == 1 + 2 * need_topk + need_hidden
+            kernels.scatter_rows(places, pairs)
+            for source, target in hooks._pairs(stock, payload) or ():
+                (mine,) = (to for of, to in pairs if of is source)
+                assert torch.equal(target, mine)
+                assert target.count_nonzero()
+            done += 1
+    return done
+
+
+def requests_of(turn: int) -> list[dict[str, Any]]:
+    chance = random.Random(turn // 2)
+    return [{"turn": turn, "ids": list(range(turn))}] if chance.random() < 0.1 else []
+
+
+def rank(number: int, folder: str, counts: Any) -> None:
+    """A receiver's turns; what it has received is compared with what the first rank had."""
+    store = distributed.FileStore(f"{folder}/store", 2)
+    distributed.init_process_group(
+        "gloo", store=store, rank=number, world_size=2, timeout=timedelta(seconds=120)
+    )
+    group = distributed.new_group([0, 1], backend="gloo")
+    parallel = SimpleNamespace(enable_dp_attention=False)
+    request_receiver.get_parallel = lambda: parallel
+    runtime = sys.modules["sglang.srt.runtime_context"]
+    runtime.get_parallel = lambda: parallel  # type: ignore[attr-defined]
+    broadcasts = 0
+    original = request_receiver.broadcast_pyobj
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal broadcasts
+        broadcasts += 1
+        return original(*args, **kwargs)
+
+    request_receiver.broadcast_pyobj = counted
+    fields: dict[str, Any] = dict.fromkeys(SchedulerRequestReceiver.__dataclass_fields__)
+    fields |= {
+        "ps": SimpleNamespace(tp_rank=number, tp_size=2, pp_rank=0, pp_size=1),
+        "tp_group": SimpleNamespace(rank=number, ranks=[0, 1]),
+        "tp_cpu_group": group,
+        "server_args": SimpleNamespace(nnodes=1),
+    }
+    receiver = SchedulerRequestReceiver(**fields)
+    chance = random.Random(number)
+    for turn in range(TURNS):
+        if chance.random() < 0.02:
+            time.sleep(chance.random() / 200)
+        mine = requests_of(turn) if number == 0 else None
+        assert receiver._broadcast_reqs_across_ranks(mine) == requests_of(turn), turn
+    counts.put(broadcasts)
+    distributed.barrier()
+
+
+def check_requests() -> str:
+    apply(hooks.hooks(frozenset({"requests"})))
+    fork = multiprocessing.get_context("fork")
+    counts = fork.Queue()
+    before = set(hooks._SHARED.iterdir())
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [fork.Process(target=rank, args=(each, folder, counts)) for each in range(2)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(200)
+            assert process.exitcode == 0, process.exitcode
+    some = sum(bool(requests_of(turn)) for turn in range(TURNS))
+    assert [counts.get(), counts.get()] == [some, some], "no empty list was broadcast"
+    new = {path.name for path in set(hooks._SHARED.iterdir()) - before}
+    assert not [name for name in new if name.startswith("qwen3next-eagle3-")], "nothing is left"
+    return f"{TURNS} turns, {some} with requests"
+
+
+def main() -> None:
+    assert Path(kernels.__file__).is_file()
+    chance = random.Random(3)
+    print("commit:", check_commit(chance), "batches", flush=True)
+    print("relay:", check_stash(chance), "batches", flush=True)
+    print("requests:", check_requests(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Which batches the seams take, and what they leave to SGLang."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3.overlay.seams import hooks, seams
+
+ORIGINAL = "SGLang's"
+
+
+class Tensor:
+    """What is asked of one before a kernel is launched."""
+
+    def __init__(self, *shape: int, cuda: bool = True, contiguous: bool = True) -> None:
+        self.shape, self.is_cuda, self._contiguous = shape, cuda, contiguous
+        self.dtype = "int32"
+
+    def is_contiguous(self) -> bool:
+        return self._contiguous
+
+
+def relay(**changes: Any) -> Any:
+    values: dict[str, Any] = {
+        "_forward_buf_initialized": True,
+        "spec_algo": SimpleNamespace(is_ngram=lambda: False),
+        "need_topk": True,
+        "need_hidden_states": True,
+        "output_tokens_buf": Tensor(32),
+        "topk_p_buf": Tensor(32, 4),
+        "topk_index_buf": Tensor(32, 4),
+        "hidden_states_buf": Tensor(32, 64),
+    }
+    return SimpleNamespace(**{**values, **changes})
+
+
+def payload(**changes: Any) -> Any:
+    values: dict[str, Any] = {
+        "bonus_tokens": Tensor(2),
+        "topk_p": Tensor(2, 4),
+        "topk_index": Tensor(2, 4),
+        "hidden_states": Tensor(2, 64),
+        "draft_probs": None,
+        "dsa_topk_indices": None,
+    }
+    return SimpleNamespace(**{**values, **changes})
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The pairs that would be scattered."""
+    found: list[Any] = []
+    kernels = SimpleNamespace(scatter_rows=lambda indices, pairs: found.append(pairs))
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sglang_qwen3next_eagle3.overlay.seams.kernels", kernels)
+    monkeypatch.setattr("sglang_qwen3next_eagle3.overlay.seams.kernels", kernels, raising=False)
+    return found
+
+
+def stash(at: Any, of: Any, indices: Tensor) -> list[Any]:
+    asked: list[Any] = []
+    hooks._stash(lambda *words: asked.append(words), at, indices, of)
+    return asked
+
+
+def test_what_a_cycle_leaves_is_ours(launched: list[Any]) -> None:
+    at, of = relay(), payload()
+    assert stash(at, of, Tensor(2)) == []
+    assert launched == [
+        [
+            (of.bonus_tokens, at.output_tokens_buf),
+            (of.topk_p, at.topk_p_buf),
+            (of.topk_index, at.topk_index_buf),
+            (of.hidden_states, at.hidden_states_buf),
+        ]
+    ]
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        relay(_forward_buf_initialized=False),
+        relay(spec_algo=SimpleNamespace(is_ngram=lambda: True)),
+        relay(need_topk=False, need_hidden_states=False),
+        relay(topk_p_buf=Tensor(32, 8)),
+        relay(hidden_states_buf=Tensor(32, 64, contiguous=False)),
+    ],
+)
+def test_other_relays_are_left_to_sglang(launched: list[Any], at: Any) -> None:
+    assert len(stash(at, payload(), Tensor(2))) == 1
+    assert launched == []
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        payload(draft_probs=Tensor(2, 8)),
+        payload(dsa_topk_indices=Tensor(2, 8)),
+        payload(hidden_states=None),
+        payload(topk_p=Tensor(2, 4, contiguous=False)),
+        payload(bonus_tokens=Tensor(2, cuda=False)),
+    ],
+)
+def test_other_payloads_are_left_to_sglang(launched: list[Any], of: Any) -> None:
+    assert len(stash(relay(), of, Tensor(2))) == 1
+    assert launched == []
+
+
+def test_an_idle_batch_is_left_to_sglang(launched: list[Any]) -> None:
+    assert len(stash(relay(), payload(), Tensor(0))) == 1
+    assert launched == []
+
+
+def test_each_seam_has_its_hook() -> None:
+    assert len(hooks.hooks(frozenset(seams.ALL))) == len(seams.ALL)
+    (hook,) = hooks.hooks(frozenset({"commit"}))
+    assert hook.target == hooks.COMMIT_STEPS
+
+
+class Agreed:
+    """Of one rank, with what it is told."""
+
+    def __init__(self, rank: int, some: bool = False) -> None:
+        self.rank, self.some, self.calls = rank, some, list[Any]()
+
+    def tell(self, some: bool) -> None:
+        self.calls.append(("tell", some))
+
+    def received_by_all(self) -> None:
+        self.calls.append("received by all")
+
+    def ask(self) -> bool:
+        self.calls.append("ask")
+        return self.some
+
+    def received(self) -> None:
+        self.calls.append("received")
+
+
+@pytest.mark.parametrize(
+    ("agreed", "has", "found", "calls"),
+    [
+        (Agreed(0), [], [], [("tell", False)]),
+        (Agreed(0), ["r"], ["r", "broadcast"], [("tell", True), "received by all"]),
+        (Agreed(1, some=False), None, [], ["ask"]),
+        (Agreed(1, some=True), None, ["broadcast"], ["ask", "received"]),
+    ],
+)
+def test_a_list_is_broadcast_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, agreed: Agreed, has: Any, found: Any, calls: Any
+) -> None:
+    monkeypatch.setattr(hooks, "_agree", lambda receiver: agreed)
+    around = hooks.Broadcasts().around
+
+    def original(receiver: object, requests: list[str] | None) -> list[str]:
+        return [*(requests or []), "broadcast"]
+
+    assert around(original, object(), has) == found
+    assert agreed.calls == calls
+
+
+def test_without_an_agreement_every_turn_is_sglangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(hooks, "_agree", asked.append)
+    around = hooks.Broadcasts().around
+    receiver = object()
+    for _ in range(3):
+        assert around(lambda receiver, requests: [ORIGINAL], receiver, []) == [ORIGINAL]
+    assert asked == [receiver], "the ranks come to it once"

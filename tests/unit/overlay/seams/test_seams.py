@@ -1,0 +1,23 @@
+"""How seams are asked for."""
+
+import pytest
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay.environment import SEAMS
+from sglang_qwen3next_eagle3.overlay.seams import seams
+
+
+@pytest.mark.parametrize("text", [None, "", " ", "off", "OFF"])
+def test_without_a_word_they_are_sglangs(text: str | None) -> None:
+    assert seams.parse(text) == frozenset()
+
+
+def test_all_or_some_are_asked_for() -> None:
+    assert seams.parse("on") == frozenset(seams.ALL)
+    assert seams.parse("commit, Requests") == {"commit", "requests"}
+
+
+@pytest.mark.parametrize("text", ["commits", "on,commit", "require"])
+def test_another_word_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"{SEAMS}={text}: .* is not one of on, off and the seams"):
+        seams.parse(text)
