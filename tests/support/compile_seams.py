@@ -1,0 +1,33 @@
+"""Compile the kernels at the seams of a cycle for sm_90, as they are launched for the published
+pair. Needs no GPU. Prints their names."""
+
+import json
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.seams import kernels
+from tests.support import compile_fast
+
+
+def main() -> None:
+    compile_fast.only_compile()
+    for batch, depth, draft_tokens in ((1, 4, 4), (1, 4, 8), (32, 4, 8)):
+        index = torch.zeros(batch, depth, dtype=torch.int32)
+        lens = torch.ones(batch, dtype=torch.int32)
+        seq_lens = torch.ones(batch, dtype=torch.int64)
+        for interval in (None, 256):
+            kernels.commit_steps(index, lens, seq_lens, draft_tokens, interval)
+        for topk in (1, 4):
+            pairs = [
+                (torch.zeros(batch, dtype=torch.int32), torch.zeros(64, dtype=torch.int64)),
+                (torch.zeros(batch, topk), torch.zeros(64, topk)),
+                (torch.zeros(batch, topk).long(), torch.zeros(64, topk).long()),
+                (torch.zeros(batch, 2048).bfloat16(), torch.zeros(64, 2048).bfloat16()),
+            ]
+            for count in (2, 3, 4):
+                kernels.scatter_rows(torch.zeros(batch).long(), pairs[:count])
+    print(json.dumps(sorted(compile_fast.compiled)))
+
+
+if __name__ == "__main__":
+    main()
