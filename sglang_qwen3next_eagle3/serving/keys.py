@@ -15,7 +15,7 @@ from sglang_qwen3next_eagle3.base.secrets import check_key, read_key
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 
-API_KEY, ADMIN_API_KEY = "--api-key", "--admin-api-key"
+FLAGS = API_KEY, ADMIN_API_KEY = tuple(variables.KEYS)
 
 
 @dataclass(frozen=True)

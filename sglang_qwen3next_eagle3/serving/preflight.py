@@ -275,6 +275,12 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
 
 def _check_keys(given: Parsed, environment: Mapping[str, str], options: Options) -> None:
     keys.check(given, environment)
+    workers = given.number("--tokenizer-worker-num") or 1
+    if workers > 1 and any(keys.sources(flag, given, environment) for flag in keys.FLAGS):
+        raise UserError(
+            f"with {workers} tokenizer workers SGLang checks no key: leave --tokenizer-worker-num "
+            "at 1, or the keys out and a proxy in front that checks them (--insecure)"
+        )
     host = host_of(given)
     if is_loopback(host) or keys.is_guarded(given, environment) or options.insecure:
         return

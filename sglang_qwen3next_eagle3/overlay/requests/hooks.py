@@ -14,6 +14,7 @@ from sglang_qwen3next_eagle3.model.target import MODEL_TYPE
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.requests import (
+    access,
     admission,
     body,
     bounds,
@@ -180,6 +181,21 @@ HOOKS: tuple[Hook, ...] = (
         "sglang.srt.entrypoints.http_server:_setup_and_run_http_server",
         body.setup_and_run,
         "Bounds the body of a request, which SGLang reads whatever its size.",
+    ),
+    Hook(
+        "sglang.srt.entrypoints.http_server:_setup_and_run_http_server",
+        access.setup_and_run,
+        "Asks who opens a WebSocket for the key, too.",
+    ),
+    Hook(
+        "sglang.srt.utils.auth:_get_auth_level_from_app_and_scope",
+        access.auth_level,
+        "Keeps all that is an administrator's for the admin key.",
+    ),
+    Hook(
+        "sglang.srt.utils.auth:decide_request_auth",
+        access.decide,
+        "Refuses a key that cannot be compared, instead of failing.",
     ),
     Hook(
         "sglang.srt.managers.io_struct:GenerateReqInput._handle_parallel_sampling",

@@ -100,6 +100,15 @@ def test_one_key_from_two_places_is_refused(
     assert "leave one of them" in error
 
 
+@pytest.mark.parametrize("option", ["--api-key-file", "--admin-api-key-file"])
+def test_keys_that_sglang_would_not_check_are_refused(
+    files: tuple[str, str], capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    words = ("--profile", "demo", option, "x", "--dry-run", "--", "--tokenizer-worker-num")
+    assert "with 2 tokenizer workers SGLang checks no key" in error_of(capsys, *words, "2")
+    assert launch.main([*words, "1"]) == 0
+
+
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "check_installation", lambda cpu_engine: None)
