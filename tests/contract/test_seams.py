@@ -16,4 +16,5 @@ def test_seams_give_what_sglang_gives() -> None:
     lines = dict(line.split(": ") for line in ended.stdout.splitlines() if ": " in line)
     assert lines["commit"] == "60 batches"
     assert lines["relay"] == "6 batches"
+    assert lines["metadata"] == "8 batches"
     assert lines["requests"].startswith("600 turns, ")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
 from sglang.srt.managers.overlap_utils import FutureMap, RelayPayload
 from sglang.srt.managers.scheduler_components import request_receiver
 from sglang.srt.managers.scheduler_components.request_receiver import SchedulerRequestReceiver
@@ -109,6 +110,89 @@ def check_stash(chance: random.Random) -> int:
     return done
 
 
+def backend(window: int | None = None) -> Any:
+    """A Triton backend's buffers, with traces of an earlier batch in them."""
+    made = object.__new__(TritonAttnBackend)
+    made.device, made.num_draft_tokens = "cpu", 8
+    made.sliding_window_size, made.window_kv_indptr = window, None
+    made.req_to_token = torch.arange(POOL * 1300, dtype=torch.int32).reshape(POOL, 1300) * 3
+    made.kv_indptr = torch.full((POOL + 1,), 7, dtype=torch.int32)
+    made.qo_indptr = torch.full((POOL + 1,), 7, dtype=torch.int64)
+    made.mask_indptr = torch.full((POOL + 1,), 7, dtype=torch.int64)
+    for first in (made.kv_indptr, made.mask_indptr):
+        first[0] = 0  # is never written
+    made.cuda_graph_kv_indices = torch.full((POOL * 1300,), -1, dtype=torch.int64)
+    buffer = torch.zeros(8 * POOL * 1300, dtype=torch.bool)
+    made._verify_mask = SimpleNamespace(buffer=buffer)
+    return made
+
+
+BUFFERS = ("kv_indptr", "qo_indptr", "mask_indptr", "cuda_graph_kv_indices")
+
+
+def same(theirs: Any, ours: Any, stock: Any, own: Any) -> None:
+    for name in BUFFERS:
+        assert torch.equal(getattr(stock, name), getattr(own, name)), name
+    assert len(theirs) == len(ours)
+    for expected, found in zip(theirs, ours, strict=True):
+        if isinstance(expected, torch.Tensor):
+            assert torch.equal(expected, found)
+            assert expected.dtype == found.dtype
+        else:
+            assert expected == found
+
+
+def check_metadata(chance: random.Random) -> int:
+    done = 0
+    hooks._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
+    verify = TritonAttnBackend._update_target_verify_buffers
+    extend = TritonAttnBackend._update_draft_extend_buffers
+    mode = SimpleNamespace(is_draft_extend_v2=lambda: True)
+
+    def none(*args: Any) -> Any:
+        raise AssertionError("left to SGLang")
+
+    for batch in (1, 2, 5, 16):
+        for kind in (torch.int64, torch.int32):
+            lens = [chance.choice([1, 3, 511, 512, 513, 1025]) for _ in range(batch)]
+            seq_lens = torch.tensor(lens, dtype=kind)
+            places = torch.tensor(chance.sample(range(POOL), batch))
+            for tokens in (None, 4, 8):
+                stock, own = backend(), backend()
+                info = [
+                    SimpleNamespace(draft_token_num=tokens, custom_mask=each._verify_mask.buffer)
+                    for each in (stock, own)
+                ]
+                theirs = verify(stock, batch, seq_lens, places, info[0])
+                ours = hooks._verify_metadata(none, own, batch, seq_lens, places, info[1])
+                same(theirs, ours, stock, own)
+            stock, own = backend(), backend()
+            theirs = verify(stock, batch, seq_lens, places, None)
+            same(
+                theirs, hooks._verify_metadata(none, own, batch, seq_lens, places, None), stock, own
+            )
+            for taken in (None, torch.full((batch,), 8, dtype=torch.int32)):
+                stock, own = backend(), backend()
+                spec = SimpleNamespace(extend_seq_lens_tensor=taken)
+                theirs = extend(stock, batch, seq_lens, places, mode, spec)
+                ours = hooks._extend_metadata(none, own, batch, seq_lens, places, mode, spec)
+                same(theirs, ours, stock, own)
+            done += 1
+    # What is not plain is SGLang's: a window, and a mask that lies somewhere else.
+    asked: list[Any] = []
+
+    def original(*args: Any) -> None:
+        asked.append(args)
+
+    seq_lens, places = torch.tensor([5]), torch.tensor([1])
+    hooks._verify_metadata(original, backend(window=128), 1, seq_lens, places, None)
+    elsewhere = SimpleNamespace(draft_token_num=4, custom_mask=torch.ones(36, dtype=torch.bool))
+    hooks._verify_metadata(original, backend(), 1, seq_lens, places, elsewhere)
+    hooks._extend_metadata(original, backend(window=128), 1, seq_lens, places, mode, None)
+    assert len(asked) == 3
+    return done
+
+
 def requests_of(turn: int) -> list[dict[str, Any]]:
     chance = random.Random(turn // 2)
     return [{"turn": turn, "ids": list(range(turn))}] if chance.random() < 0.1 else []
@@ -176,6 +260,7 @@ def main() -> None:
     chance = random.Random(3)
     print("commit:", check_commit(chance), "batches", flush=True)
     print("relay:", check_stash(chance), "batches", flush=True)
+    print("metadata:", check_metadata(chance), "batches", flush=True)
     print("requests:", check_requests(), flush=True)
 
 

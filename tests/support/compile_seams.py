@@ -26,6 +26,18 @@ def main() -> None:
             ]
             for count in (2, 3, 4):
                 kernels.scatter_rows(torch.zeros(batch).long(), pairs[:count])
+        for kind in (torch.int32, torch.int64):
+            of = [
+                torch.zeros(64, 8192, dtype=torch.int32),
+                torch.zeros(batch).long(),
+                torch.ones(batch, dtype=kind),
+                draft_tokens,
+                torch.zeros(65).long(),
+                torch.zeros(65, dtype=torch.int32),
+                torch.zeros(9000).long(),
+            ]
+            kernels.attention_metadata(*of, mask_indptr=torch.zeros(65).long())
+            kernels.attention_metadata(*of, taken=torch.zeros(batch, dtype=torch.int32))
     print(json.dumps(sorted(compile_fast.compiled)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 from sglang_qwen3next_eagle3.overlay.seams.agreement import Agreement, size
-from sglang_qwen3next_eagle3.overlay.seams.seams import Seam
+from sglang_qwen3next_eagle3.overlay.seams.seams import ALL, Seam
 
 logger = logging.getLogger(__name__)
 
@@ -20,23 +20,38 @@ BROADCAST = (
 )
 COMMIT_STEPS = "sglang.srt.speculative.spec_utils:_verify_commit_step_indices"
 STASH = "sglang.srt.managers.overlap_utils:FutureMap.stash"
+_TRITON = "sglang.srt.layers.attention.triton_backend:TritonAttnBackend"
 _SHARED = Path("/dev/shm")
 
 
 def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
     """Those of the seams that are wanted."""
-    every: dict[Seam, Hook] = {
-        "requests": Hook(
-            BROADCAST,
-            Broadcasts().around,
-            "Ranks learn through shared memory that a turn has no requests.",
+    every: dict[Seam, tuple[Hook, ...]] = {
+        "requests": (
+            Hook(
+                BROADCAST,
+                Broadcasts().around,
+                "Ranks learn through shared memory that a turn has no requests.",
+            ),
         ),
-        "commit": Hook(
-            COMMIT_STEPS, _commit_steps, "Which states a verify commits, in one launch."
+        "commit": (
+            Hook(COMMIT_STEPS, _commit_steps, "Which states a verify commits, in one launch."),
         ),
-        "relay": Hook(STASH, _stash, "What a cycle leaves for the next, in one launch."),
+        "relay": (Hook(STASH, _stash, "What a cycle leaves for the next, in one launch."),),
+        "metadata": (
+            Hook(
+                f"{_TRITON}._update_target_verify_buffers",
+                _verify_metadata,
+                "What attention reads in a verify, in one launch.",
+            ),
+            Hook(
+                f"{_TRITON}._update_draft_extend_buffers",
+                _extend_metadata,
+                "What attention reads in a draft extend, in one launch.",
+            ),
+        ),
     }
-    return tuple(hook for seam, hook in every.items() if seam in wanted)
+    return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
 
 
 class Broadcasts:
@@ -105,6 +120,8 @@ def _agree(receiver: Any) -> Agreement | None:
                 "no memory"
             )
         return None
+    if ps.tp_rank == 0:
+        logger.info("sglang-qwen3next-eagle3: requests are broadcast only where there are some")
     return agreement
 
 
@@ -177,6 +194,99 @@ def _pairs(relay: Any, payload: Any) -> list[tuple[Any, Any]] | None:
     )
     # A single one is as cheap with SGLang's own.
     return pairs if fits and len(pairs) > 1 else None
+
+
+def _verify_metadata(
+    original: Callable[..., Any],
+    backend: Any,
+    bs: int,
+    seq_lens: Any,
+    req_pool_indices: Any,
+    spec_info: Any,
+) -> Any:
+    asked = getattr(spec_info, "draft_token_num", None)
+    mask = backend._verify_mask
+    given = getattr(spec_info, "custom_mask", None)
+    # The tree was written where it is read: copying a mask onto itself changes nothing.
+    here = given is not None and mask is not None and _starts(given, mask.buffer)
+    ours = _has_plain_places(backend, req_pool_indices, seq_lens)
+    if not ours or not (given is None or here) or len(seq_lens) != bs:
+        return original(backend, bs, seq_lens, req_pool_indices, spec_info)
+    from sglang_qwen3next_eagle3.overlay.seams import kernels
+
+    kernels.attention_metadata(
+        backend.req_to_token,
+        req_pool_indices,
+        seq_lens,
+        backend.num_draft_tokens if asked is None else int(asked),
+        backend.qo_indptr,
+        backend.kv_indptr,
+        backend.cuda_graph_kv_indices,
+        mask_indptr=backend.mask_indptr,
+    )
+    whole = bs + 1
+    return (
+        backend.qo_indptr[:whole],
+        backend.kv_indptr[:whole],
+        None if given is None else mask.buffer,
+        backend.mask_indptr[:whole],
+        backend.window_kv_indptr,
+        None,
+        None,
+        None,
+    )
+
+
+def _extend_metadata(
+    original: Callable[..., Any],
+    backend: Any,
+    bs: int,
+    seq_lens: Any,
+    req_pool_indices: Any,
+    forward_mode: Any,
+    spec_info: Any,
+) -> Any:
+    taken = getattr(spec_info, "extend_seq_lens_tensor", None)
+    seq_lens = seq_lens[:bs]
+    some = [] if taken is None else [taken]
+    if (
+        not forward_mode.is_draft_extend_v2()
+        or len(req_pool_indices) != bs
+        or not _has_plain_places(backend, req_pool_indices, seq_lens, *some)
+    ):
+        return original(backend, bs, seq_lens, req_pool_indices, forward_mode, spec_info)
+    from sglang_qwen3next_eagle3.overlay.seams import kernels
+
+    kernels.attention_metadata(
+        backend.req_to_token,
+        req_pool_indices,
+        seq_lens,
+        backend.num_draft_tokens,
+        backend.qo_indptr,
+        backend.kv_indptr,
+        backend.cuda_graph_kv_indices,
+        taken=taken,
+    )
+    whole = bs + 1
+    return backend.qo_indptr[:whole], backend.kv_indptr[:whole], backend.num_draft_tokens
+
+
+def _has_plain_places(backend: Any, *tensors: Any) -> bool:
+    """Whether a backend keeps every token's place, and no window of them besides."""
+    window = backend.sliding_window_size
+    return (window is None or window <= 0) and _is_ours(
+        backend.req_to_token, backend.qo_indptr, backend.kv_indptr, *tensors
+    )
+
+
+def _starts(part: Any, whole: Any) -> bool:
+    """Whether a tensor is the beginning of another one's memory."""
+    return bool(
+        part.data_ptr() == whole.data_ptr()
+        and part.dtype == whole.dtype
+        and part.is_contiguous()
+        and part.numel() <= whole.numel()
+    )
 
 
 def _is_ours(*tensors: Any) -> bool:

@@ -128,3 +128,97 @@ def scatter_rows(indices: torch.Tensor, pairs: list[tuple[torch.Tensor, torch.Te
     _scatter_rows[(rows, triton.cdiv(max(widths), block))](
         indices, *operands, COUNT=len(pairs), BLOCK=block
     )
+
+
+_SPLITS = 8
+"""Programs that share the places of one request."""
+
+
+@triton.jit
+def _attention_metadata(
+    req_to_token,
+    stride,
+    requests,
+    seq_lens,
+    taken,
+    qo_indptr,
+    kv_indptr,
+    mask_indptr,
+    kv_indices,
+    B,
+    tokens,
+    BP: tl.constexpr,
+    TAKES: tl.constexpr,
+    MASKS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """SPLITS programs a request; each sums the lengths of those before it."""
+    request = tl.program_id(0)
+    split = tl.program_id(1)
+    column = tl.arange(0, BP)
+    inside = column < B
+    lengths = tl.load(seq_lens + column, mask=inside, other=0).to(tl.int64)
+    if TAKES:
+        lengths -= tl.load(taken + column, mask=inside, other=0).to(tl.int64)
+        lengths = tl.maximum(lengths, 0)
+    start = tl.sum(tl.where(column < request, lengths, 0), 0)
+    length = tl.sum(tl.where(column == request, lengths, 0), 0)
+    if split == 0:
+        behind = request + 1
+        end = start + length
+        tl.store(qo_indptr + behind, (behind * tokens).to(qo_indptr.dtype.element_ty))
+        tl.store(kv_indptr + behind, end.to(kv_indptr.dtype.element_ty))
+        if MASKS:
+            cells = tokens * (end + behind * tokens)
+            tl.store(mask_indptr + behind, cells.to(mask_indptr.dtype.element_ty))
+        if request == 0:
+            tl.store(qo_indptr, (request * tokens).to(qo_indptr.dtype.element_ty))
+    row = req_to_token + tl.load(requests + request).to(tl.int64) * stride
+    for first in range(split * BLOCK, length, SPLITS * BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        filled = place < length
+        token = tl.load(row + place, mask=filled)
+        tl.store(kv_indices + start + place, token.to(kv_indices.dtype.element_ty), mask=filled)
+
+
+def attention_metadata(
+    req_to_token: torch.Tensor,
+    requests: torch.Tensor,
+    seq_lens: torch.Tensor,
+    tokens: int,
+    qo_indptr: torch.Tensor,
+    kv_indptr: torch.Tensor,
+    kv_indices: torch.Tensor,
+    *,
+    taken: torch.Tensor | None = None,
+    mask_indptr: torch.Tensor | None = None,
+) -> None:
+    """Where the Triton backend's kernels find each request's queries, keys and mask.
+
+    req_to_token: [pool, context], a row's places lie side by side. requests, seq_lens: [B].
+    tokens: queries of each request. taken: [B], of its keys those that are not read from the cache.
+
+    Writes, for request r of B: qo_indptr[r + 1], kv_indptr[r + 1] and mask_indptr[r + 1], the sums
+    over it and those before it of queries, keys, and queries x (keys + queries); qo_indptr[0] = 0;
+    and into kv_indices the places of its keys.
+    """
+    batch = requests.shape[0]
+    _attention_metadata[(batch, _SPLITS)](
+        req_to_token,
+        req_to_token.stride(0),
+        requests,
+        seq_lens,
+        seq_lens if taken is None else taken,
+        qo_indptr,
+        kv_indptr,
+        kv_indptr if mask_indptr is None else mask_indptr,
+        kv_indices,
+        batch,
+        tokens,
+        BP=triton.next_power_of_2(batch),
+        TAKES=taken is not None,
+        MASKS=mask_indptr is not None,
+        SPLITS=_SPLITS,
+        BLOCK=512,
+    )

@@ -114,7 +114,11 @@ def test_an_idle_batch_is_left_to_sglang(launched: list[Any]) -> None:
 
 
 def test_each_seam_has_its_hook() -> None:
-    assert len(hooks.hooks(frozenset(seams.ALL))) == len(seams.ALL)
+    every = [hooks.hooks(frozenset({seam})) for seam in seams.ALL]
+    assert all(every)
+    assert [hook.target for hook in hooks.hooks(frozenset(seams.ALL))] == [
+        hook.target for each in every for hook in each
+    ]
     (hook,) = hooks.hooks(frozenset({"commit"}))
     assert hook.target == hooks.COMMIT_STEPS
 
