@@ -17,6 +17,8 @@ from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError, uninter
 
 STOP_SECONDS = 30.0
 """What a process gets to end by itself, before it is killed."""
+POLL_SECONDS = 0.3
+"""Between two questions whether it is ready."""
 LOG_LINES, LINE_LENGTH = 25, 400
 _PR_SET_PDEATHSIG = 1
 _PROC_NET = Path("/proc/net")
@@ -94,7 +96,6 @@ class Child:
         seconds: float,
         *,
         waiting: Callable[[float], None] = lambda elapsed: None,
-        pause: float = 0.3,
     ) -> float:
         """Ask again and again whether it is ready; the seconds that it took.
 
@@ -109,7 +110,7 @@ class Child:
             if ready():
                 return time.monotonic() - begun
             waiting(elapsed)
-            time.sleep(pause)
+            time.sleep(POLL_SECONDS)
         raise ServerFailed(f"{self.name} was not healthy in time", self.tail())
 
     def listens(self, port: int) -> bool:
@@ -227,11 +228,14 @@ def end_with_parent() -> Callable[[], None] | None:
 def _listening(port: int) -> set[str]:
     """The sockets that listen on a port, as /proc/PID/fd names them."""
     found = set()
+    here = f":{port:04X} "  # of the local address, or of the remote one
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), (_PROC_NET / table).open() as rows:
-            for row in list(rows)[1:]:
+            for row in rows:
+                if here not in row:
+                    continue  # A machine that serves has thousands of connections.
                 fields = row.split()
-                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                if fields[3] == _LISTEN and fields[1].endswith(here.rstrip()):
                     found.add(f"socket:[{fields[9]}]")
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.base import provenance
+from sglang_qwen3next_eagle3.base import processes, provenance
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.files import read_json, slug, write_json, write_text
 from sglang_qwen3next_eagle3.base.progress import Progress
@@ -132,7 +132,7 @@ class _Measuring:
             control = Control.create(self._recordings)
             with served.start() as poll:
                 while (server := poll()) is None:
-                    time.sleep(servers.POLL_SECONDS)
+                    time.sleep(processes.POLL_SECONDS)
                 row = servers.ready(served.configuration, server)
                 self._journal.note(row)
                 progress.say(f"{name}: ready after {server.ready_seconds or 0:.0f} s")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3.base import processes
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.files import slug
 from sglang_qwen3next_eagle3.base.progress import Progress
@@ -33,8 +34,6 @@ from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
 
 WARM_TOKENS = 16
-POLL_SECONDS = 0.3
-"""Between two questions whether a server is up."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +204,7 @@ class Loop:
                 if server.ready_seconds is not None:
                     self._progress.say(f"{session.name}: ready after {server.ready_seconds:.0f} s")
             if begun:
-                time.sleep(POLL_SECONDS)
+                time.sleep(processes.POLL_SECONDS)
         return up
 
     def _pass(self, key: PassKey, server: Server) -> None:

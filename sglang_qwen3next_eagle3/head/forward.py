@@ -48,6 +48,7 @@ class HeadModel:
         self.norm_output = bool(config.get("norm_output", False))
         self.tensors = dict(tensors)
         self._rotary = _rotary(head, self.tensors["fc.weight"].device)
+        self._turned: dict[int, tuple[Tensor, Tensor]] = {}
 
         rows = len(self.tensors["lm_head.weight"])
         offsets = self.tensors.get("d2t", torch.zeros(rows, dtype=torch.int64))
@@ -181,10 +182,13 @@ class HeadModel:
         return rms_norm(x, self.tensors[f"{name}.weight"], self.eps)
 
     def _cos_sin(self, length: int) -> tuple[Tensor, Tensor]:
-        """[length, 1, rotary width] each, float32."""
-        positions = torch.arange(length, device=self.device)[None]
-        cos, sin = self._rotary(torch.empty(0, device=self.device), positions)
-        return cos[0][:, None], sin[0][:, None]
+        """[length, 1, rotary width] each, float32; of the last length that was asked for, since a
+        text is gone through again and again."""
+        if length not in self._turned:
+            positions = torch.arange(length, device=self.device)[None]
+            cos, sin = self._rotary(torch.empty(0, device=self.device), positions)
+            self._turned = {length: (cos[0][:, None], sin[0][:, None])}
+        return self._turned[length]
 
 
 def greedy_of(last_hidden: Tensor, lm_head: Tensor, block: int = 512) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3 import plugin
+from sglang_qwen3next_eagle3.base import processes
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.serving import machine
 from sglang_qwen3next_eagle3.serving.doctor import host
@@ -27,6 +28,15 @@ def one_tls_context() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         cached = functools.cache(ssl.create_default_context)
         patch.setattr(ssl, "create_default_context", cached)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting() -> Iterator[None]:
+    """Nothing here has to survive a loss of power, and what is started is there at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        patch.setattr(processes, "POLL_SECONDS", 0.03)
         yield
 
 

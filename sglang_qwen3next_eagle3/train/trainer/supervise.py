@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sglang_qwen3next_eagle3.base import files, provenance, workfolder
+from sglang_qwen3next_eagle3.base import files, processes, provenance, workfolder
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.processes import Child, ending, tail
 from sglang_qwen3next_eagle3.base.progress import Progress
@@ -24,7 +24,6 @@ CHECKPOINTS = "checkpoints"
 STATE = "training_state.pt"
 CPU_TRAINER = "sglang_qwen3next_eagle3.train.trainer.cpu_trainer"
 LET_GO_SECONDS = 60.0
-POLL_SECONDS = 0.2
 END_SECONDS = 30.0
 """What SpecForge gets to write a checkpoint and go, before it is killed."""
 
@@ -131,7 +130,7 @@ def _execute(command: Sequence[str], plan: TrainingPlan, log: Path, inherit: Seq
                     unfinished = ""
             if status is not None:
                 break
-            time.sleep(POLL_SECONDS)
+            time.sleep(processes.POLL_SECONDS)
     if status:
         reason = runlog.reason(tail(log, 200))
         raise UserError(

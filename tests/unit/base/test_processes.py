@@ -91,7 +91,7 @@ def test_who_is_never_ready_is_told_so(tmp_path: Path) -> None:
         child([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log") as started,
         pytest.raises(ServerFailed, match="not healthy in time"),
     ):
-        started.wait_until(lambda: False, 0.1, waiting=seen.append, pause=0.02)
+        started.wait_until(lambda: False, 0.1, waiting=seen.append)
     assert len(seen) > 1
 
 

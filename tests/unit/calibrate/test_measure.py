@@ -1,6 +1,8 @@
 """The right selection of synthetic heads is found: named, unusual, permuted, or none."""
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -11,6 +13,12 @@ from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection, Tap
 from tests.support import calibration
 
 TARGET = calibration.target()
+
+
+@cache  # Two tests ask of one measurement.
+def measured_alone(trained: Depths, count: int) -> SelectionMeasurement:
+    with TemporaryDirectory() as folder:
+        return measured(Path(folder), trained, count=count)
 
 
 def measured(
@@ -33,8 +41,8 @@ def test_a_named_selection_is_found_by_name_and_by_search_alone(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("trained", [(1, 2, 3), (0, 6, 12), (5, 8, 9)])
-def test_an_unusual_selection_is_found_by_search(tmp_path: Path, trained: Depths) -> None:
-    found = measured(tmp_path, trained, count=12)
+def test_an_unusual_selection_is_found_by_search(trained: Depths) -> None:
+    found = measured_alone(trained, 12)
     assert found.searched == trained
     assert found.verdict.chosen is not None
     assert found.verdict.chosen.depths == trained
@@ -42,8 +50,8 @@ def test_an_unusual_selection_is_found_by_search(tmp_path: Path, trained: Depths
     assert not any(other.tied for other in found.verdict.candidates[1:])
 
 
-def test_the_profile_has_its_peak_at_the_selection(tmp_path: Path) -> None:
-    found = measured(tmp_path, (5, 8, 9))
+def test_the_profile_has_its_peak_at_the_selection() -> None:
+    found = measured_alone((5, 8, 9), 12)
     assert found.around == (5, 8, 9)
     assert [len(values) for values in found.profile] == [13, 13, 13]
     for values, depth in zip(found.profile, found.around, strict=True):

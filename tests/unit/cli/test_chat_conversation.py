@@ -1,10 +1,9 @@
 """`chat` without a question, as it is typed on a terminal."""
 
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
@@ -34,23 +33,20 @@ def ask(shell: Terminal, keys: str) -> None:
     shell.wait_for(PROMPT)
 
 
-def until(shown: Callable[[], bool], act: Callable[[], None]) -> None:
-    """Do it, and again where it had no effect for long: a signal that comes between the prompt and
-    the first wait for a key is seen by Python's readline at the next key or signal only."""
+def wait_for_signal(shell: Terminal, answer: str) -> None:
+    """A signal that comes between the prompt and the first wait for a key is seen by Python's
+    readline at the next key or signal only: the window changes its size, again and again."""
     end = time.monotonic() + PATIENCE
-    while True:
-        act()
-        again = min(end, time.monotonic() + PATIENCE / 10)
-        while time.monotonic() < again:
-            if shown():
-                return
-            time.sleep(0.02)
+    while not shell.shows(answer):
         assert time.monotonic() < end
+        shell.process.send_signal(signal.SIGWINCH)
+        time.sleep(0.05)
+    shell.wait_for(answer)
 
 
 def ctrl_c(shell: Terminal, answer: str) -> None:
-    until(lambda: shell.shows(answer), lambda: shell.type(CTRL_C))
-    shell.wait_for(answer)
+    shell.type(CTRL_C)
+    wait_for_signal(shell, answer)
 
 
 def contents(request: dict[str, list[dict[str, str]]]) -> list[tuple[str, str]]:
@@ -180,7 +176,8 @@ def test_ctrl_c_at_the_prompt_warns_and_then_ends(server: FakeChat) -> None:
 def test_a_signal_ends_it_at_once(server: FakeChat, number: signal.Signals) -> None:
     with talking(server) as shell:
         shell.wait_for(PROMPT)
-        until(lambda: shell.shows("ended by"), lambda: os.kill(shell.process.pid, number))
+        shell.process.send_signal(number)
+        wait_for_signal(shell, "ended by")
         assert shell.ended() == 128 + number
     assert "Traceback" not in shell.shown
 

@@ -54,7 +54,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     return words
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(command_lines())
 def test_a_command_line_is_read_as_argparse_reads_it(words: list[str]) -> None:
     meant = vars(PARSER.parse_args(words))
