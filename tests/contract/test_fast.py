@@ -48,7 +48,7 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         # The head's own selection is of a target with more layers.
         environment["SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS"] = "input:3,output:3,output:7"
     script = Path(__file__).parents[1] / "support" / "check_fast.py"
-    command = [sys.executable, str(script), str(folder / "out.json"), "reference", str(target)]
+    command = [sys.executable, str(script), str(folder / "out.json"), "reference", str(target), "0"]
     subprocess.run([*command, "--", *flags], check=True, env=environment)
     return {"mode": request.param, **json.loads((folder / "out.json").read_text())}
 

@@ -1,7 +1,8 @@
-"""check_fast.py OUT KIND TARGET -- SGLANG FLAGS
+"""check_fast.py OUT KIND TARGET RANK -- SGLANG FLAGS
 
 Load a target with stock SGLang on the CPU and compare the fast path with it, step by step and over
 a whole model, then with each kernel spoilt in turn. OUT: JSON. KIND: `reference` or `interpreted`.
+RANK: of tensor parallelism; every rank is a process of its own.
 """
 
 import json
@@ -27,8 +28,9 @@ STEPS = 4
 
 
 def main() -> None:
-    out, kind, target = sys.argv[1:4]
-    runner = StreamRunner(Path(target), sys.argv[5:])
+    out, kind, target, rank = sys.argv[1:5]
+    without_nccl()
+    runner = StreamRunner(Path(target), sys.argv[6:], int(rank))
     runner.spread_dummy_weights()
     model_runner = runner._runner.torch_runner
     fast_kernels.fuse_shared_experts()
@@ -57,6 +59,13 @@ def main() -> None:
         spoilable += ["gdn_verify", "gdn_commit"] if verify else ["gdn_decode"]
         report["spoilt"] = {name: spoilt(kernels, name, path, model_runner) for name in spoilable}
     Path(out).write_text(json.dumps(report))
+
+
+def without_nccl() -> None:
+    """Ranks on a CPU: SGLang makes the communicator of GPUs there too."""
+    from sglang.srt.distributed.device_communicators import pynccl
+
+    pynccl.PyNcclCommunicator = lambda **_: None
 
 
 def spoilt(kernels: Any, name: str, path: dispatch.FastPath, model_runner: Any) -> Any:

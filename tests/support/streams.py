@@ -11,9 +11,9 @@ import torch
 
 
 class StreamRunner:
-    """One loaded target. Every `capture` starts from empty caches."""
+    """One loaded target, or one rank's shard of it. Every `capture` starts from empty caches."""
 
-    def __init__(self, target: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(self, target: Path, flags: Sequence[str] = (), rank: int = 0) -> None:
         from sglang.benchmark import one_batch
         from sglang.srt.plugins import load_plugins
         from sglang.srt.server_args import PortArgs, prepare_server_args
@@ -25,7 +25,7 @@ class StreamRunner:
         one_batch.get_tokenizer = lambda *_, **__: None
         self._batching: Any = one_batch
         self._runner, _ = one_batch.load_model(
-            server_args, PortArgs.init_new(server_args), gpu_id=0, tp_rank=0
+            server_args, PortArgs.init_new(server_args), gpu_id=rank, tp_rank=rank
         )
         self.model = self._runner.torch_runner.model
         self._passes: list[torch.Tensor] = []

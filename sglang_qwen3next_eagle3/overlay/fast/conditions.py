@@ -10,6 +10,9 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
 
 CAPABILITY = (9, 0)
+RANKS = (1, 2, 4)
+"""Ranks of tensor parallelism over which the published shapes divide: experts of 512 in FP8 blocks
+of 128, two key and value heads, which four ranks have twice."""
 BLOCK = 128
 """Side of a block of the weights that shares one scale, and the group of an activation's scale."""
 
@@ -35,10 +38,13 @@ def of_device(device: str) -> str | None:
 
 def of_server(arguments: Any) -> str | None:
     """Why a server with these arguments (SGLang's `ServerArgs`) cannot have it, or None."""
-    single = ("tp_size", "pp_size", "dp_size", "ep_size", "dcp_size", "attn_cp_size", "moe_dp_size")
+    if arguments.tp_size not in RANKS:
+        wanted = ", ".join(map(str, RANKS))
+        return f"it serves with a --tp-size of {wanted}, this one is {arguments.tp_size}"
+    single = ("pp_size", "dp_size", "ep_size", "dcp_size", "attn_cp_size", "moe_dp_size")
     for name in single:
         if getattr(arguments, name) > 1:
-            return f"it serves on one GPU, {_flag(name)} is {getattr(arguments, name)}"
+            return f"it knows tensor parallelism only, {_flag(name)} is {getattr(arguments, name)}"
     switches = (
         "enable_dp_attention", "enable_lora", "enable_deterministic_inference",
         "enable_two_batch_overlap", "enable_single_batch_overlap", "enable_pdmux",
@@ -46,7 +52,8 @@ def of_server(arguments: Any) -> str | None:
         "enable_return_routed_experts", "enable_torch_compile", "debug_cuda_graph",
         "enable_linear_replayssm", "enable_linear_replayssm_spec", "rl_on_policy_target",
         "expert_distribution_recorder_mode", "disable_shared_experts_fusion",
-        "ep_num_redundant_experts",
+        "ep_num_redundant_experts", "enable_attn_tp_input_scattered", "enable_quant_communications",
+        "enable_symm_mem",
     )  # fmt: skip
     for name in switches:
         if getattr(arguments, name):

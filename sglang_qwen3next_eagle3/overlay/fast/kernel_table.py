@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay.fast import ranks
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
     experts,
@@ -37,6 +38,7 @@ class Kernels:
         full = next(layer for layer in model.layers if not hasattr(layer, "linear_attn"))
         states = backend.linear_attn_backend.req_to_token_pool.mamba_pool.mamba_cache
         heads = gdn.attn.num_k_heads, gdn.attn.num_v_heads
+        self.ranks = int(full.attn_tp_size)
         self.arrivals = gdn_decode.gdn_arrivals(rows, heads[0], device)
         self.kept = gdn_verify.GdnKept.empty(
             states.temporal.shape[0], rows, *heads, gdn.head_k_dim, gdn.head_v_dim, device
@@ -52,6 +54,10 @@ class Kernels:
     experts = staticmethod(experts.experts)
     lm_head = staticmethod(lm_head.lm_head)
 
+    def summed(self, part: torch.Tensor) -> torch.Tensor:
+        """A rank's part of a sum -> the sum over all ranks, as SGLang adds it."""
+        return part if self.ranks == 1 else ranks.summed(part)
+
     def quantize(self, plain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Stock's own quantization, of what stock's kernels computed: e4m3 [T, K], [T, K / 128]."""
         from sglang.kernels.ops.quantization.fp8_kernel import sglang_per_token_group_quant_fp8
@@ -65,7 +71,8 @@ class Kernels:
             fused_qkvzba_split_reshape_cat,
         )
 
-        heads = gdn.num_k_heads, gdn.num_v_heads, gdn.head_k_dim, gdn.head_v_dim
+        own = gdn.num_k_heads // self.ranks, gdn.num_v_heads // self.ranks
+        heads = *own, gdn.head_k_dim, gdn.head_v_dim
         parts: tuple[torch.Tensor, ...] = fused_qkvzba_split_reshape_cat(qkvz, ba, *heads)
         return parts
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay.fast import ranks
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, block_scaled, weight_of
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
@@ -94,8 +95,9 @@ class Experts:
     def fast(
         self, hidden: torch.Tensor, residual: torch.Tensor, norm: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden: this rank's part of what was mixed. The result is whole on every rank."""
         routed = self._kernels.route(
-            hidden,
+            self._kernels.summed(hidden),
             residual,
             norm.weight.data,
             norm.variance_epsilon,
@@ -105,7 +107,8 @@ class Experts:
             self.renormalize,
             self.quantized,
         )
-        return self._kernels.experts(routed, *self.up, *self.down), routed.residual
+        out = self._kernels.experts(routed, *self.up, *self.down)
+        return self._kernels.summed(out), routed.residual
 
 
 class FastLayer:
@@ -161,7 +164,7 @@ class FastLayer:
             )
             return Rows(plain), stream
         normed = self.kernels.add_norm_quantize(
-            hidden,
+            ranks.whole(hidden),
             residual,
             self.norm.weight.data,
             self.norm.variance_epsilon,

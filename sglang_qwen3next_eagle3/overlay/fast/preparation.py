@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast import conditions, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast import conditions, ranks, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import MAX_ROWS, ROWS, FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
@@ -35,20 +35,16 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         or conditions.of_server(runner.server_args)
         or conditions.of_runner(runner)
     )
+    path: FastPath
+    off: list[selfcheck.Deviation]
     if reason is None:
-        try:
-            if runner.server_args.load_format == "dummy":
-                without_invented_scales(runner.model)
-            kernels = Kernels(runner.model.model, runner.attn_backend, MAX_ROWS, runner.device)
-            path = build(runner, kernels, wanted.stages)
-            found = selfcheck.check(path, runner)
-        except Exception as error:
-            # Whatever is wrong with our kernels, the server has stock's.
-            logger.exception("%s: its preparation failed", PREFIX)
-            reason = f"{type(error).__name__}: {error}"
+        path, reason = ranks.first_failure(lambda: _unchecked(runner, wanted))
+    if reason is None:
+        off, reason = ranks.first_failure(lambda: selfcheck.differing(path, runner))
     if reason is not None:
         _off(reason, wanted)
         return None
+    found = selfcheck.settle(path, off)
     for line in found:
         logger.warning("%s: %s", PREFIX, line)
     if wanted.required and (found or path.stages != wanted.stages):
@@ -67,6 +63,13 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         time.monotonic() - started,
     )
     return path
+
+
+def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
+    if runner.server_args.load_format == "dummy":
+        without_invented_scales(runner.model)
+    kernels = Kernels(runner.model.model, runner.attn_backend, MAX_ROWS, runner.device)
+    return build(runner, kernels, wanted.stages)
 
 
 def _off(reason: str, wanted: Wanted) -> None:

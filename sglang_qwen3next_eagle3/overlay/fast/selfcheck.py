@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay.fast import ranks
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Rows, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.made_up import States, made_up
@@ -57,8 +58,19 @@ class Deviation:
 
 
 def check(path: FastPath, runner: Any) -> list[str]:
-    """Compare all, take out of `path` what is off, and say so, a line for each stage."""
-    found = [finding for finding in compare(path, runner) if finding.off]
+    """Compare all, take out of `path` what is off on any rank, and say so, a line for a stage."""
+    return settle(path, differing(path, runner))
+
+
+def differing(path: FastPath, runner: Any) -> list[Deviation]:
+    """What is off on this rank."""
+    return [finding for finding in compare(path, runner) if finding.off]
+
+
+def settle(path: FastPath, off: list[Deviation]) -> list[str]:
+    """Give back what is off here or on another rank: all have to serve the same stages, or one
+    would add up what another has not begun."""
+    found = [finding for said in ranks.of_all(off) for finding in said]
     for finding in found:
         drop(path, finding)
     return [_describe(stage, found) for stage in STAGES if any(f.stage == stage for f in found)]
@@ -132,6 +144,7 @@ def _layer(layer: FastLayer, at: SmallPass, states: States) -> list[Deviation]:
         probe(layer.mixer, mix(stages, rows), mixed_by_both=expected)
     if "moe" in stages:
         output, after = stock.leave(at, expected.clone(), stream.clone())
+        output = ranks.whole(output)
         leave = lambda: layer.leave(at, expected.clone(), stream.clone())  # noqa: E731
         probe("moe", leave, experts=output, stream_behind=after)
     return found
