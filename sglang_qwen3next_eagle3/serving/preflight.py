@@ -19,6 +19,7 @@ from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, rope, shards
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.environment import LIMITS, is_on
+from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS as FAST_RANKS
 from sglang_qwen3next_eagle3.overlay.requests import bounds
 from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, machine, prefix_cache
 from sglang_qwen3next_eagle3.serving.command_line import (
@@ -299,8 +300,11 @@ def _check_fast(given: Parsed, chosen: Profile) -> None:
     elif backend != TRITON:
         reason = f"it stands in for the attention backend triton, not {backend or 'another'}"
     for name, what in _RANKS.items():
-        if (ranks := _ranks(given, name, what)) != 1:
-            reason = f"it serves on one GPU, and {what} is {ranks}"
+        ranks = _ranks(given, name, what)
+        if what == "TP" and ranks not in FAST_RANKS:
+            reason = f"it serves with a TP of {', '.join(map(str, FAST_RANKS))}, not {ranks}"
+        elif what != "TP" and ranks != 1:
+            reason = f"it knows tensor parallelism only, and {what} is {ranks}"
     if reason is not None:
         raise UserError(f"fast: {reason}; pass --no-fast to serve with SGLang's kernels alone")
 

@@ -61,6 +61,27 @@ def weights(quantized: bool = True, width: int = 128, shared: bool = True) -> We
     return Weights(w13.to(torch.float8_e4m3fn), s13, w2.to(torch.float8_e4m3fn), s2)
 
 
+def shard(whole: Weights, rank: int, ranks: int) -> Weights:
+    """A rank's columns of gate and up, and its rows of what goes down."""
+    part = whole.w2.shape[-1] // ranks
+    columns = slice(rank * part, (rank + 1) * part)
+    groups = slice(rank * part // 128, (rank + 1) * part // 128)
+
+    def upper(weight: torch.Tensor, rows: slice) -> torch.Tensor:
+        plain = weight.view(torch.uint8) if weight.dtype == torch.float8_e4m3fn else weight
+        both = torch.cat([half[:, rows] for half in plain.chunk(2, 1)], 1).contiguous()
+        return both.view(weight.dtype)
+
+    assert whole.w13_scale is not None
+    assert whole.w2_scale is not None
+    return Weights(
+        upper(whole.w13, columns),
+        upper(whole.w13_scale, groups),
+        whole.w2[..., columns].contiguous(),
+        whole.w2_scale[..., groups].contiguous(),
+    )
+
+
 def close(got: torch.Tensor, want: torch.Tensor) -> None:
     """A unit in the last place of bf16, and what one code of e4m3 off is in the sum."""
     error = (got.float() - want.float()).norm() / want.float().norm()
@@ -118,3 +139,12 @@ def test_a_width_that_is_no_whole_group() -> None:
         experts.experts(
             batch(1), w.w13[:, :128], w.w13_scale, w.w2[:, :, :64].contiguous(), w.w2_scale
         )
+
+
+def test_the_shards_of_ranks_add_up_to_the_experts() -> None:
+    routed, whole = batch(5), weights(width=256)
+    parts = [experts.experts(routed, *shard(whole, rank, 2)).float() for rank in range(2)]
+    want = experts.experts(routed, *whole).float()
+    # Every rank rounds its part of each slot.
+    assert (parts[0] + parts[1] - want).norm() < 0.01 * want.norm()
+    assert (parts[0] - want).norm() > 0.1 * want.norm()

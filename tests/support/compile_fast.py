@@ -1,7 +1,8 @@
 """Compile every kernel of the fast path for sm_90 as its launcher launches it for the published
 target's shapes. Needs no GPU: what a launcher would run is compiled only. Prints their names.
 
-With `--every` for every number of rows and shape of drafts that tests/gpu measures: minutes.
+With `--every` for every number of rows and shape of drafts that tests/gpu measures, and for the
+shards of two and four ranks in FP8 and bf16: minutes.
 """
 
 import json
@@ -75,57 +76,73 @@ def fp8(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
     return empty(*shape, dtype=FP8), empty(*shape[:-2], *blocks, dtype=FP32)
 
 
+def bf16(*shape: int) -> tuple[torch.Tensor, None]:
+    return empty(*shape), None
+
+
 def rows(count: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return empty(count, width, dtype=FP8), empty(count, width // 128, dtype=FP32)
 
 
-def dense_and_experts(count: int) -> None:
+def dense_and_experts(count: int, ranks: int = 1, quantized: bool = True) -> None:
+    """ranks: over which heads, experts and vocabulary are divided."""
     hidden, gain = empty(count, WIDTH), empty(WIDTH)
     norm_quantize.add_norm_quantize(hidden, None, gain, 1e-6, False)
     norm_quantize.add_norm_quantize(hidden, None, gain, 1e-6, True)
     norm_quantize.add_norm_quantize(hidden, hidden, gain, 1e-6, False)
     normed = norm_quantize.add_norm_quantize(hidden, hidden, gain, 1e-6, True)
-    x = normed.codes, normed.scales
-    skinny_gemm.skinny_gemm(x, *fp8(12288, WIDTH), (normed.normed, empty(64, WIDTH)))
-    skinny_gemm.skinny_gemm(x, *fp8(9216, WIDTH))
-    skinny_gemm.skinny_gemm(rows(count, VALUES), *fp8(WIDTH, VALUES))
-    skinny_gemm.skinny_gemm(hidden, empty(12288, WIDTH))
-    lm_head.argmax_rows(lm_head.lm_head(hidden, empty(VOCABULARY, WIDTH)))
+    x = (normed.codes, normed.scales) if quantized else hidden
+    values = rows(count, VALUES // ranks) if quantized else empty(count, VALUES // ranks)
+    weight = fp8 if quantized else bf16
+    beside = normed.normed, empty(64 // ranks, WIDTH)
+    skinny_gemm.skinny_gemm(x, *weight(12288 // ranks, WIDTH), beside)
+    skinny_gemm.skinny_gemm(x, *weight(attention_width(ranks), WIDTH))
+    skinny_gemm.skinny_gemm(values, *weight(WIDTH, VALUES // ranks))
+    skinny_gemm.skinny_gemm(hidden, empty(12288 // ranks, WIDTH))
+    lm_head.argmax_rows(lm_head.lm_head(hidden, empty(VOCABULARY // ranks, WIDTH)))
     gate = empty(EXPERTS, WIDTH), empty(1, WIDTH)
-    routed = router.route(hidden, hidden, gain, 1e-6, *gate, TOP_K, True, True)
-    up, down = fp8(EXPERTS + 1, 2 * INNER, WIDTH), fp8(EXPERTS + 1, WIDTH, INNER)
+    routed = router.route(hidden, hidden, gain, 1e-6, *gate, TOP_K, True, quantized)
+    inner = INNER // ranks
+    up, down = weight(EXPERTS + 1, 2 * inner, WIDTH), weight(EXPERTS + 1, WIDTH, inner)
     experts.experts(routed, *up, *down)
 
 
-def gdn_and_attention(requests: int, nodes: int, quantize: bool = True) -> None:
-    count = requests * nodes
-    conv, state = empty(4, CHANNELS, 3), empty(4, VALUE_HEADS, 128, 128, dtype=FP32)
+def attention_width(ranks: int) -> int:
+    """Columns of a rank's queries, gates, keys and values: more ranks have heads of KV twice."""
+    return (2 * HEADS // ranks + 2 * max(1, KV_HEADS // ranks)) * HEAD_DIM
+
+
+def gdn_and_attention(requests: int, nodes: int, quantize: bool = True, ranks: int = 1) -> None:
+    count, channels = requests * nodes, CHANNELS // ranks
+    key_heads, value_heads = KEY_HEADS // ranks, VALUE_HEADS // ranks
+    conv, state = empty(4, channels, 3), empty(4, value_heads, 128, 128, dtype=FP32)
     slots = torch.zeros(requests, dtype=INT32)
     common: dict[str, Any] = {
-        "qkvz": empty(count, 12288), "ba": empty(count, 64), "conv_state": conv,
-        "conv_weight": empty(CHANNELS, 4), "conv_bias": None,
-        "A_log": empty(VALUE_HEADS, dtype=FP32), "dt_bias": empty(VALUE_HEADS),
+        "qkvz": empty(count, 12288 // ranks), "ba": empty(count, 64 // ranks), "conv_state": conv,
+        "conv_weight": empty(channels, 4), "conv_bias": None,
+        "A_log": empty(value_heads, dtype=FP32), "dt_bias": empty(value_heads),
         "ssm_state": state, "slots": slots, "norm_weight": empty(128), "eps": 1e-6,
         "quantize": quantize, "early_state": True,
     }  # fmt: skip
     paths = None
     if nodes == 1:
-        arrivals = gdn_decode.gdn_arrivals(count, KEY_HEADS, "cpu")
+        arrivals = gdn_decode.gdn_arrivals(count, key_heads, "cpu")
         gdn_decode.gdn_decode(**common, arrivals=arrivals)
     else:
         links = torch.zeros(requests, nodes, dtype=INT32)
         paths = tree.tree_paths(next_token=links, next_sibling=links)
-        kept = gdn_verify.GdnKept.empty(1, count, KEY_HEADS, VALUE_HEADS, 128, 128, "cpu")
+        kept = gdn_verify.GdnKept.empty(1, count, key_heads, value_heads, 128, 128, "cpu")
         gdn_verify.gdn_verify(**common, paths=paths, kept=kept, layer=0)
         last = torch.zeros(requests, dtype=INT64)
         gdn_commit.gdn_commit(conv[None], state[None], slots, paths, last, kept)
         gdn_commit.gdn_commit(conv[None], state[None], slots, paths, last, kept, last, last)
-    cache, positions = empty(1024, KV_HEADS, HEAD_DIM), torch.zeros(count, dtype=INT64)
+    kv_heads = max(1, KV_HEADS // ranks)
+    cache, positions = empty(1024, kv_heads, HEAD_DIM), torch.zeros(count, dtype=INT64)
     attention.attention(
-        empty(count, 9216), empty(HEAD_DIM), empty(HEAD_DIM), 1e-6, positions,
+        empty(count, attention_width(ranks)), empty(HEAD_DIM), empty(HEAD_DIM), 1e-6, positions,
         empty(8192, ROTARY, dtype=FP32), cache, cache, positions,
         torch.zeros(requests + 1, dtype=INT32), torch.zeros(64, dtype=INT64), paths, quantize,
-        attention.attention_workspace(count, HEADS, HEAD_DIM, 8192, "cpu"),
+        attention.attention_workspace(count, HEADS // ranks, HEAD_DIM, 8192, "cpu"),
     )  # fmt: skip
 
 
@@ -139,6 +156,13 @@ def every() -> None:
         for quantize in (True, False):
             gdn_and_attention(*shape, quantize)
         print(shape, sum(compiled.values()), flush=True)
+    for ranks in (2, 4):
+        for quantized in (True, False):
+            for count in (1, 8, 32):
+                dense_and_experts(count, ranks, quantized)
+            for shape in ((1, 1), (8, 1), (1, 4), (8, 4), (2, 8)):
+                gdn_and_attention(*shape, quantized, ranks)
+        print(ranks, "ranks", sum(compiled.values()), flush=True)
 
 
 def main() -> None:

@@ -7,12 +7,9 @@ from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
+from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, Stage
 
 CAPABILITY = (9, 0)
-RANKS = (1, 2, 4)
-"""Ranks of tensor parallelism over which the published shapes divide: experts of 512 in FP8 blocks
-of 128, two key and value heads, which four ranks have twice."""
 BLOCK = 128
 """Side of a block of the weights that shares one scale, and the group of an activation's scale."""
 

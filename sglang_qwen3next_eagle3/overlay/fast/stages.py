@@ -14,6 +14,9 @@ STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 """dense: norms, quantization and the projections. moe: router and experts. gdn: the Gated DeltaNet
 between its projections, and the commit of accepted drafts. attention: full attention between its
 projections. lm_head: the logits. What is not taken is stock's."""
+RANKS: Final = (1, 2, 4)
+"""Ranks of tensor parallelism over which the published shapes divide: experts of 512 in FP8 blocks
+of 128; two key and value heads, which four ranks have twice."""
 PATH: Final = "_qwen3next_eagle3_fast"
 """Under this name every decoder layer of a prepared target, its backend and its lm_head find the
 `FastPath`; the draft's layers of the same class have none."""

@@ -304,8 +304,11 @@ def _no_fast_path(server: _Server, found: Host | None) -> str | None:
     used = server.needs.of(found.visible) if found is not None else ()
     if any(gpu.capability != findings.FAST_CAPABILITY for gpu in used):
         return "its kernels are for compute capability 9.0 (H100, H200)"
-    if server.needs.gpus != 1:
-        return f"it serves on one GPU, this server on {server.needs.gpus}"
+    ranks = server.given.number("--tp-size") or 1
+    if ranks not in stages.RANKS:
+        return f"it serves with a TP of {', '.join(map(str, stages.RANKS))}, not {ranks}"
+    if server.needs.gpus != ranks:
+        return f"it knows tensor parallelism only, this server takes {server.needs.gpus} GPUs"
     if server.given.of("--disable-cuda-graph") or server.given.of("--disable-decode-cuda-graph"):
         return "it lives in CUDA graphs of decoding, which are off"
     if (server.given.value("--mamba-ssm-dtype") or "float32") != "float32":

@@ -168,7 +168,8 @@ def test_a_target_without_tokenizer_and_template(
 @pytest.mark.parametrize(
     ("words", "level", "said"),
     [
-        (["--profile", "b1"], None, ""),
+        (["--profile", "b1"], "note", "nothing asks for it"),
+        (["--profile", "b1", "--tp", "8"], None, ""),
         (["--profile", "h200-fp8"], "note", "nothing asks for it"),
         (["--profile", "h200-fp8", "--fast"], "note", "is on"),
         (
@@ -185,7 +186,7 @@ def test_the_fast_path_is_on_or_says_why_not(
     _, data = asked(capsys, *words)
     found = [one for one in data["findings"] if one["subject"] == "fast"]
     if level is None:
-        assert found == [], "it cannot be on at TP 4, and nobody asked"
+        assert found == [], "it cannot be on at TP 8, and nobody asked"
     else:
         assert found[0]["level"] == level
         assert said in found[0]["text"]

@@ -191,12 +191,18 @@ def test_a_profile_asks_for_the_fast_path_and_the_option_wins(
     assert off["environment"][environment.FAST] == "off"
 
 
+@pytest.mark.parametrize("ranks", ["1", "2", "4"])
+def test_the_fast_path_on_several_ranks(capsys: pytest.CaptureFixture[str], ranks: str) -> None:
+    planned = dry_run(capsys, "--profile", "b1", "--fast", "--tp", ranks)
+    assert planned["environment"][environment.FAST] == "on"
+
+
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (("--profile", "b1", "--fast"), "one GPU, and TP is 4"),
-        (("--profile", "h200-fp8", "--fast", "--tp", "2"), "one GPU, and TP is 2"),
-        (("--profile", "h200-fp8", "--fast", "--", "--tensor-parallel-size=2"), "TP is 2"),
+        (("--profile", "b1", "--fast", "--tp", "8"), "a TP of 1, 2, 4, not 8"),
+        (("--profile", "h200-fp8", "--fast", "--", "--tensor-parallel-size=3"), "not 3"),
+        (("--profile", "h200-fp8", "--fast", "--", "--pp-size", "2"), "PP is 2"),
         (("--profile", "demo", "--fast"), "for GPUs, and this profile serves on a CPU"),
         (
             ("--profile", "h200-fp8", "--fast", "--allow-attention-backend",

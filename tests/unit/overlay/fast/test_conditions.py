@@ -7,7 +7,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast import conditions
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, block_scaled, weight_of
 
-SINGLE = ("tp_size", "pp_size", "dp_size", "ep_size", "dcp_size", "attn_cp_size", "moe_dp_size")
+SINGLE = ("pp_size", "dp_size", "ep_size", "dcp_size", "attn_cp_size", "moe_dp_size")
 OFF = (
     "enable_dp_attention", "enable_lora", "enable_deterministic_inference",
     "enable_two_batch_overlap", "enable_single_batch_overlap", "enable_pdmux",
@@ -15,12 +15,13 @@ OFF = (
     "enable_return_routed_experts", "enable_torch_compile", "debug_cuda_graph",
     "enable_linear_replayssm", "enable_linear_replayssm_spec", "rl_on_policy_target",
     "expert_distribution_recorder_mode", "disable_shared_experts_fusion",
-    "ep_num_redundant_experts",
+    "ep_num_redundant_experts", "enable_attn_tp_input_scattered", "enable_quant_communications",
+    "enable_symm_mem",
 )  # fmt: skip
 
 
 def server(**changed: Any) -> SimpleNamespace:
-    usual = dict.fromkeys(SINGLE, 1) | dict.fromkeys(OFF, False)
+    usual = dict.fromkeys(("tp_size", *SINGLE), 1) | dict.fromkeys(OFF, False)
     return SimpleNamespace(**{**usual, "moe_a2a_backend": "none", **changed})
 
 
@@ -29,9 +30,16 @@ def test_a_server_on_one_gpu_with_usual_flags() -> None:
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_several_gpus(name: str) -> None:
+def test_other_parallelism(name: str) -> None:
     reason = conditions.of_server(server(**{name: 2}))
-    assert reason == f"it serves on one GPU, --{name.replace('_', '-')} is 2"
+    assert reason == f"it knows tensor parallelism only, --{name.replace('_', '-')} is 2"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "served"), [(1, True), (2, True), (3, False), (4, True), (8, False)]
+)
+def test_ranks_over_which_the_shapes_divide(ranks: int, served: bool) -> None:
+    assert (conditions.of_server(server(tp_size=ranks)) is None) == served
 
 
 @pytest.mark.parametrize("name", OFF)

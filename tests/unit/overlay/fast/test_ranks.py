@@ -1,0 +1,62 @@
+"""What the ranks of tensor parallelism agree on before they serve."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast import ranks, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
+from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the other rank says, in the order in which it is asked."""
+    said: list[Any] = []
+    group = SimpleNamespace(world_size=2, all_gather_object=lambda own: [said.pop(0), own])
+    module = ModuleType("sglang.srt.distributed")
+    module.get_tp_group = lambda: group  # type: ignore[attr-defined]
+    module.tensor_model_parallel_all_reduce = lambda part: part * 2  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sglang.srt.distributed", module)
+    return said
+
+
+def test_a_step_that_fails_on_another_rank_fails_here(others: list[Any]) -> None:
+    others += [None, "RuntimeError: there"]
+    assert ranks.first_failure(lambda: 3) == (3, None)
+    assert ranks.first_failure(lambda: 3)[1] == "RuntimeError: there"
+
+
+def test_a_step_that_fails_here_is_told(others: list[Any]) -> None:
+    def fail() -> None:
+        raise ValueError("here")
+
+    others.append(None)
+    assert ranks.first_failure(fail) == (None, "ValueError: here")
+
+
+def test_what_is_off_on_another_rank_goes_back_to_stock_here(others: list[Any]) -> None:
+    class Layer:
+        def __init__(self, stages: frozenset[str]) -> None:
+            self.stages = stages
+
+        def with_stages(self, stages: frozenset[str]) -> "Layer":
+            return Layer(stages)
+
+    both = frozenset({"moe", "dense"})
+    layers: Any = {0: Layer(both), 1: Layer(both)}
+    path = FastPath(None, layers, device="cpu")  # type: ignore[arg-type]
+    others.append([Deviation(1, "moe", "experts", 1.0, 1.0)])
+    (line,) = selfcheck.settle(path, [Deviation(0, "dense", "stream", 1.0, 1.0)])[:1]
+    assert line.startswith("dense stays with stock in layers 0")
+    assert [sorted(layer.stages) for layer in path.layers.values()] == [["moe"], ["dense"]]
+
+
+def test_a_part_that_was_left_to_the_next_norm_is_added_up(others: list[Any]) -> None:
+    part, marked = torch.ones(2), torch.ones(2)
+    setattr(marked, ranks.LATER, True)
+    assert torch.equal(ranks.whole(part), part)
+    assert torch.equal(ranks.whole(marked), 2 * part)
