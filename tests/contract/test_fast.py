@@ -6,6 +6,7 @@ contract between layers, captured streams, the commit of accepted drafts, and th
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,30 +28,40 @@ FLAGS = (
 ).split()
 
 
+def write_target(folder: Path, layers: int) -> Path:
+    config = json.loads((demo_pair().target / "config.json").read_text())
+    config |= {"num_hidden_layers": layers, "layer_types": config["layer_types"][:layers]}
+    # Only a shared expert as wide as the others is fused with them.
+    config["shared_expert_intermediate_size"] = config["moe_intermediate_size"]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def started(
+    out: Path, target: Path, flags: list[str], rank: int = 0, **environment: str
+) -> "subprocess.Popen[bytes]":
+    script = Path(__file__).parents[1] / "support" / "check_fast.py"
+    command = [sys.executable, str(script), str(out), "reference", str(target), str(rank)]
+    merged = {**os.environ, **cpu_environment(), **environment}
+    return subprocess.Popen([*command, "--", *flags], env=merged)
+
+
 @pytest.fixture(scope="module", params=TREES)
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What tests/support/check_fast.py found, for decoding and for verifying chains and trees."""
     folder = tmp_path_factory.mktemp(request.param)
-    config = json.loads((demo_pair().target / "config.json").read_text())
-    config |= {"num_hidden_layers": LAYERS, "layer_types": config["layer_types"][:LAYERS]}
-    # Only a shared expert as wide as the others is fused with them.
-    config["shared_expert_intermediate_size"] = config["moe_intermediate_size"]
-    target = folder / "target"
-    target.mkdir()
-    (target / "config.json").write_text(json.dumps(config))
-    flags, tree = list(FLAGS), TREES[request.param]
-    environment = {**os.environ, **cpu_environment()}
+    flags, tree, selection = list(FLAGS), TREES[request.param], {}
     if tree is not None:
         steps, topk, nodes = map(str, tree)
         flags += ["--speculative-algorithm", "EAGLE3", "--speculative-num-steps", steps]
         flags += ["--speculative-eagle-topk", topk, "--speculative-num-draft-tokens", nodes]
         flags += ["--speculative-draft-model-path", str(demo_pair().head)]
         # The head's own selection is of a target with more layers.
-        environment["SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS"] = "input:3,output:3,output:7"
-    script = Path(__file__).parents[1] / "support" / "check_fast.py"
-    command = [sys.executable, str(script), str(folder / "out.json"), "reference", str(target), "0"]
-    subprocess.run([*command, "--", *flags], check=True, env=environment)
-    return {"mode": request.param, **json.loads((folder / "out.json").read_text())}
+        selection = {"SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS": "input:3,output:3,output:7"}
+    out = folder / "out.json"
+    assert started(out, write_target(folder / "target", LAYERS), flags, **selection).wait() == 0
+    return {"mode": request.param, **json.loads(out.read_text())}
 
 
 def test_every_step_of_every_layer_is_stocks(report: Any) -> None:
@@ -100,3 +111,25 @@ def test_a_verify_is_the_decode_steps_that_it_stands_for(report: Any) -> None:
     if report["mode"] != "none":
         pytest.skip("stock's metadata of verification is made up here")
     assert report["unequal"] == {"1 chain of 4": [], "2 chains of 4": [], "1 tree of 8": []}
+
+
+def test_ranks_of_tensor_parallelism_add_up_as_stock_does(tmp_path: Path) -> None:
+    """Two processes with half the heads and half of every expert each: step by step, and through
+    whole passes, in which a sum that is missing or too much would not stay unseen."""
+    target = write_target(tmp_path / "target", 4)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    flags = [*FLAGS, "--tp-size", "2", "--nccl-port", port, "--disable-custom-all-reduce"]
+    outs = [tmp_path / f"{rank}.json" for rank in range(2)]
+    # SGLang binds the ranks of a CPU to cores of their own.
+    cores = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"}
+    processes = [started(out, target, flags, rank, **cores) for rank, out in enumerate(outs)]
+    assert [process.wait() for process in processes] == [0, 0]
+    for out in outs:
+        found = json.loads(out.read_text())
+        assert not [finding for finding in found["findings"] if finding["off"]]
+        assert max(finding["typical"] for finding in found["findings"]) < 0.015
+        assert found["streams"]["taken"] == [False, True, True, True, True]
+        assert 0 < max(found["streams"]["off"]) < 0.03
+        assert not any(found["unequal"].values())
