@@ -8,6 +8,7 @@ hooks         the SGLang symbols that it replaces, and when
 stages        the steps of a layer that can be given back to stock, one by one
 conditions    on what it serves at all
 preparation   from SGLang's model to the layers here; made_up, selfcheck: these against stock's
+ranks         what those of tensor parallelism add up and agree on
 dispatch      which pass is served here; layers: by which steps
 kernel_table  what SGLang's objects are to the kernels; kernels, device: the kernels themselves
 """
