@@ -9,9 +9,13 @@ UNIT := -m pytest tests/unit -n 2 --dist worksteal
 # Kernels run in Triton's interpreter, which is chosen when triton is first imported.
 KERNELS := tests/kernels
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# What looks at packages is none of them: it has an environment of its own.
+TOOLS := .venv-tools
+# `make sbom IMAGE=name` lists what an image has instead of .venv; podman does as well.
+DOCKER ?= docker
 
 .DEFAULT_GOAL := help
-.PHONY: help train-env demo serve test test-fast test-gpu coverage lint format readme licences wheel clean
+.PHONY: help train-env demo serve test test-fast test-gpu coverage lint format readme licences audit sbom wheel clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +61,19 @@ readme: $(INSTALLED)  ## README's tables from benchmarks/results
 licences: $(INSTALLED)  ## The licence of every pinned package; fails for one that says none
 	$(BIN)/python -m tests.support.licences
 
+audit: $(INSTALLED) $(TOOLS)/.installed  ## Known vulnerabilities of the pinned packages; needs a network
+	$(BIN)/python -m tests.support.audit $(TOOLS)/bin/pip-audit
+
+sbom: $(INSTALLED) $(TOOLS)/.installed  ## dist/sbom.json: the Python packages of .venv, or of IMAGE=name
+	@mkdir -p dist
+ifdef IMAGE
+	$(DOCKER) run --rm --network none --entrypoint python3 $(IMAGE) -m pip list --format freeze > dist/packages.txt
+	$(TOOLS)/bin/cyclonedx-py requirements dist/packages.txt --output-reproducible -o dist/sbom.json
+else
+	$(TOOLS)/bin/cyclonedx-py environment $(BIN)/python --output-reproducible -o dist/sbom.json
+endif
+	$(BIN)/python -m tests.support.sbom dist/sbom.json
+
 wheel: $(INSTALLED)  ## dist/*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
@@ -70,5 +87,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) install --quiet -c constraints.txt --no-deps specforge
 	@touch $@
 
+$(TOOLS)/.installed:
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	@touch $@
+
 clean:  ## Remove what the targets made, .venv included
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -122,7 +122,9 @@ def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = N
             **({"head": str(head_folder), "head_revision": None} if head_folder else {}),
         }
     )
-    told: list[Finding] = [*_installation(cpu_engine=chosen.cpu_engine)]
+    told: list[Finding] = []
+    if mib is None:
+        told += _installation(cpu_engine=chosen.cpu_engine)
     try:
         launch = preflight.plan(there, options)
     except UserError as refused:

@@ -93,6 +93,8 @@ def test_a_profile_for_gpus_on_a_laptop_is_an_error_with_a_plan_for_its_hardware
     status, data = asked(capsys, "--profile", "b1", "--gpu", "H100")
     assert status == 0, "the plan is for another machine"
     assert data["plan"]["bytes"]["before_weights"] < 80 * 2**30
+    subjects = {found["subject"] for found in data["findings"]}
+    assert not subjects & {"sglang", "plugin", "gpus", "port"}, "these are this machine's"
 
 
 def test_what_memory_does_not_hold_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
