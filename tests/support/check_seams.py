@@ -19,7 +19,7 @@ from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
 from sglang.srt.managers.overlap_utils import FutureMap, RelayPayload
 from sglang.srt.managers.scheduler_components import request_receiver
 from sglang.srt.managers.scheduler_components.request_receiver import SchedulerRequestReceiver
-from sglang.srt.speculative import spec_utils
+from sglang.srt.speculative import eagle_utils, spec_utils
 from torch import distributed
 
 from sglang_qwen3next_eagle3.overlay.hooks import apply
@@ -193,6 +193,46 @@ def check_metadata(chance: random.Random) -> int:
     return done
 
 
+def check_chain(chance: random.Random) -> int:
+    """Against SGLang's own kernel in Triton, which stands for its CUDA one on another GPU."""
+    eagle_utils._is_cpu, eagle_utils._is_xpu = False, True
+    hooks._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
+    built = eagle_utils.build_tree_kernel_efficient
+    chains = hooks.Chains()
+    done = 0
+    for steps in (1, 2, 3, 7):
+        for batch in (1, 2, 5):
+            for fills in (True, False):
+                nodes = steps + 1
+                lens = torch.tensor([chance.choice([1, 7, 300, 2049]) for _ in range(batch)])
+                bonus = torch.randint(999, (batch,), dtype=torch.int32)
+                drafts = torch.randint(999, (batch, steps))
+                parents = torch.arange(-1, steps - 1).repeat(batch, 1)
+                order = torch.arange(steps).repeat(batch, 1)
+                cells = int((nodes * (lens + nodes)).sum())
+                results = []
+                for build in (built, lambda *of, **to: chains.around(built_not, *of, **to)):
+                    mask = torch.zeros(cells + 50, dtype=torch.bool)
+                    words = bonus, parents, order, drafts, lens, 0, 1, steps, nodes
+                    mode = eagle_utils.TreeMaskMode.FULL_MASK
+                    results.append(build(*words, mode, mask, fill_prefix_mask=fills))
+                (mask, *theirs), (own, *ours) = results
+                # SGLang fills the whole buffer; behind the batch nobody reads.
+                assert torch.equal(mask[:cells], own[:cells])
+                assert own[:cells].any()
+                for stock, found in zip(theirs, ours, strict=True):
+                    assert torch.equal(stock, found)
+                    assert stock.dtype == found.dtype
+                done += 1
+    tree = (torch.ones(1), None, None, torch.ones(1, 12), torch.ones(1), 0, 4, 3, 8)
+    assert chains.around(lambda *of, **to: "SGLang", *tree, 0, torch.ones(1)) == "SGLang"
+    return done
+
+
+def built_not(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("left to SGLang")
+
+
 def requests_of(turn: int) -> list[dict[str, Any]]:
     chance = random.Random(turn // 2)
     return [{"turn": turn, "ids": list(range(turn))}] if chance.random() < 0.1 else []
@@ -261,6 +301,7 @@ def main() -> None:
     print("commit:", check_commit(chance), "batches", flush=True)
     print("relay:", check_stash(chance), "batches", flush=True)
     print("metadata:", check_metadata(chance), "batches", flush=True)
+    print("chain:", check_chain(chance), "batches", flush=True)
     print("requests:", check_requests(), flush=True)
 
 

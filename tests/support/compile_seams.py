@@ -26,6 +26,10 @@ def main() -> None:
             ]
             for count in (2, 3, 4):
                 kernels.scatter_rows(torch.zeros(batch).long(), pairs[:count])
+        for fills in (True, False):
+            of = [torch.zeros(batch, dtype=torch.int32), torch.zeros(batch, 3).long()]
+            of += [torch.zeros(batch).long(), torch.zeros(4096, dtype=torch.bool)]
+            kernels.chain(*of, fills=fills)
         for kind in (torch.int32, torch.int64):
             of = [
                 torch.zeros(64, 8192, dtype=torch.int32),

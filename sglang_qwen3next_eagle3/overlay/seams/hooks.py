@@ -20,7 +20,10 @@ BROADCAST = (
 )
 COMMIT_STEPS = "sglang.srt.speculative.spec_utils:_verify_commit_step_indices"
 STASH = "sglang.srt.managers.overlap_utils:FutureMap.stash"
+TREE = "sglang.srt.speculative.eagle_worker_common:build_tree_kernel_efficient"
 _TRITON = "sglang.srt.layers.attention.triton_backend:TritonAttnBackend"
+_FULL_MASK = 0
+"""Of SGLang's TreeMaskMode."""
 _SHARED = Path("/dev/shm")
 
 
@@ -50,6 +53,7 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
                 "What attention reads in a draft extend, in one launch.",
             ),
         ),
+        "chain": (Hook(TREE, Chains().around, "The tree of a chain, in one launch."),),
     }
     return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
 
@@ -277,6 +281,64 @@ def _has_plain_places(backend: Any, *tensors: Any) -> bool:
     return (window is None or window <= 0) and _is_ours(
         backend.req_to_token, backend.qo_indptr, backend.kv_indptr, *tensors
     )
+
+
+class Chains:
+    """What stands around the building of trees: a chain is built in one launch."""
+
+    def __init__(self) -> None:
+        # Nobody writes into links, so a batch size has the same ones in every cycle.
+        self._links: dict[tuple[int, int], tuple[Any, ...]] = {}
+
+    def around(
+        self,
+        original: Callable[..., Any],
+        bonus_tokens: Any,
+        parent_list: Any,
+        top_scores_index: Any,
+        draft_tokens: Any,
+        seq_lens: Any,
+        seq_lens_sum: int,
+        topk: int,
+        spec_steps: int,
+        num_verify_tokens: int,
+        tree_mask_mode: Any = 0,
+        tree_mask_buf: Any = None,
+        fill_prefix_mask: bool = True,
+    ) -> Any:
+        chain = topk == 1 and spec_steps + 1 == num_verify_tokens
+        # A mask of rows over all tokens, in the buffer where it is read.
+        fits = tree_mask_buf is not None and int(tree_mask_mode) == _FULL_MASK
+        batch = seq_lens.shape[0]
+        if (
+            not (chain and fits and batch)
+            or draft_tokens.shape != (batch, spec_steps)
+            or not _is_ours(bonus_tokens, draft_tokens, seq_lens, tree_mask_buf)
+        ):
+            return original(
+                bonus_tokens,
+                parent_list,
+                top_scores_index,
+                draft_tokens,
+                seq_lens,
+                seq_lens_sum,
+                topk,
+                spec_steps,
+                num_verify_tokens,
+                tree_mask_mode,
+                tree_mask_buf,
+                fill_prefix_mask=fill_prefix_mask,
+            )
+        from sglang_qwen3next_eagle3.overlay.seams import kernels
+
+        tokens, positions = kernels.chain(
+            bonus_tokens, draft_tokens, seq_lens, tree_mask_buf, fills=fill_prefix_mask
+        )
+        size = batch, num_verify_tokens
+        links = self._links.get(size)
+        if links is None:
+            links = self._links[size] = kernels.chain_links(*size, seq_lens.device)
+        return tree_mask_buf, positions, *links, tokens
 
 
 def _starts(part: Any, whole: Any) -> bool:

@@ -130,11 +130,17 @@ def scatter_rows(indices: torch.Tensor, pairs: list[tuple[torch.Tensor, torch.Te
     )
 
 
+def _columns(batch: int) -> int:
+    """Of a vector over a batch. One size for nearly all of them: a kernel is compiled for each, and
+    a batch that grows while a server answers must not wait for that."""
+    return max(64, triton.next_power_of_2(batch))
+
+
 _SPLITS = 8
 """Programs that share the places of one request."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def _attention_metadata(
     req_to_token,
     stride,
@@ -216,9 +222,93 @@ def attention_metadata(
         kv_indices,
         batch,
         tokens,
-        BP=triton.next_power_of_2(batch),
+        BP=_columns(batch),
         TAKES=taken is not None,
         MASKS=mask_indptr is not None,
         SPLITS=_SPLITS,
         BLOCK=512,
     )
+
+
+@triton.jit(do_not_specialize=["B"])
+def _chain(
+    bonus,
+    drafts,
+    seq_lens,
+    mask,
+    tokens,
+    positions,
+    B,
+    N: tl.constexpr,
+    NP: tl.constexpr,
+    BP: tl.constexpr,
+    FILLS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program a node."""
+    request = tl.program_id(0)
+    node = tl.program_id(1)
+    column = tl.arange(0, BP)
+    lengths = tl.load(seq_lens + column, mask=column < B, other=0).to(tl.int64)
+    before = tl.sum(tl.where(column < request, lengths, 0), 0)
+    length = tl.sum(tl.where(column == request, lengths, 0), 0)
+    place = request * N + node
+    root = tl.load(bonus + request).to(tl.int64)
+    draft = tl.load(drafts + request * (N - 1) + node - 1, mask=node > 0, other=0).to(tl.int64)
+    tl.store(tokens + place, tl.where(node > 0, draft, root).to(tokens.dtype.element_ty))
+    tl.store(positions + place, length + node)
+    row = mask + N * (before + N * request) + node * (length + N)
+    other = tl.arange(0, NP)
+    tl.store(row + length + other, other <= node, mask=other < N)
+    if FILLS:
+        for first in range(0, length, BLOCK):
+            key = first + tl.arange(0, BLOCK)
+            tl.store(row + key, key >= 0, mask=key < length)
+
+
+def chain(
+    bonus: torch.Tensor,
+    drafts: torch.Tensor,
+    seq_lens: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    fills: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a verify of chains is given besides their links, which are always the same.
+
+    bonus: [B], the roots; drafts: [B, n - 1] behind them; seq_lens: [B], of the committed tokens.
+    mask: bool, at least sum(n x (seq_len + n)); a row a node, request after request, is True at
+    what the node sees: all committed tokens, which are written only if `fills`, and the nodes up to
+    itself.
+
+    Returns: tokens [B x n] of the wider of the two types, and positions [B x n] int64.
+    """
+    batch, steps = drafts.shape
+    nodes = steps + 1
+    kind = torch.promote_types(bonus.dtype, drafts.dtype)
+    tokens = torch.empty(batch * nodes, dtype=kind, device=drafts.device)
+    positions = torch.empty(batch * nodes, dtype=torch.int64, device=drafts.device)
+    _chain[(batch, nodes)](
+        bonus,
+        drafts,
+        seq_lens,
+        mask,
+        tokens,
+        positions,
+        batch,
+        N=nodes,
+        NP=triton.next_power_of_2(nodes),
+        BP=_columns(batch),
+        FILLS=fills,
+        BLOCK=2048,
+    )
+    return tokens, positions
+
+
+def chain_links(batch: int, nodes: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The links of chains as SGLang keeps those of trees: each node's number in the whole batch,
+    its next one within its request, its sibling; [batch, nodes] int64, -1 for none."""
+    place = torch.arange(batch * nodes, device=device).reshape(batch, nodes)
+    following = torch.arange(1, nodes + 1, device=device).repeat(batch, 1)
+    following[:, -1] = -1
+    return place, following, torch.full_like(place, -1)

@@ -8,11 +8,12 @@ from typing import Final, Literal, get_args
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
 
-Seam = Literal["requests", "commit", "relay", "metadata"]
+Seam = Literal["requests", "commit", "relay", "metadata", "chain"]
 ALL: Final[tuple[Seam, ...]] = get_args(Seam)
 """requests: ranks learn through shared memory that a turn has none. commit: which states a verify
 commits. relay: what a cycle leaves for the next one. metadata: what the Triton backend's
-kernels of a verify and a draft extend read besides the batch. What is not taken is SGLang's."""
+kernels of a verify and a draft extend read besides the batch. chain: a tree that is none, and its
+mask. What is not taken is SGLang's."""
 
 
 def parse(text: str | None) -> frozenset[Seam]:
