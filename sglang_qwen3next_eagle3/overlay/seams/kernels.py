@@ -133,7 +133,7 @@ def scatter_rows(indices: torch.Tensor, pairs: list[tuple[torch.Tensor, torch.Te
 def _columns(batch: int) -> int:
     """Of a vector over a batch. One size for nearly all of them: a kernel is compiled for each, and
     a batch that grows while a server answers must not wait for that."""
-    return max(64, triton.next_power_of_2(batch))
+    return max(64, int(triton.next_power_of_2(batch)))
 
 
 _SPLITS = 8
