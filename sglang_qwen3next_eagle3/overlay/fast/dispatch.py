@@ -19,7 +19,7 @@ ROWS: Mapping[Stage, int] = {
     "dense": 8, "moe": 8, "gdn": MAX_ROWS, "attention": MAX_ROWS, "lm_head": 8,
 }  # fmt: skip
 """Rows up to which a stage was faster than stock's where both were measured on an H200, among 1, 4,
-8 and 32 (benchmarks/results/h200x1-fast)."""
+8, 16 and 32 (benchmarks/results/h200x1-fast)."""
 
 
 class FastPath:
