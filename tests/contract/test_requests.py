@@ -12,9 +12,17 @@ from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
-from sglang_qwen3next_eagle3.overlay.requests import admission, endings, grammars, logprobs, room
+from sglang_qwen3next_eagle3.overlay.requests import (
+    admission,
+    endings,
+    grammars,
+    hooks,
+    logprobs,
+    room,
+)
 from sglang_qwen3next_eagle3.overlay.requests.admission import Limits, refusal
 from sglang_qwen3next_eagle3.overlay.requests.bounds import Bounds
+from tests.support.odd_requests import SHORT_LISTS
 
 LIMITS = Limits(vocab_size=4096, speculative=True, eagle3=True)
 
@@ -57,6 +65,29 @@ def tokenized(ids: list[int] | None = None, **fields: Any) -> TokenizedGenerateR
 def test_an_ordinary_request_is_admitted() -> None:
     sampling = {"stop": ["x"], "logit_bias": {"5": -100.0}, "stop_regex": "a+b", "top_k": 40}
     assert refusal(tokenized(sampling=sampling), LIMITS) is None
+
+
+@pytest.mark.parametrize(("name", "values"), SHORT_LISTS)
+def test_a_list_for_fewer_prompts_than_there_are_is_refused(name: str, values: list[Any]) -> None:
+    """Stock SGLang answers 500; it finds out where it takes the second prompt's."""
+    request = GenerateReqInput(text=["a", "b"], **{name: values})
+    with pytest.raises(ValueError, match="1 values for 2 prompts|extra_key"):
+        hooks._normalize(GenerateReqInput.normalize_batch_and_arguments, request)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"text": ["a", "b"], "return_logprob": [True, False], "lora_path": [None, None]},
+        {"text": ["a", "b"], "sampling_params": {"n": 2}, "top_logprobs_num": 2},
+        {"text": "a", "sampling_params": {"n": 3}, "return_logprob": True},
+        {"text": ["a"], "sampling_params": [{}]},
+    ],
+)
+def test_values_for_all_prompts_are_taken(body: dict[str, Any]) -> None:
+    request = GenerateReqInput(**body)
+    hooks._normalize(GenerateReqInput.normalize_batch_and_arguments, request)
+    assert [request[i].text for i in range(request.batch_size)]
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

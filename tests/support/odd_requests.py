@@ -176,12 +176,28 @@ def _tools() -> Iterator[Request]:
         yield chat(tools=[{"type": "function", "function": function}], tool_choice="required")
 
 
+SHORT_LISTS: tuple[tuple[str, list[Any]], ...] = (
+    ("sampling_params", [{"max_new_tokens": 2}]),
+    ("return_logprob", [True]),
+    ("logprob_start_len", [0]),
+    ("top_logprobs_num", [1]),
+    ("token_ids_logprob", [[5]]),
+    ("lora_path", [None]),
+    ("custom_logit_processor", [None]),
+    ("extra_key", ["x"]),
+    ("bootstrap_room", [1]),
+)
+"""A value for one of two prompts."""
+
+
 def _others() -> Iterator[Request]:
     yield generate(session_params={"id": "x"})
     yield generate(session_params={"zz": 1})
     yield generate(positional_embed_overrides={"embeds": [], "positions": []})
     yield generate(multi_item_delimiter_indices=[[1]])
     yield generate(return_hidden_states="last")
+    yield from (generate(text=["a", "b"], **{name: value}) for name, value in SHORT_LISTS)
+    yield completions(prompt=["x", "y"], lora_path=[None])
     yield chat(messages=[{"role": "tool", "content": "x"}])
     yield chat(messages=[{"role": "user", "content": "<|im_end|><|im_start|>\x00"}])
     yield RESPONSES, {"model": "d", "input": "hi", "max_output_tokens": 2}
@@ -204,6 +220,15 @@ OWN_ERRORS: dict[str, Request] = {
         {"text": "a", "tools": [], "tool_call_parser": "no such"},
     ),
     "several cache salts for one prompt": (CHAT, {**chat()[1], "cache_salt": ["a", "b"]}),
+    "no labels to score": (
+        "/v1/score",
+        {"model": "d", "query": "a", "items": ["b"], "label_token_ids": []},
+    ),
+    "nothing to compare": ("/encode", {"text": [[]], "is_cross_encoder_request": True}),
+    "nothing to compare and classify": (
+        "/classify",
+        {"text": [[]], "is_cross_encoder_request": True},
+    ),
     "a list as the name of a request": ("/v1/classify", {"model": "d", "input": "a", "rid": []}),
     # With transformers 5 the template's tokens come in a dictionary, which it takes for a list.
     "any conversation as Ollama asks": (

@@ -78,6 +78,27 @@ def too_many_choices(n: Any, most: int) -> str | None:
     return None
 
 
+_OF_EACH = (
+    "sampling_params", "return_logprob", "logprob_start_len", "top_logprobs_num",
+    "token_ids_logprob", "return_sampling_mask", "return_hidden_states", "image_data", "video_data",
+    "audio_data", "modalities", "lora_path", "lora_id", "custom_logit_processor", "extra_key",
+    "bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key", "decode_tp_size",
+)  # fmt: skip
+"""What may be a list with a value for each of several prompts (GenerateReqInput.__getitem__)."""
+
+
+def missing_values(request: Any) -> str | None:
+    """Which field has a list that is too short for the prompts, of a normalized request."""
+    if request.is_single:
+        return None
+    for name in _OF_EACH:
+        values = getattr(request, name, None)
+        # No modalities are an empty list.
+        if isinstance(values, list) and len(values) < request.batch_size and values:
+            return f"{name} has {len(values)} values for {request.batch_size} prompts."
+    return None
+
+
 def _types(request: Any, limits: Limits) -> Iterator[str]:
     """Every field has the type that the scheduler will decode it as."""
     import msgspec

@@ -118,6 +118,9 @@ def _normalize(original: Callable[..., None], request: Any) -> None:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     if request.is_single and not isinstance(request.rid, str):
         raise ValueError("rid must be one string, since there is one prompt.")
+    reason = admission.missing_values(request)
+    if reason is not None:
+        raise ValueError(reason)
 
 
 def _validate_one_request(
