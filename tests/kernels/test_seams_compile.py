@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sglang_qwen3next_eagle3
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 KERNELS = Path(sglang_qwen3next_eagle3.__file__).parent / "overlay" / "seams" / "kernels.py"
 
 
