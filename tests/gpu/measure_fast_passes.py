@@ -7,11 +7,15 @@ stock's graphs; then, set by set, it compares every step of every layer that was
 (overlay/fast/selfcheck.py), and captures and measures the graphs with that set. A stage is ours up
 to the rows of `dispatch.ROWS`, or, in a set that ends in `:any`, at any number of rows. A replay is
 timed behind 512 tokens of context. What fails is said and written down; the rest goes on.
+
+With --tp every rank is a process of its own on a GPU of its own, and what rank 0 measures is kept.
 """
 
 import argparse
 import json
 import os
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,6 +39,7 @@ from sglang_qwen3next_eagle3.overlay.fast import (
     hooks,
     kernel_table,
     preparation,
+    ranks,
     selfcheck,
 )
 from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, STAGES, Stage, Wanted
@@ -46,12 +51,14 @@ CONTEXT, SPACE, OWN, PLACES = 512, 1024, 40000, 40960
 places in all."""
 MEMORY = 0.98
 """Nothing but PLACES and the requests sizes the caches: the GPU may be somebody else's as well."""
-STOCK, ANY_ROWS = "stock", ":any"
+STOCK, ANY_ROWS, FAILED = "stock", ":any", "FAILED"
 began = time.monotonic()
 
 
 def say(text: str) -> None:
-    print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
+    """To people; of the ranks only the first, if nothing failed."""
+    if "--rank" not in sys.argv or sys.argv[sys.argv.index("--rank") + 1] == "0" or FAILED in text:
+        print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
 
 
 def load(arguments: argparse.Namespace, folder: Path) -> Any:
@@ -60,7 +67,7 @@ def load(arguments: argparse.Namespace, folder: Path) -> Any:
     from sglang.srt.model_executor.model_runner import ModelRunner
     from sglang.srt.server_args import PortArgs, prepare_server_args
 
-    target = synthetic.write_target(folder / "target", "fp8")
+    target = synthetic.write_target(folder / "target", arguments.precision)
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(
         json.dumps(config | {"num_hidden_layers": arguments.layers})
@@ -77,13 +84,16 @@ def load(arguments: argparse.Namespace, folder: Path) -> Any:
         flags += ["--speculative-algorithm", "EAGLE3", "--speculative-num-steps", steps]
         flags += ["--speculative-eagle-topk", topk, "--speculative-num-draft-tokens", nodes]
         flags += ["--speculative-draft-model-path", str(synthetic.write_head(folder / "head"))]
+    if arguments.tp > 1:
+        flags += ["--tp-size", str(arguments.tp), "--nccl-port", str(arguments.port)]
     server_args = prepare_server_args(flags)
     one_batch._set_envs_and_config(server_args)
     one_batch.get_tokenizer = lambda *_, **__: None
+    ports = PortArgs.init_new(server_args)
     capture = ModelRunner.init_cuda_graphs
     ModelRunner.init_cuda_graphs = lambda *_, **__: None
     try:
-        loaded, _ = one_batch.load_model(server_args, PortArgs.init_new(server_args), 0, 0)
+        loaded, _ = one_batch.load_model(server_args, ports, arguments.rank, arguments.rank)
     finally:
         ModelRunner.init_cuda_graphs = capture
     return loaded.torch_runner
@@ -117,9 +127,8 @@ def prepared(
         key = finding.stage, finding.what
         if key not in worst or not finding.typical <= worst[key].typical:
             worst[key] = finding
-        if finding.off:
-            off[key] += 1
-            selfcheck.drop(path, finding)
+        off[key] += finding.off
+    selfcheck.settle(path, [finding for finding in findings if finding.off])
     for key, finding in worst.items():
         verdict = f"OFF in {off[key]} layers" if off[key] else "right"
         say(f"  {finding.stage:9} {verdict:16} {str(finding)[:400]}")
@@ -222,20 +231,36 @@ def fill(runner: Any, graphs: Any, requests: int, tree: tuple[int, int, int] | N
 
 
 def launches(graph: Any) -> list[dict[str, Any]]:
-    """Kernels of a replay, the costliest first: how many, and microseconds of one."""
+    """Kernels of a replay, the costliest first: how many, microseconds of one, and microseconds by
+    which the last of those that ended is later for it.
+
+    A kernel that starts before its predecessor has ended spends part of its own time waiting; what
+    each adds sums up to the pass.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         for _ in range(3):
             graph.replay()
         torch.cuda.synchronize()
+    kernels = [event for event in profiled.events() if "CUDA" in str(event.device_type)]
+    kernels.sort(key=lambda event: event.time_range.start)
     spent: dict[str, list[float]] = {}
-    for event in profiled.events():
-        if "CUDA" in str(event.device_type):
-            spent.setdefault(event.name[:60], []).append(event.device_time)
+    added: dict[str, list[float]] = {}
+    ended = kernels[0].time_range.start if kernels else 0.0
+    for event in kernels:
+        name = event.name[:60]
+        spent.setdefault(name, []).append(event.device_time)
+        added.setdefault(name, []).append(max(0.0, event.time_range.end - ended))
+        ended = max(ended, event.time_range.end)
     return [
-        {"kernel": name, "count": round(len(us) / 3), "us": round(median(us), 2)}
-        for name, us in sorted(spent.items(), key=lambda item: -sum(item[1]))
+        {
+            "kernel": name,
+            "count": round(len(us) / 3),
+            "us": round(median(us), 2),
+            "adds": round(median(added[name]), 2),
+        }
+        for name, us in sorted(spent.items(), key=lambda item: -sum(added[item[0]]))
     ]
 
 
@@ -273,6 +298,8 @@ class Measurements:
             "device": torch.cuda.get_device_name(),
             "layers": self.arguments.layers,
             "context": CONTEXT,
+            "precision": self.arguments.precision,
+            "ranks": self.arguments.tp,
             "speculation": ",".join(map(str, self.arguments.tree or ["none"])),
             "failures": self.failures,
             "findings": [
@@ -291,9 +318,9 @@ class Measurements:
         except Exception:
             trace = traceback.format_exc()
             self.failures.append(f"{name}: {trace[-1500:]}")
-            say(f"FAILED {name}: {trace[-2500:]}")
+            say(f"{FAILED} {name}: {trace[-2500:]}")
             if lost():
-                say(f"FAILED {name}: the device is lost, and what was to come with it")
+                say(f"{FAILED} {name}: the device is lost, and what was to come with it")
                 self.write()
                 sys.stdout.flush()
                 os._exit(3)
@@ -348,6 +375,10 @@ def parsed() -> argparse.Namespace:
         "order, so that what is least sure comes last",
     )
     parser.add_argument("--seconds", type=float, help="begin no further set after this time")
+    parser.add_argument("--precision", choices=("fp8", "bf16"), default="fp8")
+    parser.add_argument("--tp", type=int, default=1, help="ranks, each on a GPU")
+    parser.add_argument("--rank", type=int, help="set for the processes of ranks, with --port")
+    parser.add_argument("--port", type=int)
     arguments = parser.parse_args()
     arguments.requests = [int(word) for word in arguments.requests.split(",")]
     if arguments.tree:
@@ -358,8 +389,32 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
+def ranks_of(arguments: argparse.Namespace) -> int:
+    """All ranks as processes of their own; where one fails the others are ended. The exit code."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-u", *sys.argv, "--port", port, "--rank"]
+    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(arguments.tp)]
+    try:
+        while any(process.poll() is None for process in processes):
+            if any(process.returncode for process in processes):
+                break
+            time.sleep(0.5)
+        return int(any(process.returncode for process in processes))
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+
+
 def main() -> None:
     arguments = parsed()
+    if arguments.tp > 1 and arguments.rank is None:
+        sys.exit(ranks_of(arguments))
+    if arguments.rank:
+        arguments.out = arguments.out.with_suffix(f".rank{arguments.rank}.json")
+    arguments.rank = arguments.rank or 0
     with tempfile.TemporaryDirectory() as folder:
         runner = load(arguments, Path(folder))
     spread(runner.model)
@@ -374,7 +429,8 @@ def main() -> None:
     measurements = Measurements(runner, arguments)
     measurements.stock()
     for spelled in arguments.stages:
-        if arguments.seconds and time.monotonic() - began > arguments.seconds:
+        late = arguments.seconds and time.monotonic() - began > arguments.seconds
+        if any(ranks.of_all(bool(late))):
             say(f"no time left for {spelled}")
             continue
         measurements.set_of(spelled)
