@@ -1,6 +1,6 @@
 """Two replicas behind SGLang's router: throughput against one, and what is lost when one is killed.
 
-    python tests/gpu/measure_replicas.py OUT.json --tp 2 --precision fp8
+    python tests/gpu/measure_replicas.py OUT.json --tp 2 --precision fp8 [-- FLAGS OF SGLANG]
 
 Needs `sglang-router` (a package of its own) and 2 x TP GPUs. The target is the full-size one with
 dummy weights and random prompts; `--profile demo` serves the demo pair instead, on a machine
@@ -196,8 +196,11 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=150_000)
     parser.add_argument("--start-seconds", type=int, default=900)
     parser.add_argument("--after", type=Path, help="ask nothing before this file is there")
-    parser.add_argument("flags", nargs="*", help="of SGLang, after --")
-    arguments = parser.parse_args()
+    # argparse takes no flags of somebody else's in the middle of its own.
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    arguments = parser.parse_args(words[:end])
+    arguments.flags = words[end + 1 :]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     figures = measure(arguments)
     shown = {
@@ -205,7 +208,7 @@ def main() -> None:
         for name, value in vars(arguments).items()
         if name not in ("out", "flags", "after")
     }
-    described = provenance.describe(["measure_replicas", *arguments.flags])
+    described = provenance.describe(sys.argv[1:])
     write_json(arguments.out, {"provenance": described, "settings": shown, **figures})
     for name, found in figures.items():
         print(f"{name}: {json.dumps(found)}")

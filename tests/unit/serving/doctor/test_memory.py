@@ -97,7 +97,12 @@ def test_four_h200_serve_as_many_requests_as_they_did(row: dict[str, Any]) -> No
 
 def recorded_servers() -> list[Any]:
     found = []
-    for folder, precision in (("h200x1-speed", "fp8"), ("h200x2-tp", "bf16")):
+    for folder, precision in (
+        ("h200x1-speed", "fp8"),
+        ("h200x2-tp", "bf16"),
+        ("h200x4-tp/bf16", "bf16"),
+        ("h200x4-tp/fp8", "fp8"),
+    ):
         result = json.loads((RESULTS / folder / "result.json").read_text(encoding="utf-8"))
         found += [
             pytest.param(precision, row, id=f"{folder}-{row['name']}")
