@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--stages", default=",".join(STAGES), help="joined by commas")
     arguments = parser.parse_args()
     arguments.requests, arguments.tree, arguments.precision = [8], None, "fp8"
-    arguments.tp, arguments.rank = 1, 0
+    arguments.tp, arguments.rank, arguments.context = 1, 0, 4096
     stages = passes_of_target.stages_of(arguments.stages)
     with tempfile.TemporaryDirectory() as folder:
         runner = passes_of_target.load(arguments, Path(folder))

@@ -6,7 +6,7 @@ One process on one Hopper GPU loads the full-size FP8 architecture with random w
 stock's graphs; then, set by set, it compares every step of every layer that was not compared yet
 (overlay/fast/selfcheck.py), and captures and measures the graphs with that set. A stage is ours up
 to the rows of `dispatch.ROWS`, or, in a set that ends in `:any`, at any number of rows. A replay is
-timed behind 512 tokens of context. What fails is said and written down; the rest goes on.
+timed behind --context tokens. What fails is said and written down; the rest goes on.
 
 With --tp every rank is a process of its own on a GPU of its own, and what rank 0 measures is kept.
 """
@@ -46,11 +46,10 @@ from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, STAGES, Stage, Wan
 from sglang_qwen3next_eagle3.overlay.hooks import apply
 from tests.support.fast_equality import Drafts
 
-CONTEXT, SPACE, OWN, PLACES = 512, 1024, 40000, 40960
-"""Tokens before a pass; places in the cache a request has; where the pass puts its own tokens;
-places in all."""
+OWN = 256
+"""Places in the cache for the tokens of a pass, behind those of all requests' contexts."""
 MEMORY = 0.98
-"""Nothing but PLACES and the requests sizes the caches: the GPU may be somebody else's as well."""
+"""The contexts and requests alone size the caches: the GPU may be somebody else's as well."""
 STOCK, ANY_ROWS, FAILED = "stock", ":any", "FAILED"
 began = time.monotonic()
 
@@ -76,7 +75,8 @@ def load(arguments: argparse.Namespace, folder: Path) -> Any:
     flags = (
         f"--model-path {target} --load-format dummy --skip-tokenizer-init --random-seed 1 "
         "--attention-backend triton --disable-radix-cache --disable-prefill-cuda-graph "
-        f"--mem-fraction-static {MEMORY} --context-length 8192 --max-total-tokens {PLACES} "
+        f"--mem-fraction-static {MEMORY} --max-total-tokens {first_own(arguments) + OWN} "
+        f"--context-length {max(8192, arguments.context + OWN)} "
         f"--max-running-requests {max(arguments.requests)} --cuda-graph-bs-decode {' '.join(sizes)}"
     ).split()
     if arguments.tree:
@@ -97,6 +97,11 @@ def load(arguments: argparse.Namespace, folder: Path) -> Any:
     finally:
         ModelRunner.init_cuda_graphs = capture
     return loaded.torch_runner
+
+
+def first_own(arguments: argparse.Namespace) -> int:
+    """The first place in the cache that no context has; the one at 0 is SGLang's padding."""
+    return 1 + int(arguments.context * max(arguments.requests))
 
 
 @torch.no_grad()
@@ -144,7 +149,7 @@ def only(path: dispatch.FastPath, stages: frozenset[Stage], device: Any) -> disp
 
 
 def measure(
-    runner: Any, tree: tuple[int, int, int] | None, path: dispatch.FastPath | None
+    runner: Any, arguments: argparse.Namespace, path: dispatch.FastPath | None
 ) -> list[dict[str, Any]]:
     """Milliseconds and kernels of a pass for every number of requests."""
     from sglang.srt.model_executor.model_runner_components.cuda_graph_setup import (
@@ -156,9 +161,9 @@ def measure(
     if path is not None:
         hooks.install(path, runner)
     graphs = capture_decode_graph(model_runner=runner).runner
-    nodes, rows = tree[2] if tree else 1, []
+    nodes, rows = arguments.tree[2] if arguments.tree else 1, []
     for key, graph in sorted(graphs.backend._graphs.items(), key=lambda item: item[0].size):
-        fill(runner, graphs, key.size, tree)
+        fill(runner, graphs, key.size, arguments)
         times = sorted(replays(graph))
         kernels = launches(graph)
         rows.append(
@@ -195,8 +200,9 @@ def replays(graph: Any) -> list[float]:
     return times
 
 
-def fill(runner: Any, graphs: Any, requests: int, tree: tuple[int, int, int] | None) -> None:
+def fill(runner: Any, graphs: Any, requests: int, arguments: argparse.Namespace) -> None:
     """Random tokens behind a context, in the buffers that a captured pass reads."""
+    tree, context, own = arguments.tree, arguments.context, first_own(arguments)
     nodes = tree[2] if tree else 1
     device, rows = runner.device, requests * nodes
     full, linear = runner.attn_backend.full_attn_backend, runner.attn_backend.linear_attn_backend
@@ -206,20 +212,24 @@ def fill(runner: Any, graphs: Any, requests: int, tree: tuple[int, int, int] | N
 
     generator = torch.Generator().manual_seed(0)
     put("input_ids", torch.randint(0, 1000, (rows,), generator=generator))
-    put("positions", CONTEXT + torch.arange(rows) % nodes)
-    put("out_cache_loc", OWN + torch.arange(rows))
+    put("positions", context + torch.arange(rows) % nodes)
+    put("out_cache_loc", own + torch.arange(rows))
     linear.state_indices_list[requests - 1].copy_(torch.arange(1, requests + 1))
     # A decode step's own token is among its indices, a verify's are not.
-    length = CONTEXT + (nodes == 1)
+    length = context + (nodes == 1)
     starts = torch.arange(requests + 1, device=device)
     full.kv_indptr[: requests + 1] = (starts * length).int()
     for request in range(requests):
         places = full.cuda_graph_kv_indices[request * length : (request + 1) * length]
-        places.copy_(1 + request * SPACE + torch.arange(length))
+        places.copy_(1 + request * context + torch.arange(length))
         if nodes == 1:
-            places[-1] = OWN + request
-    if nodes > 1:
-        full.mask_indptr[: requests + 1] = starts * nodes * (CONTEXT + nodes)
+            places[-1] = own + request
+    if nodes == 1:
+        # Otherwise stock would read a context as it does those that it captures with: in one piece.
+        lengths = torch.full((requests,), length, dtype=torch.int64, device=device)
+        full.get_num_kv_splits(full.cuda_graph_num_kv_splits[:requests], lengths)
+    else:
+        full.mask_indptr[: requests + 1] = starts * nodes * (context + nodes)
         if full._verify_mask is not None:
             full._verify_mask.buffer.fill_(1)
     if tree and tree[1] > 1:
@@ -297,7 +307,7 @@ class Measurements:
         result = {
             "device": torch.cuda.get_device_name(),
             "layers": self.arguments.layers,
-            "context": CONTEXT,
+            "context": self.arguments.context,
             "precision": self.arguments.precision,
             "ranks": self.arguments.tp,
             "speculation": ",".join(map(str, self.arguments.tree or ["none"])),
@@ -349,7 +359,7 @@ class Measurements:
         if spelled.endswith(ANY_ROWS):
             dispatch.ROWS = dict.fromkeys(STAGES, dispatch.MAX_ROWS)
         try:
-            rows = measure(self.runner, self.arguments.tree, path)
+            rows = measure(self.runner, self.arguments, path)
         finally:
             dispatch.ROWS = limits
         for row in rows:
@@ -368,6 +378,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=48)
     parser.add_argument("--tree", help="steps,topk,draft tokens; without it a decode step")
     parser.add_argument("--requests", default="1,8")
+    parser.add_argument("--context", type=int, default=512, help="tokens before a pass")
     parser.add_argument(
         "--stages",
         action="append",
