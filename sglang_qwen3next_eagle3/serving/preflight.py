@@ -174,6 +174,8 @@ def _decide(
     target = _target_of(asked, found)
     if found.whole and target is not None:
         launch = launch.adding({}, *published.warnings(asked.target, target.config))
+    if asked.cpu_engine:
+        _check_cpu_weights(target, given)
     if target is not None:
         rope.check(target.config, overrides)
         target = Target.from_config(rope.overridden(target.config, overrides), asked.target)
@@ -340,7 +342,21 @@ def _check_tp(target: Target, given: Parsed) -> None:
     error = target.tp_error(_ranks(given, "--tp-size", "TP"))
     if error is not None:
         fitting = [n for n in (1, 2, 4, 8, 16) if target.tp_error(n) is None]
-        raise UserError(f"{error}: use --tp {' or '.join(map(str, fitting))}")
+        way_out = f"use --tp {' or '.join(map(str, fitting))}" if fitting else "no --tp fits"
+        raise UserError(f"{error}: {way_out}")
+
+
+def _check_cpu_weights(target: Target | None, given: Parsed) -> None:
+    """SGLang's quantization methods want bfloat16 or float16, and kernels of a GPU."""
+    spelled = given.value("--quantization")
+    if spelled not in (None, "unquant"):
+        raise UserError(f"--quantization {spelled} needs a GPU: the CPU engine serves in float32")
+    method = (target.config.get("quantization_config") if target else None) or {}
+    if method:
+        raise UserError(
+            f"the target's weights are quantized ({method.get('quant_method')}), which needs a "
+            "GPU: the CPU engine serves in float32"
+        )
 
 
 def _check_context(target: Target, given: Parsed, environment: Mapping[str, str]) -> None:

@@ -7,7 +7,15 @@ import pytest
 
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
-from tests.support.demo_server import NEW_TOKENS, Oracle, cpu_environment, plain_command, with_ids
+from tests.support.demo_server import (
+    NEW_TOKENS,
+    RETRACT,
+    Oracle,
+    cpu_environment,
+    plain_command,
+    scarce,
+    with_ids,
+)
 from tests.support.server import Server, free_port, running
 
 INVENTED_COSTS = "3,4,8 1:60/30 8:200/100"
@@ -99,11 +107,12 @@ def chain_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def narrow_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
-    """Chain (5, 1, 6) by the card's plain command; the head's ids include the last layer."""
+    """Chain (5, 1, 6) by the card's plain command, where everything is scarce; the head's ids
+    include the last layer."""
     port = free_port()
     head = with_ids(pair, logs / "head-with-last-layer", [3, 7, 11])
-    command = plain_command(pair.target, head, (5, 1, 6), port)
-    with running(command, port, logs / "narrow.log", cpu_environment()) as server:
+    command = scarce(plain_command(pair.target, head, (5, 1, 6), port))
+    with running(command, port, logs / "narrow.log", cpu_environment() | RETRACT) as server:
         yield server
 
 

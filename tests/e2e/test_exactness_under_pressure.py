@@ -12,12 +12,18 @@ import httpx
 import pytest
 
 from sglang_qwen3next_eagle3.demo.pair import DemoPair
-from tests.support.demo_server import cpu_environment, plain_command
+from tests.support.demo_server import (
+    PIECE,
+    POOL,
+    RETRACT,
+    cpu_environment,
+    plain_command,
+    scarce,
+)
 from tests.support.request_answers import Answer, ask, differences
 from tests.support.request_features import GENERATE, Feature
 from tests.support.server import PATIENCE, Server, free_port, running
 
-POOL, GDN_SLOTS, PIECE = 400, 6, 61
 LONG = "Explain, step by step and with an example, how a hash table resolves collisions. " * 2
 PROMPTS = (LONG, "Write a class for a shopping cart.", "Sort a dictionary by its values.")
 NEW_TOKENS = 70
@@ -36,19 +42,18 @@ FEATURES = tuple(
 
 @pytest.fixture(scope="module")
 def tight_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
-    """A pool of 400 tokens, GDN slots for two requests beside the cached prefixes, prompts in
-    pieces of 61, hidden states allowed; every 13 steps SGLang takes a request its place, as it does
-    where the pool runs out."""
+    """Wide tree (3, 4, 8) where everything is scarce, hidden states allowed."""
     port = free_port()
-    command = plain_command(pair.target, pair.head, (3, 4, 8), port)
-    command.remove("--disable-radix-cache")
-    command += ["--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"]
-    command += ["--max-mamba-cache-size", str(GDN_SLOTS)]
-    command += ["--max-total-tokens", str(POOL), "--chunked-prefill-size", str(PIECE)]
+    command = scarce(plain_command(pair.target, pair.head, (3, 4, 8), port))
     command += ["--enable-return-hidden-states"]
-    retract = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "13"}
-    with running(command, port, logs / "tight.log", cpu_environment() | retract) as server:
+    with running(command, port, logs / "tight.log", cpu_environment() | RETRACT) as server:
         yield server
+
+
+@pytest.fixture(params=["tight_server", "narrow_server"], ids=["tree", "chain"])
+def scarce_server(request: pytest.FixtureRequest) -> Server:
+    started: Server = request.getfixturevalue(request.param)
+    return started
 
 
 def generate(server: Server, **body: Any) -> httpx.Response:
@@ -66,12 +71,12 @@ def baseline(plain_server: Server) -> list[Answer]:
 
 
 def test_answers_are_the_same_where_everything_is_scarce(
-    tight_server: Server, baseline: list[Answer]
+    scarce_server: Server, baseline: list[Answer]
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda job: ask(tight_server, *job, NEW_TOKENS), JOBS))
+        answers = list(pool.map(lambda job: ask(scarce_server, *job, NEW_TOKENS), JOBS))
     assert not differences(JOBS, answers, baseline)
-    printed = tight_server.printed()
+    printed = scarce_server.printed()
     assert "Testing retraction. #retracted_reqs: 1" in printed
     assert re.search(rf"#new-token: {PIECE}, ", printed), "no prompt came in pieces"
     assert re.search(r"#cached-token: [1-9]", printed), "no prompt came from the prefix cache"
@@ -79,7 +84,7 @@ def test_answers_are_the_same_where_everything_is_scarce(
 
 
 def test_answers_are_the_same_beside_neighbours_that_go_away(
-    tight_server: Server, baseline: list[Answer]
+    scarce_server: Server, baseline: list[Answer]
 ) -> None:
     """Some hang up, some are aborted, running or waiting; their slots are taken by others."""
     sampling = {"temperature": 0, "max_new_tokens": 200, "ignore_eos": True}
@@ -87,7 +92,7 @@ def test_answers_are_the_same_beside_neighbours_that_go_away(
     def go_away(number: int) -> None:
         name = f"doomed-{number}"
         body = {"text": PROMPTS[number % 3], "sampling_params": sampling, "rid": name}
-        url = f"{tight_server.url}{GENERATE}"
+        url = f"{scarce_server.url}{GENERATE}"
         with (
             contextlib.suppress(httpx.HTTPError),
             httpx.stream("POST", url, json=body | {"stream": True}, timeout=PATIENCE) as reply,
@@ -96,13 +101,13 @@ def test_answers_are_the_same_beside_neighbours_that_go_away(
                 if number % 2:
                     break
                 httpx.post(
-                    f"{tight_server.url}/abort_request", json={"rid": name}, timeout=PATIENCE
+                    f"{scarce_server.url}/abort_request", json={"rid": name}, timeout=PATIENCE
                 )
 
     jobs, expected = JOBS[::3], baseline[::3]
     with ThreadPoolExecutor(12) as pool:
         gone = [pool.submit(go_away, number) for number in range(12)]
-        answers = list(pool.map(lambda job: ask(tight_server, *job, NEW_TOKENS), jobs))
+        answers = list(pool.map(lambda job: ask(scarce_server, *job, NEW_TOKENS), jobs))
         for one in gone:
             one.result()
     assert not differences(jobs, answers, expected)

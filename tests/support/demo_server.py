@@ -61,6 +61,20 @@ def plain_command(target: Path, head: Path, tree: tuple[int, int, int], port: in
     return [*shlex.split(card), *cpu_flags()]
 
 
+POOL, GDN_SLOTS, PIECE = 400, 6, 61
+RETRACT = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "13"}
+
+
+def scarce(command: list[str]) -> list[str]:
+    """The same where everything is scarce: a KV pool of 400 tokens, GDN slots for two requests
+    beside the prefixes that it caches, prompts in pieces of 61 tokens. With `RETRACT` SGLang takes
+    a request its place every 13 steps, as it does where the pool runs out."""
+    words = [word for word in command if word != "--disable-radix-cache"]
+    words += ["--mamba-radix-cache-strategy", "no_buffer", "--disable-overlap-schedule"]
+    words += ["--max-mamba-cache-size", str(GDN_SLOTS)]
+    return [*words, "--max-total-tokens", str(POOL), "--chunked-prefill-size", str(PIECE)]
+
+
 def with_ids(pair: DemoPair, folder: Path, ids: list[int] | None) -> Path:
     """A copy of the demo's head whose config names these auxiliary layers, or none."""
     shutil.copytree(pair.head, folder)

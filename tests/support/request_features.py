@@ -181,7 +181,12 @@ CIRCUMSTANCES: tuple[tuple[str, str, str, str], ...] = (
         "test_a_stop_string_wherever_a_step_ends",
     ),
     *(
-        (name, "tree", _UNDER_PRESSURE, "test_answers_are_the_same_where_everything_is_scarce")
+        (
+            name,
+            "chain, tree",
+            _UNDER_PRESSURE,
+            "test_answers_are_the_same_where_everything_is_scarce",
+        )
         for name in (
             "a prompt prefilled in pieces of an odd size (`--chunked-prefill-size 61`)",
             "a prompt from the prefix cache (`--mamba-radix-cache-strategy no_buffer`)",
@@ -191,7 +196,7 @@ CIRCUMSTANCES: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         "neighbours that hang up or are aborted",
-        "tree",
+        "chain, tree",
         _UNDER_PRESSURE,
         "test_answers_are_the_same_beside_neighbours_that_go_away",
     ),

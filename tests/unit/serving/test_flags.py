@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.serving import command_line, flags, preflight
 from tests.support import sglang_parser
-from tests.support.checkpoints import SMALL_HEAD, write_config, write_head
+from tests.support.checkpoints import FP8, SMALL_HEAD, write_config, write_head, write_target
 from tests.support.launching import error_of
 from tests.support.server import free_port
 
@@ -243,7 +244,6 @@ def test_a_secret_of_a_profile_is_not_logged(
     assert executed["environment"]["HF_TOKEN"] == "S3CRET-2"
 
 
-@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(
     "words",
     [
@@ -253,15 +253,36 @@ def test_a_secret_of_a_profile_is_not_logged(
     ],
 )
 def test_what_is_added_stands_between_no_flag_and_its_value(
-    executed: dict[str, Any], words: list[str]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: list[str]
 ) -> None:
-    launch.main(["--profile", "demo", "--port", str(free_port()), "--", *words])
-    meant = PARSER.parse_args(executed["argv"][3:])
+    data = yaml.safe_load((data_dir("launch") / "b1.yaml").read_text())
+    data |= {"target": "demo", "head": "demo", "sglang": {**data["sglang"], "tp": 1}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
+    argv = ["--profile", str(tmp_path / "mine.yaml"), "--dry-run", "--json", "--", *words]
+    assert launch.main(argv) == 0
+    meant = PARSER.parse_args(json.loads(capsys.readouterr().out)["argv"][3:])
     assert meant.served_model_name == "demo"
     assert meant.quantization == "fp8"
     assert meant.speculative_draft_model_quantization == "unquant"
     assert meant.enable_metrics
     assert meant.log_level == ("debug" if "debug" in words else None)
+
+
+@pytest.mark.parametrize("words", [["--quantization", "fp8"], ["--quantization=w8a8_fp8"]])
+def test_the_cpu_engine_refuses_quantization(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    error = error_of(capsys, "--profile", "demo", "--dry-run", "--", *words)
+    assert "needs a GPU: the CPU engine serves in float32" in error
+
+
+def test_so_it_does_a_target_s_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = json.loads((demo_pair().target / "config.json").read_text())
+    target = write_target(tmp_path / "fp8", {**config, "quantization_config": FP8})
+    words = ["--profile", "demo", "--target", str(target), "--no-speculation", "--dry-run"]
+    assert "weights are quantized (fp8), which needs a GPU" in error_of(capsys, *words)
+    words[words.index("demo")] = "h200-fp8"
+    assert "FP8 block of 128: no --tp fits" in error_of(capsys, *words)
 
 
 @pytest.mark.usefixtures("installed")
