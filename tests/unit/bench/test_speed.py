@@ -10,6 +10,7 @@ from sglang_qwen3next_eagle3.bench import speed
 from sglang_qwen3next_eagle3.bench.options import SpeedOptions
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import synthetic
+from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving import server
 from tests.support import fake_sglang
@@ -128,7 +129,7 @@ def test_nothing_is_downloaded_for_the_synthetic_pair(tmp_path: Path) -> None:
 def test_the_fakes_are_told_what_to_accept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
     monkeypatch.setattr(
-        speed.AcceptLength, "value", property(None, lambda _self, number: told.append(number))
+        AcceptLength, "value", property(None, lambda _self, number: told.append(number))
     )
     assert main(words(tmp_path, "--batch", "1", "--repeats", "1")) == 0
     assert told == [-1.0, 1.0, 1.6, 2.46, 3.0]
