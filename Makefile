@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Unit tests use two cores, and who has nothing left to do takes from the other: no file is long at
-# the end. Contract tests and servers are one at a time.
+# Two cores: who has nothing left to do takes from the other, so that no file is long at the end.
 UNIT := -m pytest tests/unit -n 2 --dist worksteal
+# Here a file's tests stay together, and so do all that share servers (tests/e2e/conftest.py).
+WITH_SGLANG := -m pytest -m "not gpu" tests/e2e tests/contract -n 2 --dist loadfile --no-loadscope-reorder
 # Kernels run in Triton's interpreter, which is chosen when triton is first imported.
 KERNELS := tests/kernels
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -30,7 +31,7 @@ serve: $(INSTALLED)  ## The same, but keep the server until Ctrl-C
 
 test: $(INSTALLED)  ## All tests but those that need a GPU
 	TRITON_INTERPRET=1 $(BIN)/python $(UNIT) $(KERNELS)
-	$(BIN)/python -m pytest -m "not gpu" tests/contract tests/e2e --durations=10
+	$(BIN)/python $(WITH_SGLANG) --durations=10
 
 test-fast: $(INSTALLED)  ## The unit tests: under a minute, no SGLang
 	$(BIN)/python $(UNIT)

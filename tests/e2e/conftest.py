@@ -1,14 +1,17 @@
 """Real servers on the CPU, one for each draft tree, started once a session, and the oracle."""
 
-from collections.abc import Callable, Generator, Iterator
+import os
+import re
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
 from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
 from tests.support.demo_server import (
-    NEW_TOKENS,
     RETRACT,
     Oracle,
     cpu_environment,
@@ -17,6 +20,9 @@ from tests.support.demo_server import (
     with_ids,
 )
 from tests.support.server import Server, free_port, running
+
+# Two workers share two cores, and the model of the oracle is small. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 INVENTED_COSTS = "3,4,8 1:60/30 8:200/100"
 """Nobody measured the demo's cycles; with these the metrics of the cost model are there."""
@@ -35,6 +41,24 @@ QUESTIONS = (
     "Write a test for a stack.",
     "Parse a date in Python, please. It looks like 2024-05-01, sometimes with a time behind it.",
 )
+
+
+SHARED = {"tree_server", "chain_server", "narrow_server", "plain_server"}
+"""What is started once a session, below."""
+
+
+class SharedServersTogether(LoadFileScheduling):
+    """Of two workers one runs all files that use the shared servers, which it alone starts."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        # A test has a fixture by its name.
+        words = re.findall(r"\w+", (self.config.rootpath / file).read_text(encoding="utf-8"))
+        return "shared servers" if SHARED & set(words) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    return SharedServersTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,28 +81,7 @@ def pair() -> DemoPair:
 
 @pytest.fixture(scope="session")
 def oracle(pair: DemoPair) -> Oracle:
-    import torch
-    from transformers import AutoTokenizer, Qwen3NextForCausalLM
-
-    tokenizer = AutoTokenizer.from_pretrained(pair.target)
-    model = Qwen3NextForCausalLM.from_pretrained(pair.target, dtype=torch.float32).eval()
-    model.generation_config.eos_token_id = None  # the servers are told to ignore it, too
-    prompts, answers = [], []
-    for question in QUESTIONS:
-        ids = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        )["input_ids"]
-        with torch.no_grad():
-            whole = model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)
-        prompts.append(ids[0].tolist())
-        answers.append(whole[0, ids.shape[1] :].tolist())
-    return Oracle(prompts, answers, tokenizer)
-
-
-Start = Callable[..., Server]
+    return Oracle(pair.target, QUESTIONS)
 
 
 @pytest.fixture(scope="session")

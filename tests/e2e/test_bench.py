@@ -1,4 +1,4 @@
-"""`bench` against real servers on the CPU: its own, and one that already runs."""
+"""`bench` against real servers on the CPU: its own, started for it."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,6 @@ import pytest
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.bench.results.cycles import CycleResult
 from sglang_qwen3next_eagle3.bench.results.records import Result
-from tests.support.server import Server
 
 
 def test_a_baseline_and_a_chain_have_the_same_answers(
@@ -34,18 +33,6 @@ def test_a_baseline_and_a_chain_have_the_same_answers(
     assert main(["bench", "compare", str(tmp_path), str(tmp_path), "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)["cells"]
     assert {cell["figures"]["output_tok_s"]["ratio"] for cell in cells} == {1.0}
-
-
-def test_a_running_server_is_measured_with_its_own_tree(
-    tree_server: Server, tmp_path: Path
-) -> None:
-    words = ["bench", "run", "--suite", "smoke", "--limit", "2", "--max-tokens", "16"]
-    words += ["--base-url", tree_server.url, "--tokenizer", "demo", "--no-plots"]
-    assert main([*words, "--out", str(tmp_path)]) == 0
-    (found,) = Result.load(tmp_path).measurements
-    assert found.configuration == "3,4,8", "as /server_info says"
-    assert found.figures.accept_length is not None
-    assert found.figures.card_accept_rate == pytest.approx(found.figures.accept_length / 8)
 
 
 def test_the_phases_of_a_cycle_are_told_by_the_scheduler_itself(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,39 @@ from sglang_qwen3next_eagle3.serving.profile import load
 NEW_TOKENS = 96
 
 
-@dataclass(frozen=True)
 class Oracle:
     """Greedy continuations by transformers in fp32, without speculation.
 
-    prompts: token ids of each question in the chat format; answers: the tokens that follow.
+    prompts: token ids of each question in the chat format.
     """
 
-    prompts: list[list[int]]
-    answers: list[list[int]]
-    tokenizer: Any
+    def __init__(self, target: Path, questions: Sequence[str]) -> None:
+        import torch
+        from transformers import AutoTokenizer, Qwen3NextForCausalLM
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(target)
+        self._model = Qwen3NextForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+        self._model.generation_config.eos_token_id = None  # the servers are told to ignore it, too
+        self.prompts: list[list[int]] = [
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}],
+                add_generation_prompt=True,
+                return_dict=True,
+            )["input_ids"]
+            for question in questions
+        ]
+        self._answers: dict[int, list[int]] = {}
+
+    def answer(self, index: int) -> list[int]:
+        """The NEW_TOKENS tokens that follow a prompt; made when they are first asked for."""
+        import torch
+
+        if index not in self._answers:
+            ids = torch.tensor([self.prompts[index]])
+            with torch.no_grad():
+                whole = self._model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)
+            self._answers[index] = whole[0, ids.shape[1] :].tolist()
+        return self._answers[index]
 
 
 def cpu_environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from sglang_qwen3next_eagle3.base.errors import ServerFailed
-from sglang_qwen3next_eagle3.base.processes import child, ending, free_port, healthy
+from sglang_qwen3next_eagle3.base.processes import Child, ending, free_port, healthy
 
 __all__ = ["PATIENCE", "Server", "free_port", "generate", "running"]
 
@@ -61,9 +61,15 @@ def running(
     environment: dict[str, str] | None = None,
     start_seconds: int = START_SECONDS,
 ) -> Iterator[Server]:
-    """The command's server, healthy; it and its children are ended with the block."""
+    """The command's server, healthy; it and its children are killed with the block.
+
+    How a server ends by itself has tests of its own; SGLang takes up to five seconds, and longer
+    while it thinks that requests are running.
+    """
     url = f"http://127.0.0.1:{port}"
-    with child([sys.executable, *command], log, environment=environment) as started:
+    with contextlib.ExitStack() as stack:
+        started = Child.start([sys.executable, *command], log, environment=environment)
+        stack.callback(started.stop, 0.0)
         server = Server(url, log, started.process)
         try:
             started.wait_until(lambda: started.listens(port) and healthy(url), start_seconds)
