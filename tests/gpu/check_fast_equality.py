@@ -45,7 +45,7 @@ say = passes_of_target.say
 def prepared(runner: Any, stages: frozenset[Any]) -> Passes:
     """Every pass is ours, captured or not."""
     kernels = kernel_table.Kernels(
-        runner.model.model, runner.attn_backend, dispatch.MAX_ROWS, runner.device
+        runner.model.model, runner.attn_backend, max(dispatch.LIMITS.values()), runner.device
     )
     path = preparation.build(runner, kernels, stages)
 
@@ -70,7 +70,7 @@ def main() -> None:
         runner = passes_of_target.load(arguments, Path(folder))
     passes_of_target.spread(runner.model)
     apply(hooks.hooks(Wanted(frozenset())))
-    dispatch.ROWS = dict.fromkeys(STAGES, dispatch.MAX_ROWS)
+    dispatch.ROWS = dispatch.LIMITS
     passes = prepared(runner, stages)
     say(f"{torch.cuda.get_device_name()}, {arguments.layers} layers, {sorted(passes.path.stages)}")
     found: dict[str, dict[str, list[str]]] = {}

@@ -348,7 +348,10 @@ class Measurements:
         runner = self.runner
         if self.kernels is None:
             self.kernels = kernel_table.Kernels(
-                runner.model.model, runner.attn_backend, dispatch.MAX_ROWS, runner.device
+                runner.model.model,
+                runner.attn_backend,
+                max(dispatch.LIMITS.values()),
+                runner.device,
             )
         self._checked = stages
         self.path, self.findings = prepared(runner, self.kernels, stages)
@@ -357,7 +360,7 @@ class Measurements:
         path = only(self.path, asked, self.runner.device) if self.path and asked else None
         limits = dispatch.ROWS
         if spelled.endswith(ANY_ROWS):
-            dispatch.ROWS = dict.fromkeys(STAGES, dispatch.MAX_ROWS)
+            dispatch.ROWS = dispatch.LIMITS
         try:
             rows = measure(self.runner, self.arguments, path)
         finally:

@@ -74,7 +74,9 @@ def run(
     layer: Inputs, paths: torch.Tensor | None = None, quantize: bool = False
 ) -> AttentionOutput:
     heads = 2 * layer["qkv"].shape[1] // layer["k_cache"].shape[2]
-    workspace = attention_workspace(16, heads, layer["k_cache"].shape[2], 512, "cpu")
+    workspace = attention_workspace(
+        max(16, len(layer["qkv"])), heads, layer["k_cache"].shape[2], 512, "cpu"
+    )
     return attention(paths=paths, quantize=quantize, workspace=workspace, **layer)
 
 
@@ -84,10 +86,16 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @pytest.mark.parametrize(
     ("prefixes", "heads", "kv_heads", "dim"),
-    [([0, 63, 64], 2, 1, 32), ([127, 130], 4, 2, 16), ([255], 8, 1, 32), ([449], 1, 1, 64)],
+    [
+        ([0, 63, 64], 2, 1, 32),
+        ([127, 130], 4, 2, 16),
+        ([255], 8, 1, 32),
+        ([449], 1, 1, 64),
+        ([*range(40)], 1, 1, 16),
+    ],
 )
 def test_decode_is_its_reference(prefixes: list[int], heads: int, kv_heads: int, dim: int) -> None:
-    """Contexts that end within, at and behind the edges of chunks of each size."""
+    """Contexts that end within, at and behind the edges of chunks of each size; many requests."""
     layer = inputs(prefixes, None, heads, kv_heads, dim)
     expected = copied(layer)
     out = run(layer).out

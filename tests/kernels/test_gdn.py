@@ -194,6 +194,32 @@ def test_verify_and_commit_are_sequential_decoding() -> None:
         assert same_bits(conv[0, untouched], start["conv_state"][untouched])
 
 
+def test_more_rows_than_the_dense_layers_have_room_for() -> None:
+    """Ten chains of four, their commit, and a decode step of forty requests."""
+    shape, nodes, requests = (1, 1, 16, 32), 4, 10
+    layer = inputs(requests * nodes, shape, slots=requests)
+    paths, slots = chain_paths(requests, nodes, "cpu"), torch.arange(requests).int()
+    kept = GdnKept.empty(1, requests * nodes, *shape, "cpu")
+    out = gdn_verify(slots=slots, quantize=False, paths=paths, kept=kept, layer=0, **layer).out
+    wanted = reference_gdn_verify(slots=slots, paths=paths, **layer)
+    torch.testing.assert_close(out, wanted, rtol=2**-7, atol=1e-6)
+    last = torch.arange(requests) % nodes
+    live = [layer["conv_state"][None], layer["ssm_state"][None]]
+    expected = [part.clone() for part in live]
+    gdn_commit(*live, slots, paths, last, kept)
+    reference_gdn_commit(*expected, slots, paths, last, kept)
+    assert same_bits(live[0], expected[0])
+    torch.testing.assert_close(live[1], expected[1], rtol=0, atol=1e-6)
+
+    layer = inputs(40, shape, slots=40)
+    again, slots = copied(layer), torch.arange(40).int()
+    arrivals = gdn_arrivals(40, 1, "cpu")
+    out = gdn_decode(slots=slots, quantize=False, arrivals=arrivals, **layer).out
+    wanted = reference_gdn_decode(slots=slots, **again)
+    torch.testing.assert_close(out, wanted, rtol=2**-7, atol=1e-6)
+    torch.testing.assert_close(layer["ssm_state"], again["ssm_state"], rtol=0, atol=1e-6)
+
+
 def test_commit_is_its_reference_over_layers() -> None:
     nodes, layers = 2, 2
     slots = torch.tensor([1, -1, 5], dtype=torch.int32)

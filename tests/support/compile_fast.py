@@ -156,6 +156,8 @@ def every() -> None:
         for quantize in (True, False):
             gdn_and_attention(*shape, quantize)
         print(shape, sum(compiled.values()), flush=True)
+    for shape in ((64, 1), (128, 1), (16, 4), (32, 4), (8, 8), (16, 8)):
+        gdn_and_attention(*shape, False)
     for ranks in (2, 4):
         for quantized in (True, False):
             for count in (1, 8, 32):

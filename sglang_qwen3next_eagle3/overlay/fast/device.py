@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 MAX_ROWS: Final = 32
-"""Rows (requests times draft tokens) up to which a pass may take the fast path."""
+"""Rows (requests times draft tokens) that the dense layers and the experts have room for."""
 
 INTERPRETED: Final[bool] = bool(triton.knobs.runtime.interpret)
 """Whether kernels run on the CPU in Triton's interpreter."""

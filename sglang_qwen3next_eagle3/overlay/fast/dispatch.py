@@ -9,17 +9,25 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
 
-MAX_ROWS = 32
-"""Rows (requests times draft tokens) up to which a pass may be ours; device.MAX_ROWS."""
+LIMITS: Mapping[Stage, int] = {
+    "dense": MAX_ROWS, "moe": MAX_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
+}  # fmt: skip
+"""Rows (requests times draft tokens) up to which a stage's kernels are right."""
 ROWS: Mapping[Stage, int] = {
-    "dense": 8, "moe": 8, "gdn": MAX_ROWS, "attention": MAX_ROWS, "lm_head": 8,
+    "dense": 8, "moe": 8, "gdn": 32, "attention": 32, "lm_head": 8,
 }  # fmt: skip
 """Rows up to which a stage was faster than stock's where both were measured on an H200, among 1, 4,
 8, 16 and 32 (benchmarks/results/h200x1-fast)."""
+
+
+def most_rows() -> int:
+    """Rows up to which any stage of a pass is ours."""
+    return max(ROWS.values())
 
 
 class FastPath:
@@ -39,8 +47,8 @@ class FastPath:
         self.kernels, self.layers, self.lm_head = kernels, dict(layers), lm_head
         self.current: SmallPass | None = None
         # Outside the graphs' memory pool, because the commit behind a graph reads it too.
-        width = 2 + MAX_ROWS
-        self._tree = torch.zeros(MAX_ROWS * width, dtype=torch.int32, device=device)
+        most = max(LIMITS.values())
+        self._tree = torch.zeros(most * (2 + most), dtype=torch.int32, device=device)
         self._chains: dict[int, torch.Tensor] = {}
         self._verified: dict[int, SmallPass] = {}
 
@@ -89,7 +97,7 @@ class FastPath:
                 return None
             nodes = spec.draft_token_num
         requests, rows = batch.batch_size, batch.input_ids.shape[0]
-        if rows > MAX_ROWS or rows != requests * nodes:
+        if rows > most_rows() or rows != requests * nodes:
             return None
         metadata = backend.linear_attn_backend.forward_metadata
         paths = self._paths(metadata, requests, nodes)
@@ -119,7 +127,7 @@ class FastPath:
         if metadata.retrieve_next_token is None:
             if nodes not in self._chains:
                 # In a warm-up pass, which comes before every capture.
-                batch, device = MAX_ROWS // nodes, self._tree.device
+                batch, device = max(LIMITS.values()) // nodes, self._tree.device
                 self._chains[nodes] = self.kernels.chain_paths(batch, nodes, device)
             return self._chains[nodes][:rows]
         out = self._tree[: rows * (2 + nodes)].view(rows, 2 + nodes)

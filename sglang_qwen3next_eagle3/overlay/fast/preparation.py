@@ -8,7 +8,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import conditions, ranks, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import MAX_ROWS, ROWS, FastPath
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastAttentionLayer,
@@ -68,7 +68,7 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
 def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
     if runner.server_args.load_format == "dummy":
         without_invented_scales(runner.model)
-    kernels = Kernels(runner.model.model, runner.attn_backend, MAX_ROWS, runner.device)
+    kernels = Kernels(runner.model.model, runner.attn_backend, most_rows(), runner.device)
     return build(runner, kernels, wanted.stages)
 
 

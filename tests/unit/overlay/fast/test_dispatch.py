@@ -104,6 +104,22 @@ def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: se
     assert (path.layer(1) is None) is (rows == 9)
 
 
+def test_lifted_limits_are_those_of_the_kernels(
+    path: FastPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As measuring scripts lift them: what is right at 100 rows is not what is fast there."""
+    monkeypatch.setattr(dispatch, "ROWS", dispatch.LIMITS)
+    assert path.prepare(decode(129), backend(129)) is None
+    path.current = path.prepare(decode(100), backend(100))
+    layer = path.layer(1)
+    assert layer is not None
+    assert layer.stages == {"gdn"}
+    path.current = path.prepare(decode(32), backend(32))
+    layer = path.layer(1)
+    assert layer is not None
+    assert layer.stages == {"dense", "moe", "gdn"}
+
+
 def test_a_commit_belongs_to_whoever_ran_the_verify(path: FastPath) -> None:
     theirs: list[Any] = []
 
