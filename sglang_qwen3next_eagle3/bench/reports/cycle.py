@@ -64,6 +64,32 @@ def _whole(result: CycleResult) -> Iterator[str]:
         "then waits until the graph is handed over; what is left of the cycle it spent on kernels "
         "between graphs, or idle. `bench speed` says what a cycle takes unwatched."
     )
+    if walls := [f"- {_named(cell)}: {wall}" for cell in result.cells if (wall := _wall(cell))]:
+        yield "\n".join(walls)
+
+
+_FULL, _NONE = 0.85, 0.05
+"""Of a cycle: from where on the GPU counts as busy, and up to where nobody waits for it."""
+
+
+def _wall(cell: CycleMeasurement) -> str | None:
+    """What the cycle waits for; None without graphs, where nobody knows."""
+    rank = cell.ranks[0]
+    graphs = _in_graphs(rank)
+    if graphs is None:
+        return None
+    waits = min(each.own(GPU) / each.cycle.mean for each in cell.ranks)
+    busy = graphs / rank.cycle.mean
+    spent = (
+        f"the GPU is in graphs for {markdown.percent(busy)} of a cycle, and every scheduler waits "
+        f"for it for {markdown.percent(waits)} or more"
+    )
+    if waits <= _NONE:
+        return f"the host is the wall: {spent}"
+    if busy >= _FULL:
+        longest = max(rank.gpu, key=lambda name: rank.gpu[name].mean)
+        return f"the GPU is the wall, and most of it the {longest}: {spent}"
+    return f"neither is the wall alone: {spent}"
 
 
 def _in_graphs(rank: RankCycles) -> float | None:
@@ -88,7 +114,7 @@ def _cell(cell: CycleMeasurement) -> Iterator[str]:
     first = cell.ranks[0]
     length = cell.simulated_accept_length
     simulated = "" if length is None else f", accept length {length:g}"
-    yield f"## {cell.configuration}, B={cell.batch}{simulated}"
+    yield f"## {_named(cell)}{simulated}"
     lines = [
         [
             phase.name,
@@ -113,6 +139,10 @@ def _cell(cell: CycleMeasurement) -> Iterator[str]:
     for rank in cell.ranks:
         if rank.stacks is not None:
             yield from _stacks(rank.rank, rank.stacks)
+
+
+def _named(cell: CycleMeasurement) -> str:
+    return f"{cell.configuration}, B={cell.batch}"
 
 
 def _sampled(rank: RankCycles, name: str) -> list[str]:
