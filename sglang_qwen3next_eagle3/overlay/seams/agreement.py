@@ -23,6 +23,8 @@ _SPINS: Final = 300
 _YIELDS: Final = 1000
 _NAP: Final = 50e-6
 """Seconds of sleep between looks, after so many."""
+_IDLE_NAP: Final = 500e-6
+"""The same while the first rank sleeps, because nobody asks: a request comes this much later."""
 _LOOK_AFTER: Final = 1.0
 """Seconds after which a waiting rank asks whether the one that it waits for still lives."""
 _LINE: Final = 8
@@ -94,11 +96,11 @@ class Agreement:
             if words[place] >= least:
                 return
             time.sleep(0)
-        looked = time.monotonic()
+        looked, nap = time.monotonic(), _NAP
         while words[place] < least:
-            time.sleep(_NAP)
+            time.sleep(nap)
             if time.monotonic() - looked > _LOOK_AFTER:
-                looked = time.monotonic()
+                looked, nap = time.monotonic(), _IDLE_NAP
                 pid = words[rank_line + 1]
                 if pid and not lives(pid) and words[place] < least:
                     raise RankGone(
