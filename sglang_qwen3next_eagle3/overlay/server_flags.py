@@ -3,8 +3,10 @@
 from typing import Any
 
 Table = dict[str, dict[str, Any]]
-"""By destination: names, as the parser takes them, and values, how many words follow one: "0", "1",
-or "?", "*" and "+" as argparse means them."""
+"""By destination: names, as the parser takes them; values, how many words follow one: "0", "1", or
+"?", "*" and "+" as argparse means them; and type, where they are numbers or JSON: "int", "float",
+"tokens" (256k, 256Ki) or "json"."""
+_TYPES = {"int": "int", "float": "float", "human_readable_int": "tokens", "loads": "json"}
 
 
 def table(empty_parser: Any) -> Table:
@@ -21,4 +23,6 @@ def table(empty_parser: Any) -> Table:
             values = "1" if action.nargs is None else str(action.nargs)
             entry = found.setdefault(action.dest, {"names": [], "values": values})
             entry["names"] += action.option_strings
+            if (kind := _TYPES.get(getattr(action.type, "__name__", ""))) is not None:
+                entry["type"] = kind
     return found

@@ -6,6 +6,7 @@ from a table of its flags that `patches/` holds for a release that was run.
 """
 
 import contextlib
+import difflib
 import importlib.metadata
 import json
 import re
@@ -32,11 +33,13 @@ _TIMES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 @dataclass(frozen=True)
 class Flag:
     """dest: what SGLang calls its value. names: as its parser takes them. values: words that follow
-    one: "0", "1", or "?", "*" and "+" as argparse means them."""
+    one: "0", "1", or "?", "*" and "+" as argparse means them. kind: of each, where it is no text:
+    "int", "float", "tokens" or "json"."""
 
     dest: str
     names: tuple[str, ...]
     values: str
+    kind: str | None = None
 
     @property
     def longest(self) -> str:
@@ -136,6 +139,56 @@ def parse(words: Sequence[str]) -> Parsed:
     return Parsed(tuple(given), tuple(stray))
 
 
+def check(parsed: Parsed) -> None:
+    """That SGLang's parser knows every flag, and takes its values for what they are to be.
+
+    A release that there is no table of may know more.
+
+    Raises:
+        UserError: it would end with its usage.
+    """
+    for entry in parsed.given:
+        if entry.flag is None:
+            if _is_of_the_installed():
+                raise UserError(f"SGLang has no flag {entry.word}{_meant(entry.word)}")
+            continue
+        if not entry.values and entry.flag.values in ("1", "+"):
+            raise UserError(f"{entry.word} needs a value")
+        for value in entry.values:
+            if not _is(entry.flag.kind, value):
+                raise UserError(f"{entry.word} {value!r}: {_KINDS[str(entry.flag.kind)]} is needed")
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "tokens": "a number of tokens, as 131072 or 128Ki,",
+    "json": "JSON",
+}
+
+
+def _is(kind: str | None, value: str) -> bool:
+    try:
+        if kind == "int" or (kind == "tokens" and not _NUMBER.fullmatch(value.strip())):
+            int(value)
+        elif kind == "float":
+            float(value)
+        elif kind == "json":
+            json.loads(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _meant(word: str) -> str:
+    """What it could be."""
+    names = [name for name in table() if name.startswith("--")]
+    near = [name for name in names if name.startswith(word)] or difflib.get_close_matches(
+        word, names, 1, 0.75
+    )
+    return f": {' or '.join(near[:4])}?" if near else "; `sglang serve --help` lists them"
+
+
 def last_value(argv: Sequence[str], name: str) -> str | None:
     """What SGLang will take for one flag of a command line: see `Parsed.value`."""
     return parse(argv).value(name)
@@ -177,17 +230,33 @@ def _words(name: str, value: object) -> list[str]:
     return [name, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-@cache
-def table() -> Mapping[str, Flag]:
-    """The flags of the installed release by each of their names, else those of the newest table."""
-    tables = {
+def _tables() -> dict[str, Path]:
+    """By release."""
+    return {
         path.name.removeprefix("sglang-").removesuffix(_SUFFIX): path
         for path in sorted(data_dir("patches").glob(f"sglang-*{_SUFFIX}"))
     }
+
+
+def _is_of_the_installed() -> bool:
+    """Whether `table` is of the release that will run; of one that is not here, it is taken to."""
+    try:
+        return importlib.metadata.version("sglang") in _tables()
+    except importlib.metadata.PackageNotFoundError:
+        return True
+
+
+@cache
+def table() -> Mapping[str, Flag]:
+    """The flags of the installed release by each of their names, else those of the newest table."""
+    tables = _tables()
     path = list(tables.values())[-1]
     if len(tables) > 1:  # Where there is one, nobody has to be asked.
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             path = tables.get(importlib.metadata.version("sglang"), path)
     table = json.loads(path.read_text(encoding="utf-8"))
-    flags = [Flag(dest, tuple(row["names"]), row["values"]) for dest, row in table.items()]
+    flags = [
+        Flag(dest, tuple(row["names"]), row["values"], row.get("type"))
+        for dest, row in table.items()
+    ]
     return {name: flag for flag in flags for name in flag.names}

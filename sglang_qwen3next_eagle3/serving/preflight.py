@@ -274,6 +274,7 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
     port = given.value("--port") or str(DEFAULT_PORT)
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
+    flags.check(given)
 
 
 def _check_keys(given: Parsed, environment: Mapping[str, str], options: Options) -> None:

@@ -37,8 +37,8 @@ def test_the_printed_command_is_ready_to_paste(capsys: pytest.CaptureFixture[str
 
 
 def test_flags_after_the_dashes_come_last(capsys: pytest.CaptureFixture[str]) -> None:
-    data = dry_run(capsys, "--profile", "b1", "--tp", "2", "--", "--port", "1", "--new-flag")
-    assert data["argv"][-3:] == ["--port", "1", "--new-flag"]
+    data = dry_run(capsys, "--profile", "b1", "--tp", "2", "--", "--port", "1", "--log-requests")
+    assert data["argv"][-3:] == ["--port", "1", "--log-requests"]
     assert data["argv"][data["argv"].index("--tp") + 1] == "2"
 
 

@@ -370,6 +370,37 @@ def test_numbers_are_read_as_sglang_reads_them(text: str, number: int | None) ->
     assert flags.parse(["--context-length", text]).number("--context-length") == number
 
 
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["--no-such-flag", "5"], "SGLang has no flag --no-such-flag; `sglang serve --help`"),
+        (["--max-runing-requests", "5"], "no flag --max-runing-requests: --max-running-requests?"),
+        (["--enable-m"], "SGLang has no flag --enable-m: --enable-m"),
+        (["--mem-fraction-static", "abc"], "--mem-fraction-static 'abc': a number is needed"),
+        (["--max-running-r=5.5"], "--max-running-r '5.5': a whole number is needed"),
+        (["--cuda-graph-bs", "1", "x"], "--cuda-graph-bs 'x': a whole number is needed"),
+        (["--max-total-tokens", "12Kb"], "--max-total-tokens '12Kb': a number of tokens"),
+        (["--log-level"], "--log-level needs a value"),
+    ],
+)
+def test_what_sglang_s_parser_would_end_at_is_refused(
+    capsys: pytest.CaptureFixture[str], words: list[str], cause: str
+) -> None:
+    assert cause in error_of(capsys, "--profile", "b1", "--dry-run", "--", *words)
+
+
+def test_what_it_takes_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--max-total-tokens", "8Ki", "--mem-fraction-static=.8", "--cuda-graph-bs", "1", "2"]
+    assert launch.main(["--profile", "b1", "--dry-run", "--", *words]) == 0
+
+
+def test_a_release_without_a_table_may_have_flags_that_nobody_knows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: "9.9")
+    assert launch.main(["--profile", "b1", "--dry-run", "--", "--no-such-flag", "5"]) == 0
+
+
 YARN = '{"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}'
 YARN_OF_4096 = (
     '{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, '

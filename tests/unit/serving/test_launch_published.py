@@ -52,7 +52,7 @@ REFUSED = {
     "--profile b1 -- --context-length 300000": "context of 300000 is asked for, the target knows",
     "--profile b1 -- --context-len=512k": "a context of 512000 is asked for",
     "--profile b1 -- --context-length 512Ki": "a context of 524288 is asked for",
-    "--profile b1 -- --context-length many": "context length 'many': a number of tokens",
+    "--profile b1 -- --context-length many": "--context-length 'many': a number of tokens",
     "--profile b1 --head demo": "reads states of width 192, the target's are 2048 wide",
     "--profile b1 --target demo --tp 1": "reads states of width 2048, the target's are 192 wide",
 }
