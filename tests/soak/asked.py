@@ -149,8 +149,15 @@ def new_client() -> httpx.Client:
     return httpx.Client(timeout=PATIENCE, trust_env=False)
 
 
-def write(out: Path, name: str, command: list[str], figures: dict[str, Any]) -> None:
-    """A result with what it was made with. command: as it was given, behind `python -m`."""
+def made_with(command: list[str]) -> dict[str, Any]:
+    """What a soak is made with, asked for when it begins. command: behind `python -m`."""
     described = provenance.describe([])
     described["command"] = f"python -m {' '.join(provenance.without_paths(command))}"
-    files.write_text(out / name, json.dumps({"made": described, **figures}, indent=2) + "\n")
+    described["versions"] |= provenance.versions(["sglang-router"])
+    return described
+
+
+def write(out: Path, name: str, made: dict[str, Any], figures: dict[str, Any]) -> None:
+    """A result, with what it was made with."""
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_json(out / name, {"made": made, **figures})

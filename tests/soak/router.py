@@ -22,7 +22,17 @@ from typing import Any
 import httpx
 
 from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
-from tests.soak.asked import Asked, Came, alone, ask, key_of, new_client, requests, write
+from tests.soak.asked import (
+    Asked,
+    Came,
+    alone,
+    ask,
+    key_of,
+    made_with,
+    new_client,
+    requests,
+    write,
+)
 
 KEY = "soak-key"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -124,7 +134,7 @@ class Load:
         return found
 
 
-def run(out: Path, clients: int, seconds: float, distinct: int) -> dict[str, Any]:
+def run(clients: int, seconds: float, distinct: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
         keyfile = folder / "key"
@@ -228,8 +238,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="of each phase")
     parser.add_argument("--distinct", type=int, default=20, help="different requests")
     arguments = parser.parse_args()
-    figures = run(arguments.out, arguments.clients, arguments.seconds, arguments.distinct)
-    write(arguments.out, "router.json", ["tests.soak.router", *sys.argv[1:]], figures)
+    made = made_with(["tests.soak.router", *sys.argv[1:]])
+    figures = run(arguments.clients, arguments.seconds, arguments.distinct)
+    write(arguments.out, "router.json", made, figures)
     print(figures)
     return 0 if figures["passed"] else 1
 

@@ -226,3 +226,11 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_the_router_s_image_has_the_release_that_was_tried() -> None:
+    image = (ROOT / "deploy" / "router" / "Dockerfile").read_text(encoding="utf-8")
+    (pinned,) = re.findall(r"pip install .* (sglang-router==\S+)$", image, re.M)
+    assert pinned in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert "USER 1000:1000" in image
+    assert pod("base", "Deployment", "router")["securityContext"]["runAsUser"] == 1000
