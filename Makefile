@@ -46,11 +46,12 @@ coverage: $(INSTALLED)  ## The share of the package's lines that tests without S
 test-gpu: $(INSTALLED)  ## By hand, on a machine with an H200
 	$(BIN)/python -m pytest -m gpu tests/gpu -s
 
-lint: $(INSTALLED)  ## ruff, mypy, and the arrows between the rooms
+lint: $(INSTALLED)  ## ruff, mypy, the arrows between the rooms, the licences of what is pinned
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python -m tests.support.licences > /dev/null
 
 format: $(INSTALLED)  ## Let ruff sort and format
 	$(BIN)/ruff check --fix .

@@ -1,5 +1,6 @@
 """deploy/kubernetes and deploy/systemd: what is there starts what it should, and is ended well."""
 
+import argparse
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from sglang_router.router_args import RouterArgs
 
 from sglang_qwen3next_eagle3 import launch
 
@@ -163,10 +165,10 @@ def words(args: list[str]) -> dict[str, str]:
 
 
 def test_the_router_finds_the_servers_and_takes_its_flags() -> None:
-    from sglang_router.launch_router import parse_router_args
-
+    parser = argparse.ArgumentParser()
+    RouterArgs.add_cli_args(parser)
     args = pod("base", "Deployment", "router")["containers"][0]["args"]
-    taken = parse_router_args(args)
+    taken = RouterArgs.from_cli_args(parser.parse_args(args))
     labels = built("base")["StatefulSet", "server"]["spec"]["template"]["metadata"]["labels"]
     assert taken.selector.items() <= labels.items()
     assert taken.service_discovery_port == 30000
