@@ -353,7 +353,12 @@ def of_keys(launch: Launch) -> Iterator[Finding]:
     """Who may use the server, and who learns its keys: what stands in its argv is seen by every
     user of the machine, what a `--config` file adds to that is not."""
     given = parse(launch.argv)
-    spelled = [name for name in variables.KEYS if any(_names(word, name) for word in launch.argv)]
+    spelled = [
+        flag
+        for flag, variable in variables.KEYS.items()
+        # What stood before the -- is handed on in the variable, and was seen all the same.
+        if variable in launch.environment or any(_names(word, flag) for word in launch.argv)
+    ]
     if spelled:
         yield warning(
             "keys",

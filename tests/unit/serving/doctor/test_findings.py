@@ -8,11 +8,13 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.findings import Finding, Level
 from sglang_qwen3next_eagle3.overlay import environment
+from sglang_qwen3next_eagle3.serving import preflight, profile
 from sglang_qwen3next_eagle3.serving.command_line import Launch
 from sglang_qwen3next_eagle3.serving.doctor import findings
 from sglang_qwen3next_eagle3.serving.doctor.findings import Needs
 from sglang_qwen3next_eagle3.serving.doctor.gpus import GpuProcess, Gpus
 from sglang_qwen3next_eagle3.serving.doctor.host import Cache, Host, Space
+from sglang_qwen3next_eagle3.serving.keys import Keys
 from tests.support.hosts import GIB, gpus, h200
 
 FOUR = Needs(gpus=4)
@@ -181,6 +183,13 @@ def test_who_may_use_it_and_who_learns_the_keys(
     found = list(findings.of_keys(Launch((*argv, "--host", host))))
     assert [f.level for f in found] == ["warning"] * len(told)
     assert all(said in f.text for said, f in zip(told, found, strict=True)), found
+
+
+def test_a_key_before_the_dashes_is_seen_though_it_goes_no_further() -> None:
+    launch = preflight.plan(profile.load("demo"), preflight.Options(keys=Keys(api_key="k")))
+    (found,) = findings.of_keys(launch)
+    assert "--api-key stands" in found.text
+    assert "`--api-key-file FILE`" in found.remedy
 
 
 def test_keys_of_files_are_seen_by_nobody() -> None:
