@@ -21,7 +21,9 @@ RECORDS = {"ranks": 2, "chunk_seconds": 0.01}
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LAUNCHER", fake_sglang.__name__)
     monkeypatch.chdir(ROOT)
-    behave(monkeypatch, {"none": RECORDS, "3-1-4": {**RECORDS, "per_chunk": 3}})
+    behave(
+        monkeypatch, {"none": RECORDS, "3-1-4": {**RECORDS, "per_chunk": 3, "chunk_seconds": 0.03}}
+    )
 
 
 def behave(monkeypatch: pytest.MonkeyPatch, of: dict[str, object]) -> None:
