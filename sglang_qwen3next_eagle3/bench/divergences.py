@@ -47,11 +47,11 @@ def find_divergences(
     chat.require_template("give --target with one")
     prompts = select(load_suite(suite), data_dir).prompts
     asked = {prompt.id: list(Dialogue.of(prompt, chat).turns(()) or ()) for prompt in prompts}
+    weights = hub.resolve(target, None, "target")
+    shards.check(Folder(weights))
     import torch
     from transformers import AutoModelForCausalLM
 
-    weights = hub.resolve(target, None, "target")
-    shards.check(Folder(weights))
     model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).eval()
     smallest = min(key.batch for key in passes)
     for key, found in sorted(passes.items()):

@@ -3,6 +3,7 @@
 import functools
 import os
 import ssl
+import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -29,6 +30,14 @@ def one_tls_context() -> Iterator[None]:
         cached = functools.cache(ssl.create_default_context)
         patch.setattr(ssl, "create_default_context", cached)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_sglang() -> Iterator[None]:
+    """A test that imports it belongs to tests/contract: it takes ten seconds."""
+    before = "sglang.srt" in sys.modules  # by tests/contract, in the same process
+    yield
+    assert before or "sglang.srt" not in sys.modules
 
 
 @pytest.fixture(autouse=True, scope="session")
