@@ -10,7 +10,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.processes import child
 from tests.support.processes import marked, wait_for
-from tests.support.server import START_SECONDS, free_port
+from tests.support.server import PATIENCE, START_SECONDS, free_port
 
 
 def group(leader: int) -> dict[int, str]:
@@ -47,8 +47,8 @@ def test_a_server_that_is_ended_while_it_loads_leaves_nothing(
         # The server, the resource tracker of its processes, the scheduler and the detokenizer.
         wait_until_there_are(leader, 3, START_SECONDS)
         os.kill(leader, number)
-        started.process.wait(60)
-        wait_until_there_are(leader, 0, 60)
+        started.process.wait(PATIENCE)
+        wait_until_there_are(leader, 0, PATIENCE)
 
 
 def test_a_demo_whose_scheduler_dies_ends_and_its_server_told_nobody_its_key(
@@ -72,8 +72,8 @@ def test_a_demo_whose_scheduler_dies_ends_and_its_server_told_nobody_its_key(
         (server,) = [pid for pid, words in running.items() if "sglang.launch_server" in words]
         (scheduler,) = [pid for pid, words in group(server).items() if "sglang::sched" in words]
         os.kill(scheduler, signal.SIGKILL)
-        assert started.process.wait(120) == 2
-        wait_for(lambda: not marked(mark) and not group(server), 60)
+        assert started.process.wait(PATIENCE) == 2
+        wait_for(lambda: not marked(mark) and not group(server), PATIENCE)
     said = (tmp_path / "log").read_text()
     assert "the server ended: SIGKILL" in said
     assert "crashed with exit code -9" in said

@@ -112,5 +112,5 @@ def refused(*command: str) -> "subprocess.CompletedProcess[str]":
     """A command that is expected to end by itself, with what it printed."""
     environment = {**os.environ, **cpu_environment()}
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=240, env=environment
+        [sys.executable, *command], capture_output=True, text=True, timeout=600, env=environment
     )
