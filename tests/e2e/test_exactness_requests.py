@@ -68,6 +68,15 @@ def test_an_answer_ends_by_itself_at_every_distance_from_max_tokens(
     assert {"stop", "length"} == set(reasons)
 
 
+def test_min_tokens_are_tokens_not_steps(server: Server, plain_server: Server) -> None:
+    """Stock counts the steps that verify drafts, and these answers go on as others."""
+    long = Feature("min_tokens", "/v1/chat/completions", {"min_tokens": 40})
+    jobs = [(long, "Write a binary search.", 60), (long, "Give me a recipe for pancakes.", 60)]
+    answers = [ask(server, *job) for job in jobs]
+    assert answers == [ask(plain_server, *job) for job in jobs]
+    assert all(answer["said"][0][-1]["completion_tokens"] >= 40 for answer in answers)
+
+
 def test_a_stop_string_wherever_a_step_ends(server: Server, plain_server: Server) -> None:
     """Stop strings of some tokens at every place of an answer, so that steps end inside of them."""
     whole = ask(plain_server, EQUAL[1], PROMPTS[0], 40)["said"][0][1]

@@ -18,7 +18,7 @@ from tests.support.odd_requests import OWN_ERRORS, Request, is_own_error
 from tests.support.server import PATIENCE, Server, generate
 
 ASKED = float(os.environ.get("FUZZ_SECONDS", 0))
-SECONDS, EXAMPLES, ROUNDS = ASKED or 35, 8, 10_000 if ASKED else 1
+SECONDS, EXAMPLES, ROUNDS = ASKED or 25, 8, 10_000 if ASKED else 1
 FIRST = int(time.time()) if ASKED else 1
 GOOD_PROMPT = "def merge("
 
