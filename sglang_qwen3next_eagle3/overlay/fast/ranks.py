@@ -30,6 +30,12 @@ def whole(hidden: torch.Tensor) -> torch.Tensor:
     return summed(hidden) if getattr(hidden, LATER, False) else hidden
 
 
+def several() -> bool:
+    from sglang.srt.distributed import get_tp_group
+
+    return bool(get_tp_group().world_size > 1)
+
+
 def of_all(own: T) -> list[T]:
     """What every rank has to say, in order of rank. Every rank has to ask."""
     from sglang.srt.distributed import get_tp_group
@@ -43,7 +49,10 @@ def of_all(own: T) -> list[T]:
 
 def first_failure(step: Callable[[], Any]) -> tuple[Any, str | None]:
     """What a step gives, or why it failed on the first rank on which it did: what comes next has to
-    come on all of them or on none."""
+    come on all of them or on none.
+
+    step: without sums over ranks, in which the others would wait for one that failed.
+    """
     result, reason = None, None
     try:
         result = step()

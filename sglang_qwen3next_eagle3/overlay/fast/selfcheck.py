@@ -198,10 +198,20 @@ def _probe(
     ours: Callable[[], Tensors],
     wanted: Mapping[str, torch.Tensor],
 ) -> Tensors | None:
-    """Ours compared with what is wanted, one by one; None if it raises."""
+    """Ours compared with what is wanted, one by one; None if it raises.
+
+    Raises:
+        RuntimeError: it raises, and there are several ranks. The others may be in a sum that this
+            one would leave out: a failed start is better than ranks that wait for ever.
+    """
     try:
         got = ours()
     except Exception as error:
+        if ranks.several():
+            raise RuntimeError(
+                f"the fast path's check at start failed in {stage} of layer {layer}, and with "
+                "several ranks the server cannot go on from there: start it with --no-fast"
+            ) from error
         # What a kernel cannot do is stock's to do.
         found.append(Deviation(layer, stage, "all", error=f"{type(error).__name__}: {error}"))
         return None

@@ -113,6 +113,9 @@ def lives(pid: int) -> bool:
     """Whether a process is there and has not ended; one that nobody has waited for has."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, IndexError):
         return False
+    except OSError:
+        # No file descriptor left, say: that tells nothing of it.
+        return True
     return state not in ("Z", "X")

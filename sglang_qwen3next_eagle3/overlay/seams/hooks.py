@@ -115,7 +115,8 @@ def _agree(receiver: Any) -> Agreement | None:
     all_have = torch.tensor([agreement is not None], dtype=torch.int64)
     distributed.all_reduce(all_have, op=distributed.ReduceOp.MIN, group=group)
     if path is not None:
-        # All have mapped it, or none needs it: nothing is left behind, whatever ends the server.
+        # All have mapped it, or none needs it: nothing is left behind, whatever ends the server
+        # from here on.
         path.unlink(missing_ok=True)
     if not all_have.item():
         if ps.tp_rank == 0:
@@ -131,11 +132,14 @@ def _agree(receiver: Any) -> Agreement | None:
 
 def _shared_file(ranks: int) -> Path | None:
     folder = _SHARED if os.access(_SHARED, os.W_OK) else None
+    name = None
     try:
         handle, name = tempfile.mkstemp(prefix="qwen3next-eagle3-", dir=folder)
         with os.fdopen(handle, "wb") as stream:
             stream.write(bytes(size(ranks)))
     except OSError:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
         return None
     return Path(name)
 

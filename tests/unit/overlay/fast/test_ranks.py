@@ -38,6 +38,14 @@ def test_a_step_that_fails_here_is_told(others: list[Any]) -> None:
     assert ranks.first_failure(fail) == (None, "ValueError: here")
 
 
+def test_a_kernel_that_raises_on_one_of_several_ranks_ends_the_start(others: list[Any]) -> None:
+    def fail() -> Any:
+        raise ValueError("no memory")
+
+    with pytest.raises(RuntimeError, match="moe of layer 3.*--no-fast"):
+        selfcheck._probe([], 3, "moe", fail, {})
+
+
 def test_what_is_off_on_another_rank_goes_back_to_stock_here(others: list[Any]) -> None:
     class Layer:
         def __init__(self, stages: frozenset[str]) -> None:
