@@ -48,6 +48,12 @@ def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     sync(path.parent)
 
 
+def expanded(path: str | Path) -> Path:
+    """With the home folder for a `~` at its beginning; of a user that is not there it stays, and
+    no such file is found (`Path.expanduser` raises RuntimeError)."""
+    return Path(os.path.expanduser(path))
+
+
 def is_unfinished(path: Path) -> bool:
     """Whether a write that was killed left this behind; nobody needs it."""
     return path.name.startswith(".") and path.name.endswith(_PART)

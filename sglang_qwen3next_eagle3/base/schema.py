@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sglang_qwen3next_eagle3.base.errors import UserError, one_line
+from sglang_qwen3next_eagle3.base.files import expanded
 
 Model = TypeVar("Model", bound=BaseModel)
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -48,7 +49,7 @@ def find(kind: str, folder: Path, name_or_file: str) -> Path:
     Raises:
         UserError: there is no such preset or file.
     """
-    path = Path(name_or_file).expanduser()
+    path = expanded(name_or_file)
     if not name_or_file.endswith(YAML_SUFFIXES):
         known = names(folder)
         if name_or_file in known:

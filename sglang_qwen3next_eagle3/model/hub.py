@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import read_json
+from sglang_qwen3next_eagle3.base.files import expanded, read_json
 from sglang_qwen3next_eagle3.demo import demo_pair
 
 DEMO = "demo"
@@ -36,7 +36,7 @@ def local_folder(name: str, what: str = "target") -> Path | None:
     if name == DEMO:
         pair = demo_pair()
         return pair.head if what == "head" else pair.target
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return path.resolve()
     if path.exists():

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import expanded
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 
 ADAPTIVE, CONFIG = "--speculative-adaptive", "--speculative-adaptive-config"
@@ -39,7 +40,7 @@ def check(given: Parsed) -> None:
         if given.of(name):
             raise UserError(f"{ADAPTIVE}: with {name} SGLang serves without it; leave one out")
     file = given.value(CONFIG)
-    candidates = CANDIDATES if file is None else _candidates(Path(file).expanduser())
+    candidates = CANDIDATES if file is None else _candidates(expanded(file))
     steps = given.number("--speculative-num-steps")
     if steps is None:  # SGLang's own, where no tree is given.
         steps = 3

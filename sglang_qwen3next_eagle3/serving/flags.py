@@ -19,7 +19,7 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import data_dir
+from sglang_qwen3next_eagle3.base.files import data_dir, expanded
 from sglang_qwen3next_eagle3.model import rope
 
 CONFIG = "--config"
@@ -205,7 +205,7 @@ def _with_config(words: Sequence[str]) -> list[str]:
             "words; any other spelling it ignores"
         )
     at = list(words).index(CONFIG)
-    path = Path(words[at + 1]).expanduser()
+    path = expanded(words[at + 1])
     if path.suffix not in schema.YAML_SUFFIXES or not path.is_file():
         raise UserError(f"{CONFIG} {path}: there is no such .yaml file")
     merged: list[str] = []

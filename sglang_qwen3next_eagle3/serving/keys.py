@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import expanded
 from sglang_qwen3next_eagle3.base.secrets import check_key, read_key
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving.flags import Parsed
@@ -37,7 +38,7 @@ class Keys:
         files = {API_KEY: self.api_key_file, ADMIN_API_KEY: self.admin_api_key_file}
         for flag, file in files.items():
             if file is not None:
-                told[variables.KEYS[flag] + variables.FILE] = str(file.expanduser().absolute())
+                told[variables.KEYS[flag] + variables.FILE] = str(expanded(file).absolute())
         return told
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from sglang_qwen3next_eagle3.base.errors import UserError, one_line
-from sglang_qwen3next_eagle3.base.files import sha256
+from sglang_qwen3next_eagle3.base.files import expanded, sha256
 from sglang_qwen3next_eagle3.base.records import open_hub, read_file
 from sglang_qwen3next_eagle3.bench.suites.suite import (
     PLACEHOLDER,
@@ -59,7 +59,7 @@ def read_records(suite: Suite, folder: Path | None) -> SuiteData:
             tuple(own), {"suite": suite.name, "sha256": _digest_of(repr(source.records))}
         )
     if folder is not None:
-        folder = folder.expanduser()
+        folder = expanded(folder)
         if not folder.is_dir():
             raise UserError(f"--data-dir {folder} is no folder{_how_to_get(suite, folder)}")
         for file in source.files:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sglang_qwen3next_eagle3.base.files import expanded
 from sglang_qwen3next_eagle3.serving.doctor import gpus
 from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpu, Gpus
 
@@ -102,9 +103,9 @@ def probe(*, whole: bool = True) -> Host:
 def hub_cache(environment: Mapping[str, str]) -> Path:
     """Where huggingface_hub keeps what it downloads."""
     if told := environment.get("HF_HUB_CACHE"):
-        return Path(told).expanduser()
+        return expanded(told)
     home = environment.get("HF_HOME")
-    return (Path(home).expanduser() if home else _cache_home(environment) / "huggingface") / "hub"
+    return (expanded(home) if home else _cache_home(environment) / "huggingface") / "hub"
 
 
 def cache_places(environment: Mapping[str, str]) -> dict[str, Path]:
@@ -165,7 +166,7 @@ def _home(environment: Mapping[str, str]) -> Path:
 
 def _cache_home(environment: Mapping[str, str]) -> Path:
     told = environment.get("XDG_CACHE_HOME")
-    return Path(told).expanduser() if told else _home(environment) / ".cache"
+    return expanded(told) if told else _home(environment) / ".cache"
 
 
 def _memory() -> tuple[int, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import sha256
+from sglang_qwen3next_eagle3.base.files import expanded, sha256
 from sglang_qwen3next_eagle3.base.records import HubRows, Record, open_hub, read_file
 from sglang_qwen3next_eagle3.train.data.formats import FORMATS
 
@@ -33,7 +33,7 @@ class Source:
     @property
     def path(self) -> Path | None:
         """The local file; None for a hub name."""
-        path = Path(self.name).expanduser()
+        path = expanded(self.name)
         return path if path.is_file() else None
 
 
@@ -50,7 +50,7 @@ class Opened:
     def records(self) -> Iterator[Record]:
         if self.hub is not None:
             return self.hub.records()
-        return read_file(Path(self.source.name).expanduser())
+        return read_file(expanded(self.source.name))
 
 
 def parse_source(text: str) -> Source:
@@ -59,7 +59,7 @@ def parse_source(text: str) -> Source:
     Raises:
         UserError: an option that is none, or a value that does not fit.
     """
-    if Path(text).expanduser().is_file():
+    if expanded(text).is_file():
         return Source(text)
     name, *words = text.split(",")
     options: dict[str, str] = {}
@@ -111,7 +111,7 @@ def open_source(source: Source) -> Opened:
     path = source.path
     if path is not None:
         return Opened(source, {"sha256": sha256(path)}, None)
-    if Path(source.name).expanduser().is_dir():
+    if expanded(source.name).is_dir():
         raise UserError(f"{source.name} is a folder: give a JSON, JSONL or Parquet file in it")
     named_as_file = source.name.endswith(_SUFFIXES) or not _HUB_NAME.fullmatch(source.name)
     if named_as_file:

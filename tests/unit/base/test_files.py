@@ -116,3 +116,8 @@ def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
     files.write_text(Path(os.devnull), "nothing")
     assert fifo.is_fifo()
     assert {each.name for each in tmp_path.iterdir()} == {"fifo", "link"}
+
+
+def test_the_home_of_a_user_that_is_not_there_is_no_crash() -> None:
+    assert files.expanded("~") == Path.home()
+    assert files.expanded("~no-such-user/x") == Path("~no-such-user/x")

@@ -46,6 +46,8 @@ def test_a_dry_run_reads_no_key(files: tuple[str, str], capsys: pytest.CaptureFi
     absent = "/nowhere/api-key"
     data = dry_run(capsys, *OPEN, "--api-key-file", absent)
     assert data["environment"][f"{KEY}_FILE"] == absent
+    data = dry_run(capsys, *OPEN, "--api-key-file", "~no-such-user/key")
+    assert data["environment"][f"{KEY}_FILE"].endswith("/~no-such-user/key")
 
 
 def test_a_key_in_the_command_line_goes_no_further(

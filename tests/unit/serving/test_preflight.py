@@ -321,3 +321,18 @@ def test_offline_mode_is_honoured(
     assert "target nobody/absent-target is not in the local cache" in error
     error = error_of(capsys, *argv, "--head", "nobody/absent-head")
     assert "head nobody/absent-head is not in the local cache" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ("--profile ~no-such-user/x.yaml", "no profile file ~no-such-user/x.yaml"),
+        ("--profile demo --target ~no-such-user/x", "there is no folder ~no-such-user/x"),
+        ("--profile demo -- --config ~no-such-user/x.yaml", "there is no such .yaml file"),
+    ],
+)
+def test_the_home_of_a_user_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], words: str, cause: str
+) -> None:
+    before, dashes, behind = words.partition(" -- ")
+    assert cause in error_of(capsys, *before.split(), "--dry-run", *dashes.split(), *behind.split())
