@@ -75,6 +75,15 @@ def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Raises ValueError: it is no JSON, or is nested too deeply to be read (`json.loads` raises
+    RecursionError)."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def read_json(path: Path, way_out: str) -> dict[str, Any]:
     """The JSON object in a file. way_out: ends the error, for example "delete it".
 
@@ -82,7 +91,7 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
         UserError: there is no such file, it cannot be read, or it holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not there: {way_out}") from None
     except OSError as error:

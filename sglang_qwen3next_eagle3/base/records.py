@@ -129,6 +129,8 @@ def _json_line(number: int, text: bytes) -> Record:
         problem = ("not_json", f"{error.msg} at column {error.colno}")
     except RecursionError:
         problem = ("not_json", "nested too deeply")
+    except ValueError:  # Python reads no number of more than 4,300 digits.
+        problem = ("not_json", "a number of thousands of digits")
     return Record(number, number, problem=problem)
 
 

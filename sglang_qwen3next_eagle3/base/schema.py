@@ -72,8 +72,10 @@ def read_mapping(path: Path, kind: str) -> dict[str, Any]:
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # also of dates and numbers that cannot be
         raise UserError(f"{path} is not YAML: {one_line(error)}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not YAML that can be read: it is nested too deeply") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(data, dict):

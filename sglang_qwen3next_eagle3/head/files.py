@@ -1,13 +1,13 @@
 """Where a head's files are, a folder or the hub, and reading no more of them than is needed."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import parse_json
 from sglang_qwen3next_eagle3.model import hub, shards
 from sglang_qwen3next_eagle3.model.target import read_config
 
@@ -59,7 +59,7 @@ class OnHub(hub.Remote):
         if file not in self.sizes:
             raise UserError(f"{self.name} has no config.json: it is not a checkpoint")
         try:
-            config = json.loads(self.read(file, 0, self.sizes[file]))
+            config = parse_json(self.read(file, 0, self.sizes[file]))
         except ValueError as error:
             raise UserError(f"{self.name}/config.json is not valid JSON: {error}") from None
         if not isinstance(config, dict):

@@ -7,7 +7,6 @@ and not with another head that takes its place. Two places are looked at, in thi
     $XDG_CONFIG_HOME/sglang-qwen3next-eagle3/aux_layers/, or under ~/.config, where calibrate writes
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -122,7 +121,7 @@ def _as_json(record: AuxRecord) -> dict[str, Any]:
 
 def _parse(content: bytes, where: str) -> AuxRecord:
     try:
-        data = json.loads(content)
+        data = base_files.parse_json(content)
         record = AuxRecord(
             head=str(data["head"]["sha256"]),
             head_bytes=int(data["head"]["bytes"]),

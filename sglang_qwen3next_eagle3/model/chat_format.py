@@ -1,11 +1,11 @@
 """The target's tokenizer and chat template, and conversations as data sets write them."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import parse_json
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target, end_tokens
 
@@ -214,7 +214,7 @@ class ChatFormat:
 
 def _generation_config(folder: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+        found = parse_json((folder / "generation_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

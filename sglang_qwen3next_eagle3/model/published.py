@@ -167,10 +167,15 @@ def _differences(known: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator
                 )
         elif found.get(key) is not None and found[key] != known[key]:
             yield Difference(key, known[key], found[key])
-    ours, theirs = (one.get("quantization_config") or {} for one in (known, found))
+    ours, theirs = (_quantization(one) for one in (known, found))
     for key in _CHECKED_OF_BLOCKS:
         if ours.get(key) != theirs.get(key):
             yield Difference(f"quantization_config.{key}", ours.get(key), theirs.get(key))
+
+
+def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = config.get("quantization_config")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _kinds(config: Mapping[str, Any]) -> object:

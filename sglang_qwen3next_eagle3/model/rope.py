@@ -15,6 +15,8 @@ _LENGTHS = (
     "max_sequence_length", "seq_length", "max_seq_len", "model_max_length",
     "max_position_embeddings",
 )  # fmt: skip
+_MOST = 2**53
+"""Of lengths and factors: finite, and their product is."""
 _PARAMETERS, _SCALING = "rope_parameters", "rope_scaling"
 # Qwen3NextConfig's own.
 _DEFAULTS = {"rope_theta": 10000.0, "partial_rotary_factor": 0.25}
@@ -69,8 +71,8 @@ def _length(config: Mapping[str, Any], factor: Any, default: int) -> int:
             name, length = key, config[key]
             break
     for what, value in ((name, length), ("factor of the rope", factor)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise UserError(f"{what} is {value!r} in the config, not a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MOST:
+            raise UserError(f"{what} is {value!r} in the config, not a possible number above 0")
     return int(factor * length)
 
 

@@ -5,12 +5,12 @@ bytes: https://huggingface.co/docs/safetensors. It is read by ranges, so that a 
 costs its header only.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import parse_json
 
 MAX_HEADER = 100 * 2**20
 """The format's own limit."""
@@ -61,7 +61,7 @@ def read(where: str, size: int, read_range: Read) -> dict[str, Stored]:
     if len(text) < length:
         text += read_range(len(first), 8 + length)
     try:
-        entries = json.loads(text)
+        entries = parse_json(text)
         entries.pop("__metadata__", None)
         tensors = {name: _stored(entry, 8 + length) for name, entry in entries.items()}
     except (ValueError, AttributeError, KeyError, TypeError):

@@ -5,7 +5,6 @@ has short ones. SGLang finds that out half a minute into its start, and in part 
 tensor that the index names and no file has, it keeps what happened to be in memory.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import parse_json
 from sglang_qwen3next_eagle3.model import hub, safetensors_header
 from sglang_qwen3next_eagle3.model.safetensors_header import Stored
 
@@ -106,7 +106,7 @@ def _index(files: Listing) -> dict[str, str]:
     content = files.read(hub.INDEX, 0, files.sizes[hub.INDEX])
     safetensors_header.check_present(where, content)
     try:
-        places = json.loads(content)["weight_map"]
+        places = parse_json(content)["weight_map"]
         return {str(name): str(file) for name, file in places.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{where} is damaged (it has no weight_map): {AGAIN}") from None

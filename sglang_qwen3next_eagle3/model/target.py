@@ -1,6 +1,6 @@
 """What a Qwen3-Next target is: layer kinds and sizes, from its `config.json` alone."""
 
-import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import parse_json
 from sglang_qwen3next_eagle3.model import rope
 from sglang_qwen3next_eagle3.model.safetensors_header import check_present
 
@@ -19,13 +20,17 @@ def layer_kinds(config: Mapping[str, Any]) -> tuple[LayerKind, ...]:
     """The kind of each layer: by `layer_types` where the config has it, else by the interval.
 
     Raises:
-        UserError: neither key is there, or `layer_types` contradicts itself.
+        UserError: neither key is there, or `layer_types` is no list of names or contradicts itself.
     """
     count = _positive(config, "num_hidden_layers")
     types = config.get("layer_types")
     if types is not None:
+        if not isinstance(types, list) or not all(isinstance(name, str) for name in types):
+            raise UserError(
+                f"the target's layer_types are {reprlib.repr(types)}: a list of names is needed"
+            )
         names: dict[str, LayerKind] = {"full_attention": "attention", "linear_attention": "gdn"}
-        unknown = sorted({str(name) for name in types if name not in names})
+        unknown = sorted({name for name in types if name not in names})
         if unknown:
             raise UserError(f"the target's layer_types name {', '.join(unknown)}: not Qwen3-Next")
         if len(types) != count:
@@ -59,6 +64,7 @@ class Target:
             )
         target = cls(config)
         _ = target.kinds
+        _check_quantization(config)
         for key in _REQUIRED:
             _positive(config, key)
         return target
@@ -155,8 +161,30 @@ def end_tokens(*configs: Mapping[str, Any]) -> frozenset[int]:
     found: set[int] = set()
     for config in configs:
         ids = config.get("eos_token_id")
-        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        found.update(one for one in (ids if isinstance(ids, list) else [ids]) if type(one) is int)
     return frozenset(found)
+
+
+def _check_quantization(config: Mapping[str, Any]) -> None:
+    """Of what is read here and by SGLang's FP8 method."""
+    found = config.get("quantization_config")
+    if not found:
+        return
+    what = "the target's quantization_config"
+    if not isinstance(found, Mapping):
+        raise UserError(f"{what} is {reprlib.repr(found)}: an object is needed")
+    block = found.get("weight_block_size")
+    sizes = block if isinstance(block, list) else []
+    if block is not None and (len(sizes) != 2 or not all(map(_is_positive, sizes))):
+        raise UserError(
+            f"{what} says weight_block_size = {reprlib.repr(block)}: rows and columns of a block, "
+            "for example [128, 128]"
+        )
+    kept = found.get("modules_to_not_convert")
+    if kept and not (isinstance(kept, list) and all(isinstance(name, str) for name in kept)):
+        raise UserError(
+            f"{what} says modules_to_not_convert = {reprlib.repr(kept)}: a list of names is needed"
+        )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -173,7 +201,7 @@ def read_config(path: Path) -> dict[str, Any]:
     content = file.read_bytes()
     check_present(str(file), content)
     try:
-        config = json.loads(content)
+        config = parse_json(content)
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
@@ -182,7 +210,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _positive(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise UserError(f"the target's config.json says {key} = {value!r}: a positive whole number")
-    return value
+    value: Any = config.get(key)
+    if not _is_positive(value):
+        raise UserError(
+            f"the target's config.json says {key} = {reprlib.repr(value)}: a positive whole number"
+        )
+    number: int = value
+    return number
+
+
+def _is_positive(value: object) -> bool:
+    return type(value) is int and value > 0

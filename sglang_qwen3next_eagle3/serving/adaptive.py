@@ -6,11 +6,10 @@ must be among its candidates, or it ends with a traceback; with a tree of severa
 some other flags, it logs that adaptive drafting is off and serves without it.
 """
 
-import json
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import expanded
+from sglang_qwen3next_eagle3.base.files import expanded, parse_json
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 
 ADAPTIVE, CONFIG = "--speculative-adaptive", "--speculative-adaptive-config"
@@ -55,7 +54,7 @@ def check(given: Parsed) -> None:
 def _candidates(path: Path) -> frozenset[int]:
     """Of a user's configuration: an object with `candidate_steps` for each batch size."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
         steps = [entry["candidate_steps"] for key, entry in config.items() if key.isdigit()]
         found = frozenset(step for listed in steps for step in listed)
     except OSError as error:

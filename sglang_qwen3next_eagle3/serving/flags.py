@@ -19,13 +19,16 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import data_dir, expanded
+from sglang_qwen3next_eagle3.base.files import data_dir, expanded, parse_json
 from sglang_qwen3next_eagle3.model import rope
 
 CONFIG = "--config"
 _SUFFIX = ".flags.json"
 # SGLang 0.5.17, srt/utils/common.py, human_readable_int: decimals with k, M, G, T only.
-_NUMBER = re.compile(r"(\d+(?=$|[KMGT]i$)|\d+(?:\.\d+)?(?=[kMGT]$))(Ki|Mi|Gi|Ti|k|M|G|T|)")
+# Nothing is counted with more digits, and Python writes none of thousands.
+_NUMBER = re.compile(
+    r"(\d{1,18}(?=$|[KMGT]i$)|\d{1,18}(?:\.\d{1,18})?(?=[kMGT]$))(Ki|Mi|Gi|Ti|k|M|G|T|)"
+)
 _TIMES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _TIMES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -87,7 +90,7 @@ class Parsed:
         """What SGLang sets in the target's config, and in the head's. Raises UserError."""
         spelled = self.value(rope.OVERRIDES)
         try:
-            found = json.loads("{}" if spelled is None else spelled)
+            found = parse_json("{}" if spelled is None else spelled)
         except ValueError as error:
             raise UserError(f"{rope.OVERRIDES} {spelled!r} is not JSON: {error}") from None
         if not isinstance(found, dict):
@@ -174,7 +177,7 @@ def _is(kind: str | None, value: str) -> bool:
         elif kind == "float":
             float(value)
         elif kind == "json":
-            json.loads(value)
+            parse_json(value)
     except ValueError:
         return False
     return True

@@ -272,7 +272,7 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
     if chosen.fast:
         _check_fast(given, chosen)
     port = given.value("--port") or str(DEFAULT_PORT)
-    if not port.isdecimal() or not 0 < int(port) < 65536:
+    if not 0 < _whole(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
     flags.check(given)
 
@@ -334,9 +334,16 @@ def _ranks(given: Parsed, name: str, what: str) -> int:
     text = given.value(name)
     if text is None:
         return 1
-    if not text.isdecimal() or int(text) < 1:
+    ranks = _whole(text)
+    if ranks < 1:
         raise UserError(f"{what} {text!r}: a whole number of ranks from 1")
-    return int(text)
+    return ranks
+
+
+def _whole(text: str) -> int:
+    """0: it is no whole number, or one of so many digits that nothing has it (Python reads none of
+    thousands)."""
+    return int(text) if text.isdecimal() and len(text) <= 18 else 0
 
 
 def _check_tp(target: Target, given: Parsed) -> None:

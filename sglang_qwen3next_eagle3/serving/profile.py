@@ -17,7 +17,7 @@ Algorithm = Literal["eagle3", "nextn", "none"]
 """What drafts: an EAGLE3 head, the target's own MTP layer, or nothing."""
 FlagValue = bool | int | float | str | list[int] | list[str]
 _FLAG = re.compile(r"[a-z][a-z0-9-]*")
-_TREE = re.compile(r"([0-9]+),([0-9]+),([0-9]+)")
+_TREE = re.compile(r"([0-9]{1,9}),([0-9]{1,9}),([0-9]{1,9})")
 # What has a field of its own, by SGLang's names for it.
 _OWNED = {
     "--model-path": "target",

@@ -1,11 +1,11 @@
 """Whether a target's folder holds what a server reads: its weights, its tokenizer, its template."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import parse_json
 from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.model import shards
@@ -42,9 +42,12 @@ def tokenizer(folder: Path) -> Iterator[Finding]:
         return
     config = folder / "tokenizer_config.json"
     try:
-        told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        told = parse_json(config.read_text(encoding="utf-8")) if config.is_file() else {}
     except ValueError:
         yield error("tokenizer", f"{config} is not valid JSON", shards.AGAIN, "SGLang stops")
+        return
+    if not isinstance(told, dict):
+        yield error("tokenizer", f"{config} holds no JSON object", shards.AGAIN, "SGLang stops")
         return
     if not list(folder.glob("chat_template*")) and not told.get("chat_template"):
         yield warning(

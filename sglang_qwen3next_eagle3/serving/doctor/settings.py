@@ -6,13 +6,13 @@ arg_groups/speculative_hook.py (`_handle_eagle_family`), arg_groups/overrides.py
 (`_mamba_radix_cache_resolution`), configs/mamba_utils.py (`mamba2_state_dtype`).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import parse_json
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.environment import is_on
 from sglang_qwen3next_eagle3.serving.flags import Parsed
@@ -295,7 +295,7 @@ def _graph_config(given: Parsed) -> dict[str, Any]:
     """`--cuda-graph-config`. Raises Unplanned: it is none."""
     text = given.value("--cuda-graph-config")
     try:
-        found = json.loads(text) if text else {}
+        found = parse_json(text) if text else {}
         sizes = [n for phase in found.values() if phase for n in phase.get("bs") or []]
         sizes += [phase.get("max_bs") or 0 for phase in found.values() if phase]
     except (ValueError, AttributeError, TypeError):

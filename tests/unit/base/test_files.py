@@ -121,3 +121,9 @@ def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
 def test_the_home_of_a_user_that_is_not_there_is_no_crash() -> None:
     assert files.expanded("~") == Path.home()
     assert files.expanded("~no-such-user/x") == Path("~no-such-user/x")
+
+
+def test_json_that_is_nested_too_deeply_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"is damaged \(it is nested too deeply\): delete it"):
+        files.read_json(tmp_path / "a.json", "delete it")

@@ -171,3 +171,10 @@ def test_what_the_hub_refuses_is_one_line_with_a_way_out(hub: Hub) -> None:
         with pytest.raises(UserError, match=match) as caught:
             open_hub("owner/name")
         assert "\n" not in str(caught.value)
+
+
+def test_a_number_of_thousands_of_digits_is_a_problem_of_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": ' + "9" * 5000 + '}\n{"a": 1}\n')
+    first, second = records.read_file(tmp_path / "a.jsonl")
+    assert first.problem == ("not_json", "a number of thousands of digits")
+    assert second.problem is None

@@ -33,6 +33,12 @@ def test_layer_types_win_over_the_interval() -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0"),
         ({"head_dim": "256"}, "head_dim = '256'"),
         ({"model_type": "qwen3_moe"}, "'qwen3_moe', not 'qwen3_next'"),
+        ({"layer_types": 3}, "layer_types are 3: a list of names"),
+        ({"layer_types": [["full_attention"]] * 48}, "a list of names"),
+        ({"quantization_config": "fp8"}, "quantization_config is 'fp8': an object"),
+        ({"quantization_config": {"weight_block_size": 128}}, "weight_block_size = 128"),
+        ({"quantization_config": {"weight_block_size": [128, 0]}}, "weight_block_size = "),
+        ({"quantization_config": {"modules_to_not_convert": 3}}, "modules_to_not_convert = 3"),
     ],
 )
 def test_a_config_that_is_not_a_whole_qwen3_next_is_refused(

@@ -336,3 +336,57 @@ def test_the_home_of_a_user_that_is_not_there_is_one_line(
 ) -> None:
     before, dashes, behind = words.partition(" -- ")
     assert cause in error_of(capsys, *before.split(), "--dry-run", *dashes.split(), *behind.split())
+
+
+DEEP = "[" * 50_000
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["--json-model-override-args", '{"quantization_config": "fp8"}'], "an object is needed"),
+        (["--json-model-override-args", '{"layer_types": 3}'], "a list of names is needed"),
+        (["--json-model-override-args", '{"max_seq_len": Infinity}'], "not a possible number"),
+        (["--json-model-override-args", '{"rope_scaling": {"factor": NaN}}'], "possible number"),
+        (["--json-model-override-args", DEEP], "it is nested too deeply"),
+        (["--extra-metric-labels", DEEP], "JSON is needed"),
+        (["--tp-size", DIGITS], "a whole number of ranks from 1"),
+        (["--port", DIGITS], "a number from 1 to 65535"),
+        (["--context-length", DIGITS], "a number of tokens, as 131072"),
+        (["--tokenizer-worker-num", DIGITS], "a whole number"),
+        (["--speculative-num-draft-tokens", DIGITS], "write steps,topk,draft-tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_odd_values_are_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], cause: str
+) -> None:
+    assert cause in error_of(capsys, "--profile", "b1", "--dry-run", "--", *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"quantization_config": "fp8"}, "an object is needed"),
+        ({"layer_types": 3}, "a list of names is needed"),
+    ],
+)
+def test_an_odd_config_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: dict[str, Any], cause: str
+) -> None:
+    write_config(tmp_path, {**CODER_NEXT, **change})
+    words = ["--profile", "b1", "--no-speculation", "--dry-run"]
+    assert cause in error_of(capsys, *words, "--target", str(tmp_path))
+
+
+def test_a_config_that_is_nested_too_deeply_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(DEEP)
+    (tmp_path / "profile.yaml").write_text("target: " + "[" * 5000)
+    (tmp_path / "digits.yaml").write_text(f"tp: {DIGITS}")
+    words = ["--dry-run", "--profile"]
+    assert "nested too deeply" in error_of(capsys, *words, "b1", "--target", str(tmp_path))
+    assert "nested too deeply" in error_of(capsys, *words, str(tmp_path / "profile.yaml"))
+    assert "is not YAML" in error_of(capsys, *words, str(tmp_path / "digits.yaml"))
