@@ -37,6 +37,8 @@ from sglang_qwen3next_eagle3.serving.keys import Keys
 from sglang_qwen3next_eagle3.serving.profile import Profile, Tree
 
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
+GRPC_PORT = "SGLANG_GRPC_PORT"
+_GRPC = ("--grpc-port", "--smg-grpc-mode", "--grpc-mode")
 TRITON = "triton"
 CARD_LIMIT = (
     "the model card names Triton as required (FlashInfer fails on head_dim 256 with hybrid "
@@ -286,12 +288,26 @@ def _check_keys(given: Parsed, environment: Mapping[str, str], options: Options)
             "at 1, or the keys out and a proxy in front that checks them (--insecure)"
         )
     host = host_of(given)
+    grpc = _grpc(given, {**os.environ, **environment})
+    guarded = any(keys.sources(flag, given, environment) for flag in keys.FLAGS)
+    if grpc and not options.insecure and (guarded or not is_loopback(host)):
+        raise UserError(
+            f"{grpc}: SGLang's gRPC server asks nobody for a key: leave it out, or pass --insecure "
+            "if something else guards it"
+        )
     if is_loopback(host) or keys.is_guarded(given, environment) or options.insecure:
         return
     raise UserError(
         f"listening on {host or 'every address'} lets everybody who reaches it use the server: "
         "pass --api-key-file FILE, or --insecure if something else guards it"
     )
+
+
+def _grpc(given: Parsed, environment: Mapping[str, str]) -> str | None:
+    """What starts SGLang's gRPC server, as it is spelled."""
+    if environment.get(GRPC_PORT, "").strip():
+        return GRPC_PORT
+    return next((entry.word for name in _GRPC for entry in given.of(name)), None)
 
 
 def _check_fast(given: Parsed, chosen: Profile) -> None:

@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3 import launch, plugin
 from sglang_qwen3next_eagle3.base.errors import Replacement
 from sglang_qwen3next_eagle3.cli import launch as cli
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.serving import machine, server
+from sglang_qwen3next_eagle3.serving import machine, preflight, server
 from tests.support.launching import dry_run, error_of
 
 KEY, ADMIN = variables.KEYS.values()
@@ -236,6 +236,29 @@ def test_a_server_that_a_verb_starts_for_itself_has_no_key_of_the_environment(
     with pytest.raises(Stopped), server.started([], tmp_path / "log", {"A": "1"}, 1.0):
         pass
     assert seen == {KEY: "", f"{KEY}_FILE": "", ADMIN: "", f"{ADMIN}_FILE": "", "A": "1"}
+
+
+GRPC = [["--grpc-port", "5000"], ["--grpc-po=5000"], ["--smg-grpc-mode"], ["--grpc-mode"]]
+
+
+@pytest.mark.parametrize("words", [*GRPC, []])
+def test_grpc_which_asks_for_no_key_is_refused(
+    files: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    named = words[0].partition("=")[0] if words else preflight.GRPC_PORT
+    if not words:
+        monkeypatch.setenv(preflight.GRPC_PORT, "5000")
+    key = ["--api-key-file", files[0]]
+    near = ["--profile", "demo", "--dry-run"]
+    for options in ([*OPEN, "--dry-run"], [*OPEN, "--dry-run", *key], [*near, *key]):
+        error = error_of(capsys, *options, "--", *words)
+        assert f"{named}: SGLang's gRPC server asks nobody for a key" in error
+        assert launch.main([*options, "--insecure", "--", *words]) == 0
+        capsys.readouterr()
+    assert launch.main([*near, "--", *words]) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
