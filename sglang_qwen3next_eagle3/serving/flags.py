@@ -29,20 +29,24 @@ _SUFFIX = ".flags.json"
 _NUMBER = re.compile(
     r"(\d{1,18}(?=$|[KMGT]i$)|\d{1,18}(?:\.\d{1,18})?(?=[kMGT]$))(Ki|Mi|Gi|Ti|k|M|G|T|)"
 )
+# argparse, _negative_number_matcher, of a parser without flags that look like one.
+_NEGATIVE = re.compile(r"-\d+$|-\d*\.\d+$")
 _TIMES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _TIMES |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 @dataclass(frozen=True)
 class Flag:
-    """dest: what SGLang calls its value. names: as its parser takes them. values: words that follow
-    one: "0", "1", or "?", "*" and "+" as argparse means them. kind: of each, where it is no text:
-    "int", "float", "tokens" or "json"."""
+    """dest: what SGLang calls its value, or, where flags of one value take different words, the
+    first name. names: as its parser takes them. values: words that follow one: "0", "1", or "?",
+    "*" and "+" as argparse means them. kind: of each, where it is no text: "int", "float", "tokens"
+    or "json". in_file: whether a `--config` file may name dest."""
 
     dest: str
     names: tuple[str, ...]
     values: str
     kind: str | None = None
+    in_file: bool = True
 
     @property
     def longest(self) -> str:
@@ -82,9 +86,14 @@ class Parsed:
         return entries[-1].values[0] if entries[-1].values else ""
 
     def number(self, name: str) -> int | None:
-        """The same as a whole number, which may be spelled 256k or 256Ki; None: it is none."""
-        match = _NUMBER.fullmatch((self.value(name) or "").strip())
-        return int(Decimal(match[1]) * _TIMES[match[2]]) if match else None
+        """The same as a whole number from 0, which may be spelled 256k, 256Ki or as Python reads
+        one (+2, 2_000); None: it is none."""
+        text = (self.value(name) or "").strip()
+        if match := _NUMBER.fullmatch(text):
+            return int(Decimal(match[1]) * _TIMES[match[2]])
+        with contextlib.suppress(ValueError):
+            return number if 0 <= (number := int(text)) < 10**18 else None
+        return None
 
     def overrides(self) -> dict[str, Any]:
         """What SGLang sets in the target's config, and in the head's. Raises UserError."""
@@ -113,33 +122,40 @@ def find(word: str) -> Flag | None:
 
 
 def parse(words: Sequence[str]) -> Parsed:
-    """Read a command line. What stands before its first flag says nothing.
+    """Read a command line, with or without `python -m MODULE` before it.
 
     Raises:
         UserError: a `--config` file that SGLang would not read, or not as it is meant.
     """
-    words = _with_config(words)
+    words = _with_config(words[3:] if words[1:2] == ["-m"] else words)
     given: list[Given] = []
     stray: list[str] = []
     index = 0
     while index < len(words):
         word, equals, value = words[index].partition("=")
         index += 1
-        if not word.startswith("--"):
+        if not _is_option(words[index - 1]):
             # Of a flag that is not known, nobody knows how many words follow.
-            if given and given[-1].flag is not None and word not in table():
+            if not given or given[-1].flag is not None:
                 stray.append(words[index - 1])
             continue
         flag = find(word)
         values: list[str] = [value] if equals else []
         most = {"0": 0, "1": 1, "?": 1}.get(flag.values, len(words)) if flag else 1
         while not equals and len(values) < most and index < len(words):
-            if words[index].startswith("--"):
+            if _is_option(words[index]):
                 break
             values.append(words[index])
             index += 1
         given.append(Given(word, flag, tuple(values)))
     return Parsed(tuple(given), tuple(stray))
+
+
+def _is_option(word: str) -> bool:
+    """Whether argparse takes a word for a flag, known or not, and so for nobody's value."""
+    if word.startswith("--"):
+        return True
+    return word.startswith("-") and word != "-" and " " not in word and not _NEGATIVE.match(word)
 
 
 def check(parsed: Parsed) -> None:
@@ -152,11 +168,14 @@ def check(parsed: Parsed) -> None:
     """
     for entry in parsed.given:
         if entry.flag is None:
-            if _is_of_the_installed():
+            # With one dash it may be a secret's, which nothing masks: no release has any but -h.
+            if not entry.word.startswith("--") or _is_of_the_installed():
                 raise UserError(f"SGLang has no flag {entry.word}{_meant(entry.word)}")
             continue
         if not entry.values and entry.flag.values in ("1", "+"):
             raise UserError(f"{entry.word} needs a value")
+        if entry.values and entry.flag.values == "0":
+            raise UserError(f"{entry.word} takes no value: leave what stands behind the =")
         for value in entry.values:
             if not _is(entry.flag.kind, value):
                 raise UserError(f"{entry.word} {value!r}: {_KINDS[str(entry.flag.kind)]} is needed")
@@ -185,6 +204,7 @@ def _is(kind: str | None, value: str) -> bool:
 
 def _meant(word: str) -> str:
     """What it could be."""
+    word = word if word.startswith("--") else f"-{word}"
     names = [name for name in table() if name.startswith("--")]
     near = [name for name in names if name.startswith(word)] or difflib.get_close_matches(
         word, names, 1, 0.75
@@ -223,10 +243,30 @@ def _is_config(word: str) -> bool:
 
 
 def _words(name: str, value: object) -> list[str]:
+    """What SGLang makes of a key of its file: by dest it tells switches, and what it refuses.
+
+    Raises:
+        UserError: it ends there.
+    """
+    dest = name.removeprefix("--").replace("-", "_")
+    by_dest = {flag.dest: flag for flag in table().values()}
+    own = by_dest.get(dest)
+    if own is not None and not own.in_file:
+        raise UserError(
+            f"{CONFIG}: SGLang takes no {name.removeprefix('--')} from a file: give it as a flag, "
+            f"{name}"
+        )
     if isinstance(value, bool):
-        flag = find(name)
-        if flag is None or flag.values == "0":
+        if own is not None and own.values == "0":
             return [name] if value else []
+        flag = find(name)
+        if flag is None:
+            return [name] if value or _is_of_the_installed() else []
+        if flag.values == "0":
+            raise UserError(
+                f"{CONFIG}: SGLang takes no true or false of {name.removeprefix('--')} from a "
+                f"file, only of a switch by its whole name: give it as a flag, {flag.longest}"
+            )
         return [name, str(value).lower()]
     if isinstance(value, list):
         return [name, *map(str, value)] if value else []
@@ -259,7 +299,7 @@ def table() -> Mapping[str, Flag]:
             path = tables.get(importlib.metadata.version("sglang"), path)
     table = json.loads(path.read_text(encoding="utf-8"))
     flags = [
-        Flag(dest, tuple(row["names"]), row["values"], row.get("type"))
+        Flag(dest, tuple(row["names"]), row["values"], row.get("type"), row.get("in_file", True))
         for dest, row in table.items()
     ]
     return {name: flag for flag in flags for name in flag.names}

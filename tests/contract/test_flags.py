@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import server_flags
 from sglang_qwen3next_eagle3.serving import adaptive, command_line, flags, preflight, profile
@@ -38,6 +40,79 @@ def test_the_table_is_that_of_the_installed_release() -> None:
     assert table == server_flags.table(argparse.ArgumentParser()), (
         "make it again with `patches flags`"
     )
+
+
+def value_of(action: argparse.Action) -> str:
+    """One that its parser takes."""
+    if action.choices:
+        return str(next(iter(action.choices)))
+    if action.dest == "cuda_graph_config":
+        return "{}"
+    kind = getattr(action.type, "__name__", "")
+    return {"int": "1", "float": "0.5", "human_readable_int": "1Ki", "loads": "{}"}.get(kind, "[]")
+
+
+@pytest.fixture
+def quiet(parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SGLang's usage is long, and takes long to be laid out."""
+
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    monkeypatch.setattr(parser, "error", refuse)
+
+
+def is_taken(read: Callable[[list[str]], object], words: list[str]) -> bool:
+    try:
+        read(["--model-path", "x", *words])
+    except (UserError, ValueError):
+        return False
+    return True
+
+
+def read_by_us(words: list[str]) -> None:
+    parsed = flags.parse(words)
+    flags.check(parsed)
+    if parsed.stray:
+        raise UserError("as preflight says of what stands behind --")
+
+
+@pytest.mark.usefixtures("quiet")
+def test_we_take_every_flag_of_sglang_as_its_parser_does(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        for name in action.option_strings:
+            if name in ("-h", "--help", flags.CONFIG):
+                continue
+            value = value_of(action)
+            right = [name] if action.nargs == 0 else [name, value]
+            assert is_taken(parser.parse_args, right), right
+            assert is_taken(read_by_us, right), right
+            # What has no value, is given one, or is followed by what is none.
+            for words in ([name], [f"{name}={value}"], [name, "-q"], [name, "-5.5.5"]):
+                assert is_taken(read_by_us, words) == is_taken(parser.parse_args, words), words
+
+
+@pytest.mark.usefixtures("quiet")
+def test_we_take_every_key_of_a_file_as_sglang_does(
+    parser: argparse.ArgumentParser, tmp_path: Path
+) -> None:
+    from sglang.srt.server_args_config_parser import ConfigArgumentMerger
+
+    merger, file = ConfigArgumentMerger(parser), tmp_path / "flags.yaml"
+
+    def read_by_sglang(words: list[str]) -> None:
+        parser.parse_args(merger.merge_config_with_args(words))
+
+    for action in parser._actions:
+        for name in action.option_strings:
+            if name in ("-h", "--help", flags.CONFIG):
+                continue
+            switches = ["true", "false"] if action.nargs == 0 else []
+            for value in [*switches, json.dumps(value_of(action))]:
+                file.write_text(f"{name[2:]}: {value}")
+                words = ["--config", str(file)]
+                taken = is_taken(read_by_sglang, words)
+                assert is_taken(read_by_us, words) == taken, (name, value)
 
 
 def spelled_out(words: Sequence[str]) -> list[str]:

@@ -111,6 +111,43 @@ def test_a_config_file_that_sglang_would_not_read_is_refused(
         flags.parse(words)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("disable-piecewise-cuda-graph: true", "give it as a flag, --disable-piecewise-cuda-graph"),
+        ("cuda-graph-backend-prefill: full", "SGLang takes no cuda-graph-backend-prefill from a"),
+        ("lora-paths: [a]", "SGLang takes no lora-paths from a file"),
+        ("dllm-fdfo: false", "SGLang takes no dllm-fdfo from a file"),
+        (
+            "disable-radix: true",
+            "of a switch by its whole name: give it as a flag, --disable-radix-",
+        ),
+        (
+            "disable-radix: false",
+            "of a switch by its whole name: give it as a flag, --disable-radi",
+        ),
+        ("no-such-flag: false", "SGLang has no flag --no-such-flag"),
+        ("enable_metrics: true", "SGLang has no flag --enable_metrics: --enable-metrics?"),
+    ],
+)
+def test_a_config_file_at_which_sglang_would_end_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "flags.yaml"
+    file.write_text(text)
+    words = ["--profile", "b1", "--dry-run", "--", "--config", str(file)]
+    assert message in error_of(capsys, *words)
+
+
+def test_a_list_at_the_end_of_a_config_file_takes_no_word_of_the_program(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "flags.yaml"
+    file.write_text("enable_metrics: false\ncuda-graph-bs: [1, 2]\n")
+    words = ["--profile", "b1", "--dry-run", "--", "--config", str(file)]
+    assert launch.main(words) == 0
+
+
 def spellings(name: str, value: str, tmp_path: Path) -> dict[str, list[str]]:
     """Every way in which SGLang takes a flag and its value."""
     file = tmp_path / "flags.yaml"
@@ -363,6 +400,7 @@ def test_the_url_is_one_that_a_client_takes(words: str, url: str, key: bool) -> 
     ("text", "number"),
     [
         ("4096", 4096), ("256k", 256_000), ("256Ki", 262_144), ("25.6k", 25_600), ("1M", 10**6),
+        ("+2", 2), ("2_0", 20), (" 7 ", 7),
         ("1.5Ki", None), ("x", None), ("", None), ("-1", None), ("1.5", None),
     ],
 )  # fmt: skip
@@ -381,12 +419,57 @@ def test_numbers_are_read_as_sglang_reads_them(text: str, number: int | None) ->
         (["--cuda-graph-bs", "1", "x"], "--cuda-graph-bs 'x': a whole number is needed"),
         (["--max-total-tokens", "12Kb"], "--max-total-tokens '12Kb': a number of tokens"),
         (["--log-level"], "--log-level needs a value"),
+        (["--served-model-name", "-q"], "--served-model-name needs a value"),
+        (["--trust-remote-code=true"], "--trust-remote-code takes no value"),
+        (["--trust-rem="], "--trust-rem takes no value"),
+        (["-tp", "2"], "SGLang has no flag -tp: --tp-size?"),
+        (["--enable-metrics", "-q"], "SGLang has no flag -q"),
     ],
 )
 def test_what_sglang_s_parser_would_end_at_is_refused(
     capsys: pytest.CaptureFixture[str], words: list[str], cause: str
 ) -> None:
     assert cause in error_of(capsys, "--profile", "b1", "--dry-run", "--", *words)
+
+
+@pytest.mark.parametrize("words", [["-api-key", "S3CRET"], ["-api-key=S3CRET"]])
+@pytest.mark.parametrize("release", ["0.5.17", "9.9"])
+def test_a_secret_behind_one_dash_is_not_shown(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    release: str,
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _name: release)
+    error = error_of(capsys, "--profile", "b1", "--dry-run", "--", *words)
+    assert "SGLang has no flag -api-key: --api-key?" in error
+    assert "S3CRET" not in error
+
+
+@pytest.mark.parametrize("count", ["2", "+2", "2_0", "0" * 30 + "2"])
+def test_several_tokenizer_workers_and_a_key_are_refused(
+    capsys: pytest.CaptureFixture[str], count: str
+) -> None:
+    words = ["--api-key", "K", f"--tokenizer-worker-num={count}"]
+    error = error_of(capsys, "--profile", "b1", "--dry-run", "--", *words)
+    assert "tokenizer workers SGLang checks no key" in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--disable-piecewise-cuda-graph"],
+        ["--enable-breakable-cuda-graph", "--enable-metrics"],
+        ["--enforce-piecewise-cuda-graph"],
+        ["--cuda-graph-backend-prefill", "disabled"],
+        ["--max-running-requests", "-1"],
+        ["--served-model-name", "-a b"],
+    ],
+)
+def test_every_kind_of_flag_and_value_is_taken(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert launch.main(["--profile", "b1", "--dry-run", "--", *words]) == 0
 
 
 def test_what_it_takes_is_not(capsys: pytest.CaptureFixture[str]) -> None:
