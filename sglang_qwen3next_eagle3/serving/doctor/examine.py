@@ -17,7 +17,7 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.fast import stages
-from sglang_qwen3next_eagle3.serving import flags, machine, preflight
+from sglang_qwen3next_eagle3.serving import flags, keys, machine, preflight
 from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of, port_of
 from sglang_qwen3next_eagle3.serving.doctor import (
     checkpoint,
@@ -137,6 +137,7 @@ def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = N
     if mib is None:
         told += findings.of_host(found, server.needs)
         told += _address(server.given)
+        told += _readable_keys(server.given, launch)
     told += findings.of_keys(launch)
     told += _notes(launch)
     for finding in (target_finding, head_finding):
@@ -236,6 +237,13 @@ def _address(given: Parsed) -> Iterator[Finding]:
         yield error("port", str(refused))
     else:
         yield note("port", f"port {port_of(given)} is free")
+
+
+def _readable_keys(given: Parsed, launch: Launch) -> Iterator[Finding]:
+    try:
+        keys.check_readable(given, launch.environment)
+    except UserError as refused:
+        yield error("keys", str(refused))
 
 
 def _notes(launch: Launch) -> Iterator[Finding]:

@@ -134,6 +134,24 @@ def test_a_port_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "another server" in of(json.loads(capsys.readouterr().out), "port")["text"]
 
 
+@pytest.mark.parametrize("content", [None, "", "two words\nand lines\n"])
+def test_a_key_that_launch_could_not_read_is_an_error(
+    becomes: Becomes, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None
+) -> None:
+    becomes(NO_GPU)
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_text(content)
+    words = ["--profile", "demo", "--api-key-file", str(file)]
+    status, data = asked(capsys, *words)
+    assert status == 2
+    assert of(data, "keys")["level"] == "error"
+    assert launch.main(words) == 2
+    assert of(data, "keys")["text"] in capsys.readouterr().err
+    _, elsewhere = asked(capsys, *words, "--gpu", "H200")
+    assert not [found for found in elsewhere["findings"] if found["subject"] == "keys"]
+
+
 def test_an_unknown_gpu_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--profile", "b1", "--gpu", "potato"]) == 2
     assert "H200" in capsys.readouterr().err
