@@ -180,6 +180,32 @@ def test_the_router_finds_the_servers_and_takes_its_flags() -> None:
     assert kustomization["namespace"] == taken.service_discovery_namespace
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_nobody_reaches_a_pod_but_who_is_named(folder: str) -> None:
+    resources = built(folder)
+    allowed = {}
+    for kind, name in [("StatefulSet", "server"), ("Deployment", "router")]:
+        labels = resources[kind, name]["spec"]["template"]["metadata"]["labels"]
+        policy = resources["NetworkPolicy", name]["spec"]
+        assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+        assert policy["policyTypes"] == ["Ingress"]
+        (container,) = resources[kind, name]["spec"]["template"]["spec"]["containers"]
+        names = {port["name"] for port in container["ports"]}
+        for rule in policy["ingress"]:
+            ports = {port["port"] for port in rule["ports"]}
+            assert ports <= names
+            for peer in rule["from"]:
+                ((where, selector),) = peer.items()
+                (who,) = selector["matchLabels"].values()
+                allowed[name, where.removesuffix("Selector"), who] = ports
+    assert allowed == {
+        ("server", "pod", "router"): {"http"},
+        ("server", "namespace", "monitoring"): {"http"},
+        ("router", "namespace", "ingress-nginx"): {"http"},
+        ("router", "namespace", "monitoring"): {"metrics"},
+    }
+
+
 def test_selectors_select_what_is_there() -> None:
     resources = built("base")
     labels = [

@@ -62,3 +62,11 @@ def test_there_are_some_of_each_kind() -> None:
 def test_results_of_different_runs_have_folders_of_their_own() -> None:
     folders = [words[words.index("--out") + 1] for words in ASKED if "--out" in words]
     assert len(set(folders)) == len(folders) == 4
+
+
+def test_no_page_installs_this_package_from_a_registry_that_has_it_not() -> None:
+    pages = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
+    lines = [line for page in pages for line in page.read_text().splitlines()]
+    installing = [line for line in lines if "pip install" in line]
+    assert sum("-c constraints.txt '.[serve]'" in line for line in installing) >= 2
+    assert not [line for line in installing if re.search(r"install [^#]*\b" + PROGRAM, line)]
