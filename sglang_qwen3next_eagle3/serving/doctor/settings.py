@@ -264,6 +264,8 @@ def _graphs(given: Parsed, on_gpu: bool, tp: int, chunk: int, device_mib: float 
     phases = {}
     for phase in ("decode", "prefill"):
         off = everything_off or bool(given.of(f"--disable-{phase}-cuda-graph"))
+        # An older name, which sets the backend.
+        off |= phase == "prefill" and bool(given.of("--disable-piecewise-cuda-graph"))
         backend = given.value(f"--cuda-graph-backend-{phase}")
         own = spelled.get(phase) or {}
         backend = own.get("backend") or backend or ("disabled" if off else "on")

@@ -218,3 +218,18 @@ def test_another_layout_is_not_calculated() -> None:
             inputs(words)
     assert inputs("--pp-size 1").settings.tp == 1
     assert inputs("--quantization fp8", "fp8").settings.tp == 1, "which it is already"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--disable-prefill-cuda-graph",
+        "--disable-piecewise-cuda-graph",
+        "--cuda-graph-backend-prefill disabled",
+    ],
+)
+def test_prefill_graphs_are_off_under_each_of_their_names(words: str) -> None:
+    assert inputs("").settings.graphs.prefills > 0
+    graphs = inputs(words).settings.graphs
+    assert graphs.prefills == 0
+    assert graphs.decode_max
