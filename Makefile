@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/.installed
 UNIT := -m pytest tests/unit -n 2 --dist worksteal
 # Here a file's tests stay together, and so do all that share servers (tests/e2e/conftest.py).
 WITH_SGLANG := -m pytest -m "not gpu" tests/e2e tests/contract -n 2 --dist loadfile --no-loadscope-reorder
+# Real processes with stand-ins for SGLang, and what takes long without it.
+INTEGRATION := tests/integration
 # Kernels run in Triton's interpreter, which is chosen when triton is first imported.
 KERNELS := tests/kernels
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -30,7 +32,7 @@ serve: $(INSTALLED)  ## The same, but keep the server until Ctrl-C
 	@$(BIN)/python -m sglang_qwen3next_eagle3 demo --serve
 
 test: $(INSTALLED)  ## All tests but those that need a GPU
-	TRITON_INTERPRET=1 $(BIN)/python $(UNIT) $(KERNELS)
+	TRITON_INTERPRET=1 $(BIN)/python $(UNIT) $(INTEGRATION) $(KERNELS)
 	$(BIN)/python $(WITH_SGLANG) --durations=10
 
 test-fast: $(INSTALLED)  ## The unit tests: under a minute, no SGLang
@@ -38,7 +40,7 @@ test-fast: $(INSTALLED)  ## The unit tests: under a minute, no SGLang
 
 coverage: $(INSTALLED)  ## The share of the package's lines that tests without SGLang run
 	@rm -f .coverage .coverage.*
-	TRITON_INTERPRET=1 $(BIN)/coverage run $(UNIT) $(KERNELS) -q
+	TRITON_INTERPRET=1 $(BIN)/coverage run $(UNIT) $(INTEGRATION) $(KERNELS) -q
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report
 	@$(BIN)/coverage report --format=total --omit='*/overlay/fast/kernels/*' | sed 's/$$/ % without the kernels/'

@@ -1,4 +1,4 @@
-"""The history of a conversation; tests/unit/cli/test_chat_conversation.py types one."""
+"""The history of a conversation; tests/integration/cli/test_chat_conversation.py types one."""
 
 import contextlib
 from collections.abc import Callable, Iterator

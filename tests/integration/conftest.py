@@ -1,8 +1,17 @@
+"""Whole runs with stand-ins for SGLang: real processes, or minutes of torch for what is one step in
+unit tests. `make test` runs them, `make test-fast` does not."""
+
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.bench_runs import Behave, fakes
+from tests.support.without_sglang import (  # noqa: F401
+    executed,
+    installed,
+    no_waiting,
+    one_tls_context,
+)
 
 
 @pytest.fixture
