@@ -25,7 +25,7 @@ from sglang_qwen3next_eagle3.bench.results.cycles import CycleMeasurement, Cycle
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
 from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration
-from sglang_qwen3next_eagle3.bench.speed import head_flags, synthetic_pair
+from sglang_qwen3next_eagle3.bench.speed import all_served, synthetic_pair
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target
@@ -57,16 +57,7 @@ def run_cycle(options: CycleOptions) -> tuple[CycleResult, str, bool]:
         config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
         measuring = _Measuring(options, journal, scratch, Target.from_path(config).vocab_size)
         contenders = configurations.parse(options.configurations, base, served.given)
-        compared = [
-            servers.served(
-                contender,
-                options.out,
-                [*head_flags(contender, flags), *flags],
-                options.start_seconds,
-                measuring.environment,
-            )
-            for contender in contenders
-        ]
+        compared = all_served(contenders, options, flags, measuring.environment)
         for one in compared:
             journal.admit(one.configuration)
         total = len(compared) * len(options.batches)

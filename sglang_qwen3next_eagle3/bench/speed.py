@@ -5,7 +5,7 @@ told: no checkpoint, no data. It says nothing about acceptance.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from sglang_qwen3next_eagle3.bench.measure import Benchmark, Outcome, measure
 from sglang_qwen3next_eagle3.bench.options import SpeedOptions, SyntheticOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
-from sglang_qwen3next_eagle3.bench.servers import Work
+from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration, Work
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.model import hub
 from sglang_qwen3next_eagle3.model.target import Target
@@ -49,16 +49,7 @@ def run_speed(options: SpeedOptions) -> Outcome:
         shared = AcceptLength.create(scratch / "accept-length")
         environment = {variables.SIMULATE: str(scratch / "accept-length")}
         contenders = configurations.parse(options.configurations, base, served.given)
-        compared = [
-            servers.served(
-                contender,
-                options.out,
-                [*head_flags(contender, flags), *flags],
-                options.start_seconds,
-                environment,
-            )
-            for contender in contenders
-        ]
+        compared = all_served(contenders, options, flags, environment)
         config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
         benchmark = Benchmark(
             kind="speed",
@@ -72,6 +63,29 @@ def run_speed(options: SpeedOptions) -> Outcome:
             restart=False,
         )
         return measure(benchmark, journal, options, described)
+
+
+def all_served(
+    contenders: Sequence[Contender],
+    options: SyntheticOptions,
+    flags: Sequence[str],
+    environment: Mapping[str, str],
+) -> list[ServedConfiguration]:
+    """The contenders with what starts them; flags: as `synthetic_pair` gives them.
+
+    Raises:
+        UserError: one cannot be served.
+    """
+    return [
+        servers.served(
+            contender,
+            options.out,
+            [*_head_flags(contender, flags), *flags],
+            options.start_seconds,
+            environment,
+        )
+        for contender in contenders
+    ]
 
 
 Synthetic = TypeVar("Synthetic", bound=SyntheticOptions)
@@ -92,7 +106,7 @@ def synthetic_pair(options: Synthetic, scratch: Path) -> tuple[Synthetic, list[s
     return options.with_pair(target, head), [*synthetic.FLAGS, *flags]
 
 
-def head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
+def _head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
     """What a contender needs besides the flags of `synthetic_pair`."""
     synthetic_head = contender.profile.algorithm == "eagle3" and synthetic.FLAGS[0] in flags
     return synthetic.HEAD_FLAGS if synthetic_head else ()
