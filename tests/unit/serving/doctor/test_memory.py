@@ -44,7 +44,9 @@ def inputs(
         "nextn": weights.mtp_bytes(tensors, target, tp, 2),
     }[algorithm]
     taken = examine.RESERVED_MIB + examine.CONTEXT_MIB + (examine.RANKS_MIB if tp > 1 else 0)
-    loaded = memory.Weights(own, draft, weights.embedding_bytes(target.config, tp, 2))
+    # As examine counts it: an MTP layer loads an lm_head beside the embedding.
+    embedding = weights.embedding_bytes(target.config, tp, 2) * (2 if algorithm == "nextn" else 1)
+    loaded = memory.Weights(own, draft, embedding)
     config = published.HEAD if algorithm == "eagle3" else None
     return memory.Inputs(resolved, target, loaded, (mib - taken) * MIB, config)
 
@@ -85,6 +87,25 @@ def test_states_take_what_sglang_allocated(row: dict[str, Any]) -> None:
 def test_what_is_free_before_the_weights(row: dict[str, Any]) -> None:
     before = inputs(f"--tp {row['tp']}").before
     assert before / GIB == pytest.approx(row["gib"], rel=0.005)
+
+
+@pytest.mark.parametrize("row", RECORDED["drafts"])
+def test_drafts_take_what_sglang_counted(row: dict[str, Any]) -> None:
+    words = "--tp 4" + tree_flags(row["algorithm"], [3, 1, 4])
+    loaded = inputs(words, "bf16", row["algorithm"]).weights
+    # torch takes memory in blocks of 2 and 20 MiB, which so small a model notices.
+    assert (loaded.draft + loaded.loading) / GIB == pytest.approx(row["gib"], abs=0.05)
+
+
+@pytest.mark.parametrize("row", RECORDED["kv"])
+def test_kv_takes_what_sglang_allocated(row: dict[str, Any]) -> None:
+    words = "--tp 4 --disable-radix-cache --max-running-requests 32 --max-total-tokens 40000"
+    words += tree_flags(row["algorithm"], row.get("tree"))
+    plan = memory.plan(inputs(words, "bf16", row["algorithm"]))
+    assert pools_of(plan).tokens == 40000
+    # Two figures of two digits each.
+    assert plan.kv / GIB == pytest.approx(row["target"], abs=0.01)
+    assert plan.draft_kv / GIB == pytest.approx(row["draft"], abs=0.01)
 
 
 @pytest.mark.parametrize("row", RECORDED["requests"]["servers"])
