@@ -99,8 +99,10 @@ class Load:
         self._inputs, self._vocabulary = arguments.input_tokens, arguments.vocabulary
         self._drawn = random.Random(0)
 
-    def run(self, url: str, count: int, half_way: threading.Event | None = None) -> dict[str, Any]:
-        """half_way: set once a third of the requests are answered."""
+    def run(
+        self, url: str, count: int, third_answered: threading.Event | None = None
+    ) -> dict[str, Any]:
+        """third_answered: set once a third of the requests are."""
         bodies = [self._body() for _ in range(count)]
         failures: list[str] = []
         done, tokens, lock = 0, 0, threading.Lock()
@@ -123,8 +125,8 @@ class Load:
                     done, tokens = done + 1, tokens + got
                     if error is not None:
                         failures.append(error)
-                    if half_way is not None and done >= count // 3:
-                        half_way.set()
+                    if third_answered is not None and done >= count // 3:
+                        third_answered.set()
 
             begun = time.monotonic()
             list(pool.map(ask, bodies))
@@ -167,15 +169,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             served = zip(pair, before, strict=True)
             figures["two"]["answered_by"] = [found.answered() - was for found, was in served]
             print(json.dumps({"two": figures["two"]}), flush=True)
-            half_way = threading.Event()
+            third_answered = threading.Event()
 
             def kill() -> None:
-                half_way.wait(120)
+                third_answered.wait(120)
                 os.killpg(pair[1].child.process.pid, signal.SIGKILL)
 
             killer = threading.Thread(target=kill)
             killer.start()
-            figures["one_killed"] = Load(both).run(url, 2 * arguments.requests, half_way)
+            figures["one_killed"] = Load(both).run(url, 2 * arguments.requests, third_answered)
             killer.join()
             print(json.dumps({"one_killed": figures["one_killed"]}), flush=True)
             figures["afterwards"] = load.run(url, arguments.requests)
