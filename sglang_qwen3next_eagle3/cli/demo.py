@@ -137,6 +137,6 @@ def _how_to_go_on(url: str, question: str, serve: bool, keyed: bool) -> None:
             f"  sglang-qwen3next-eagle3 chat --base-url {url}{option} 'Sort a dict by its values.'"
         )
     else:
-        print("Keep it running with `make serve`; then")
+        print("Keep it running with `sglang-qwen3next-eagle3 demo --serve`; then")
     print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json'{header} \\")
     print(f"    -d {shlex.quote(body)}")
