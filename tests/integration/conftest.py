@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.bench_runs import Behave, fakes
 from tests.support.without_sglang import (  # noqa: F401
+    demo_port,
     executed,
     installed,
     no_waiting,

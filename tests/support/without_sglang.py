@@ -1,10 +1,13 @@
 """What tests without SGLang share: how they run quickly on busy cores, and a stand-in for it."""
 
+import fcntl
 import functools
 import os
 import ssl
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +40,17 @@ def no_waiting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
         patch.setattr(processes, "POLL_SECONDS", 0.03)
+        yield
+
+
+_PORT = Path(tempfile.gettempdir()) / "sglang-qwen3next-eagle3-tests-port-30000"
+
+
+@pytest.fixture
+def demo_port() -> Iterator[None]:
+    """The port of `demo` for one test at a time, in whichever worker."""
+    with _PORT.open("w") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
         yield
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.without_sglang import (  # noqa: F401
+    demo_port,
     executed,
     installed,
     no_waiting,

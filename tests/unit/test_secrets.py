@@ -123,7 +123,9 @@ def test_bench_of_a_server_of_others(
     assert_no_secret(told(), but="no server answers")
 
 
-def test_demo(monkeypatch: pytest.MonkeyPatch, behave: bench_runs.Behave, told: Told) -> None:
+def test_demo(
+    monkeypatch: pytest.MonkeyPatch, behave: bench_runs.Behave, told: Told, demo_port: None
+) -> None:
     for refuse in ("", "\n".join(PRINTED)):
         behave(demo={"key": f"{CANARY}-1", "say": "\n".join(PRINTED), "refuse": refuse})
         assert main(["demo", "--", *ALL]) == (2 if refuse else 0)

@@ -25,7 +25,7 @@ DEMO = (
 
 
 @pytest.fixture(autouse=True)
-def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, demo_port: None) -> None:
     monkeypatch.setattr(server, "LAUNCHER", fake_sglang.__name__)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
