@@ -21,6 +21,8 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     gdn_commit,
     gdn_decode,
     gdn_verify,
+    head_linear,
+    head_steps,
     lm_head,
     norm_quantize,
     router,
@@ -146,7 +148,45 @@ def gdn_and_attention(requests: int, nodes: int, quantize: bool = True, ranks: i
     )  # fmt: skip
 
 
+def draft_head(requests: int, nodes: int, ranks: int = 1) -> None:
+    """A draft step, and a draft extend of `nodes` rows a request."""
+    heads, kv_heads, inner = 16 // ranks, 4 // ranks, 8192 // ranks
+    table, accepted = torch.zeros(32000, dtype=INT64), torch.ones(requests, dtype=INT32)
+    tokens, hidden, gain = torch.zeros(requests, dtype=INT64), empty(requests, WIDTH), empty(WIDTH)
+    embedding, lm_weight = empty(VOCABULARY, WIDTH), empty(32000 // ranks, WIDTH)
+    both = head_steps.head_enter(tokens, embedding, gain, hidden, gain, 1e-6)
+    head_steps.head_enter(tokens, embedding, gain, hidden, gain, 1e-6, table, tokens)
+    head_linear.head_linear(empty(requests, 3 * WIDTH), empty(WIDTH, 3 * WIDTH))
+    width = (heads + 2 * kv_heads) * 128
+    qkv = head_linear.head_linear(both, empty(width, 2 * WIDTH))
+    workspace = attention.attention_workspace(requests * nodes, heads, 128, 8192, "cpu")
+    cache = empty(1024, kv_heads, 128)
+    for rows, paths in (
+        (requests, None), (requests * nodes, tree.chain_paths(requests, nodes, "cpu")),
+    ):  # fmt: skip
+        positions = torch.zeros(rows, dtype=INT64)
+        mixed = attention.attention(
+            qkv if paths is None else empty(rows, width), None, None, 0.0, positions,
+            empty(8192, 128, dtype=FP32), cache, cache, positions,
+            torch.zeros(requests + 1, dtype=INT32), torch.zeros(64, dtype=INT64), paths, False,
+            workspace, accepted=None if paths is None else accepted,
+        )  # fmt: skip
+    mixed = head_linear.head_linear(mixed.out, empty(WIDTH, 16 // ranks * 128))
+    head_steps.head_norm(mixed, empty(requests * nodes, WIDTH), gain, 1e-6, accepted, nodes, 0)
+    head_steps.head_norm(mixed, hidden, gain, 1e-6, accepted, 0, nodes)
+    _, normed = head_steps.head_norm(mixed, hidden, gain, 1e-6)
+    gated = head_linear.head_gated(normed, empty(2 * inner, WIDTH))
+    head_linear.head_linear(gated, empty(WIDTH, inner))
+    logits = empty(requests * nodes, 32000 // ranks, dtype=FP32)
+    head_linear.head_logits(normed, lm_weight, logits, accepted)
+    largest = head_linear.head_largest(normed, lm_weight)
+    head_steps.head_choose(largest, table, tokens, tokens)
+
+
 def every() -> None:
+    for shape in ((1, 4), (8, 4), (1, 8), (4, 8)):
+        for ranks in (1, 2, 4):
+            draft_head(*shape, ranks)
     for count in (2, 4, 16, 32):
         dense_and_experts(count)
         print(count, sum(compiled.values()), flush=True)
@@ -173,6 +213,7 @@ def main() -> None:
         dense_and_experts(count)
     gdn_and_attention(1, 1)
     gdn_and_attention(2, 4)
+    draft_head(2, 4)
     if "--every" in sys.argv:
         every()
     print(json.dumps(compiled))

@@ -132,24 +132,27 @@ def _chunk_start(chunk, SIZE0: tl.constexpr, FROM1: tl.constexpr, SIZE1: tl.cons
 
 
 @triton.jit
-def _normed_and_rotated(at, weight, cos_sin, d, valid, eps, D: tl.constexpr, ROTARY: tl.constexpr):
+def _normed_and_rotated(at, weight, cos_sin, d, valid, eps, D: tl.constexpr, ROTARY: tl.constexpr,
+                        PLAIN: tl.constexpr):  # fmt: skip
     """Heads [M, D] at pointers `at` [M, 1]: normalized, rounded, rotated; fp32 exact in bf16.
 
-    cos_sin: pointers [M, 1] to the cosines of the rows' positions. d: [1, D].
+    cos_sin: pointers [M, 1] to the cosines of the rows' positions. d: [1, D]. PLAIN: no norm.
     """
     half: tl.constexpr = ROTARY // 2
     turned = (d < ROTARY) & valid
     other = tl.where(d < half, d + half, d - half)
     x = tl.load(at + d, mask=valid, other=0.0).to(tl.float32)
     y = tl.load(at + other, mask=turned, other=0.0).to(tl.float32)
-    gain = 1.0 + tl.load(weight + d).to(tl.float32)
-    other_gain = 1.0 + tl.load(weight + other, mask=d < ROTARY, other=0.0).to(tl.float32)
+    if not PLAIN:
+        gain = 1.0 + tl.load(weight + d).to(tl.float32)
+        other_gain = 1.0 + tl.load(weight + other, mask=d < ROTARY, other=0.0).to(tl.float32)
     angle = tl.where(d < half, d, d - half)
     cos = tl.load(cos_sin + angle, mask=turned, other=1.0).to(tl.float32)
     sin = tl.load(cos_sin + half + angle, mask=turned, other=0.0).to(tl.float32)
-    scale = tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
-    x = to_bfloat16(x * scale * gain).to(tl.float32)
-    y = to_bfloat16(y * scale * other_gain).to(tl.float32)
+    if not PLAIN:
+        scale = tl.rsqrt(tl.sum(x * x, 1) / D + eps)[:, None]
+        x = to_bfloat16(x * scale * gain).to(tl.float32)
+        y = to_bfloat16(y * scale * other_gain).to(tl.float32)
     y = tl.where(d < half, -y, y)
     return to_bfloat16(x * cos + y * sin)
 
@@ -203,10 +206,13 @@ def _scores(
     SIZE1: tl.constexpr,
     FROM2: tl.constexpr,
     SIZE2: tl.constexpr,
+    PLAIN: tl.constexpr,
     EARLY: tl.constexpr,
     PDL: tl.constexpr,
 ):
     G: tl.constexpr = HQ // HKV
+    # A head's query, and its gate behind it.
+    QUERY: tl.constexpr = D if PLAIN else 2 * D
     OWN: tl.constexpr = 1 if N == 1 else 0
     TAILS: tl.constexpr = 1 if N == 1 else 2
     ROW_TILES: tl.constexpr = (N + ROWS - 1) // ROWS
@@ -261,10 +267,10 @@ def _scores(
                 if N > 1:
                     source += tl.load(path + 2 + tl.minimum(path_node, N - 1))
                 on_path = (path_node <= depth)[:, None]
-                k_at = qkv + source * qkv_stride + HQ * 2 * D + head * D
+                k_at = qkv + source * qkv_stride + HQ * QUERY + head * D
                 k_angles = cos_sin_cache + tl.load(positions + source) * ROTARY
                 new_k = _normed_and_rotated(
-                    k_at[:, None], k_weight, k_angles[:, None], d, on_path, eps, D, ROTARY
+                    k_at[:, None], k_weight, k_angles[:, None], d, on_path, eps, D, ROTARY, PLAIN
                 )
                 new_v = tl.load(k_at[:, None] + HKV * D + d, mask=on_path, other=0.0)
                 loc = tl.load(out_cache_loc + source).to(tl.int64)[:, None]
@@ -275,10 +281,10 @@ def _scores(
             row = tl.where(tail, node, node + m // G)
             valid = (row < N)[:, None]
             row = root + tl.minimum(row, N - 1)
-            at = qkv + row * qkv_stride + (head * G + m % G) * 2 * D
+            at = qkv + row * qkv_stride + (head * G + m % G) * QUERY
             angles = cos_sin_cache + tl.load(positions + row) * ROTARY
             q = _normed_and_rotated(
-                at[:, None], q_weight, angles[:, None], d, valid, eps, D, ROTARY
+                at[:, None], q_weight, angles[:, None], d, valid, eps, D, ROTARY, PLAIN
             )
 
             # Positions are the rows of the products, so that few queries waste little of them.
@@ -326,6 +332,7 @@ def _combine(
     qkv,
     kv_indptr,
     paths,
+    accepted,
     sums,
     stats,
     out,
@@ -337,6 +344,8 @@ def _combine(
     D: tl.constexpr,
     COMBINED: tl.constexpr,
     QUANTIZE: tl.constexpr,
+    PLAIN: tl.constexpr,
+    CHOSEN: tl.constexpr,
     SIZE0: tl.constexpr,
     FROM1: tl.constexpr,
     SIZE1: tl.constexpr,
@@ -345,10 +354,13 @@ def _combine(
     PDL: tl.constexpr,
 ):
     head = tl.program_id(0)
-    row = tl.program_id(1)
+    to = tl.program_id(1)
     if PDL:
         gdc_wait()
         gdc_launch_dependents()
+    row = to
+    if CHOSEN:
+        row = to * N + tl.load(accepted + to) - 1
     request = row // N
     position = tl.load(kv_indptr + request + 1) - tl.load(kv_indptr + request)
     if N == 1:
@@ -358,7 +370,8 @@ def _combine(
     count = _chunk_of(position, SIZE0, FROM1, SIZE1, FROM2, SIZE2) + 1
     d = tl.arange(0, D)
     c = tl.arange(0, COMBINED)
-    gate = tl.load(qkv + row * qkv_stride + (head * 2 + 1) * D + d).to(tl.float32)
+    if not PLAIN:
+        gate = tl.load(qkv + row * qkv_stride + (head * 2 + 1) * D + d).to(tl.float32)
     base = (row.to(tl.int64) * HQ + head) * chunks
     largest = tl.full([COMBINED], float("-inf"), tl.float32)
     for first in range(0, count, COMBINED):
@@ -376,15 +389,16 @@ def _combine(
         weights += tl.sum(factor * tl.load(stats + at * 2 + 1, mask=inside, other=0.0), 0)
         values = tl.load(sums + at[:, None] * D + d[None, :], mask=inside[:, None], other=0.0)
         total += tl.sum(values * factor[:, None], 0)
-    result = to_bfloat16(total / weights).to(tl.float32)
-    y = to_bfloat16(result * to_bfloat16(tl.sigmoid(gate)).to(tl.float32))
-    at = (row * HQ + head) * D
+    y = to_bfloat16(total / weights)
+    if not PLAIN:
+        y = to_bfloat16(y.to(tl.float32) * to_bfloat16(tl.sigmoid(gate)).to(tl.float32))
+    at = (to * HQ + head) * D
     if QUANTIZE:
         groups: tl.constexpr = D // 128
         codes, scale = quantize_groups(tl.reshape(y.to(tl.float32), [groups, 128]))
         group = tl.arange(0, groups)
         tl.store(out + at + group[:, None] * 128 + tl.arange(0, 128)[None, :], codes)
-        tl.store(scales + (row * HQ + head) * groups + group, scale)
+        tl.store(scales + (to * HQ + head) * groups + group, scale)
     else:
         tl.store(out + at + d, y)
 
@@ -417,8 +431,8 @@ def _programs(device: torch.device) -> int:
 
 def attention(
     qkv: torch.Tensor,
-    q_weight: torch.Tensor,
-    k_weight: torch.Tensor,
+    q_weight: torch.Tensor | None,
+    k_weight: torch.Tensor | None,
     eps: float,
     positions: torch.Tensor,
     cos_sin_cache: torch.Tensor,
@@ -431,20 +445,26 @@ def attention(
     quantize: bool,
     workspace: AttentionWorkspace,
     early_cache: bool = False,
+    accepted: torch.Tensor | None = None,
 ) -> AttentionOutput:
     """T rows: one a request (paths None), or the nodes of draft trees.
 
-    q_weight, k_weight: [D]; positions: [T] int64; cos_sin_cache: [positions, rotary] fp32, cosines
-    then sines. k_cache, v_cache: one layer's pools [slots, HKV, D]. out_cache_loc: [T] int64.
-    kv_indptr [B + 1] int32, kv_indices int64 or int32: as stock's Triton backend prepares them, in
-    decode with the row's own slot as the last one of its request, in verify without the pass.
+    q_weight, k_weight: [D]; without both, qkv is [T, (HQ + 2 HKV) D] and has neither norms nor
+    gates, as the draft head's. positions: [T] int64; cos_sin_cache: [positions, rotary] fp32,
+    cosines then sines. k_cache, v_cache: one layer's pools [slots, HKV, D]. out_cache_loc: [T]
+    int64. kv_indptr [B + 1] int32, kv_indices int64 or int32: as stock's Triton backend prepares
+    them, in decode with the row's own slot as the last one of its request, in verify without the
+    pass.
     paths: [T, 2 + n] of tree_paths or chain_paths; the row of depth d is at position prefix + d.
     early_cache: read kv_indptr and paths before the preceding kernels have ended. Only where none
     of these writes them, which is so for a pass captured as one graph.
+    accepted: [B] int32. Only node accepted[b] - 1 of request b is then in the output [B, HQ * D];
+    keys and values of all nodes are written all the same.
     """
     rows, width = qkv.shape
     _, kv_heads, dim = k_cache.shape
-    heads = (width - 2 * kv_heads * dim) // (2 * dim)
+    plain = q_weight is None
+    heads = (width - 2 * kv_heads * dim) // (dim if plain else 2 * dim)
     group = heads // kv_heads
     nodes = 1 if paths is None else paths.shape[1] - 2
     batch = len(kv_indptr) - 1
@@ -455,10 +475,11 @@ def attention(
     if quantize and dim % GROUP:
         raise ValueError(f"a head of {dim} is not made of quantization groups of {GROUP}")
     out_dtype = torch.float8_e4m3fn if quantize else torch.bfloat16
-    out = torch.empty(rows, heads * dim, dtype=out_dtype, device=qkv.device)
+    out_rows = rows if accepted is None else batch
+    out = torch.empty(out_rows, heads * dim, dtype=out_dtype, device=qkv.device)
     scales = None
     if quantize:
-        shape = rows, heads * dim // GROUP
+        shape = out_rows, heads * dim // GROUP
         scales = torch.empty(shape, dtype=torch.float32, device=qkv.device)
     sums, stats = workspace
     table = qkv if paths is None else paths
@@ -473,8 +494,8 @@ def attention(
     with _warp_level_products():
         _scores[(_programs(qkv.device),)](
             qkv,
-            q_weight,
-            k_weight,
+            qkv if q_weight is None else q_weight,
+            qkv if k_weight is None else k_weight,
             positions,
             cos_sin_cache,
             k_cache,
@@ -503,16 +524,18 @@ def attention(
             STAGES=STAGES,
             DOT=DOT_DTYPE,
             **bounds,
+            PLAIN=plain,
             EARLY=early_cache,
             PDL=dependent_launch(),
             num_warps=SCORE_WARPS,
             enable_fp_fusion=False,
             **launch_options(),
         )
-    _combine[(heads, rows)](
+    _combine[(heads, out_rows)](
         qkv,
         kv_indptr,
         table,
+        kv_indptr if accepted is None else accepted,
         sums,
         stats,
         out,
@@ -524,6 +547,8 @@ def attention(
         D=dim,
         COMBINED=COMBINED,
         QUANTIZE=quantize,
+        PLAIN=plain,
+        CHOSEN=accepted is not None,
         **bounds,
         PDL=dependent_launch(),
         num_warps=COMBINE_WARPS,
@@ -550,8 +575,8 @@ def rotate(x: torch.Tensor, cos_sin: torch.Tensor) -> torch.Tensor:
 
 def reference_attention(
     qkv: torch.Tensor,
-    q_weight: torch.Tensor,
-    k_weight: torch.Tensor,
+    q_weight: torch.Tensor | None,
+    k_weight: torch.Tensor | None,
     eps: float,
     positions: torch.Tensor,
     cos_sin_cache: torch.Tensor,
@@ -565,13 +590,15 @@ def reference_attention(
     """`attention` without quantization in plain torch: out [T, HQ * D] bf16, caches in place."""
     rows = qkv.shape[0]
     _, kv_heads, dim = k_cache.shape
-    heads = (qkv.shape[1] - 2 * kv_heads * dim) // (2 * dim)
-    q_gate, k, v = qkv.split([heads * 2 * dim, kv_heads * dim, kv_heads * dim], 1)
-    q, gate = q_gate.view(rows, heads, 2, dim).unbind(2)
+    parts = 1 if q_weight is None else 2
+    heads = (qkv.shape[1] - 2 * kv_heads * dim) // (parts * dim)
+    q_gate, k, v = qkv.split([heads * parts * dim, kv_heads * dim, kv_heads * dim], 1)
+    q, *gate = q_gate.view(rows, heads, parts, dim).unbind(2)
     k, v = k.view(rows, kv_heads, dim), v.view(rows, kv_heads, dim)
     cos_sin = cos_sin_cache[positions]
-    q = rotate(gemma_norm(q, q_weight, eps), cos_sin)
-    k = rotate(gemma_norm(k, k_weight, eps), cos_sin)
+    if q_weight is not None and k_weight is not None:
+        q, k = gemma_norm(q, q_weight, eps), gemma_norm(k, k_weight, eps)
+    q, k = rotate(q, cos_sin), rotate(k, cos_sin)
     k_cache[out_cache_loc], v_cache[out_cache_loc] = k, v
     out = torch.empty(rows, heads, dim, dtype=torch.bfloat16, device=qkv.device)
     nodes = 1 if paths is None else paths.shape[1] - 2
@@ -586,4 +613,6 @@ def reference_attention(
         values = v_cache[own].repeat_interleave(heads // kv_heads, 1).float()
         scores = torch.einsum("hd,phd->hp", q[row].float(), keys) * dim**-0.5
         out[row] = torch.einsum("hp,phd->hd", scores.softmax(1), values).bfloat16()
-    return (out * torch.sigmoid(gate)).flatten(1)
+    if gate:
+        out *= torch.sigmoid(gate[0])
+    return out.flatten(1)

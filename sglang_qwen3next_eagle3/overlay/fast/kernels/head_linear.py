@@ -1,0 +1,310 @@
+"""The draft head's linear layers of few rows, in bf16, each with what follows it in one launch.
+
+    plain    x [T, K], weight [N, K]         -> [T, N] bf16
+    gated    x [T, K], weight [2 N, K]       -> silu(gate) * up [T, N] bf16; gates lie before ups
+    logits   x [T, K], weight [V, K], places -> rows of a buffer [rows, V] fp32
+    largest  x [T, K], weight [V, K]         -> the largest of every 16 logits, and which it is
+
+The products are those of `skinny_gemm`: a program has 16 rows of the weight and all of K, a warp a
+part of K, weights go from memory to the tensor cores by way of registers only, and a row's bits
+depend neither on how many run beside it nor on what they are. Here K is longer than a warp's
+registers hold, so a warp works through its part in passes; and where a layer has gates, a program
+has 8 of their rows and the same 8 of the ups, which are the two halves of one instruction's rows.
+
+Stock's rounding points: every product is rounded to bf16, the activation is computed in fp32 and
+rounded once, logits are bf16 values in fp32.
+"""
+
+# Tuples of tiles grow in the kernels, which a type checker takes for an assignment of another type.
+# mypy: disable-error-code="assignment,var-annotated"
+
+from typing import Final, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from sglang_qwen3next_eagle3.overlay.fast.device import (
+    MAX_ROWS,
+    dependent_launch,
+    launch_options,
+    to_bfloat16,
+)
+from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import (
+    _chunks,
+    _divisor,
+    _operand,
+    _sixteen,
+)
+
+WIDTH: Final = 32
+"""Columns of a chunk of weights: 64 bytes."""
+HELD: Final = 256
+"""Columns of K that a warp holds of its 16 rows: 64 registers a thread."""
+LOGITS: Final = 16
+"""Logits of which `largest` keeps one."""
+
+_PLAIN = tl.constexpr(0)
+_GATED = tl.constexpr(1)
+_LOGITS = tl.constexpr(2)
+_LARGEST = tl.constexpr(3)
+
+
+class HeadTiling(NamedTuple):
+    """How K is divided. Sets the order of sums: the same for every T.
+
+    shares: parts of K, one a warp, a power of two. passes: in how many steps a warp takes its part.
+    """
+
+    shares: int
+    passes: int
+
+
+class Largest(NamedTuple):
+    """values: [T, ceil(V / 16)] fp32, the largest logit of each 16. places: int32, its index."""
+
+    values: torch.Tensor
+    places: torch.Tensor
+
+
+@triton.jit
+def _sums(
+    x,
+    weight,
+    upper,
+    lower,
+    T,
+    N,
+    K: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARE: tl.constexpr,
+    PASSES: tl.constexpr,
+    TILES: tl.constexpr,
+    MASKED: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Products of the weight's rows upper to upper + 8 and lower to lower + 8: TILES tiles
+    [16, 8] of bf16, 8 rows of x each."""
+    CHUNKS: tl.constexpr = SHARE // 32 // PASSES
+    AHEAD: tl.constexpr = _divisor(CHUNKS, 16 // TILES)
+    # Of many rows, x is to stay in the first-level cache for the processor's next program.
+    CACHE: tl.constexpr = "" if TILES == 1 else ".cg"
+    acc = ()
+    for _ in tl.static_range(TILES):
+        acc += (tl.zeros([SHARES, 16, 8], tl.float32),)
+    for p in tl.static_range(PASSES):
+        first = p * CHUNKS * 32
+        above = _chunks(weight, upper, N, first, K, SHARES, SHARE, 32, CHUNKS, MASKED, CACHE)
+        below = _chunks(weight, lower, N, first, K, SHARES, SHARE, 32, CHUNKS, MASKED, CACHE)
+        if PDL and p == 0:
+            gdc_wait()
+        for q in tl.static_range(CHUNKS // AHEAD):
+            rows = ()
+            for j in tl.static_range(TILES):
+                start = first + q * AHEAD * 32
+                rows += (_chunks(x, j * 8, T, start, K, SHARES, SHARE, 32, AHEAD, MASKED, ""),)
+            for c in tl.static_range(AHEAD):
+                left = _sixteen(
+                    _operand(above[q * AHEAD + c], SHARES, 32, False),
+                    _operand(below[q * AHEAD + c], SHARES, 32, False),
+                    SHARES,
+                    32,
+                )
+                sums = ()
+                for j in tl.static_range(TILES):
+                    right = _operand(rows[j][c], SHARES, 32, False)
+                    sums += (tl.dot(left, tl.permute(right, [0, 2, 1]), acc[j]),)
+                acc = sums
+    out = ()
+    for j in tl.static_range(TILES):
+        out += (to_bfloat16(tl.sum(acc[j], 0)),)
+    return out
+
+
+# Were T a constant where it is 1 or a multiple of 16, a row's result might come to depend on it.
+@triton.jit(do_not_specialize=["T"])
+def _head_linear(
+    x,
+    weight,
+    out,
+    indices,
+    accepted,
+    T,
+    N,
+    K: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARE: tl.constexpr,
+    PASSES: tl.constexpr,
+    TILES: tl.constexpr,
+    KIND: tl.constexpr,
+    NODES: tl.constexpr,
+    MASKED: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """N: rows of the output; NODES: 0, or how many of its rows a row of x chooses among."""
+    if PDL:
+        gdc_launch_dependents()
+    program = tl.program_id(0)
+    if KIND == _GATED:
+        upper, lower, rows = program * 8, N + program * 8, 2 * N
+    else:
+        upper, lower, rows = program * 16, program * 16 + 8, N
+    tiles = _sums(
+        x, weight, upper, lower, T, rows, K, SHARES, SHARE, PASSES, TILES, MASKED, PDL
+    )  # fmt: skip
+    n = program * 16 + tl.arange(0, 16)
+    for j in tl.static_range(TILES):
+        token = j * 8 + tl.arange(0, 8)
+        y = tiles[j].to(tl.float32)
+        if KIND == _GATED:
+            gate, up = tl.split(tl.permute(tl.reshape(y, [2, 8, 8]), [1, 2, 0]))
+            y = gate / (1.0 + tl.exp(-gate)) * up
+            at = program * 8 + tl.arange(0, 8)
+            inside = (token < T)[None, :] & (at < N)[:, None]
+            tl.store(out + token[None, :] * N + at[:, None], to_bfloat16(y), mask=inside)
+        elif KIND == _LARGEST:
+            # What is no number loses, as in stock's choice of a draft token.
+            y = tl.where(y == y, y, -1e30)
+            y = tl.where((n < N)[:, None], y, float("-inf"))
+            best = tl.max(y, 0)
+            place = tl.min(tl.where(y == best[None, :], n[:, None], 2147483647), 0)
+            at = token * tl.num_programs(0) + program
+            tl.store(out + at, best, mask=token < T)
+            tl.store(indices + at, place, mask=token < T)
+        else:
+            inside = (token < T)[None, :] & (n < N)[:, None]
+            to = token.to(tl.int64)
+            if NODES > 0:
+                to = to * NODES + tl.load(accepted + token, mask=token < T, other=1) - 1
+            at = to[None, :] * N + n[:, None]
+            if KIND == _LOGITS:
+                tl.store(out + at, y, mask=inside)
+            else:
+                tl.store(out + at, to_bfloat16(y), mask=inside)
+
+
+def head_tiling(k: int) -> HeadTiling:
+    """The division of a K; 8 warps a program, as they were the fastest at 2048 columns in bf16."""
+    shares = 8
+    while shares > 1 and k % (shares * WIDTH):
+        shares //= 2
+    chunks = -(-k // (shares * WIDTH))
+    held = max(d for d in range(1, HELD // WIDTH + 1) if chunks % d == 0)
+    return HeadTiling(shares, chunks // held)
+
+
+def _launch(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    kind: tl.constexpr,
+    n: int,
+    out: torch.Tensor,
+    indices: torch.Tensor | None = None,
+    accepted: torch.Tensor | None = None,
+    nodes: int = 0,
+    divided: HeadTiling | None = None,
+) -> None:
+    rows, k = x.shape
+    if rows > MAX_ROWS:
+        raise ValueError(f"{rows} rows, and these kernels are for up to {MAX_ROWS}")
+    gated = kind.value == _GATED.value
+    if weight.shape != ((2 if gated else 1) * n, k):
+        raise ValueError(f"a weight of {tuple(weight.shape)} does not fit {n} outputs of {k}")
+    if gated and n % 8:
+        raise ValueError(f"{n} gates are not in whole tiles of 8")
+    shares, passes = divided or head_tiling(k)
+    share = triton.cdiv(k, shares * WIDTH * passes) * WIDTH * passes
+    _head_linear[(triton.cdiv(n, 8 if gated else 16),)](
+        x,
+        weight,
+        out,
+        out if indices is None else indices,
+        out if accepted is None else accepted,
+        rows,
+        n,
+        K=k,
+        SHARES=shares,
+        SHARE=share,
+        PASSES=passes,
+        TILES=triton.next_power_of_2(triton.cdiv(rows, 8)),
+        KIND=kind.value,
+        NODES=nodes,
+        MASKED=share * shares != k,
+        PDL=dependent_launch(),
+        num_warps=shares,
+        maxnreg=128,
+        **launch_options(),
+    )
+
+
+def head_linear(
+    x: torch.Tensor, weight: torch.Tensor, divided: HeadTiling | None = None
+) -> torch.Tensor:
+    """x @ weight.T, [T, N] bf16, for x [T, K] and weight [N, K] in bf16, T up to 32."""
+    out = torch.empty(x.shape[0], weight.shape[0], dtype=torch.bfloat16, device=x.device)
+    _launch(x, weight, _PLAIN, weight.shape[0], out, divided=divided)
+    return out
+
+
+def head_gated(
+    x: torch.Tensor, weight: torch.Tensor, divided: HeadTiling | None = None
+) -> torch.Tensor:
+    """silu(x @ gates.T) * (x @ ups.T), [T, N] bf16; weight [2 N, K]: the gates, then the ups."""
+    n = weight.shape[0] // 2
+    out = torch.empty(x.shape[0], n, dtype=torch.bfloat16, device=x.device)
+    _launch(x, weight, _GATED, n, out, divided=divided)
+    return out
+
+
+def head_logits(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    logits: torch.Tensor,
+    accepted: torch.Tensor | None = None,
+    divided: HeadTiling | None = None,
+) -> None:
+    """Logits of x [T, K] into a buffer in fp32.
+
+    logits: [T, V], or with `accepted` [T * n, V], of which row t * n + accepted[t] - 1 is written.
+    accepted: [T] int32, how many of the n rows of request t were accepted.
+    """
+    nodes = 0 if accepted is None else logits.shape[0] // x.shape[0]
+    vocabulary = weight.shape[0]
+    _launch(x, weight, _LOGITS, vocabulary, logits, None, accepted, nodes, divided)
+
+
+def head_largest(
+    x: torch.Tensor, weight: torch.Tensor, divided: HeadTiling | None = None
+) -> Largest:
+    """The largest of every 16 logits of x [T, K], the lowest index among equals; no NaN."""
+    shape = x.shape[0], triton.cdiv(weight.shape[0], LOGITS)
+    values = torch.empty(shape, dtype=torch.float32, device=x.device)
+    places = torch.empty(shape, dtype=torch.int32, device=x.device)
+    _launch(x, weight, _LARGEST, weight.shape[0], values, places, divided=divided)
+    return Largest(values, places)
+
+
+def reference_head_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x @ weight.T in float64, rounded once to bf16."""
+    return (x.double() @ weight.double().T).bfloat16()
+
+
+def reference_head_gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    gate, up = reference_head_linear(x, weight).float().chunk(2, -1)
+    return (gate / (1 + torch.exp(-gate)) * up).bfloat16()
+
+
+def reference_head_logits(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    logits: torch.Tensor,
+    accepted: torch.Tensor | None = None,
+) -> None:
+    found = reference_head_linear(x, weight).float()
+    if accepted is None:
+        logits.copy_(found)
+        return
+    nodes = logits.shape[0] // x.shape[0]
+    rows = torch.arange(len(x), device=x.device) * nodes + accepted - 1
+    logits[rows] = found
