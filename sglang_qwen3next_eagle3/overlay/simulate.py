@@ -18,6 +18,8 @@ from sglang_qwen3next_eagle3.overlay.hooks import Hook
 
 SAMPLE = "sglang.srt.speculative.eagle_worker_common:eagle_sample"
 OFF = -1.0
+_TOKEN = 100
+"""What SGLang says in place of a token where it simulates (0.5.17)."""
 _NUMBER = struct.Struct("<d")
 
 
@@ -82,8 +84,36 @@ def hooks(shared: AcceptLength) -> tuple[Hook, ...]:
     def sample(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         from sglang.srt.speculative import spec_utils
 
+        from sglang_qwen3next_eagle3.overlay.seams import recording
+
+        recorded = recording.current()
+        if recorded is not None:
+            # It is recorded once for all steps, so the number is told on the device.
+            spec_utils.SIMULATE_ACC_LEN = OFF
+            length = recorded.number(lambda: int(steps.next(shared.value)))
+            return accepting(length, *original(*args, **kwargs))
         # eagle_sample imports the name anew at every call.
         spec_utils.SIMULATE_ACC_LEN = steps.next(shared.value)
         return original(*args, **kwargs)
 
     return (Hook(SAMPLE, sample, "hands on the accept length that is simulated"),)
+
+
+def accepting(length: Any, predict: Any, accept_lens: Any, accept_index: Any) -> tuple[Any, ...]:
+    """What SGLang makes of a verification's result where it simulates this accept length.
+
+    length: [1] on the device, below 1 for what was accepted indeed. predict: [B x N]; accept_lens:
+    [B]; accept_index: [B, depth].
+    """
+    import torch
+
+    depth = accept_index.shape[1]
+    wanted = length >= 1
+    taken = length.clamp(1, depth).to(accept_lens.dtype)
+    step = torch.arange(depth, dtype=accept_index.dtype, device=accept_index.device)
+    path = torch.where(step < taken, accept_index[:, :1] + step, -1)
+    return (
+        torch.where(wanted, _TOKEN, predict).to(predict.dtype),
+        torch.where(wanted, taken, accept_lens).to(accept_lens.dtype),
+        torch.where(wanted, path, accept_index).to(accept_index.dtype),
+    )

@@ -21,6 +21,11 @@ BROADCAST = (
 COMMIT_STEPS = "sglang.srt.speculative.spec_utils:_verify_commit_step_indices"
 STASH = "sglang.srt.managers.overlap_utils:FutureMap.stash"
 TREE = "sglang.srt.speculative.eagle_worker_common:build_tree_kernel_efficient"
+CYCLE = "sglang.srt.speculative.eagle_worker_v2:EAGLEWorkerV2.forward_batch_generation"
+REPLAY = (
+    "sglang.srt.model_executor.runner_backend.full_cuda_graph_backend:FullCudaGraphBackend.replay"
+)
+TRACKING = "sglang.srt.speculative.spec_utils:prepare_mamba_track_for_verify"
 _TRITON = "sglang.srt.layers.attention.triton_backend:TritonAttnBackend"
 _FULL_MASK = 0
 """Of SGLang's TreeMaskMode."""
@@ -54,8 +59,20 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
             ),
         ),
         "chain": (Hook(TREE, Chains().around, "The tree of a chain, in one launch."),),
+        "cycle": _cycle_hooks() if "cycle" in wanted else (),
     }
     return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
+
+
+def _cycle_hooks() -> tuple[Hook, ...]:
+    from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, prepare_tracking
+
+    cycles = Cycles()
+    return (
+        Hook(CYCLE, cycles.around, "A plain batch's cycle is handed over as it was recorded."),
+        Hook(REPLAY, cycles.replay, "A graph of SGLang's is a step of what is recorded."),
+        Hook(TRACKING, prepare_tracking, "A recorded cycle was told what is tracked."),
+    )
 
 
 class Broadcasts:

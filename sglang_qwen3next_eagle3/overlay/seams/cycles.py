@@ -1,0 +1,336 @@
+"""A whole cycle of speculation of a plain batch, recorded once for each batch size.
+
+SGLang makes each cycle of three graphs and, between them, of a hundred small launches that Python
+prepares anew. Where a batch is plain (greedy, without grammar, penalties, logprobs), these depend
+on the batch's size and on tensors only. So what SGLang itself launches for a batch of a size is
+recorded the third time, as graphs between its own, and handed over from then on: the same kernels
+on the same memory in the same order, without the host's work.
+"""
+
+import copy
+import gc
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.requests.penalties import wants_penalties
+from sglang_qwen3next_eagle3.overlay.seams.recording import (
+    Graph,
+    NotRecordable,
+    Recording,
+    current,
+)
+
+logger = logging.getLogger(__name__)
+
+_SEEN: Final = 2
+"""Cycles of a size that are SGLang's before one is recorded: its kernels are compiled in them."""
+_NOT_HELD: Final = (
+    "input_embeds", "replace_embeds", "replace_positions", "ne_token_table",
+    "ne_skip_token_table_update", "out_cache_loc_dsv4", "mamba_cow_src_indices",
+    "mamba_cow_dst_indices", "mamba_clear_indices", "encoder_lens", "encoder_out_cache_loc",
+    "extend_input_logprob_token_ids", "seq_lens_cpu", "seq_lens_sum", "global_num_tokens",
+    "dllm_config",
+)  # fmt: skip
+"""Of SGLang's `ScheduleBatch`: what a recording holds no place for."""
+
+
+class Plan:
+    """A recorded cycle of batches of one size."""
+
+    def __init__(self, recording: Recording, batch: Any, draft_tokens: int) -> None:
+        self.recording = recording
+        requests = batch.seq_lens.shape[0]
+        # What the host copies is read on another stream: no graph's memory, which others write in.
+        self._tokens = batch.seq_lens.new_empty(requests * draft_tokens, dtype=torch.int32)
+        self._lens = batch.seq_lens.new_empty(requests, dtype=torch.int32)
+        self.inputs = [torch.clone(tensor) for tensor in inputs_of(batch)]
+        by_type: dict[torch.dtype, list[int]] = {}
+        for place, tensor in enumerate(self.inputs):
+            by_type.setdefault(tensor.dtype, []).append(place)
+        self._groups = [([self.inputs[place] for place in group], group)
+                        for group in by_type.values()]  # fmt: skip
+        self.published: Callable[[Any], None] = _nobody
+        """Whom the run tells the new lengths."""
+        self._result: Any = None
+        self._last: Any = None
+
+    def run(self, batch: Any, publish: Callable[[Any], None]) -> Any:
+        """One cycle; SGLang's `GenerationBatchResult`."""
+        given = inputs_of(batch)
+        for places, group in self._groups:
+            torch._foreach_copy_(places, [given[place] for place in group])
+        self.published = publish
+        self.recording.run()
+        self.published = _nobody
+        return self.fresh()
+
+    def keep(self, result: Any) -> None:
+        """The result that all runs have; while they are recorded."""
+        if result.routed_experts_output is not None or result.indexer_topk_output is not None:
+            raise NotRecordable("it gives routings")
+        for place, tensor in (
+            (self._tokens, result.next_token_ids), (self._lens, result.accept_lens)
+        ):  # fmt: skip
+            if tensor.dtype != place.dtype or tensor.shape != place.shape:
+                raise NotRecordable(f"it gives {tensor.dtype} {tuple(tensor.shape)}")
+            place.copy_(tensor)
+        result.next_token_ids, result.accept_lens = self._tokens, self._lens
+        # They were for tensors that are made anew in each cycle.
+        result.extra_keep_alive_refs = None
+        self._result = result
+
+    def fresh(self) -> Any:
+        """The result as SGLang makes it anew in every cycle: it writes into it."""
+        made = copy.copy(self._result)
+        made.logits_output = copy.copy(self._result.logits_output)
+        made.next_draft_input = copy.copy(self._result.next_draft_input)
+        self._last = made
+        return made
+
+    def wait_for_copies(self, stream: Any) -> None:
+        """What is copied to the host on another stream is not written over before it is there."""
+        done = None if self._last is None else self._last.copy_done
+        if done is not None:
+            stream.wait_event(done)
+
+
+def inputs_of(batch: Any) -> list[torch.Tensor]:
+    """The tensors by which a plain batch differs from another one of its size."""
+    spec = batch.spec_info
+    given = [
+        batch.seq_lens,
+        batch.req_pool_indices,
+        spec.bonus_tokens,
+        spec.topk_index,
+        spec.topk_p,
+        spec.hidden_states,
+    ]
+    if batch.mamba_track_indices is not None:
+        given.append(batch.mamba_track_indices)
+    return given
+
+
+def put(batch: Any, tensors: list[torch.Tensor]) -> None:
+    """These in place of what `inputs_of` gives."""
+    spec = batch.spec_info
+    (
+        batch.seq_lens,
+        batch.req_pool_indices,
+        spec.bonus_tokens,
+        spec.topk_index,
+        spec.topk_p,
+        spec.hidden_states,
+        *tracked,
+    ) = tensors
+    batch.mamba_track_indices = tracked[0] if tracked else None
+
+
+class Cycles:
+    """What stands around a worker's cycle, and what it needs to be told meanwhile."""
+
+    def __init__(self, graph: Graph | None = None, device: str = "cuda") -> None:
+        self._graph, self._device = graph or torch.cuda.CUDAGraph, device
+        self._pool: Any = None
+        self._plans: dict[tuple[Any, ...], Plan | int | None] = {}
+        self._said: set[str] = set()
+        self._runner: Any = None
+
+    def around(
+        self,
+        original: Callable[..., Any],
+        worker: Any,
+        batch: Any,
+        on_publish: Callable[[Any], None] | None = None,
+        grammar_barrier: Any = None,
+    ) -> Any:
+        def stock() -> Any:
+            return original(worker, batch, on_publish=on_publish, grammar_barrier=grammar_barrier)
+
+        if on_publish is None or not is_plain(batch):
+            return stock()
+        # It is what the original begins with, and decides which graphs there are.
+        worker.activate_step_by_batch(batch.seq_lens.shape[0])
+        key = (
+            batch.seq_lens.shape[0],
+            id(worker.draft_worker.cuda_graph_runner),
+            id(worker.draft_worker.cuda_graph_runner_for_draft_extend),
+            id(worker.target_worker.model_runner.decode_cuda_graph_runner),
+        )
+        plan = self._plans.get(key, 0)
+        if plan is None:
+            return stock()
+        if isinstance(plan, int):
+            if plan < _SEEN:
+                self._plans[key] = plan + 1
+                return stock()
+            plan = self._plans[key] = self._record(original, worker, batch)
+            if plan is None:
+                return stock()
+        else:
+            _track(batch)
+        return plan.run(batch, on_publish)
+
+    def replay(
+        self, original: Callable[..., Any], backend: Any, shape_key: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Around the replay of one of SGLang's graphs: while a cycle is recorded, a step of it."""
+        recording = current()
+        if recording is None:
+            return original(backend, shape_key, *args, **kwargs)
+        runner, steps = self._runner, []
+        if runner.war_fastpath_read_done_event is not None:
+            # SGLang just recorded an event for the scheduler: each cycle needs one of its own.
+            runner.war_fastpath_read_done_event = None
+            steps.append(lambda: _read_done(runner))
+        recording.step(*steps, backend._graphs[shape_key].replay)
+        return backend._outputs[shape_key]
+
+    def _record(self, original: Callable[..., Any], worker: Any, batch: Any) -> Plan | None:
+        reason = _hindrance(worker)
+        if reason is not None:
+            self._say(f"no cycles are recorded: they are not with {reason}")
+            return None
+        _track(batch)
+        size = batch.seq_lens.shape[0]
+        stream = torch.cuda.current_stream() if self._device == "cuda" else None
+        if self._pool is None and self._device == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()
+        spec = batch.spec_info
+        before, spec_before = dict(vars(batch)), dict(vars(spec))
+        collects = gc.isenabled()
+        gc.disable()
+        self._runner = worker.war_fastpath_runner
+        recording = Recording(self._graph, self._pool, self._device)
+        plan = Plan(recording, batch, worker.speculative_num_draft_tokens)
+        try:
+            self._runner.war_fastpath_read_done_event = None
+            put(batch, plan.inputs)
+            recording.begin()
+            result = original(
+                worker,
+                batch,
+                on_publish=lambda lens: recording.step(lambda: plan.published(lens)),
+                grammar_barrier=None,
+            )
+            plan.keep(result)
+            recording.end()
+            if stream is not None:
+                recording.steps.insert(-1, lambda: plan.wait_for_copies(stream))
+        except Exception as error:
+            recording.abandon()
+            self._say(f"cycles of {size} requests stay SGLang's: {type(error).__name__}: {error}")
+            logger.debug("A cycle could not be recorded", exc_info=True)
+            return None
+        finally:
+            self._runner.war_fastpath_read_done_event = None
+            vars(batch).update(before)
+            vars(spec).update(spec_before)
+            if collects:
+                gc.enable()
+        logger.info(
+            "sglang-qwen3next-eagle3: cycles of %d requests are recorded: %d steps",
+            size,
+            len(recording.steps),
+        )
+        return plan
+
+    def _say(self, why: str) -> None:
+        """Once."""
+        line = why.partition("\n")[0]
+        if line not in self._said:
+            self._said.add(line)
+            logger.warning("sglang-qwen3next-eagle3: %s", line)
+
+
+def prepare_tracking(original: Callable[..., None], batch: Any) -> None:
+    """Around what asks the host which states are tracked: a recorded cycle was told before."""
+    if current() is None:
+        original(batch)
+    else:
+        batch.mamba_track_mask = batch.mamba_track_seqlens = None
+
+
+def is_plain(batch: Any) -> bool:
+    """Whether a cycle of this `ScheduleBatch` depends on its size and on `inputs_of` only."""
+    info, spec = batch.sampling_info, batch.spec_info
+    return bool(
+        batch.forward_mode.is_decode()
+        and not batch.is_extend_in_batch
+        and not batch.has_grammar
+        and not batch.return_logprob
+        and not batch.return_hidden_states
+        and info.is_all_greedy
+        and info.acc_additive_penalties is None
+        and info.acc_scaling_penalties is None
+        and info.logit_bias is None
+        and not info.has_custom_logit_processor
+        and spec is not None
+        and spec.topk_p is not None
+        and spec.topk_index is not None
+        and spec.hidden_states is not None
+        and spec.bonus_tokens is not None
+        and spec.draft_probs is None
+        and spec.dsa_topk_indices is None
+        and all(getattr(batch, name, None) is None for name in _NOT_HELD)
+        and not any(wants_penalties(request.sampling_params) for request in batch.reqs)
+    )
+
+
+def _hindrance(worker: Any) -> str | None:
+    from sglang.srt.environ import envs
+    from sglang.srt.model_executor.runner_backend.full_cuda_graph_backend import (
+        FullCudaGraphBackend,
+    )
+    from sglang.srt.runtime_context import get_parallel
+    from sglang.srt.speculative import spec_utils
+    from sglang.srt.speculative.eagle_worker_v2 import EAGLEWorkerV2
+
+    args, draft = worker.server_args, worker.draft_worker
+    target = worker.target_worker.model_runner
+    graphs = [draft.cuda_graph_runner_for_draft_extend, target.decode_cuda_graph_runner]
+    if worker.speculative_num_steps > 1:
+        graphs.append(draft.cuda_graph_runner)
+    backends = [getattr(runner, "backend", None) for runner in graphs]
+    reasons = {
+        "this worker": type(worker) is not EAGLEWorkerV2,
+        "another device": not target.device.startswith("cuda"),
+        "graphs of another kind": any(type(each) is not FullCudaGraphBackend for each in backends),
+        "the default stream": torch.cuda.current_stream() == torch.cuda.default_stream(),
+        "a stream for plans": bool(worker.plan_stream) or bool(draft.plan_stream),
+        "DP attention": get_parallel().enable_dp_attention,
+        "--pp-size": args.pp_size > 1,
+        "--enable-lora": bool(args.enable_lora),
+        "--enable-two-batch-overlap": args.enable_two_batch_overlap,
+        "--enable-pdmux": args.enable_pdmux,
+        "--enable-unified-memory": bool(getattr(args, "enable_unified_memory", False)),
+        "--enable-memory-saver": args.enable_memory_saver,
+        "--speculative-use-rejection-sampling": args.speculative_use_rejection_sampling,
+        "--disaggregation-mode": args.disaggregation_mode != "null",
+        "returned routings": bool(getattr(args, "enable_return_routed_experts", False)),
+        "timers on the device": target.device_timer is not None,
+        "a canary": target.canary_manager is not None
+        or draft.draft_runner.canary_manager is not None,
+        "SGLANG_SIMULATE_ACC_LEN": envs.SGLANG_SIMULATE_ACC_LEN.get() > 0
+        or spec_utils.SIMULATE_ACC_TOKEN_MODE != "fixed",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _track(batch: Any) -> None:
+    """Which states are tracked, where any are: from the host, before a recorded cycle."""
+    from sglang.srt.speculative import spec_utils
+
+    spec_utils.prepare_mamba_track_for_verify(batch)
+
+
+def _nobody(lens: Any) -> None:
+    raise RuntimeError("lengths are published outside a cycle")
+
+
+def _read_done(runner: Any) -> None:
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    runner.war_fastpath_read_done_event = event

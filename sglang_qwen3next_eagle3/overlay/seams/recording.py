@@ -1,0 +1,138 @@
+"""What a function launches, recorded as graphs and handed to the GPU again without the function.
+
+CUDA captures launches on a stream instead of running them, but no graph that is launched and
+nothing that the host does. So a recording is a row of steps: graphs of what was launched, and
+between them what `step` was given. Run in order, they do what the function would do again, on the
+same tensors, if the host tells it the same things. That they are the same is for the caller to
+know; what would hand a graph other memory of the host is refused while it is recorded.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Step = Callable[[], object]
+Graph = Callable[[], Any]
+_NUMBERS: Final = 4
+
+
+class NotRecordable(RuntimeError):
+    """A function does what a graph cannot hold."""
+
+
+class OnlyOnDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Raises NotRecordable at operations between the host and the device; `device` is its type.
+
+    A captured copy from the host would read the same memory ever after, whatever is there then.
+    """
+
+    def __init__(self, device: str = "cuda") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._device = device
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        kinds = {tensor.device.type for tensor in tensors}
+        name = func.overloadpacket.__name__
+        if len(kinds) > 1 or (self._device in kinds and name == "_local_scalar_dense"):
+            raise NotRecordable(f"{name} needs the host")
+        out = func(*args, **kwargs)
+        if tensors:
+            made = {leaf.device.type for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)}
+            if made - kinds:
+                raise NotRecordable(f"{name} copies between the host and the device")
+        return out
+
+
+class Recording:
+    """The steps of one function. It is current between `begin` and `end` or `abandon`."""
+
+    def __init__(self, graph: Graph, pool: Any = None, device: str = "cuda") -> None:
+        """graph: makes an empty `torch.cuda.CUDAGraph`; pool: of the memory of all its graphs."""
+        self.steps: list[Step] = []
+        self._make, self._pool = graph, pool
+        self._guard: Any = OnlyOnDevice(device)
+        self._open: Any = None
+        # Apart from what graphs write: a number is set before the first of them.
+        self._numbers = torch.empty(_NUMBERS, dtype=torch.int32, device=device)
+        self._taken = 0
+        self._feeds: list[tuple[torch.Tensor, Callable[[], int]]] = []
+
+    def begin(self) -> None:
+        """From here on what is launched is recorded."""
+        if _current:
+            raise NotRecordable("two recordings at once")
+        _current.append(self)
+        self._guard.__enter__()
+        self._begin_graph()
+
+    def end(self) -> None:
+        """The recording is whole."""
+        try:
+            self._end_graph()
+        finally:
+            self._leave()
+
+    def abandon(self) -> None:
+        """Something went wrong: back to where what is launched runs."""
+        try:
+            if self._open is not None:
+                self._end_graph()
+        except RuntimeError:
+            # The capture was broken before; it is over now.
+            pass
+        finally:
+            self._open = None
+            self.steps.clear()
+            self._leave()
+
+    def step(self, *steps: Step) -> None:
+        """These stand at this place, and are not done now."""
+        self._end_graph()
+        self.steps += steps
+        self._begin_graph()
+
+    def number(self, ask: Callable[[], int]) -> torch.Tensor:
+        """A tensor [1] int32 that holds what `ask` says at the beginning of each run."""
+        if self._taken == _NUMBERS:
+            raise NotRecordable("too many numbers of the host")
+        place = self._numbers[self._taken : self._taken + 1]
+        self._taken += 1
+        self._feeds.append((place, ask))
+        return place
+
+    def run(self) -> None:
+        """Do all of it."""
+        for place, ask in self._feeds:
+            place.fill_(ask())
+        for step in self.steps:
+            step()
+
+    def _begin_graph(self) -> None:
+        graph = self._make()
+        # Other threads of a scheduler may do what they like meanwhile.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        self._open = graph
+
+    def _end_graph(self) -> None:
+        graph, self._open = self._open, None
+        graph.capture_end()
+        self.steps.append(graph.replay)
+
+    def _leave(self) -> None:
+        _current.remove(self)
+        self._guard.__exit__(None, None, None)
+
+
+_current: list[Recording] = []
+
+
+def current() -> Recording | None:
+    """The recording in which this is called, if it is. A process has one thread that launches."""
+    return _current[0] if _current else None

@@ -1,0 +1,359 @@
+"""A recorded cycle does what the function did that was recorded, for other batches of its size."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_qwen3next_eagle3.overlay import simulate
+from sglang_qwen3next_eagle3.overlay.seams import cycles as under_test
+from sglang_qwen3next_eagle3.overlay.seams import recording
+from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, Plan, is_plain, prepare_tracking
+from sglang_qwen3next_eagle3.overlay.seams.recording import NotRecordable, OnlyOnDevice, Recording
+from tests.support.op_graph import OpGraph
+
+N, HIDDEN, MOST, VOCABULARY = 4, 8, 6, 50
+
+
+class Backend:
+    """Of one of SGLang's graphs: fixed places that it reads and writes."""
+
+    def __init__(self, work: Any) -> None:
+        self._graphs = {"all": SimpleNamespace(replay=work)}
+        self._outputs: dict[str, Any] = {}
+
+    def replay(self, key: str) -> Any:
+        self._graphs[key].replay()
+        return self._outputs[key]
+
+
+class Worker:
+    """As SGLang's: fills places, lets a graph run, looks at what it wrote, and so on."""
+
+    def __init__(self, cycles: Cycles) -> None:
+        self._cycles, self.said = cycles, 0
+        self.speculative_num_draft_tokens = N
+        self.war_fastpath_runner = SimpleNamespace(war_fastpath_read_done_event=None)
+        self.draft_worker = SimpleNamespace(
+            cuda_graph_runner=object(), cuda_graph_runner_for_draft_extend=object()
+        )
+        self.target_worker = SimpleNamespace(
+            model_runner=SimpleNamespace(decode_cuda_graph_runner=object())
+        )
+        self.tokens = torch.zeros(MOST * N, dtype=torch.int64)
+        self.rows = torch.zeros(MOST, HIDDEN)
+        self.logits = torch.zeros(MOST * N, VOCABULARY)
+        self.table = torch.rand(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(1))
+        self.backend = Backend(self._verify)
+        self.backend._outputs["all"] = self.logits
+        self.activated: list[int] = []
+
+    def _verify(self) -> None:
+        self.logits.copy_(self.table[self.tokens] + self.rows.sum())
+
+    def activate_step_by_batch(self, batch_size: int) -> None:
+        self.activated.append(batch_size)
+
+    def cycle(self, _: Any, batch: Any, on_publish: Any, grammar_barrier: Any = None) -> Any:
+        self.said += 1
+        spec, size = batch.spec_info, batch.seq_lens.shape[0]
+        batch.input_ids = spec.topk_index[:, 0] + torch.arange(size)
+        self.tokens[: size * N] = (
+            (spec.bonus_tokens + batch.seq_lens)[:, None] * 7
+            + torch.arange(N)
+            + batch.input_ids[:, None]
+        ).reshape(-1) % VOCABULARY
+        self.rows[:size].copy_(spec.hidden_states)
+        if batch.mamba_track_indices is not None:
+            self.rows[:size] += batch.mamba_track_indices[:, None]
+        around = self._cycles.replay
+        logits = around(lambda backend, key: backend.replay(key), self.backend, "all")
+        predict = logits[: size * N].argmax(-1).to(torch.int32)
+        lens = (predict.view(size, N).sum(-1) % N + 1).to(torch.int32)
+        on_publish(batch.seq_lens + lens)
+        self.war_fastpath_runner.war_fastpath_read_done_event = "theirs"
+        last = torch.arange(0, size * N, N) + lens - 1
+        self.rows[:size].mul_(0.5)
+        around(lambda backend, key: backend.replay(key), self.backend, "all")
+        topk_index = self.logits[last].argmax(-1, keepdim=True)
+        batch.spec_info = "another"
+        return result_of(predict, lens, predict[last], topk_index, logits[last][:, :HIDDEN])
+
+
+def result_of(predict: Any, lens: Any, bonus: Any, topk_index: Any, hidden: Any) -> Any:
+    left = SimpleNamespace(
+        bonus_tokens=bonus, topk_index=topk_index, topk_p=torch.ones_like(topk_index).float(),
+        hidden_states=hidden,
+    )  # fmt: skip
+    return SimpleNamespace(
+        next_token_ids=predict, accept_lens=lens, next_draft_input=left, copy_done=None,
+        logits_output=SimpleNamespace(hidden_states=hidden), routed_experts_output=None,
+        indexer_topk_output=None, extra_keep_alive_refs=[object()],
+    )  # fmt: skip
+
+
+def batch_of(size: int, seed: int, tracks: bool = False) -> Any:
+    chance = torch.Generator().manual_seed(seed)
+    info = SimpleNamespace(
+        is_all_greedy=True, acc_additive_penalties=None, acc_scaling_penalties=None,
+        logit_bias=None, has_custom_logit_processor=False,
+    )  # fmt: skip
+    spec = SimpleNamespace(
+        bonus_tokens=torch.randint(VOCABULARY, (size,), generator=chance),
+        topk_index=torch.randint(VOCABULARY, (size, 1), generator=chance),
+        topk_p=torch.rand(size, 1, generator=chance),
+        hidden_states=torch.rand(size, HIDDEN, generator=chance).bfloat16(),
+        draft_probs=None, dsa_topk_indices=None,
+    )  # fmt: skip
+    sampling = SimpleNamespace(
+        presence_penalty=0, frequency_penalty=0, repetition_penalty=1, min_new_tokens=0
+    )
+    return SimpleNamespace(
+        seq_lens=torch.randint(1, 900, (size,), generator=chance),
+        req_pool_indices=torch.randperm(99, generator=chance)[:size],
+        forward_mode=SimpleNamespace(is_decode=lambda: True),
+        is_extend_in_batch=False, has_grammar=False, return_logprob=False,
+        return_hidden_states=False, sampling_info=info, spec_info=spec,
+        mamba_track_indices=torch.arange(size) if tracks else None, mamba_track_mask=None,
+        mamba_track_seqlens=None, reqs=[SimpleNamespace(sampling_params=sampling)] * size,
+        seq_lens_cpu=None, global_num_tokens=None, input_ids=None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cycles(monkeypatch: pytest.MonkeyPatch) -> Cycles:
+    monkeypatch.setattr(under_test, "_hindrance", lambda worker: None)
+    monkeypatch.setattr(under_test, "_track", lambda batch: None)
+    monkeypatch.setattr(under_test, "_read_done", lambda runner: vars(runner).update(
+        war_fastpath_read_done_event="ours"))  # fmt: skip
+    return Cycles(OpGraph, "cpu")
+
+
+class Published:
+    """The lengths as they were when they were published."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def __call__(self, lens: Any) -> None:
+        self.seen.append(lens.clone())
+
+
+def values(result: Any, published: Published) -> list[Any]:
+    left = result.next_draft_input
+    return [
+        tensor.clone()
+        for tensor in (
+            result.next_token_ids, result.accept_lens, left.bonus_tokens, left.topk_index,
+            left.topk_p, left.hidden_states, *published.seen,
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("tracks", [False, True])
+def test_a_recorded_cycle_gives_what_the_worker_gives(cycles: Cycles, tracks: bool) -> None:
+    ours, theirs = Worker(cycles), Worker(Cycles(OpGraph, "cpu"))
+    for turn in range(40):
+        size = 1 + turn * turn // 2 % 3
+        batch = batch_of(size, turn, tracks)
+        own_lens, stock_lens = Published(), Published()
+        expected = theirs.cycle(theirs, batch_of(size, turn, tracks), stock_lens)
+        spec, before = batch.spec_info, dict(vars(batch))
+        ours.war_fastpath_runner.war_fastpath_read_done_event = None
+        found = cycles.around(ours.cycle, ours, batch, on_publish=own_lens)
+        assert len(own_lens.seen) == 1
+        for own, stock in zip(values(found, own_lens), values(expected, stock_lens), strict=True):
+            assert torch.equal(own, stock), turn
+            assert own.dtype == stock.dtype
+        assert ours.war_fastpath_runner.war_fastpath_read_done_event is not None
+        if turn > 20:
+            assert vars(batch) == before, "a recorded cycle leaves the batch alone"
+            assert batch.spec_info is spec
+            assert ours.war_fastpath_runner.war_fastpath_read_done_event == "ours"
+        # SGLang writes into what it is given.
+        found.next_token_ids = found.accept_lens = found.next_draft_input.topk_p = None
+        found.logits_output.hidden_states = None
+    assert ours.said == 3 * 3, "twice SGLang's, once recorded, for each size"
+    assert theirs.said == 40
+
+
+def test_what_cannot_be_recorded_stays_sglang_s(
+    cycles: Cycles, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(cycles)
+    plain = worker.cycle
+
+    def asks(*args: Any, **kwargs: Any) -> Any:
+        result = plain(*args, **kwargs)
+        assert int(result.accept_lens[0]) > 0
+        return result
+
+    for turn in range(6):
+        batch = batch_of(2, turn)
+        spec = dict(vars(batch.spec_info))
+        published: list[Any] = []
+        found = cycles.around(asks, worker, batch, on_publish=published.append)
+        expected = plain(worker, batch_of(2, turn), lambda lens: None)
+        assert torch.equal(found.next_token_ids, expected.next_token_ids)
+        assert len(published) == 1
+        if turn == 2:
+            assert batch.spec_info == "another", "by the cycle that ran"
+        assert spec["topk_p"] is not None
+    assert recording.current() is None
+    (line,) = [record.message for record in caplog.records]
+    assert "cycles of 2 requests stay SGLang's" in line
+    assert "_local_scalar_dense needs the host" in line
+
+
+def test_only_plain_batches_are_recorded(cycles: Cycles) -> None:
+    assert is_plain(batch_of(2, 1))
+    for changes in (
+        {"has_grammar": True},
+        {"return_logprob": True},
+        {"return_hidden_states": True},
+        {"is_extend_in_batch": True},
+        {"forward_mode": SimpleNamespace(is_decode=lambda: False)},
+        {"seq_lens_cpu": torch.ones(2)},
+        {"mamba_cow_src_indices": torch.ones(2)},
+        {"global_num_tokens": [1]},
+        {"spec_info": None},
+    ):
+        batch = batch_of(2, 1)
+        vars(batch).update(changes)
+        assert not is_plain(batch), changes
+    for changes in (
+        {"is_all_greedy": False},
+        {"acc_additive_penalties": torch.ones(2)},
+        {"acc_scaling_penalties": torch.ones(2)},
+        {"logit_bias": torch.ones(2)},
+        {"has_custom_logit_processor": True},
+    ):
+        batch = batch_of(2, 1)
+        vars(batch.sampling_info).update(changes)
+        assert not is_plain(batch), changes
+    batch = batch_of(2, 1)
+    batch.reqs[1].sampling_params.min_new_tokens = 3
+    assert not is_plain(batch)
+    worker = Worker(cycles)
+    for turn in range(5):
+        batch = batch_of(2, turn)
+        batch.has_grammar = True
+        cycles.around(worker.cycle, worker, batch, on_publish=lambda lens: None)
+    assert worker.said == 5
+    assert worker.activated == []
+
+
+def test_another_state_of_the_worker_has_recordings_of_its_own(cycles: Cycles) -> None:
+    worker = Worker(cycles)
+    for turn in range(4):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    assert worker.said == 3
+    worker.draft_worker.cuda_graph_runner = object()
+    for turn in range(4):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    assert worker.said == 6
+
+
+def test_what_is_still_copied_to_the_host_is_waited_for() -> None:
+    plan = Plan(Recording(OpGraph, None, "cpu"), batch_of(2, 1), N)
+    waited: list[Any] = []
+    stream = SimpleNamespace(wait_event=waited.append)
+    plan.wait_for_copies(stream)
+    size = torch.zeros(2 * N, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
+    plan.keep(result_of(*size, size[1], size[0].view(2, N), torch.zeros(2, HIDDEN)))
+    first = plan.fresh()
+    plan.wait_for_copies(stream)
+    assert waited == []
+    first.copy_done = "first"
+    plan.wait_for_copies(stream)
+    assert waited == ["first"]
+    assert plan.fresh().copy_done is None
+
+
+def test_a_result_of_another_kind_is_refused() -> None:
+    plan = Plan(Recording(OpGraph, None, "cpu"), batch_of(2, 1), N)
+    short = torch.zeros(2, dtype=torch.int32)
+    with pytest.raises(NotRecordable, match="int32"):
+        plan.keep(result_of(short, short, short, short, short))
+    result = result_of(short, short, short, short, short)
+    result.routed_experts_output = object()
+    with pytest.raises(NotRecordable, match="routings"):
+        plan.keep(result)
+
+
+def test_tracking_is_asked_before_and_not_within() -> None:
+    asked: list[Any] = []
+    batch = SimpleNamespace(mamba_track_mask=1, mamba_track_seqlens=1, mamba_track_indices="told")
+    prepare_tracking(asked.append, batch)
+    assert asked == [batch]
+    recorded = Recording(OpGraph, None, "cpu")
+    recorded.begin()
+    prepare_tracking(asked.append, batch)
+    recorded.end()
+    assert asked == [batch]
+    assert vars(batch) == {
+        "mamba_track_mask": None, "mamba_track_seqlens": None, "mamba_track_indices": "told",
+    }  # fmt: skip
+
+
+def test_what_crosses_to_the_host_is_refused() -> None:
+    """`meta` stands for the device."""
+    there, here = torch.empty(3, device="meta"), torch.ones(3)
+    with OnlyOnDevice("meta"):
+        there.add_(1)
+        here.add_(1)
+        assert here.sum().item() == 6, "the host's own is the host's"
+        for crosses in (
+            lambda: here.to("meta"),
+            lambda: there.copy_(here),
+            lambda: there.fill_(here[0]),
+            lambda: torch.where(there > 0, torch.tensor(3.0), there),
+        ):
+            with pytest.raises(NotRecordable):
+                crosses()
+
+
+def test_a_number_of_the_host_is_asked_for_in_each_run() -> None:
+    told = iter([3, 5, 7])
+    recorded = Recording(OpGraph, None, "cpu")
+    place = torch.zeros(1, dtype=torch.int32)
+    recorded.begin()
+    place.copy_(recorded.number(lambda: next(told)) * 2)
+    recorded.end()
+    found = []
+    for _ in range(3):
+        recorded.run()
+        found.append(int(place))
+    assert found == [6, 10, 14]
+
+
+def test_a_recording_that_breaks_leaves_nothing_behind() -> None:
+    recorded = Recording(OpGraph, None, "cpu")
+    recorded.begin()
+    with pytest.raises(NotRecordable):
+        Recording(OpGraph, None, "cpu").begin()
+    recorded.abandon()
+    assert recording.current() is None
+    assert recorded.steps == []
+    assert int(torch.ones(1)) == 1
+
+
+@pytest.mark.parametrize("length", [-1, 1, 2, 3, 4, 9])
+def test_simulated_acceptance_on_the_device(length: int) -> None:
+    """As SGLang's, which is held against it in tests/contract."""
+    index = torch.tensor([[0, 1, -1, -1], [4, 5, 6, -1]], dtype=torch.int32)
+    lens = torch.tensor([2, 3], dtype=torch.int32)
+    predict = torch.arange(8, dtype=torch.int32)
+    told = torch.tensor([length], dtype=torch.int32)
+    found = simulate.accepting(told, predict, lens, index)
+    assert [tensor.dtype for tensor in found] == [torch.int32] * 3
+    if length < 1:
+        assert all(torch.equal(*pair) for pair in zip(found, (predict, lens, index), strict=True))
+        return
+    taken = min(length, 4)
+    assert found[0].tolist() == [100] * 8
+    assert found[1].tolist() == [taken, taken]
+    assert found[2].tolist() == [
+        [*range(start, start + taken), *[-1] * (4 - taken)] for start in (0, 4)
+    ]
