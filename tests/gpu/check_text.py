@@ -1,0 +1,284 @@
+"""Do servers give the same greedy text? On a GPU.
+
+    python tests/gpu/check_text.py OUT.json --server none --server 3,1,4 --server 5,1,6 \\
+        --set SGLANG_QWEN3NEXT_EAGLE3_FAST=require
+    python tests/gpu/check_text.py OUT.json --server stock=3,1,4 \\
+        --server seams=3,1,4:SGLANG_QWEN3NEXT_EAGLE3_SEAMS=on
+
+Every server answers the same prompts, one after the other and then several at once, twice, and its
+tokens are compared with those of the first server, and with its own second answers. The servers
+start at the same time, on one GPU: with the demo pair (the default) each takes two to three GB.
+What fails is said and written down; the rest goes on. Exit code 0: every server answered all.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from sglang_qwen3next_eagle3.base.files import data_dir
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.serving import server as serving
+
+FLAGS = (
+    "--dtype bfloat16 --mem-fraction-static 0.9 --max-total-tokens 32768 --context-length 4096 "
+    "--max-running-requests 8 --skip-server-warmup --cuda-graph-bs-decode 1 2 4 8 "
+    "--disable-prefill-cuda-graph --disable-radix-cache --random-seed 1"
+).split()
+NOUNS = (
+    "two sorted lists", "a binary tree", "the words of a text", "a matrix", "a CSV file",
+    "a linked list", "the digits of a number", "two dictionaries", "a queue of jobs",
+    "a list of intervals", "a JSON document", "the lines of a log", "a graph's edges",
+    "a string of brackets", "prime numbers", "dates", "a bit mask", "a cache", "a polynomial",
+    "the paths of a folder",
+)  # fmt: skip
+VERBS = ("merge", "sort", "count", "print", "search", "reverse", "split", "compare", "check")
+began = time.monotonic()
+
+
+@dataclass
+class Contender:
+    """name: in the tables. tree: None without speculation. answers: by batch, of each repetition,
+    of each prompt, the token ids."""
+
+    name: str
+    tree: tuple[int, int, int] | None
+    environment: dict[str, str]
+    answers: dict[int, list[list[list[int]]]] = field(default_factory=dict)
+    accept_length: dict[int, float] = field(default_factory=dict)
+    ready_seconds: float | None = None
+    failure: str = ""
+    said: list[str] = field(default_factory=list)
+
+
+def contender(spelled: str, everyone: dict[str, str]) -> Contender:
+    """`[NAME=]none|S,K,N[:VARIABLE=VALUE ...]`."""
+    words, _, settings = spelled.partition(":")
+    name, _, shape = words.rpartition("=")
+    environment = everyone | dict(setting.split("=", 1) for setting in settings.split())
+    steps = None if shape == "none" else tuple(int(n) for n in shape.split(","))
+    if steps is not None and len(steps) != 3:
+        raise SystemExit(f"--server {spelled}: none or steps,topk,draft tokens")
+    return Contender(name or shape, steps, environment)  # type: ignore[arg-type]
+
+
+def prompts(number: int, tokenizer: Any) -> list[list[int]]:
+    """Token ids of so many different questions."""
+    questions = [
+        f"Write a Python function to {VERBS[n % len(VERBS)]} {NOUNS[n % len(NOUNS)]}"
+        f"{', in variant ' + str(n // 180) if n >= 180 else ''}."
+        for n in range(number)
+    ]
+    wrapped = [f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n" for q in questions]
+    return [list(tokenizer.encode(text, add_special_tokens=False)) for text in wrapped]
+
+
+def say(text: str) -> None:
+    print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
+
+
+class Check:
+    """asking: held while a server is asked, if they shall not be asked at the same time."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self.arguments, self.folder = arguments, folder
+        everyone = dict(setting.split("=", 1) for setting in arguments.set)
+        self.contenders = [contender(words, everyone) for words in arguments.server]
+        self.asking = threading.Lock()
+        self.prompts: list[list[int]] = []
+
+    def left(self) -> float:
+        return float(self.arguments.seconds - (time.monotonic() - began))
+
+    def run(self) -> None:
+        from transformers import AutoTokenizer
+
+        tokenizer = self.arguments.tokenizer or str(demo_pair().target)
+        loaded = AutoTokenizer.from_pretrained(tokenizer)
+        self.prompts = prompts(self.arguments.prompts, loaded)
+        with ThreadPoolExecutor(len(self.contenders)) as pool:
+            list(pool.map(self.serve, self.contenders))
+
+    def serve(self, one: Contender) -> None:
+        log = self.folder / f"{one.name.replace(',', '')}.log"
+        try:
+            words = ["--profile", str(self._profile(one)), "--target", self.arguments.target]
+            words += ["--head", self.arguments.head] if one.tree else []
+            words += ["--port", "{port}", "--", *FLAGS, *self.arguments.flags]
+            with serving.started(words, log, one.environment, self.left() - 15) as server:
+                one.ready_seconds = server.ready_seconds
+                say(f"{one.name}: ready after {one.ready_seconds} s")
+                with self.asking if self.arguments.in_turn else contextlib.nullcontext():
+                    for batch in self.arguments.batch:
+                        self.ask(one, server, batch)
+        except Exception as error:
+            one.failure = f"{type(error).__name__}: {str(error)[:400]}"
+            say(f"{one.name}: FAILED {one.failure}")
+        with contextlib.suppress(OSError):
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            one.said = [
+                line[-300:] for line in lines if "qwen3next-eagle3" in line and "-m" not in line
+            ]
+            if one.failure:
+                one.said += lines[-self.arguments.tail :]
+        self.write()
+
+    def _profile(self, one: Contender) -> Path:
+        profile = yaml.safe_load((data_dir("launch") / "h200-fp8.yaml").read_text())
+        profile.pop("environment", None)
+        if one.tree:
+            steps, topk, draft = one.tree
+            profile["tree"] = {"steps": steps, "topk": topk, "draft-tokens": draft}
+        else:
+            for key in ("tree", "head"):
+                profile.pop(key, None)
+            profile["algorithm"] = "none"
+        path = self.folder / f"{one.name.replace(',', '')}.yaml"
+        path.write_text(yaml.safe_dump(profile, sort_keys=False))
+        return path
+
+    def ask(self, one: Contender, server: serving.Server, batch: int) -> None:
+        """All prompts, `batch` at a time."""
+        for _ in range(self.arguments.repeats):
+            with ThreadPoolExecutor(batch) as pool:
+                replies = list(pool.map(lambda ids: self.answer(server, ids), self.prompts))
+            one.answers.setdefault(batch, []).append([ids for ids, _ in replies])
+            steps = sum(verified for _, verified in replies)
+            if steps:
+                tokens = sum(len(ids) for ids, _ in replies)
+                one.accept_length[batch] = round(tokens / steps, 3)
+
+    def answer(self, server: serving.Server, ids: list[int]) -> tuple[list[int], int]:
+        """Its token ids, and how many verify passes they took."""
+        sampling = {"max_new_tokens": self.arguments.tokens, "temperature": 0, "ignore_eos": True}
+        body = {"input_ids": ids, "sampling_params": sampling, "stream": True}
+        last = {}
+        seconds = min(60.0, max(5.0, self.left()))
+        with httpx.stream("POST", f"{server.url}/generate", json=body, timeout=seconds) as reply:
+            reply.raise_for_status()
+            for line in reply.iter_lines():
+                if line.startswith("data: {"):
+                    last = json.loads(line.removeprefix("data: "))
+        found = last["output_ids"]
+        if len(found) != self.arguments.tokens:
+            raise RuntimeError(f"{len(found)} tokens of {self.arguments.tokens}: {last}")
+        return found, last["meta_info"].get("spec_verify_ct") or 0
+
+    def compared(self) -> list[dict[str, Any]]:
+        """Of each server and batch, against the first server's first answers one at a time, and
+        against its own second ones."""
+        rows = []
+        base = self.contenders[0].answers.get(self.arguments.batch[0])
+        for one in self.contenders:
+            for batch, repeated in one.answers.items():
+                first, *again = repeated
+                rows.append(
+                    {
+                        "server": one.name,
+                        "at_once": batch,
+                        "prompts": len(first),
+                        "equal": base and _equal(first, base[0]),
+                        "differ_at": base and _differ_at(first, base[0]),
+                        "equal_to_itself": min((_equal(first, x) for x in again), default=None),
+                        "accept_length": one.accept_length.get(batch),
+                        "different_tokens": len({t for ids in first for t in ids}),
+                    }
+                )  # fmt: skip
+        return rows
+
+    def write(self) -> None:
+        result = {
+            "target": "demo" if self.arguments.target == "demo" else "other",
+            "tokens": self.arguments.tokens,
+            "against": self.contenders[0].name,
+            "compared": self.compared(),
+            "servers": [
+                {
+                    "name": one.name,
+                    "environment": one.environment,
+                    "ready_seconds": one.ready_seconds,
+                    "failure": one.failure,
+                    "said": one.said,
+                }
+                for one in self.contenders
+            ],
+        }
+        self.arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _equal(some: Sequence[list[int]], others: Sequence[list[int]]) -> int:
+    return sum(a == b for a, b in zip(some, others, strict=True))
+
+
+def _differ_at(some: Sequence[list[int]], others: Sequence[list[int]]) -> list[int]:
+    """The first token that differs, of each answer that does."""
+    return [
+        next(i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y)
+        for a, b in zip(some, others, strict=True)
+        if a != b
+    ]
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--server",
+        action="append",
+        required=True,
+        metavar="[NAME=]none|S,K,N[:VARIABLE=VALUE ...]",
+        help="repeatable; the first is what the others are compared with",
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="VARIABLE=VALUE")
+    parser.add_argument("--target", default="demo")
+    parser.add_argument("--head", default="demo")
+    parser.add_argument("--tokenizer", help="of the prompts (default: the demo target's)")
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=96, help="of an answer")
+    parser.add_argument("--batch", default="1,8", help="requests at once")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=300, help="for all of it")
+    parser.add_argument("--tail", type=int, default=40, help="lines of a failed server's log")
+    parser.add_argument("--in-turn", action="store_true", help="ask one server after the other")
+    parser.add_argument("flags", nargs="*", help="of SGLang, behind --")
+    arguments = parser.parse_args()
+    arguments.batch = [int(word) for word in arguments.batch.split(",")]
+    return arguments
+
+
+def main() -> int:
+    arguments = parsed()
+    with tempfile.TemporaryDirectory() as folder:
+        logs = Path(os.environ.get("LOGS", folder))
+        logs.mkdir(parents=True, exist_ok=True)
+        check = Check(arguments, logs)
+        check.run()
+    check.write()
+    for row in check.compared():
+        itself = "" if row["equal_to_itself"] is None else f", to itself {row['equal_to_itself']}"
+        length = f", accept length {row['accept_length']}" if row["accept_length"] else ""
+        places = f", first difference at {row['differ_at']}" if row["differ_at"] else ""
+        print(
+            f"{row['server']:16} {row['at_once']:2} at once: {row['equal']} of {row['prompts']} "
+            f"equal to {check.contenders[0].name}{itself}{length}{places}"
+        )
+    failed = [one for one in check.contenders if one.failure]
+    for one in failed:
+        print(f"{one.name}: FAILED {one.failure}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
