@@ -18,4 +18,5 @@ def test_seams_give_what_sglang_gives() -> None:
     assert lines["relay"] == "6 batches"
     assert lines["metadata"] == "8 batches"
     assert lines["chain"] == "24 batches"
+    assert lines["slots"] == "18 batches"
     assert lines["requests"].startswith("600 turns, ")

@@ -19,6 +19,7 @@ from sglang.srt.layers.attention.triton_backend import TritonAttnBackend
 from sglang.srt.managers.overlap_utils import FutureMap, RelayPayload
 from sglang.srt.managers.scheduler_components import request_receiver
 from sglang.srt.managers.scheduler_components.request_receiver import SchedulerRequestReceiver
+from sglang.srt.mem_cache import allocation, allocation_sizing
 from sglang.srt.speculative import eagle_utils, spec_utils
 from torch import distributed
 
@@ -229,6 +230,63 @@ def check_chain(chance: random.Random) -> int:
     return done
 
 
+def asking(lens: list[tuple[int, int]], places: list[int]) -> Any:
+    """A batch of requests that have so many places, so many of them filled."""
+    taken = iter(range(1000, 10**6))
+
+    def alloc(count: int) -> Any:
+        return torch.tensor([next(taken) for _ in range(count)])
+
+    requests = [
+        SimpleNamespace(
+            kv=SimpleNamespace(kv_allocated_len=held), kv_committed_len=filled, decode_batch_idx=2
+        )
+        for held, filled in lens
+    ]
+    allocator = SimpleNamespace(page_size=1, alloc=alloc)
+    return SimpleNamespace(
+        reqs=requests,
+        batch_size=lambda: len(requests),
+        maybe_evict_swa=lambda: None,
+        sampling_info=SimpleNamespace(penalizer_orchestrator=SimpleNamespace(is_required=False)),
+        token_to_kv_pool_allocator=allocator,
+        tree_cache=SimpleNamespace(token_to_kv_pool_allocator=allocator),
+        req_to_token_pool=SimpleNamespace(
+            req_to_token=torch.full((POOL, 900), -1, dtype=torch.int32)
+        ),
+        req_pool_indices=torch.tensor(places),
+        device="cpu",
+    )
+
+
+def check_slots(chance: random.Random) -> int:
+    allocation.evict_from_tree_cache = lambda cache, count: None
+    allocation_sizing.get_alloc_reserve_per_decode = lambda: 16
+    eagle_utils.get_alloc_reserve_per_decode = lambda: 16
+    eagle_utils.get_spec = lambda: SimpleNamespace(speculative_eagle_topk=1)
+    hooks._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
+    done = 0
+    for batch in (1, 1, 1, 2, 5, 16):
+        for most in (0, 16, 300):
+            filled = [chance.randint(1, 500) for _ in range(batch)]
+            lens = [(chance.randint(max(0, each - most + 16), each + 20), each) for each in filled]
+            places = chance.sample(range(POOL), batch)
+            stock, own = asking(lens, places), asking(lens, places)
+            eagle_utils.eagle_prepare_for_decode(stock)
+            hooks._slots(built_not, own)
+            tables = [each.req_to_token_pool.req_to_token for each in (stock, own)]
+            assert torch.equal(*tables)
+            for theirs, ours in zip(stock.reqs, own.reqs, strict=True):
+                assert theirs == ours
+            done += 1
+    paged = asking([(4, 4)], [1])
+    paged.token_to_kv_pool_allocator.page_size = 64
+    asked: list[Any] = []
+    hooks._slots(asked.append, paged)
+    assert asked == [paged]
+    return done
+
+
 def built_not(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("left to SGLang")
 
@@ -302,6 +360,7 @@ def main() -> None:
     print("relay:", check_stash(chance), "batches", flush=True)
     print("metadata:", check_metadata(chance), "batches", flush=True)
     print("chain:", check_chain(chance), "batches", flush=True)
+    print("slots:", check_slots(chance), "batches", flush=True)
     print("requests:", check_requests(), flush=True)
 
 

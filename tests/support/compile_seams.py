@@ -26,6 +26,9 @@ def main() -> None:
             ]
             for count in (2, 3, 4):
                 kernels.scatter_rows(torch.zeros(batch).long(), pairs[:count])
+        table = torch.zeros(64, 8192, dtype=torch.int32)
+        spans = [7] * batch, [3] * batch
+        kernels.place_slots(table, torch.zeros(batch).long(), torch.zeros(3 * batch).long(), *spans)
         for fills in (True, False):
             of = [torch.zeros(batch, dtype=torch.int32), torch.zeros(batch, 3).long()]
             of += [torch.zeros(batch).long(), torch.zeros(4096, dtype=torch.bool)]

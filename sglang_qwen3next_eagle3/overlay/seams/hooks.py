@@ -26,6 +26,7 @@ REPLAY = (
     "sglang.srt.model_executor.runner_backend.full_cuda_graph_backend:FullCudaGraphBackend.replay"
 )
 TRACKING = "sglang.srt.speculative.spec_utils:prepare_mamba_track_for_verify"
+SLOTS = "sglang.srt.speculative.eagle_utils:eagle_prepare_for_decode"
 _TRITON = "sglang.srt.layers.attention.triton_backend:TritonAttnBackend"
 _FULL_MASK = 0
 """Of SGLang's TreeMaskMode."""
@@ -59,6 +60,7 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
             ),
         ),
         "chain": (Hook(TREE, Chains().around, "The tree of a chain, in one launch."),),
+        "slots": (Hook(SLOTS, _slots, "Places for a cycle's tokens, without asking the GPU."),),
         "cycle": _cycle_hooks() if "cycle" in wanted else (),
     }
     return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
@@ -159,6 +161,39 @@ def _shared_file(ranks: int) -> Path | None:
             Path(name).unlink(missing_ok=True)
         return None
     return Path(name)
+
+
+def _slots(original: Callable[..., None], batch: Any) -> None:
+    allocator, table = batch.token_to_kv_pool_allocator, batch.req_to_token_pool.req_to_token
+    if (
+        allocator.page_size != 1
+        or not batch.reqs
+        or table.stride(1) != 1
+        or not _is_ours(batch.req_pool_indices)
+    ):
+        original(batch)
+        return
+    from sglang.srt.mem_cache.allocation import alloc_token_slots
+    from sglang.srt.mem_cache.allocation_sizing import get_alloc_reserve_per_decode
+
+    from sglang_qwen3next_eagle3.overlay.seams import kernels
+
+    batch.maybe_evict_swa()
+    if batch.sampling_info.penalizer_orchestrator.is_required:
+        batch.cumulate_penalty_output_tokens()
+    reserve = get_alloc_reserve_per_decode()
+    begins, counts = [], []
+    for request in batch.reqs:
+        held = request.kv.kv_allocated_len
+        begins.append(held)
+        counts.append(max(0, request.kv_committed_len + reserve - held))
+        request.decode_batch_idx += 1
+    needed = sum(counts)
+    if needed:
+        slots = alloc_token_slots(batch.tree_cache, needed)
+        kernels.place_slots(table, batch.req_pool_indices, slots, begins, counts)
+        for request, count in zip(batch.reqs, counts, strict=True):
+            request.kv.kv_allocated_len += count
 
 
 def _commit_steps(

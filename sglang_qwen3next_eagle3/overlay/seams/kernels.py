@@ -312,3 +312,68 @@ def chain_links(batch: int, nodes: int, device: torch.device) -> tuple[torch.Ten
     following = torch.arange(1, nodes + 1, device=device).repeat(batch, 1)
     following[:, -1] = -1
     return place, following, torch.full_like(place, -1)
+
+
+@triton.jit(do_not_specialize=["first", "count", "B"])
+def _place_slots(
+    req_to_token,
+    stride,
+    requests,
+    slots,
+    spans,
+    first,
+    count,
+    B,
+    BP: tl.constexpr,
+    SEVERAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program a request. Of a single one, its span is told by value."""
+    request = tl.program_id(0)
+    start = request * 0
+    if SEVERAL:
+        column = tl.arange(0, BP)
+        inside = column < B
+        begins = tl.load(spans + column, mask=inside, other=0)
+        counts = tl.load(spans + B + column, mask=inside, other=0)
+        first = tl.sum(tl.where(column == request, begins, 0), 0)
+        count = tl.sum(tl.where(column == request, counts, 0), 0)
+        start = tl.sum(tl.where(column < request, counts, 0), 0)
+    row = req_to_token + tl.load(requests + request).to(tl.int64) * stride
+    for done in range(0, count, BLOCK):
+        place = done + tl.arange(0, BLOCK)
+        inside = place < count
+        slot = tl.load(slots + start + place, mask=inside, other=0)
+        tl.store(row + first + place, slot.to(req_to_token.dtype.element_ty), mask=inside)
+
+
+def place_slots(
+    req_to_token: torch.Tensor,
+    requests: torch.Tensor,
+    slots: torch.Tensor,
+    begins: list[int],
+    counts: list[int],
+) -> None:
+    """Each request's next slots into its row.
+
+    req_to_token: [pool, context]; requests: [B]; slots: [sum of counts], request after request.
+    begins, counts: B places in the row, and how many slots from there on.
+    """
+    batch = requests.shape[0]
+    spans = slots
+    if batch > 1:
+        pinned = torch.tensor(begins + counts, dtype=torch.int32, pin_memory=slots.is_cuda)
+        spans = pinned.to(slots.device, non_blocking=True)
+    _place_slots[(batch,)](
+        req_to_token,
+        req_to_token.stride(0),
+        requests,
+        slots,
+        spans,
+        begins[0],
+        counts[0],
+        batch,
+        BP=_columns(batch),
+        SEVERAL=batch > 1,
+        BLOCK=64,
+    )

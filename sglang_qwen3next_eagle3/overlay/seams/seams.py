@@ -8,13 +8,13 @@ from typing import Final, Literal, get_args
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
 
-Seam = Literal["requests", "commit", "relay", "metadata", "chain", "cycle"]
+Seam = Literal["requests", "commit", "relay", "metadata", "chain", "slots", "cycle"]
 ALL: Final[tuple[Seam, ...]] = get_args(Seam)
 """requests: ranks learn through shared memory that a turn has none. commit: which states a verify
 commits. relay: what a cycle leaves for the next one. metadata: what the Triton backend's
 kernels of a verify and a draft extend read besides the batch. chain: a tree that is none, and its
-mask. cycle: all that SGLang launches in a cycle of a plain batch, recorded for each size of one.
-What is not taken is SGLang's."""
+mask. slots: memory for a cycle's tokens. cycle: all that SGLang launches in a cycle of a plain
+batch, recorded for each size of one. What is not taken is SGLang's."""
 
 ON: Final = frozenset(ALL) - {"cycle"}
 """What `on` stands for: a cycle is recorded for those only who name it, until a GPU has run it."""
