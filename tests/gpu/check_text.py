@@ -71,7 +71,7 @@ def contender(spelled: str, everyone: dict[str, str]) -> Contender:
     steps = None if shape == "none" else tuple(int(n) for n in shape.split(","))
     if steps is not None and len(steps) != 3:
         raise SystemExit(f"--server {spelled}: none or steps,topk,draft tokens")
-    return Contender(name or shape, steps, environment)  # type: ignore[arg-type]
+    return Contender(name or shape, steps, environment)
 
 
 def prompts(number: int, tokenizer: Any) -> list[list[int]]:
