@@ -9,6 +9,9 @@ Every server answers the same prompts, one after the other and then several at o
 tokens are compared with those of the first server, and with its own second answers. The servers
 start at the same time, on one GPU: with the demo pair (the default) each takes two to three GB.
 What fails is said and written down; the rest goes on. Exit code 0: every server answered all.
+
+The demo target is served with its routed experts as wide as the shared one
+(tests/support/widened_demo.py), as the fast path needs it.
 """
 
 import argparse
@@ -31,6 +34,7 @@ import yaml
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.serving import server as serving
+from tests.support.widened_demo import widened_demo
 
 FLAGS = (
     "--dtype bfloat16 --mem-fraction-static 0.9 --max-total-tokens 32768 --context-length 4096 "
@@ -98,6 +102,7 @@ class Check:
         self.contenders = [contender(words, everyone) for words in arguments.server]
         self.asking = threading.Lock()
         self.prompts: list[list[int]] = []
+        self.target = arguments.target
 
     def left(self) -> float:
         return float(self.arguments.seconds - (time.monotonic() - began))
@@ -108,13 +113,15 @@ class Check:
         tokenizer = self.arguments.tokenizer or str(demo_pair().target)
         loaded = AutoTokenizer.from_pretrained(tokenizer)
         self.prompts = prompts(self.arguments.prompts, loaded)
+        if self.arguments.target == "demo":
+            self.target = str(widened_demo(demo_pair().target, self.folder / "target"))
         with ThreadPoolExecutor(len(self.contenders)) as pool:
             list(pool.map(self.serve, self.contenders))
 
     def serve(self, one: Contender) -> None:
         log = self.folder / f"{one.name.replace(',', '')}.log"
         try:
-            words = ["--profile", str(self._profile(one)), "--target", self.arguments.target]
+            words = ["--profile", str(self._profile(one)), "--target", self.target]
             words += ["--head", self.arguments.head] if one.tree else []
             words += ["--port", "{port}", "--", *FLAGS, *self.arguments.flags]
             with serving.started(words, log, one.environment, self.left() - 15) as server:

@@ -299,7 +299,7 @@ def skinny_gemm(
 
     x: [T, K] bf16, or with fp8 weights e4m3 codes [T, K] and fp32 scales [T, K / 128].
     weight: [N, K] bf16, or e4m3 with scale [N / 128, K / 128] fp32. All contiguous.
-    extra: bf16 [T, K] and a bf16 weight [E, K], E a multiple of 16.
+    extra: bf16 [T, K] and a bf16 weight [E, K]; in the same launch if E is a multiple of 16.
     Returns [T, N] bf16, and [T, E] bf16 if there is an extra weight.
     """
     codes, x_scales = x if isinstance(x, tuple) else (x, None)
@@ -322,7 +322,9 @@ def skinny_gemm(
         extra_x, extra_weight = extra
         extra_n = extra_weight.shape[0]
         if extra_n % 16 or k % (shares * 32 * extra_passes):
-            raise ValueError(f"an extra weight of {extra_n} x {k} is not in whole tiles")
+            # Not in whole tiles, as those of small models: a launch of its own.
+            out, _ = skinny_gemm(x, weight, scale, divided=divided)
+            return out, skinny_gemm(extra_x, extra_weight)[0]
         extra_out = torch.empty(rows, extra_n, dtype=torch.bfloat16, device=codes.device)
     _skinny_gemm[(triton.cdiv(n, rows_) + extra_n // 16,)](
         codes,
