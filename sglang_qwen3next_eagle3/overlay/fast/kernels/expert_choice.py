@@ -167,6 +167,7 @@ class RouterTiling:
 
     tile: rows of the router a program. rows: rows of the batch a program (a power of two).
     candidates: experts a program ranks. chunk: pairs that all are compared with at once.
+    listed: whether anybody reads the list of distinct experts.
     """
 
     tile: int = 8
@@ -176,6 +177,7 @@ class RouterTiling:
     ranking_warps: int = 4
     chunk: int = 64
     listing_warps: int = 4
+    listed: bool = True
 
 
 def choose(
@@ -215,12 +217,12 @@ def choose(
         rows,
         BLOCK_E=block,
         CANDIDATES=candidates,
-        LIST=rows == 1,
+        LIST=rows == 1 and tiling.listed,
         num_warps=tiling.ranking_warps,
         **shape,
         **launch_options(),
     )
-    if rows > 1:
+    if rows > 1 and tiling.listed:
         _list[(1,)](
             ids,
             work,

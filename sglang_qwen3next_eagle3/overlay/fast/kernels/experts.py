@@ -35,7 +35,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import (
     GROUP,
-    quantize_groups,
+    quantize_rows,
     reference_quantize,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
@@ -132,28 +132,6 @@ def _gate_up(
     if PDL and LATE:
         # Not sooner: programs of the next launch would take the places of this one's unevenly.
         gdc_launch_dependents()
-
-
-@triton.jit
-def _quantize_act(
-    act,
-    codes_out,
-    scales_out,
-    WIDTH: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
-    GROUPS: tl.constexpr = WIDTH // 128
-    row = tl.program_id(0)
-    group = tl.program_id(1) * 4 + tl.arange(0, 4)
-    at = row * WIDTH + group[:, None] * 128 + tl.arange(0, 128)[None, :]
-    mask = group < GROUPS
-    values = tl.load(act + at, mask=mask[:, None], other=0.0).to(tl.float32)
-    codes, scales = quantize_groups(values)
-    tl.store(codes_out + at, codes, mask=mask[:, None])
-    tl.store(scales_out + row * GROUPS + group, scales, mask=mask)
 
 
 @triton.jit
@@ -374,19 +352,7 @@ def experts(
     )
     act_scale = None
     if quantized:
-        groups = width // GROUP
-        codes = torch.empty_like(act, dtype=torch.float8_e4m3fn)
-        act_scale = torch.empty(rows * slots, groups, dtype=torch.float32, device=device)
-        _quantize_act[(rows * slots, triton.cdiv(groups, 4))](
-            act,
-            codes,
-            act_scale,
-            WIDTH=width,
-            PDL=dependent_launch(),
-            num_warps=1,
-            **launch_options(),
-        )
-        act = codes
+        act, act_scale = quantize_rows(act)
     tiles = triton.cdiv(columns, down.tile)
     grid, late = laid(down, tiles)
     _down[grid](

@@ -17,8 +17,9 @@ from typing import Final
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from sglang_qwen3next_eagle3.overlay.fast.device import to_e4m3
+from sglang_qwen3next_eagle3.overlay.fast.device import dependent_launch, launch_options, to_e4m3
 
 GROUP: Final = 128
 FLOOR: Final = 1e-10
@@ -31,6 +32,46 @@ def quantize_groups(values):
     amax = tl.maximum(tl.max(tl.abs(values), 1), 1e-10)
     codes = tl.minimum(values * (448.0 / amax)[:, None], 448.0)
     return to_e4m3(codes), amax * (1.0 / 448.0)
+
+
+@triton.jit
+def _quantize_rows(
+    values_in,
+    codes_out,
+    scales_out,
+    WIDTH: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
+    GROUPS: tl.constexpr = WIDTH // 128
+    row = tl.program_id(0)
+    group = tl.program_id(1) * 4 + tl.arange(0, 4)
+    at = row * WIDTH + group[:, None] * 128 + tl.arange(0, 128)[None, :]
+    mask = group < GROUPS
+    values = tl.load(values_in + at, mask=mask[:, None], other=0.0).to(tl.float32)
+    codes, scales = quantize_groups(values)
+    tl.store(codes_out + at, codes, mask=mask[:, None])
+    tl.store(scales_out + row * GROUPS + group, scales, mask=mask)
+
+
+def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """bf16 [T, K] -> e4m3 [T, K] and fp32 scales [T, K / 128], in a launch of its own."""
+    rows, width = values.shape
+    groups = width // GROUP
+    codes = torch.empty_like(values, dtype=torch.float8_e4m3fn)
+    scales = torch.empty(rows, groups, dtype=torch.float32, device=values.device)
+    _quantize_rows[(rows, triton.cdiv(groups, 4))](
+        values,
+        codes,
+        scales,
+        WIDTH=width,
+        PDL=dependent_launch(),
+        num_warps=1,
+        **launch_options(),
+    )
+    return codes, scales
 
 
 def reference_quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ A program owns 16 or 32 rows of the weight and all of K, and its warps divide K.
 for all its weights at once, 16 bytes a load, before it waits for the kernel that makes x. What a
 thread then holds is already its own operand of the tensor core's instruction (16 weight rows by 8
 rows of x): the instruction wants other columns of K than a 16-byte load brings, but the order of
-the columns is free as long as x has the same, so both are only renamed (`_operand`). Neither passes
+the columns is free as long as x has the same, so both are only renamed (`operand`). Neither passes
 through shared memory, and the instruction is the same for every T: the bits of a row do not depend
 on how many run beside it. Fp8 is widened to fp16, which is exact; so does Hopper's fp8 `mma.sync`.
 
@@ -42,7 +42,7 @@ _BF16 = tl.constexpr(DOT_DTYPE)
 
 
 @triton.jit
-def _chunks(
+def chunks(
     matrix,
     row,
     rows,
@@ -57,13 +57,32 @@ def _chunks(
 ):
     """Eight rows of a matrix [rows, K] from `row` on: COUNT tiles [8, SHARES, WIDTH].
 
-    Tile c holds the columns first + c * WIDTH of every share of K. WIDTH is 64 bytes, so that four
-    threads load a row of the tile and a warp loads the eight. Beyond the last row the last is
-    repeated, which spares the loads a predicate.
+    Beyond the last row the last is repeated, which spares the loads a predicate.
     """
-    r = tl.minimum(row + tl.arange(0, 8), rows - 1)[:, None, None]
+    r = tl.minimum(row + tl.arange(0, 8), rows - 1)
+    return gathered(matrix, r, first, K, SHARES, SHARE, WIDTH, COUNT, MASKED, CACHE)
+
+
+@triton.jit
+def gathered(
+    matrix,
+    r,
+    first,
+    K: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    COUNT: tl.constexpr,
+    MASKED: tl.constexpr,
+    CACHE: tl.constexpr,
+):
+    """The rows r [8] of a matrix with K columns: COUNT tiles [8, SHARES, WIDTH].
+
+    Tile c holds the columns first + c * WIDTH of every share of K. WIDTH is 64 bytes, so that four
+    threads load a row of the tile and a warp loads the eight.
+    """
     k = tl.arange(0, SHARES)[None, :, None] * SHARE + tl.arange(0, WIDTH)[None, None, :] + first
-    at = matrix + r * K + k
+    at = matrix + r[:, None, None] * K + k
     tiles = ()
     for c in tl.static_range(COUNT):
         if MASKED:
@@ -75,7 +94,7 @@ def _chunks(
 
 
 @triton.jit
-def _operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
+def operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
     """Tile [8, SHARES, WIDTH] -> [SHARES, 8, WIDTH] with K renamed to what threads hold."""
     tile = tl.reshape(tile, [8, SHARES, 4, 2, WIDTH // 8])
     tile = tl.reshape(tl.permute(tile, [1, 0, 3, 2, 4]), [SHARES, 8, WIDTH])
@@ -83,7 +102,7 @@ def _operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr)
 
 
 @triton.jit
-def _sixteen(upper, lower, SHARES: tl.constexpr, WIDTH: tl.constexpr):
+def sixteen(upper, lower, SHARES: tl.constexpr, WIDTH: tl.constexpr):
     """Two operands [SHARES, 8, WIDTH] one below the other."""
     return tl.reshape(tl.permute(tl.join(upper, lower), [0, 3, 1, 2]), [SHARES, 16, WIDTH])
 
@@ -133,7 +152,7 @@ def _program(
         w = ()
         for i in tl.static_range(2 * BLOCKS):
             at = row + i * 8
-            w += (_chunks(weight, at, N, first, K, SHARES, SHARE, WIDTH, CHUNKS, MASKED, CACHE),)
+            w += (chunks(weight, at, N, first, K, SHARES, SHARE, WIDTH, CHUNKS, MASKED, CACHE),)
         ws = ()
         if FP8:
             block = weight_scales + (row // 128) * GROUPS + share * (SHARE // 128)
@@ -146,7 +165,7 @@ def _program(
             for j in tl.static_range(TILES):
                 start = first + q * AHEAD * STEP * WIDTH
                 xt += (
-                    _chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED, ""),
+                    chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED, ""),
                 )
                 if FP8:
                     token = tl.minimum(j * 8 + tl.arange(0, 8), T - 1)
@@ -158,9 +177,9 @@ def _program(
                 for i in tl.static_range(BLOCKS):
                     for c in tl.static_range(STEP):
                         left += (
-                            _sixteen(
-                                _operand(w[2 * i][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8),
-                                _operand(
+                            sixteen(
+                                operand(w[2 * i][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8),
+                                operand(
                                     w[2 * i + 1][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8
                                 ),
                                 SHARES,
@@ -173,7 +192,7 @@ def _program(
                         total = acc[j * BLOCKS + i]
                         part = total if not FP8 else tl.zeros([SHARES, 16, 8], tl.float32)
                         for c in tl.static_range(STEP):
-                            right = _operand(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
+                            right = operand(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
                             part = tl.dot(left[i * STEP + c], tl.permute(right, [0, 2, 1]), part)
                         if FP8:
                             scale = xs[j * AHEAD + g] * ws[q * AHEAD + g][:, None]

@@ -1,0 +1,614 @@
+"""Every kernel of a layer, alone and in its place, and other ways of dividing its work.
+
+    python tests/gpu/measure_kernels.py --rows 1,4,8,32 --seconds 50 --json OUT.json
+
+Needs one Hopper GPU, torch and triton, and this package on PYTHONPATH; no SGLang. Weights are of
+the published FP8 architecture, random, in so many sets that the second-level cache serves none of
+them. A CUDA graph holds a launch (or a chain of launches) for every set, with programmatic
+dependent launch, and its time divided by the sets is what is printed, beside the bytes that must
+be read and their share of the memory's 4.3 TB/s.
+
+`chain`: what every launch of a Gated DeltaNet layer adds, where it stands: graphs that end behind
+the first, the second ... launch of a layer. `alone`: the same kernel again and again.
+"""
+
+import argparse
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast.device import PDL_ENVIRONMENT
+from sglang_qwen3next_eagle3.overlay.fast.kernels import (
+    expert_choice,
+    experts,
+    gdn_decode,
+    gdn_verify,
+    norm_quantize,
+    quantize,
+    register_experts,
+    router,
+    skinny_gemm,
+    tree,
+)
+from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import RouterTiling, Routing
+from sglang_qwen3next_eagle3.overlay.fast.kernels.experts import ExpertTiling
+from sglang_qwen3next_eagle3.overlay.fast.kernels.register_experts import PairTiling
+from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import GemmTiling
+
+D, INNER, EXPERTS, TOP_K, QKVZ, QKV, VALUES = 2048, 512, 512, 10, 12288, 9216, 4096
+BANDWIDTH = 4.3e12
+NODES = {1: 1, 4: 4, 8: 4, 16: 4, 32: 4, 64: 8}
+"""Draft tokens of a request, for so many rows."""
+MODULES = (
+    expert_choice, experts, gdn_decode, gdn_verify, norm_quantize, quantize, register_experts,
+    router, skinny_gemm, tree,
+)  # fmt: skip
+began = time.monotonic()
+device = torch.device("cuda")
+Launch = Callable[[int], Any]
+
+
+class Counted:
+    """A kernel of which launches behind the first `most` of a layer do not happen.
+
+    warm: the i-th of n processes that compile what is launched, and launch nothing.
+    """
+
+    most: int | None = None
+    done: ClassVar[list[str]] = []
+    warm: tuple[int, int] | None = None
+    compiled: ClassVar[set[str]] = set()
+
+    def __init__(self, kernel: Any, name: str) -> None:
+        self.kernel, self.name = kernel, name
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def launch(*arguments: Any, **options: Any) -> None:
+            if Counted.most is not None and len(Counted.done) >= Counted.most:
+                return
+            Counted.done.append(self.name)
+            if Counted.warm is None:
+                self.kernel[grid](*arguments, **options)
+            else:
+                self._compile(grid, arguments, options)
+
+        return launch
+
+    def _compile(self, grid: Any, arguments: Any, options: dict[str, Any]) -> None:
+        numbers = [
+            (value == 1, value % 16 == 0)
+            for value, parameter in zip(arguments, self.kernel.params, strict=False)
+            if isinstance(value, int) and not parameter.do_not_specialize
+        ]
+        key = f"{self.name} {numbers} {sorted(options.items(), key=str)}"
+        i, n = Counted.warm or (0, 1)
+        if zlib.crc32(key.encode()) % n == i and key not in Counted.compiled:
+            Counted.compiled.add(key)
+            self.kernel.warmup(*arguments, grid=grid, **options)
+
+
+def count_launches() -> None:
+    """Every kernel that a launcher launches; not those that kernels call."""
+    for module in MODULES:
+        for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Subscript(value=ast.Name(id=name))):
+                    kernel = getattr(module, name, None)
+                    if hasattr(kernel, "warmup"):
+                        setattr(module, name, Counted(kernel, name))
+
+
+def codes(*shape: int) -> torch.Tensor:
+    """Random e4m3, none of them a NaN."""
+    bits = torch.randint(0, 256, shape, dtype=torch.uint8, device=device) & 0xBE
+    return bits.view(torch.float8_e4m3fn)
+
+
+def copied(first: torch.Tensor | None, *shape: int) -> torch.Tensor:
+    """Weights at another address: of values one set is as good as another."""
+    if Counted.warm:
+        return torch.empty(1, dtype=torch.float8_e4m3fn, device=device).expand(shape)
+    if first is None:
+        return codes(*shape)
+    return torch.empty_like(first).copy_(first)
+
+
+class Layer:
+    """The weights of one layer, and its GDN states for `requests`."""
+
+    def __init__(self, first: "Layer | None", requests: int) -> None:
+        self.w13 = copied(first and first.w13, EXPERTS + 1, 2 * INNER, D)
+        self.w2 = copied(first and first.w2, EXPERTS + 1, D, INNER)
+        self.s13 = torch.rand(EXPERTS + 1, 2 * INNER // 128, D // 128, device=device) * 0.01
+        self.s2 = torch.rand(EXPERTS + 1, D // 128, INNER // 128, device=device) * 0.01
+        self.qkvz, self.qkvz_scale = copied(first and first.qkvz, QKVZ, D), scales(QKVZ, D)
+        self.qkv, self.qkv_scale = self.qkvz[:QKV], self.qkvz_scale[: QKV // 128]
+        self.out, self.out_scale = copied(first and first.out, D, VALUES), scales(D, VALUES)
+        self.ba, self.router, self.gate = (normal(n, D) * 0.02 for n in (64, EXPERTS, 1))
+        self.norm = torch.zeros(D, dtype=torch.bfloat16, device=device)
+        self.conv_weight, self.conv = normal(8192, 4), normal(requests + 1, 8192, 3)
+        self.state = torch.randn(requests + 1, 32, 128, 128, device=device) * 0.1
+        self.a_log = torch.zeros(32, device=device)
+        self.dt_bias, self.head_norm = normal(32), normal(128)
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.bfloat16, device=device)
+
+
+def scales(n: int, k: int) -> torch.Tensor:
+    return torch.rand(n // 128, k // 128, device=device) * 0.01
+
+
+class Rows:
+    """The inputs of a pass of so many rows; routings, one a set."""
+
+    def __init__(self, rows: int, sets: int, requests: int, text: bool) -> None:
+        self.rows, self.nodes = rows, NODES[rows]
+        self.requests = rows // self.nodes
+        self.hidden = normal(rows, D)
+        self.residual = normal(rows, D)
+        self.x = codes(rows, D), torch.rand(rows, D // 128, device=device)
+        self.values = codes(rows, VALUES), torch.rand(rows, VALUES // 128, device=device)
+        self.act = codes(rows * 11, INNER), torch.rand(rows * 11, INNER // 128, device=device)
+        self.projected, self.gates = normal(rows, QKVZ), normal(rows, 64)
+        self.slots = torch.arange(1, self.requests + 1, dtype=torch.int32, device=device)
+        links = torch.full((self.requests, self.nodes), -1, dtype=torch.int64)
+        links[:, :-1] = torch.arange(1, self.nodes)
+        links = links.to(device)
+        self.paths = tree.tree_paths(next_token=links, next_sibling=torch.full_like(links, -1))
+        self.kept = gdn_verify.GdnKept.empty(1, rows, 16, 32, 128, 128, device)
+        self.arrivals = gdn_decode.gdn_arrivals(rows, 16, device)
+        generator = torch.Generator().manual_seed(rows)
+        self.routings = [self._routing(generator, text) for _ in range(min(sets, 8))]
+
+    def _routing(self, generator: torch.Generator, text: bool) -> Routing:
+        logits = torch.randn(self.rows, EXPERTS, generator=generator)
+        if text:
+            # Some experts are liked, and tokens beside each other like the same.
+            logits += torch.randn(1, EXPERTS, generator=generator) * 1.0
+            for row in range(1, self.rows):
+                logits[row] = 0.5 * logits[row - 1] + 0.87 * logits[row]
+        shared = torch.zeros(self.rows, 1).bfloat16()
+        listed = expert_choice.reference_routing(logits.bfloat16(), shared, TOP_K, True)
+        return Routing(*(part.to(device) for part in listed[:4]), True)
+
+    def routed(self, i: int) -> router.Routed:
+        routing = self.routings[i % len(self.routings)]
+        return router.Routed(self.residual, self.hidden, *self.x, routing)
+
+    def distinct(self) -> float:
+        return sum(int(r.work[0]) for r in self.routings) / len(self.routings)
+
+
+class Bench:
+    """Jobs in the order of their worth. warm: only compile the i-th of n."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.warm = bool(arguments.warm)
+        self.sets = 1 if self.warm else arguments.sets
+        requests = max(rows // NODES[rows] for rows in arguments.rows)
+        first = Layer(None, requests)
+        self.layers = [first] + [Layer(first, requests) for _ in range(self.sets - 1)]
+        text = arguments.routing == "text"
+        self.inputs = {rows: Rows(rows, self.sets, requests, text) for rows in arguments.rows}
+        self.found: list[dict[str, Any]] = []
+        self.jobs: list[tuple[str, str, int, float, Launch]] = []
+
+    def add(self, kernel: str, variant: str, rows: int, read: float, launch: Launch) -> None:
+        """read: bytes that a launch cannot do without."""
+        if not self.arguments.kernels or kernel in self.arguments.kernels:
+            self.jobs.append((kernel, variant, rows, read, launch))
+
+    def run(self) -> None:
+        for number, (kernel, variant, rows, read, launch) in enumerate(self.jobs):
+            if time.monotonic() - began > self.arguments.seconds:
+                print(f"# no time for {len(self.jobs) - number} more")
+                break
+            try:
+                us = timed(launch, self.sets) if not self.warm else launch(0)
+            except Exception as error:
+                print(f"# {kernel} {variant} {rows}: {type(error).__name__} {str(error)[:150]}")
+                if "CUDA" in str(error):
+                    raise
+                continue
+            if self.warm:
+                continue
+            self.found.append(
+                {"kernel": kernel, "variant": variant, "rows": rows, "us": round(us, 2),
+                 "bytes": round(read)}
+            )  # fmt: skip
+
+
+def timed(launch: Launch, sets: int) -> float:
+    """Microseconds a set, the median of some replays."""
+    launch(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [launch(i) for i in range(sets)]
+    for _ in range(3):
+        graph.replay()
+    times = []
+    for _ in range(15):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end))
+    del kept, graph
+    return median(times) * 1000 / sets
+
+
+def expert_bytes(rows: Rows) -> float:
+    return rows.distinct() * D * INNER
+
+
+def up_old(b: Bench, r: Rows, tiling: ExpertTiling, i: int) -> Any:
+    layer = b.layers[i]
+    Counted.most, Counted.done = 1, []
+    try:
+        return experts.experts(r.routed(i), layer.w13, layer.s13, layer.w2, layer.s2, tiling)
+    finally:
+        Counted.most = None
+
+
+def moe_old(
+    b: Bench, r: Rows, up: ExpertTiling | None, down: ExpertTiling | None, add: bool, i: int
+) -> Any:
+    layer = b.layers[i]
+    return experts.experts(r.routed(i), layer.w13, layer.s13, layer.w2, layer.s2, up, down, add=add)
+
+
+def up_new(b: Bench, r: Rows, tiling: PairTiling, i: int) -> Any:
+    layer, routed = b.layers[i], r.routed(i)
+    return register_experts.gate_up_of_pairs(r.x, routed.routing, layer.w13, layer.s13, tiling)
+
+
+def down_new(b: Bench, r: Rows, tiling: PairTiling, i: int) -> Any:
+    layer, routing = b.layers[i], r.routed(i).routing
+    return register_experts.down_of_pairs(r.act, routing, TOP_K, layer.w2, layer.s2, tiling)
+
+
+def moe_new(
+    b: Bench, r: Rows, up: PairTiling, down: PairTiling, i: int, routing: Routing | None = None,
+    x: Any = None,
+) -> Any:  # fmt: skip
+    layer, routing = b.layers[i], routing or r.routed(i).routing
+    weights = layer.w13, layer.s13, layer.w2, layer.s2
+    return register_experts.pair_experts(x or r.x, routing, *weights, TOP_K, up, down)
+
+
+def gemm(
+    b: Bench, x: Any, which: str, extra: torch.Tensor | None, tiling: GemmTiling | None, i: int
+) -> Any:
+    layer = b.layers[i]
+    weight, scale = getattr(layer, which), getattr(layer, which + "_scale")
+    beside = None if extra is None else (extra, layer.ba)
+    return skinny_gemm.skinny_gemm(x, weight, scale, beside, tiling)
+
+
+def gdn(b: Bench, r: Rows, projected: torch.Tensor, gates: torch.Tensor, i: int) -> Any:
+    layer = b.layers[i]
+    common: dict[str, Any] = {
+        "qkvz": projected, "ba": gates, "conv_state": layer.conv,
+        "conv_weight": layer.conv_weight, "conv_bias": None, "A_log": layer.a_log,
+        "dt_bias": layer.dt_bias, "ssm_state": layer.state, "slots": r.slots,
+        "norm_weight": layer.head_norm, "eps": 1e-6, "quantize": True, "early_state": True,
+    }  # fmt: skip
+    if r.nodes == 1:
+        return gdn_decode.gdn_decode(**common, arrivals=r.arrivals)
+    return gdn_verify.gdn_verify(**common, paths=r.paths, kept=r.kept, layer=0)
+
+
+def choice(logits: torch.Tensor, shared: torch.Tensor, tiling: RouterTiling, i: int) -> Any:
+    return expert_choice.choose(logits, shared, TOP_K, True, tiling)
+
+
+def logits_old(b: Bench, r: Rows, tiling: RouterTiling, i: int) -> Any:
+    Counted.most, Counted.done = 1, []
+    layer = b.layers[i]
+    try:
+        return router.route(
+            r.hidden, r.residual, layer.norm, 1e-6, layer.router, layer.gate, TOP_K, True, True,
+            tiling,
+        )  # fmt: skip
+    finally:
+        Counted.most = None
+
+
+def logits_new(b: Bench, r: Rows, tiling: GemmTiling | None, i: int) -> Any:
+    layer = b.layers[i]
+    normed = norm_quantize.add_norm_quantize(r.hidden, r.residual, layer.norm, 1e-6, True)
+    return skinny_gemm.skinny_gemm(normed.normed, layer.router, divided=tiling)
+
+
+def layer_chain(b: Bench, r: Rows, new: bool, most: int | None, names: list[str], i: int) -> Any:
+    """A whole layer, or its first launches. What a launch that does not happen would have written
+    is not read by one that does."""
+    layer = b.layers[i]
+    Counted.most, Counted.done = most, names
+    names.clear()
+    try:
+        normed = norm_quantize.add_norm_quantize(r.hidden, r.residual, layer.norm, 1e-6, True)
+        x = normed.codes, normed.scales
+        qkvz, ba = gemm(b, x, "qkvz", normed.normed, None, i)
+        mixed = gdn(b, r, qkvz, ba, i)
+        hidden = gemm(b, (mixed[0], mixed[1]), "out", None, None, i)[0]
+        routed = router.route(
+            hidden, r.residual, layer.norm, 1e-6, layer.router, layer.gate, TOP_K, True, True,
+            RouterTiling(listed=not new),
+        )  # fmt: skip
+        if new:
+            moe_new(
+                b, r, register_experts.UP, register_experts.DOWN, i, routed.routing,
+                (routed.codes, routed.scales),
+            )  # fmt: skip
+        else:
+            experts.experts(routed, layer.w13, layer.s13, layer.w2, layer.s2)
+        return normed, routed
+    finally:
+        Counted.most = None
+
+
+def chain_bytes(name: str, seen: list[str], rows: Rows) -> float:
+    if name == "_skinny_gemm":
+        return QKVZ * D if seen.count(name) == 0 else D * VALUES
+    moe = expert_bytes(rows)
+    state = rows.requests * 32 * 128 * 128 * 4
+    return {
+        "_gate_up": 2 * moe, "_gate_up_of_pairs": 2 * moe, "_down": moe, "_down_of_pairs": moe,
+        "_logits": EXPERTS * D * 2, "_gdn_decode": 2 * state, "_gdn_verify": state,
+    }.get(name, 0)  # fmt: skip
+
+
+def chain_jobs(b: Bench, rows: int) -> None:
+    r = b.inputs[rows]
+    for new in (False, True):
+        names: list[str] = []
+        layer_chain(b, r, new, None, names, 0)
+        whole = list(names)
+        for most in range(1, len(whole) + 1):
+            variant = f"{'new' if new else 'old'} {most:2} {whole[most - 1]}"
+            read = chain_bytes(whole[most - 1], whole[: most - 1], r)
+            b.add("chain", variant, rows, read, partial(layer_chain, b, r, new, most, []))
+
+
+def without_dependent_launch(launch: Launch, i: int) -> Any:
+    os.environ[PDL_ENVIRONMENT] = "0"
+    try:
+        return launch(i)
+    finally:
+        del os.environ[PDL_ENVIRONMENT]
+
+
+def independent_jobs(b: Bench, rows: int) -> None:
+    """Whole layers without dependent launch."""
+    for new in (False, True):
+        chain = partial(layer_chain, b, b.inputs[rows], new, None, [])
+        variant = f"{'new' if new else 'old'}, no PDL"
+        b.add("layer", variant, rows, 0, partial(without_dependent_launch, chain))
+
+
+def expert_jobs(b: Bench, rows: int) -> None:
+    r, read = b.inputs[rows], expert_bytes(b.inputs[rows])
+    pair = register_experts
+    b.add("moe", "old", rows, 3 * read, partial(moe_old, b, r, None, None, True))
+    b.add("moe", "old, slots not added", rows, 3 * read, partial(moe_old, b, r, None, None, False))
+    b.add("moe", "pairs", rows, 3 * read, partial(moe_new, b, r, pair.UP, pair.DOWN))
+    if rows <= 8:
+        wide = ExpertTiling(tile=128, tokens=16, stages=4, warps=4, programs=3)
+        b.add("moe", "old, down 128", rows, 3 * read, partial(moe_old, b, r, None, wide, True))
+        b.add(
+            "moe", "pairs, early", rows, 3 * read,
+            partial(moe_new, b, r, pair.UP._replace(early=True), pair.DOWN._replace(early=True)),
+        )  # fmt: skip
+    b.add("gate_up", "old", rows, 2 * read, partial(up_old, b, r, experts.UP))
+    for tiling in (
+        PairTiling(1, 4, 128), PairTiling(2, 4, 168), PairTiling(2, 8, 128), PairTiling(1, 2, 168),
+        PairTiling(1, 4, 96), PairTiling(1, 4, 128, True), PairTiling(4, 8, 168),
+    ):  # fmt: skip
+        b.add("gate_up", spelled(tiling), rows, 2 * read, partial(up_new, b, r, tiling))
+    for tiling in (
+        PairTiling(4, 4, 128), PairTiling(2, 4, 128), PairTiling(4, 2, 168), PairTiling(8, 4, 168),
+        PairTiling(2, 2, 128), PairTiling(4, 4, 128, True), PairTiling(2, 4, 96),
+    ):  # fmt: skip
+        b.add("down", spelled(tiling), rows, read, partial(down_new, b, r, tiling))
+
+
+def spelled(tiling: Any) -> str:
+    return " ".join(f"{k[:4]}{v}" for k, v in tiling._asdict().items())
+
+
+def dense_jobs(b: Bench, rows: int) -> None:
+    r = b.inputs[rows]
+    for which, x, variants in (
+        ("qkvz", r.x, ((16, 4, 1, 128), (16, 2, 1, 168), (16, 2, 1, 255), (32, 4, 1, 168),
+                       (32, 4, 1, 255), (16, 4, 1, 168))),
+        ("out", r.values, ((16, 8, 1, 128), (16, 4, 1, 168), (16, 8, 1, 255), (32, 8, 1, 168),
+                           (16, 4, 1, 255))),
+    ):  # fmt: skip
+        read = getattr(b.layers[0], which).numel()
+        for variant in variants:
+            tiling = GemmTiling(*variant)
+            if rows > 8 and (tiling.rows > 16 or tiling.registers > 168):
+                continue  # minutes of compiling
+            b.add(which, spelled(tiling), rows, read, partial(gemm, b, x, which, None, tiling))
+    b.add("qkvz", "with ba", rows, QKVZ * D, partial(gemm, b, r.x, "qkvz", r.hidden, None))
+    b.add("gdn", "", rows, 0, partial(gdn, b, r, r.projected, r.gates))
+
+
+def router_jobs(b: Bench, rows: int) -> None:
+    r = b.inputs[rows]
+    read = EXPERTS * D * 2
+    logits, shared = normal(rows, EXPERTS), normal(rows)
+    b.add("logits", "old", rows, read, partial(logits_old, b, r, RouterTiling()))
+    for tile, together in ((8, 1), (8, 4), (4, 2), (4, 1), (16, 1)):
+        if together <= rows:
+            made = partial(logits_old, b, r, RouterTiling(tile=tile, rows=together))
+            b.add("logits", f"{tile} experts, {together} rows", rows, read, made)
+    b.add("logits", "norm, gemm", rows, read, partial(logits_new, b, r, None))
+    b.add(
+        "logits", "norm, gemm 4", rows, read, partial(logits_new, b, r, GemmTiling(16, 4, 1, 255))
+    )
+    for candidates, warps in ((32, 4), (32, 8), (16, 4), (16, 2), (16, 1), (8, 1), (64, 8)):
+        tiling = RouterTiling(candidates=candidates, ranking_warps=warps)
+        made = partial(choice, logits, shared, tiling)
+        b.add("choice", f"{candidates} of {warps} warps", rows, 0, made)
+    if rows > 1:
+        for name, tiling in (
+            ("list by 8 warps", RouterTiling(listing_warps=8)),
+            ("no list", RouterTiling(listed=False)),
+        ):
+            b.add("choice", name, rows, 0, partial(choice, logits, shared, tiling))
+
+
+def check(b: Bench) -> None:
+    """New kernels beside the old, and rows alone beside rows among others."""
+    for rows, r in b.inputs.items():
+        old = moe_old(b, r, None, None, True, 0).double()
+        new = moe_new(b, r, register_experts.UP, register_experts.DOWN, 0)
+        error = float((new.double() - old).norm() / old.norm())
+        routing, same = r.routed(0).routing, True
+        for row in {0, rows - 1}:
+            mine = slice(row, row + 1)
+            alone = routing._replace(ids=routing.ids[mine], weights=routing.weights[mine])
+            x = tuple(part.view(torch.uint8)[mine].view(part.dtype) for part in r.x)
+            one = moe_new(b, r, register_experts.UP, register_experts.DOWN, 0, alone, x)
+            same &= bool(torch.equal(one[0], new[row]))
+        print(f"# {rows} rows: pairs beside old {error:.1e}, a row alone the same bits: {same}")
+
+
+def timeline(b: Bench, rows: int, new: bool) -> str:
+    """When each launch of a layer begins and ends, us behind the end of the layer before."""
+    from torch.profiler import ProfilerActivity, profile
+
+    r, names = b.inputs[rows], []
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = [layer_chain(b, r, new, None, names, i) for i in range(b.sets)]
+    graph.replay()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        graph.replay()
+        torch.cuda.synchronize()
+    del kept
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiled.events()
+        if "CUDA" in str(event.device_type)
+    ]
+    spans.sort()
+    count = len(names)
+    parts = []
+    for k, name in enumerate(names):
+        begins, ends = [], []
+        for i in range(4, b.sets - 1):
+            if (i + 1) * count <= len(spans):
+                zero = spans[i * count - 1][1]
+                begins.append(spans[i * count + k][0] - zero)
+                ends.append(spans[i * count + k][1] - zero)
+        if begins:
+            parts.append(f"{name[1:14]} {median(begins):.1f}-{median(ends):.1f}")
+    return f"# {rows} rows, {'new' if new else 'old'}: " + ", ".join(parts)
+
+
+def table(found: list[dict[str, Any]]) -> None:
+    """A line for a kernel and variant, a column for the rows."""
+    rows = sorted({one["rows"] for one in found})
+    print(f"{'us (share of the memory)':40}" + "".join(f"{row:>14}" for row in rows))
+    cells = {(one["kernel"], one["variant"], one["rows"]): one for one in found}
+    before: dict[tuple[str, int], float] = {}
+    for kernel, variant in dict.fromkeys((one["kernel"], one["variant"]) for one in found):
+        line = f"{kernel} {variant:32}"[:40].ljust(40)
+        for row in rows:
+            one = cells.get((kernel, variant, row))
+            us = one["us"] if one else 0.0
+            if one and kernel == "chain":
+                # What this launch adds to those before it.
+                so_far = before.get((variant[:3], row), 0.0)
+                before[variant[:3], row] = us
+                one["adds"] = round(us - so_far, 2)
+                us = us - so_far
+            share = one["bytes"] / BANDWIDTH * 1e6 / us if one and us > 0 else 0
+            text = f"{us:.1f} {f'{share:.0%}' if share else '':>4}" if one else ""
+            line += f"{text:>14}"
+        print(line)
+    for (which, row), us in before.items():
+        print(f"# a layer, {which} {row} rows: {us:.1f} us")
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=numbers, default=[1, 4, 8, 32])
+    parser.add_argument("--sets", type=int, default=24, help="sets of weights in rotation")
+    parser.add_argument("--seconds", type=float, default=50, help="begin nothing new after these")
+    parser.add_argument("--kernels", type=lambda text: text.split(","), help="only these")
+    parser.add_argument("--routing", choices=("uniform", "text"), default="uniform")
+    parser.add_argument("--workers", type=int, default=15, help="processes that compile first")
+    parser.add_argument("--warm", type=numbers, help="what a worker compiles: this of so many")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
+    started = []
+    if not arguments.warm and arguments.workers:
+        for i in range(arguments.workers):
+            more = [*sys.argv, "--warm", f"{i},{arguments.workers}", "--json", os.devnull]
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            started.append(subprocess.Popen([sys.executable, *more], **quiet))
+    Counted.warm = arguments.warm and tuple(arguments.warm)
+    count_launches()
+    torch.manual_seed(0)
+    b = Bench(arguments)
+    for rows in arguments.rows:
+        chain_jobs(b, rows)
+    for jobs in (expert_jobs, router_jobs, dense_jobs):
+        for rows in arguments.rows:
+            jobs(b, rows)
+    for rows in [row for row in arguments.rows if row in (4, 8)]:
+        independent_jobs(b, rows)
+    for worker in started:
+        try:
+            worker.wait(timeout=max(1.0, 0.6 * arguments.seconds - (time.monotonic() - began)))
+        except subprocess.TimeoutExpired:
+            worker.terminate()
+    print(f"# {torch.cuda.get_device_name()}, {b.sets} sets, {arguments.routing} routing, "
+          f"distinct experts {[round(r.distinct()) for r in b.inputs.values()]}, "
+          f"compiled after {time.monotonic() - began:.0f} s")  # fmt: skip
+    if not arguments.warm:
+        check(b)
+    b.run()
+    if arguments.warm:
+        return
+    table(b.found)
+    for rows in [row for row in arguments.rows if row in (4, 8)]:
+        for new in (False, True):
+            if time.monotonic() - began < arguments.seconds + 5:
+                print(timeline(b, rows, new))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"device": torch.cuda.get_device_name(),
+            "routing": arguments.routing, "sets": b.sets, "found": b.found}) + "\n")  # fmt: skip
+    print(f"# {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
