@@ -2,14 +2,16 @@
 what training relies on in SpecForge."""
 
 import argparse
+import difflib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base import files
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay import contract, wheels
 from sglang_qwen3next_eagle3.overlay.contract import (
     Installed,
     Part,
@@ -43,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "new", help="write a manifest for another installed SGLang release, for review"
     )
     new.add_argument("release", help="the release, as `pip show sglang` names it")
+    new.add_argument(
+        "--from-index",
+        action="store_true",
+        help="download the release's wheel, and write what changed in the hooked symbols beside it",
+    )
     table = verbs.add_parser(
         "flags", help="write the table of the installed SGLang's flags, by which launches are read"
     )
@@ -112,9 +119,27 @@ def _installed(arguments: argparse.Namespace) -> Installed:
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    installed = _installed(arguments)
+    if not arguments.from_index:
+        _write_manifest(_installed(arguments), arguments.out)
+        return 0
+    if arguments.source is not None:
+        raise UserError("--from-index downloads the wheel: leave --source out")
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = wheels.unpack(arguments.release, Path(folder))
+        template = _write_manifest(theirs, arguments.out)
+        here = contract.installed_sglang()
+        if here is None or here.release != template.release:
+            here = wheels.unpack(template.release, Path(folder))
+        path = arguments.out / f"sglang-{theirs.release}.changes.md"
+        files.write_text(path, "".join(report(template, here, theirs)))
+    print(f"{path}: what changed in them since {template.release}")
+    return 0
+
+
+def _write_manifest(installed: Installed, out: Path) -> ReleaseManifest:
+    """Write the manifest of a release, and return the one that it was begun from."""
     template = contract.read_manifest(contract.nearest_release(installed.release))
-    path = arguments.out / f"sglang-{installed.release}.toml"
+    path = out / f"sglang-{installed.release}.toml"
     if path.exists():
         raise UserError(f"{path} is there already: remove it or choose another folder with --out")
     path.write_text("".join(render(template, installed)), encoding="utf-8")
@@ -123,7 +148,26 @@ def _new(arguments: argparse.Namespace) -> int:
     print(f"{path}: {len(template.symbols)} symbols, {len(changed)} differ from {template.release}")
     for finding in changed:
         print(f"  review {finding.symbol.target}: {finding.state}")
-    return 0
+    return template
+
+
+def report(template: ReleaseManifest, before: Installed, after: Installed) -> Iterator[str]:
+    """In Markdown: each symbol of the template that is another now, with the difference."""
+    yield f"# SGLang {after.release} against {before.release}\n\n"
+    yield "Symbols that the overlay hooks or leans on, as far as they are others.\n"
+    for symbol in template.symbols:
+        old = contract.read_source(before.root, symbol.target)
+        new = contract.read_source(after.root, symbol.target)
+        if old == new:
+            continue
+        yield f"\n## {symbol.part}: `{symbol.target}` ({symbol.role})\n\n{symbol.why}\n\n"
+        if new is None:
+            yield f"It is not in {after.release}.\n"
+            continue
+        lines = ("" if old is None else old).splitlines(), new.splitlines()
+        names = before.release, after.release
+        difference = difflib.unified_diff(*lines, *names, lineterm="", n=3)
+        yield "```diff\n" + "\n".join(difference) + "\n```\n"
 
 
 def render(template: ReleaseManifest, installed: Installed) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 environment   the variables by which a launcher tells the plugin what to do
 contract      what is relied on in SGLang, release by release, and whether it still holds
+variants      where our code differs from release to release
+wheels        releases from the package index, unpacked to be read
 hooks         one SGLang symbol and what takes its place
 capture       the states that a head is fed with
 served_head   the head that this process serves
@@ -31,4 +33,6 @@ __all__ = [
     "served_head",
     "server_flags",
     "simulate",
+    "variants",
+    "wheels",
 ]

@@ -66,6 +66,12 @@ class ReleaseManifest:
     def of(self, part: Part) -> tuple[Symbol, ...]:
         return tuple(symbol for symbol in self.symbols if symbol.part == part)
 
+    def hooked(self, part: Part) -> frozenset[str]:
+        """The targets that this release's overlay replaces. Tables of hooks hold those of every
+        release; what a release does not need, or has under another name, its manifest leaves out.
+        """
+        return frozenset(symbol.target for symbol in self.of(part) if symbol.role == "hooked")
+
 
 @dataclass(frozen=True)
 class SymbolComparison:
@@ -113,6 +119,11 @@ def nearest_release(release: str) -> str:
     far, the older."""
     place = _place(release)
     return min(known_releases(), key=lambda known: abs(_place(known) - place))
+
+
+def at_least(release: str, other: str) -> bool:
+    """Whether `release` is `other` or came after it."""
+    return _order(release) >= _order(other)
 
 
 def _order(release: str) -> list[int]:
@@ -192,8 +203,8 @@ def require(parts: Sequence[Part], installed: Installed | None = None) -> Releas
     for part in parts:
         if not manifest.of(part):
             raise UserError(
-                f"SGLang {installed.release} is supported for serving on GPUs only, its manifest "
-                f"has no {part} part: install SGLang 0.5.17"
+                f"this package has not been run with SGLang {installed.release} that far, its "
+                f"manifest has no {part} part: install SGLang 0.5.17"
             )
     for finding in compare(manifest, installed.root, parts):
         if finding.state != "ok":
@@ -212,6 +223,22 @@ def read_symbol(root: Path, target: str) -> tuple[tuple[str, ...], str] | None:
     of the statement that binds it. Where several statements bind it, in the branches of an `if` or
     a `try` for example, the fingerprint is of all of them, the parameters those of the last.
     """
+    found = _statements(root, target)
+    if found is None:
+        return None
+    last, texts = found
+    parameters = _parameters(last.args) if isinstance(last, _FUNCTIONS) else ()
+    return parameters, _fingerprint("\n".join(texts))
+
+
+def read_source(root: Path, target: str) -> str | None:
+    """What the fingerprint of a symbol is of, or None where there is none."""
+    found = _statements(root, target)
+    return None if found is None else "\n".join(found[1])
+
+
+def _statements(root: Path, target: str) -> tuple[ast.stmt, list[str]] | None:
+    """The last statement that binds a symbol, and the text of each that does."""
     module, _, qualname = target.partition(":")
     parsed = _parse_module(root, module)
     if parsed is None:
@@ -225,9 +252,7 @@ def read_symbol(root: Path, target: str) -> tuple[tuple[str, ...], str] | None:
     nodes = [node for body in bodies for node in _bindings(body, name)]
     if not nodes:
         return None
-    last = nodes[-1]
-    parameters = _parameters(last.args) if isinstance(last, _FUNCTIONS) else ()
-    return parameters, _fingerprint("\n".join(_text(source, node, name) for node in nodes))
+    return nodes[-1], [_text(source, node, name) for node in nodes]
 
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

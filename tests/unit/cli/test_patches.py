@@ -1,6 +1,9 @@
 import argparse
 import json
+import subprocess
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -109,3 +112,43 @@ def test_an_absent_sglang_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "installed_sglang", lambda: None)
     with pytest.raises(UserError, match="SGLang is not installed"):
         run("verify")
+
+
+def test_a_release_from_the_index_gets_a_manifest_and_what_changed(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """pip hands out the wheel of 9.10, in which one symbol has changed and one is still absent."""
+    monkeypatch.setattr(contract, "nearest_release", lambda release: "9.9")
+
+    def pip(command: list[str], **_: object) -> SimpleNamespace:
+        assert command[-1] == "sglang==9.10"
+        assert "--no-deps" in command
+        folder = Path(command[command.index("--dest") + 1])
+        folder.mkdir(parents=True)
+        with zipfile.ZipFile(folder / "sglang-9.10-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("sglang/srt/models/qwen3_next.py", "def f(a, b):\n    return b\n")
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert run("new", "9.10", "--from-index", "--out", str(out)) == 0
+    assert "# REVIEW: differs from 9.9" in (out / "sglang-9.10.toml").read_text()
+    changes = (out / "sglang-9.10.changes.md").read_text()
+    assert "-    return a\n+    return b\n" in changes
+    assert changes.count("## ") == 1
+    assert "changes.md" in capsys.readouterr().out
+
+
+def test_a_release_that_the_index_does_not_have_is_one_line(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = SimpleNamespace(returncode=1, stderr="one line\nERROR: No matching distribution\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: said)
+    with pytest.raises(UserError, match=r"pip could not download sglang==9\.10: ERROR: No match"):
+        run("new", "9.10", "--from-index", "--out", str(tmp_path))
+    with pytest.raises(UserError, match="leave --source out"):
+        run("new", "9.10", "--from-index", "--source", str(source), "--out", str(tmp_path))

@@ -202,3 +202,20 @@ def test_the_manifests_of_the_package_are_read() -> None:
 def test_a_damaged_manifest_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is not a manifest"):
         contract.parse_manifest(text, "m.toml")
+
+
+def test_a_manifest_says_what_is_hooked_in_a_part() -> None:
+    manifest = contract.read_manifest("0.5.17")
+    names = manifest.hooked("cpu_engine")
+    assert "sglang.srt.speculative.draft_utils:cpu_has_amx_support" in names
+    assert manifest.hooked("capture").isdisjoint(names)
+    assert len(manifest.hooked("capture")) == 2
+
+
+@pytest.mark.parametrize(
+    ("release", "later"),
+    [("0.5.17", False), ("0.5.22", False), ("0.5.23", True), ("0.5.23.post1", True),
+     ("0.6.0", True), ("0.5.9", False)],
+)  # fmt: skip
+def test_releases_are_compared_by_their_numbers(release: str, later: bool) -> None:
+    assert contract.at_least(release, "0.5.23") is later

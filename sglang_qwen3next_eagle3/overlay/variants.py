@@ -1,0 +1,47 @@
+"""Where our code differs from one SGLang release to another: here and nowhere else.
+
+Which symbols are hooked is data: the manifest of a release lists them, and of a table of hooks only
+those are put in place that it lists (`ReleaseManifest.hooked`).
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from sglang_qwen3next_eagle3.overlay import contract
+
+LAYER_BOUNDARIES = "0.5.23"
+"""The first release that was run whose arguments are published to a process before it loads a
+model, and whose CPU operators of attention take the scales of an FP8 cache."""
+
+
+@cache
+def has_layer_boundaries() -> bool:
+    """Whether the installed SGLang is of the newer kind."""
+    installed = contract.installed_sglang()
+    return installed is not None and contract.at_least(installed.release, LAYER_BOUNDARIES)
+
+
+def cpu_operators() -> dict[str, Callable[..., Any]]:
+    """The CPU engine's operators with the parameters that the installed SGLang passes."""
+    from sglang_qwen3next_eagle3.overlay.cpu_engine import attention, ops
+
+    if not has_layer_boundaries():
+        return ops.OPS
+    return ops.OPS | {
+        "decode_attention_cpu": attention.decode_scaled,
+        "extend_attention_cpu": attention.extend_scaled,
+    }
+
+
+def publish(one_batch: Any, server_args: Any, rank: int) -> None:
+    """What `sglang.benchmark.one_batch` does in every process before it loads a model.
+
+    one_batch: that module; rank: the tensor-parallel one, which is also its GPU.
+    """
+    if not has_layer_boundaries():
+        return
+    world = one_batch.spawn_world_rank(server_args, tp_rank=rank, pp_rank=0)
+    ranks = one_batch.SpawnRanks(world_rank=world, gpu_id=rank)
+    one_batch.publish(server_args, role="scheduler", ranks=ranks)
+    one_batch._init_process_global_configs()
