@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,6 +51,12 @@ def register() -> None:
             _record_cycles(Path(os.environ[variables.CYCLE]))
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemExit(
+            "sglang-qwen3next-eagle3 does not fit into this SGLang, and does not serve without: "
+            f"{type(error).__name__}: {error}"
+        ) from None
 
 
 def _end_all_on_sigterm() -> None:
@@ -94,10 +101,10 @@ def _leave(number: int, _frame: object) -> NoReturn:
 def _activate_cpu_engine() -> None:
     from sglang_qwen3next_eagle3.overlay import contract
 
-    contract.require(["cpu_engine"])
+    manifest = contract.require(["cpu_engine"])
     from sglang_qwen3next_eagle3.overlay.cpu_engine import hooks as cpu_engine
 
-    cpu_engine.activate()
+    cpu_engine.activate(manifest.hooked("cpu_engine"))
 
 
 def _simulate(path: Path) -> None:

@@ -22,9 +22,9 @@ def spelled_layers() -> str | None:
 
 def _config() -> Path | None:
     try:
-        from sglang.srt.server_args import get_global_server_args
+        from sglang.srt.runtime_context import get_server_args
 
-        arguments = get_global_server_args()
+        arguments = get_server_args()
         name = arguments.speculative_draft_model_path
     except (ImportError, AttributeError, ValueError):
         # A release that names it elsewhere, or a model that no server runs.

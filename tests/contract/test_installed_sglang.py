@@ -1,10 +1,12 @@
 """The installed SGLang against its manifest, and the plugin inside it."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -26,6 +28,10 @@ from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 
 ROOT = Path(__file__).parents[2]
+whole = pytest.mark.skipif(
+    importlib.metadata.version("sglang") != "0.5.17",
+    reason="parts of the overlay are not there on this release yet",
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +42,16 @@ def installed() -> contract.Installed:
 
 
 def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
-    parts: list[contract.Part] = ["capture", "cpu_engine", "cycle", "fast", "metrics", "seams"]
-    manifest = contract.require([*parts, "prefill", "requests", "simulate"], installed)
-    assert manifest.release == installed.release
+    manifest = contract.read_manifest(installed.release)
+    parts = {symbol.part for symbol in manifest.symbols}
+    assert parts >= {"capture", "cpu_engine", "prefill"}
+    assert contract.require(sorted(parts), installed).release == installed.release
+
+
+@whole
+def test_every_part_was_run(installed: contract.Installed) -> None:
+    parts = {symbol.part for symbol in contract.read_manifest(installed.release).symbols}
+    assert parts == set(get_args(contract.Part)) - {"training"}
 
 
 def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: Path) -> None:
@@ -56,9 +69,16 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     tables += [cycle.entry(tmp_path), *cycle.hooks(Recorder(tmp_path, "tp0"))]
     tables += at_seams.hooks(frozenset(seams.ALL))
     tables += metrics_hooks.scheduler_hooks(Verifications(labels, 3, None, registry), refusals)
-    assert {
-        (hook.target, hook.why) for hook in tables if not hook.module.startswith("torch.")
-    } == listed
+    known = {(hook.target, hook.why) for hook in tables if not hook.module.startswith("torch.")}
+    assert listed <= known
+    elsewhere = {
+        (symbol.target, symbol.why)
+        for release in contract.known_releases()
+        if release != installed.release
+        for symbol in contract.read_manifest(release).symbols
+        if symbol.role == "hooked"
+    }
+    assert known - listed <= elsewhere
 
 
 def load_plugins(

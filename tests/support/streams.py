@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
+
 
 class StreamRunner:
     """One loaded target, or one rank's shard of it. Every `capture` starts from empty caches."""
@@ -22,6 +24,7 @@ class StreamRunner:
         arguments = ["--model-path", str(target), "--disable-radix-cache", *flags]
         server_args = prepare_server_args(arguments)
         one_batch._set_envs_and_config(server_args)
+        variants.publish(one_batch, server_args, rank)
         one_batch.get_tokenizer = lambda *_, **__: None
         self._batching: Any = one_batch
         self._runner, _ = one_batch.load_model(

@@ -197,3 +197,16 @@ def test_with_another_release_no_cycles_are_recorded_and_a_line_says_so(
     plugin.register()
     assert applied == [capture.SET_LAYERS, capture.FORWARD, *WAITING]
     assert "records no cycles: SGLang 9.9: something is not what" in caplog.text
+
+
+def test_a_hook_that_does_not_fit_stops_the_process(
+    applied: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SGLang would log anything but SystemExit, and serve without."""
+
+    def fail(table: object) -> None:
+        raise AttributeError("module 'x' has no attribute 'y'")
+
+    monkeypatch.setattr(hooks, "apply", fail)
+    with pytest.raises(SystemExit, match="does not fit into this SGLang.*no attribute 'y'"):
+        plugin.register()

@@ -4,6 +4,8 @@ B requests, L query tokens in all, H query heads, HKV key heads, D and DV the he
 values are in pools by token slot; a row of `req_to_token` lists a request's slots by position.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -116,6 +118,45 @@ def extend(
             query[None, tokens], k_buffer, v_buffer, slots[None], visible[None], scaling
         )
         output[tokens] = attended[0]
+
+
+def decode_scaled(
+    query: Tensor,
+    k_buffer: Tensor,
+    v_buffer: Tensor,
+    key_scale: float,
+    value_scale: float,
+    output: Tensor,
+    *arguments: Any,
+) -> None:
+    """As `decode`, with the scales of an FP8 cache (0.5.23), of which only 1 is served."""
+    _refuse_scales(key_scale, value_scale)
+    decode(query, k_buffer, v_buffer, output, *arguments)
+
+
+def extend_scaled(
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor | None,
+    output: Tensor,
+    k_buffer: Tensor,
+    v_buffer: Tensor,
+    key_scale: float,
+    value_scale: float,
+    *arguments: Any,
+) -> None:
+    """As `extend`, with the scales of an FP8 cache (0.5.23), of which only 1 is served, and behind
+    the tree's mask whether attention is causal, which must be true."""
+    *known, is_causal = arguments
+    _refuse_scales(key_scale, value_scale)
+    if not is_causal:
+        raise NotImplementedError("the CPU engine's attention is causal")
+    extend(query, key, value, output, k_buffer, v_buffer, *known)
+
+
+def _refuse_scales(key_scale: float, value_scale: float) -> None:
+    if key_scale != 1 or value_scale != 1:
+        raise NotImplementedError("the CPU engine's attention has no scales of an FP8 cache")
 
 
 def _attend(

@@ -3,12 +3,14 @@
 import copy
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.cpu_engine import (
     ENVIRONMENT,
     SHIM_DIR,
@@ -18,12 +20,13 @@ from sglang_qwen3next_eagle3.overlay.cpu_engine import (
     sampling,
     states,
 )
-from sglang_qwen3next_eagle3.overlay.cpu_engine.ops import OPS
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 
 
-def activate() -> None:
+def activate(targets: Collection[str]) -> None:
     """Turn the CPU engine on in this process.
+
+    targets: of the hooks below, those of the installed release.
 
     Raises:
         SystemExit: the environment is not the one that SGLang's modules had to be imported under,
@@ -34,16 +37,33 @@ def activate() -> None:
             raise SystemExit(f"the CPU engine needs {name}={value} in the environment")
     import sgl_kernel  # noqa: F401  loads the operator library
 
-    if any(getattr(torch.ops.sgl_kernel, name, None) is not op for name, op in OPS.items()):
+    operators = variants.cpu_operators().items()
+    if any(getattr(torch.ops.sgl_kernel, name, None) is not op for name, op in operators):
         raise SystemExit(
             f"the CPU engine's operators are not loaded: put {SHIM_DIR} on PYTHONPATH; "
             "on a machine with a CUDA driver the CPU engine does not run"
         )
-    apply(HOOKS)
+    apply(hook for hook in HOOKS if hook.target in targets)
 
 
 def _yes() -> bool:
     return True
+
+
+class _PlatformWithAmx:
+    """SGLang's facts about this machine, but for one."""
+
+    has_amx = True
+
+    def __init__(self, platform: Any) -> None:
+        self._platform = platform
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._platform, name)
+
+
+def _with_amx(original: Callable[[], Any]) -> _PlatformWithAmx:
+    return _PlatformWithAmx(original())
 
 
 def _nothing(*_: Any) -> None:
@@ -91,6 +111,11 @@ def _allocate_on_cpu(original: Callable[..., Any], *args: Any, **kwargs: Any) ->
         return original(*args, **kwargs)
 
 
+def _build_on_cpu(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with patch.object(torch, "get_device_module", lambda *_: torch.cpu):
+        return original(*args, **kwargs)
+
+
 def _fork(original: Callable[..., None], server_args: Any) -> None:
     original(server_args)
     torch.multiprocessing.set_start_method("fork", force=True)
@@ -106,6 +131,7 @@ def _forget_handlers() -> None:
 _AMX_BACKEND = "sglang.srt.layers.attention.intel_amx_backend:IntelAMXAttnBackend"
 _STATE_SCATTER = "sglang.kernels.ops.mamba.mamba_state_scatter_triton"
 _MEMORY_POOL = "sglang.srt.mem_cache.memory_pool"
+_EAGLE = "sglang.srt.speculative.eagle_utils"
 _XGRAMMAR = "sglang.srt.constrained.xgrammar_backend"
 
 HOOKS: tuple[Hook, ...] = (
@@ -121,6 +147,11 @@ HOOKS: tuple[Hook, ...] = (
         "Without AMX the server drops the intel_amx backend, the only one on CPU that verifies "
         "drafts; elsewhere the answer stays no, since yes turns on weight packing.",
         "replace",
+    ),
+    Hook(
+        "sglang.srt.arg_groups.overrides:get_platform",
+        _with_amx,
+        "The same question, as 0.5.23 asks it.",
     ),
     Hook(
         "sglang.srt.speculative.draft_utils:cpu_has_amx_support",
@@ -143,6 +174,11 @@ HOOKS: tuple[Hook, ...] = (
         conv.decode_or_verify,
         "The CPU wrapper in sgl_kernel takes no arguments for verification.",
         "replace",
+    ),
+    Hook(
+        "sglang.srt.models.qwen3_next:Qwen3GatedDeltaNet.__init__",
+        _build_on_cpu,
+        "It asks torch for the machine's device, which from torch 2.12 on is CUDA without a GPU.",
     ),
     Hook(
         "sglang.kernels.ops.attention.fla.fused_norm_gate:FusedRMSNormGated.forward",
@@ -218,6 +254,24 @@ HOOKS: tuple[Hook, ...] = (
         "sgl_kernel:tree_speculative_sampling_target_only",
         sampling.verify_by_sampling,
         "It is a CUDA operator.",
+        "replace",
+    ),
+    Hook(
+        f"{_EAGLE}:top_k_renorm_prob",
+        sampling.top_k_renorm_prob,
+        "It is a CUDA operator, no longer in sgl_kernel (0.5.23).",
+        "replace",
+    ),
+    Hook(
+        f"{_EAGLE}:top_p_renorm_prob",
+        sampling.top_p_renorm_prob,
+        "It is a CUDA operator, no longer in sgl_kernel (0.5.23).",
+        "replace",
+    ),
+    Hook(
+        f"{_EAGLE}:tree_speculative_sampling_target_only",
+        sampling.verify_by_sampling,
+        "It is a CUDA operator, no longer in sgl_kernel (0.5.23).",
         "replace",
     ),
     Hook(

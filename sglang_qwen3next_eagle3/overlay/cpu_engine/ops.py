@@ -1,6 +1,6 @@
 """The operators that SGLang's CPU path expects in `torch.ops.sgl_kernel`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
@@ -23,14 +23,14 @@ OPS: Final[dict[str, Callable[..., Any]]] = {
     "fill_bonus_tokens_cpu": cache_locs.fill_bonus_tokens,
     "fill_accept_out_cache_loc_cpu": cache_locs.fill_accept_out_cache_loc,
 }
-"""Name in the namespace -> function with the compiled operator's parameters."""
+"""Name in the namespace -> function with the compiled operator's parameters (0.5.17)."""
 
 
-def register() -> None:
-    """Put `OPS` into `torch.ops.sgl_kernel`.
+def register(operators: Mapping[str, Callable[..., Any]]) -> None:
+    """Put operators into `torch.ops.sgl_kernel`, by their names.
 
     As attributes: nothing here is compiled or traced, so that schemas and a pass through the
     dispatcher on every call would buy nothing.
     """
-    for name, function in OPS.items():
+    for name, function in operators.items():
         setattr(torch.ops.sgl_kernel, name, function)

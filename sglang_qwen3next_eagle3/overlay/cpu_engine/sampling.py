@@ -159,15 +159,16 @@ def sample_or_verify(
     verify_input: Any,
     batch: Any,
     logits_output: Any,
-    grammar_mask: Any = None,
+    *arguments: Any,
+    **options: Any,
 ) -> Any:
     """Around SGLang's `eagle_sample`, which verifies greedily on a CPU whatever is asked for.
 
     Its branch for GPUs runs in its place, with the operators above for the CUDA ones.
     """
     if batch.forward_mode.is_idle() or batch.sampling_info.is_all_greedy:
-        return original(verify_input, batch, logits_output, grammar_mask)
-    return _gpu_branch(original)(verify_input, batch, logits_output, grammar_mask)
+        return original(verify_input, batch, logits_output, *arguments, **options)
+    return _gpu_branch(original)(verify_input, batch, logits_output, *arguments, **options)
 
 
 def _gpu_branch(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,9 +177,11 @@ def _gpu_branch(function: Callable[..., Any]) -> Callable[..., Any]:
     assert isinstance(function, types.FunctionType)
     assert "_is_cpu" in function.__globals__
     globals_ = {**function.__globals__, "_is_cpu": False}
-    return types.FunctionType(
+    branch = types.FunctionType(
         function.__code__, globals_, function.__name__, function.__defaults__, function.__closure__
     )
+    branch.__kwdefaults__ = function.__kwdefaults__
+    return branch
 
 
 def seeded(original: Callable[..., Any], batch: Any, vocab_size: int) -> Any:
@@ -204,7 +207,7 @@ _OWN_SEED = "_qwen3next_eagle3_seed"
 
 
 def sample_with_min_p(
-    original: Callable[..., Tensor],
+    original: Callable[..., Any],
     probs: Tensor,
     top_ks: Tensor,
     top_ps: Tensor,
@@ -212,7 +215,8 @@ def sample_with_min_p(
     need_min_p_sampling: bool,
     sampling_seed: Tensor | None,
     positions: Tensor,
-) -> Tensor:
+    **options: Any,
+) -> Any:
     """Around SGLang's sampling in torch, which refuses `min_p` together with seeds.
 
     What `min_p` leaves out are a row's least likely tokens; without them the sums over the
@@ -221,4 +225,4 @@ def sample_with_min_p(
     if need_min_p_sampling:
         least = probs.amax(dim=-1, keepdim=True) * min_ps.unsqueeze(-1)
         probs = probs.where(probs >= least, 0.0)
-    return original(probs, top_ks, top_ps, min_ps, False, sampling_seed, positions)
+    return original(probs, top_ks, top_ps, min_ps, False, sampling_seed, positions, **options)

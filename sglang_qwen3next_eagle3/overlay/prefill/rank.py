@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sglang_qwen3next_eagle3.model.aux_layers import AuxSelection
-from sglang_qwen3next_eagle3.overlay import capture, hooks
+from sglang_qwen3next_eagle3.overlay import capture, contract, hooks, variants
 from sglang_qwen3next_eagle3.overlay.prefill.wire import Channel
 
 
@@ -80,13 +80,14 @@ class Rank:
         if setup.cpu_engine:
             from sglang_qwen3next_eagle3.overlay.cpu_engine import hooks as cpu_engine
 
-            cpu_engine.activate()
+            cpu_engine.activate(contract.require(["cpu_engine"]).hooked("cpu_engine"))
         from sglang.benchmark import one_batch
         from sglang.srt.server_args import PortArgs, prepare_server_args
 
         hooks.apply(capture.hooks(capture.choose_by(None)))
         server_args = prepare_server_args(list(setup.flags))
         one_batch._set_envs_and_config(server_args)
+        variants.publish(one_batch, server_args, setup.rank)
         self._one_batch: Any = one_batch
         with _without_tokenizer(one_batch):
             self._runner, _ = one_batch.load_model(

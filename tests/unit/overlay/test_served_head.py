@@ -17,14 +17,14 @@ TARGET = Target({"num_hidden_layers": 12, "full_attention_interval": 4})
 
 
 def serving(monkeypatch: pytest.MonkeyPatch, head: object, **more: object) -> None:
-    module: Any = ModuleType("sglang.srt.server_args")
+    module: Any = ModuleType("sglang.srt.runtime_context")
     arguments = SimpleNamespace(
         speculative_draft_model_path=head, speculative_draft_model_revision=None
     )
-    module.get_global_server_args = lambda: arguments
+    module.get_server_args = lambda: arguments
     monkeypatch.setitem(sys.modules, "sglang", ModuleType("sglang"))
     monkeypatch.setitem(sys.modules, "sglang.srt", ModuleType("sglang.srt"))
-    monkeypatch.setitem(sys.modules, "sglang.srt.server_args", module)
+    monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", module)
 
 
 def head(folder: Path, config: dict[str, Any]) -> Path:
@@ -46,7 +46,7 @@ def test_a_head_without_the_key_or_no_head_spells_nothing(
     assert served_head.spelled_layers() is None
     serving(monkeypatch, None)
     assert served_head.spelled_layers() is None
-    monkeypatch.delattr(sys.modules["sglang.srt.server_args"], "get_global_server_args")
+    monkeypatch.delattr(sys.modules["sglang.srt.runtime_context"], "get_server_args")
     assert served_head.spelled_layers() is None
 
 

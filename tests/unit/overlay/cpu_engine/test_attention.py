@@ -155,3 +155,47 @@ def test_variants_of_attention_are_refused_rather_than_ignored(variants, name):
         run_decode(pools, query, variants=variants)
     with pytest.raises(NotImplementedError, match=name):
         run_extend(pools, query, [1], variants=variants)
+
+
+def scaled_decode(pools, query, scales):
+    out = torch.empty(query.shape[0], HEADS, VALUE_SIZE)
+    attention.decode_scaled(
+        query, pools.k, pools.v, *scales, out, None, None, None, torch.empty(0),
+        pools.req_to_token, pools.rows, pools.lengths, SCALE, *NEUTRAL,
+    )  # fmt: skip
+    return out
+
+
+def scaled_extend(pools, query, scales, tree_mask=None, is_causal=True):
+    new = torch.tensor([2, 2], dtype=torch.int32)
+    out = torch.empty(query.shape[0], HEADS, VALUE_SIZE)
+    attention.extend_scaled(
+        query, None, None, out, pools.k, pools.v, *scales, pools.req_to_token, pools.rows,
+        pools.lengths, new, (new.cumsum(0) - new).int(), 2, SCALE, *NEUTRAL, tree_mask, is_causal,
+    )  # fmt: skip
+    return out
+
+
+def test_with_scales_of_one_it_is_the_same():
+    pools = Pools([3, 5])
+    query = torch.randn(2, HEADS, SIZE)
+    assert torch.equal(scaled_decode(pools, query, (1.0, 1.0)), run_decode(pools, query))
+    query = torch.randn(4, HEADS, SIZE)
+    tree = torch.tensor([1, 0, 0, 1] * 2, dtype=torch.bool)
+    for mask in (None, tree):
+        expected = run_extend(pools, query, [2, 2], mask)
+        assert torch.equal(scaled_extend(pools, query, (1.0, 1.0), mask), expected)
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0), (1.0, 2.0)])
+def test_scales_of_an_fp8_cache_are_refused(scales):
+    pools = Pools([3, 5])
+    with pytest.raises(NotImplementedError, match="scales"):
+        scaled_decode(pools, torch.randn(2, HEADS, SIZE), scales)
+    with pytest.raises(NotImplementedError, match="scales"):
+        scaled_extend(pools, torch.randn(4, HEADS, SIZE), scales)
+
+
+def test_attention_that_is_not_causal_is_refused():
+    with pytest.raises(NotImplementedError, match="causal"):
+        scaled_extend(Pools([3, 5]), torch.randn(4, HEADS, SIZE), (1.0, 1.0), is_causal=False)

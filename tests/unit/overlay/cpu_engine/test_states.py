@@ -18,3 +18,12 @@ def test_each_request_keeps_the_state_after_its_last_accepted_token():
         assert torch.equal(committed[layer, 2], after[layer, 3, 0])
         for untouched in (0, 1, 3, 4):
             assert not committed[layer, untouched].any()
+
+
+def test_rows_of_the_source_can_be_named():
+    committed, after = torch.zeros(1, 4, 2), torch.randn(1, 6, 3, 2)
+    slots, last, rows = torch.tensor([3, 1, 2]), torch.tensor([0, -1, 2]), torch.tensor([5, 0, 4])
+    states.commit_accepted(committed, after, slots, last, rows)
+    assert torch.equal(committed[0, 3], after[0, 5, 0])
+    assert torch.equal(committed[0, 2], after[0, 4, 2])
+    assert not committed[0, :2].any()
