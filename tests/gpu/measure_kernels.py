@@ -48,6 +48,8 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import GemmTiling
 
 D, INNER, EXPERTS, TOP_K, QKVZ, QKV, VALUES = 2048, 512, 512, 10, 12288, 9216, 4096
 BANDWIDTH = 4.3e12
+SWEPT = 4, 8
+"""Rows for which every variant is measured; for others compiling them all would take too long."""
 NODES = {1: 1, 4: 4, 8: 4, 16: 4, 32: 4, 64: 8}
 """Draft tokens of a request, for so many rows."""
 MODULES = (
@@ -421,12 +423,14 @@ def expert_jobs(b: Bench, rows: int) -> None:
         PairTiling(1, 4, 128), PairTiling(2, 4, 168), PairTiling(2, 8, 128), PairTiling(1, 2, 168),
         PairTiling(1, 4, 96), PairTiling(1, 4, 128, True), PairTiling(4, 8, 168),
     ):  # fmt: skip
-        b.add("gate_up", spelled(tiling), rows, 2 * read, partial(up_new, b, r, tiling))
+        if rows in SWEPT or tiling == pair.UP:
+            b.add("gate_up", spelled(tiling), rows, 2 * read, partial(up_new, b, r, tiling))
     for tiling in (
         PairTiling(4, 4, 128), PairTiling(2, 4, 128), PairTiling(4, 2, 168), PairTiling(8, 4, 168),
         PairTiling(2, 2, 128), PairTiling(4, 4, 128, True), PairTiling(2, 4, 96),
     ):  # fmt: skip
-        b.add("down", spelled(tiling), rows, read, partial(down_new, b, r, tiling))
+        if rows in SWEPT or tiling == pair.DOWN:
+            b.add("down", spelled(tiling), rows, read, partial(down_new, b, r, tiling))
 
 
 def spelled(tiling: Any) -> str:
@@ -446,6 +450,8 @@ def dense_jobs(b: Bench, rows: int) -> None:
             tiling = GemmTiling(*variant)
             if rows > 8 and (tiling.rows > 16 or tiling.registers > 168):
                 continue  # minutes of compiling
+            if rows == 1 and tiling != skinny_gemm.tiling(D if which == "qkvz" else VALUES, True):
+                continue
             b.add(which, spelled(tiling), rows, read, partial(gemm, b, x, which, None, tiling))
     b.add("qkvz", "with ba", rows, QKVZ * D, partial(gemm, b, r.x, "qkvz", r.hidden, None))
     b.add("gdn", "", rows, 0, partial(gdn, b, r, r.projected, r.gates))
@@ -457,7 +463,7 @@ def router_jobs(b: Bench, rows: int) -> None:
     logits, shared = normal(rows, EXPERTS), normal(rows)
     b.add("logits", "old", rows, read, partial(logits_old, b, r, RouterTiling()))
     for tile, together in ((8, 1), (8, 4), (4, 2), (4, 1), (16, 1)):
-        if together <= rows:
+        if rows in SWEPT and together <= rows:
             made = partial(logits_old, b, r, RouterTiling(tile=tile, rows=together))
             b.add("logits", f"{tile} experts, {together} rows", rows, read, made)
     b.add("logits", "norm, gemm", rows, read, partial(logits_new, b, r, None))
@@ -466,9 +472,11 @@ def router_jobs(b: Bench, rows: int) -> None:
     )
     for candidates, warps in ((32, 4), (32, 8), (16, 4), (16, 2), (16, 1), (8, 1), (64, 8)):
         tiling = RouterTiling(candidates=candidates, ranking_warps=warps)
+        if rows not in SWEPT and tiling != RouterTiling():
+            continue
         made = partial(choice, logits, shared, tiling)
         b.add("choice", f"{candidates} of {warps} warps", rows, 0, made)
-    if rows > 1:
+    if rows in SWEPT:
         for name, tiling in (
             ("list by 8 warps", RouterTiling(listing_warps=8)),
             ("no list", RouterTiling(listed=False)),

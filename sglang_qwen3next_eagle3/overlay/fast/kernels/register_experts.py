@@ -348,6 +348,11 @@ UP = PairTiling(blocks=1)
 DOWN = PairTiling(blocks=4)
 
 
+def _piece(pairs: int) -> int:
+    """Pairs that a program looks at at once: of few sizes, each of which is compiled."""
+    return 16 if pairs <= 16 else PIECE
+
+
 def gate_up_of_pairs(
     x: tuple[torch.Tensor, torch.Tensor],
     routing: Routing,
@@ -373,7 +378,7 @@ def gate_up_of_pairs(
         SLOTS=slots,
         BLOCKS=tiling.blocks,
         SHARES=tiling.shares,
-        BLOCK_P=min(PIECE, triton.next_power_of_2(rows * slots)),
+        BLOCK_P=_piece(rows * slots),
         MANY=rows > 8,
         EARLY=tiling.early,
         PDL=dependent_launch(),
@@ -413,7 +418,7 @@ def down_of_pairs(
         RENORMALIZE=routing.renormalize,
         BLOCKS=tiling.blocks,
         SHARES=tiling.shares,
-        BLOCK_P=min(PIECE, triton.next_power_of_2(rows * slots)),
+        BLOCK_P=_piece(rows * slots),
         BLOCK_S=triton.next_power_of_2(slots),
         MANY=rows > 8,
         EARLY=tiling.early,
