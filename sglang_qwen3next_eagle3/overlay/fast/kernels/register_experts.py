@@ -34,10 +34,10 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
 from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import Routing
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import quantize_rows
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import (
-    chunks,
-    gathered,
-    operand,
-    sixteen,
+    _chunks,
+    _gathered,
+    _operand,
+    _sixteen,
 )
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
@@ -101,7 +101,7 @@ def _products(
     STEPS: tl.constexpr = SHARE // 128
     GROUPS: tl.constexpr = K // 128
     share = tl.arange(0, SHARES)
-    x = gathered(values, rows, 0, K, SHARES, SHARE, 64, 2 * STEPS, False, "")
+    x = _gathered(values, rows, 0, K, SHARES, SHARE, 64, 2 * STEPS, False, "")
     xs = ()
     for g in tl.static_range(STEPS):
         group = share * STEPS + g
@@ -112,14 +112,14 @@ def _products(
     for g in tl.static_range(STEPS):
         right = ()
         for c in tl.static_range(2):
-            right += (tl.permute(operand(x[2 * g + c], SHARES, 64, True), [0, 2, 1]),)
+            right += (tl.permute(_operand(x[2 * g + c], SHARES, 64, True), [0, 2, 1]),)
         sums = ()
         for i in tl.static_range(BLOCKS):
             part = tl.zeros([SHARES, 16, 8], tl.float32)
             for c in tl.static_range(2):
-                upper = operand(w[2 * i][2 * g + c], SHARES, 64, True)
-                lower = operand(w[2 * i + 1][2 * g + c], SHARES, 64, True)
-                part = tl.dot(sixteen(upper, lower, SHARES, 64), right[c], part)
+                upper = _operand(w[2 * i][2 * g + c], SHARES, 64, True)
+                lower = _operand(w[2 * i + 1][2 * g + c], SHARES, 64, True)
+                part = tl.dot(_sixteen(upper, lower, SHARES, 64), right[c], part)
             scale = scales[g * BLOCKS + i][:, :, None] * xs[g][:, None, :]
             sums += (acc[i] + part * scale,)
         acc = sums
@@ -148,7 +148,7 @@ def _gate_up_of_eight(
     for i in tl.static_range(BLOCKS):
         for half in tl.static_range(2):
             row = half * WIDTH + n + i * 8
-            w += (chunks(base, row, 2 * WIDTH, 0, D, SHARES, SHARE, 64, 2 * STEPS, False, ""),)
+            w += (_chunks(base, row, 2 * WIDTH, 0, D, SHARES, SHARE, 64, 2 * STEPS, False, ""),)
     upper = (tl.arange(0, 16) < 8)[None, :]
     scales = ()
     for g in tl.static_range(STEPS):
@@ -235,7 +235,7 @@ def _down_of_eight(
     base = w2 + expert.to(tl.int64) * (D * WIDTH)
     w = ()
     for i in tl.static_range(2 * BLOCKS):
-        w += (chunks(base, n + i * 8, D, 0, WIDTH, SHARES, SHARE, 64, 2 * STEPS, False, ""),)
+        w += (_chunks(base, n + i * 8, D, 0, WIDTH, SHARES, SHARE, 64, 2 * STEPS, False, ""),)
     scales = ()
     for g in tl.static_range(STEPS):
         block = w2_scale + expert * (D // 128 * GROUPS) + n // 128 * GROUPS

@@ -9,7 +9,7 @@ A program owns 16 or 32 rows of the weight and all of K, and its warps divide K.
 for all its weights at once, 16 bytes a load, before it waits for the kernel that makes x. What a
 thread then holds is already its own operand of the tensor core's instruction (16 weight rows by 8
 rows of x): the instruction wants other columns of K than a 16-byte load brings, but the order of
-the columns is free as long as x has the same, so both are only renamed (`operand`). Neither passes
+the columns is free as long as x has the same, so both are only renamed (`_operand`). Neither passes
 through shared memory, and the instruction is the same for every T: the bits of a row do not depend
 on how many run beside it. Fp8 is widened to fp16, which is exact; so does Hopper's fp8 `mma.sync`.
 
@@ -42,7 +42,7 @@ _BF16 = tl.constexpr(DOT_DTYPE)
 
 
 @triton.jit
-def chunks(
+def _chunks(
     matrix,
     row,
     rows,
@@ -60,11 +60,11 @@ def chunks(
     Beyond the last row the last is repeated, which spares the loads a predicate.
     """
     r = tl.minimum(row + tl.arange(0, 8), rows - 1)
-    return gathered(matrix, r, first, K, SHARES, SHARE, WIDTH, COUNT, MASKED, CACHE)
+    return _gathered(matrix, r, first, K, SHARES, SHARE, WIDTH, COUNT, MASKED, CACHE)
 
 
 @triton.jit
-def gathered(
+def _gathered(
     matrix,
     r,
     first,
@@ -94,7 +94,7 @@ def gathered(
 
 
 @triton.jit
-def operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
+def _operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
     """Tile [8, SHARES, WIDTH] -> [SHARES, 8, WIDTH] with K renamed to what threads hold."""
     tile = tl.reshape(tile, [8, SHARES, 4, 2, WIDTH // 8])
     tile = tl.reshape(tl.permute(tile, [1, 0, 3, 2, 4]), [SHARES, 8, WIDTH])
@@ -102,7 +102,7 @@ def operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
 
 
 @triton.jit
-def sixteen(upper, lower, SHARES: tl.constexpr, WIDTH: tl.constexpr):
+def _sixteen(upper, lower, SHARES: tl.constexpr, WIDTH: tl.constexpr):
     """Two operands [SHARES, 8, WIDTH] one below the other."""
     return tl.reshape(tl.permute(tl.join(upper, lower), [0, 3, 1, 2]), [SHARES, 16, WIDTH])
 
@@ -152,7 +152,7 @@ def _program(
         w = ()
         for i in tl.static_range(2 * BLOCKS):
             at = row + i * 8
-            w += (chunks(weight, at, N, first, K, SHARES, SHARE, WIDTH, CHUNKS, MASKED, CACHE),)
+            w += (_chunks(weight, at, N, first, K, SHARES, SHARE, WIDTH, CHUNKS, MASKED, CACHE),)
         ws = ()
         if FP8:
             block = weight_scales + (row // 128) * GROUPS + share * (SHARE // 128)
@@ -165,7 +165,7 @@ def _program(
             for j in tl.static_range(TILES):
                 start = first + q * AHEAD * STEP * WIDTH
                 xt += (
-                    chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED, ""),
+                    _chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED, ""),
                 )
                 if FP8:
                     token = tl.minimum(j * 8 + tl.arange(0, 8), T - 1)
@@ -177,9 +177,9 @@ def _program(
                 for i in tl.static_range(BLOCKS):
                     for c in tl.static_range(STEP):
                         left += (
-                            sixteen(
-                                operand(w[2 * i][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8),
-                                operand(
+                            _sixteen(
+                                _operand(w[2 * i][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8),
+                                _operand(
                                     w[2 * i + 1][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8
                                 ),
                                 SHARES,
@@ -192,7 +192,7 @@ def _program(
                         total = acc[j * BLOCKS + i]
                         part = total if not FP8 else tl.zeros([SHARES, 16, 8], tl.float32)
                         for c in tl.static_range(STEP):
-                            right = operand(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
+                            right = _operand(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
                             part = tl.dot(left[i * STEP + c], tl.permute(right, [0, 2, 1]), part)
                         if FP8:
                             scale = xs[j * AHEAD + g] * ws[q * AHEAD + g][:, None]
