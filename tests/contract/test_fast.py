@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
-from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from tests.support.demo_server import cpu_environment
 
 LAYERS = 8
@@ -83,7 +83,7 @@ def test_the_check_leaves_the_states_as_they_were(report: Any) -> None:
 
 def test_what_is_off_goes_back_to_stock(report: Any) -> None:
     spoilt = report["spoilt"]
-    everything = set(STAGES)
+    everything = set(OF_TARGET)
     gdn = "gdn_decode" if report["mode"] == "none" else "gdn_verify"
     for kernel, stage in ((gdn, "gdn"), ("attention", "attention"), ("lm_head", "lm_head")):
         assert set(spoilt[kernel]["stages"]) == everything - {stage}, kernel

@@ -24,7 +24,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, hooks, kernel_table, preparation
 from sglang_qwen3next_eagle3.overlay.fast.device import PDL_ENVIRONMENT
-from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
 from tests.support.fast_equality import Drafts, Passes, differs, verified
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--stages", default=",".join(STAGES), help="joined by commas")
+    parser.add_argument("--stages", default=",".join(OF_TARGET), help="joined by commas")
     arguments = parser.parse_args()
     arguments.requests, arguments.tree, arguments.precision = [8], None, "fp8"
     arguments.tp, arguments.rank, arguments.context = 1, 0, 4096

@@ -42,7 +42,7 @@ from sglang_qwen3next_eagle3.overlay.fast import (
     ranks,
     selfcheck,
 )
-from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, STAGES, Stage, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, PATH, Stage, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
 from tests.support.fast_equality import Drafts
 
@@ -276,9 +276,9 @@ def launches(graph: Any) -> list[dict[str, Any]]:
 
 def stages_of(spelled: str) -> frozenset[Stage]:
     words = spelled.removesuffix(ANY_ROWS)
-    wanted = frozenset(STAGES) if words == "all" else frozenset(words.split(","))
-    if not wanted <= frozenset(STAGES):
-        raise SystemExit(f"--stages {spelled}: stages are {', '.join(STAGES)}")
+    wanted = frozenset(OF_TARGET) if words == "all" else frozenset(words.split(","))
+    if not wanted <= frozenset(OF_TARGET):
+        raise SystemExit(f"--stages {spelled}: stages are {', '.join(OF_TARGET)}")
     return wanted  # type: ignore[return-value]
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from sglang_qwen3next_eagle3.overlay import capture
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, hooks, preparation, selfcheck
-from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
 from tests.support import fast_kernels
 from tests.support.fast_equality import Drafts, Passes, differs
@@ -39,8 +39,8 @@ def main() -> None:
         "interpreted": fast_kernels.InterpretedKernels,
     }[kind]
     kernels = of_kind(model_runner.model.model, model_runner.attn_backend, 32, "cpu")
-    path = preparation.build(model_runner, kernels, frozenset(STAGES))
-    apply(hooks.hooks(Wanted(frozenset(STAGES))))
+    path = preparation.build(model_runner, kernels, frozenset(OF_TARGET))
+    apply(hooks.hooks(Wanted(frozenset(OF_TARGET))))
     findings = selfcheck.compare(path, model_runner)
     for finding in findings:
         if finding.off:

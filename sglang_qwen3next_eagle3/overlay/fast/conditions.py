@@ -91,6 +91,38 @@ def of_runner(runner: Any) -> str | None:
     return None
 
 
+def of_drafts(worker: Any) -> str | None:
+    """Why this `EagleDraftWorker`'s head cannot have it, or None: backends, caches and choices."""
+    from sglang.srt.environ import envs
+    from sglang.srt.layers.attention.triton_backend import (
+        TritonAttnBackend,
+        TritonMultiStepDraftBackend,
+    )
+    from sglang.srt.model_executor.cuda_graph_config import Backend, Phase, check_cuda_graph_backend
+
+    arguments, runner = worker.server_args, worker.draft_runner
+    for name in ("speculative_adaptive", "speculative_use_rejection_sampling"):
+        if getattr(arguments, name):
+            return f"it does not go with {_flag(name)}"
+    if envs.SGLANG_ENABLE_ASYNC_ASSERT.get():
+        return "SGLANG_ENABLE_ASYNC_ASSERT looks at rows that it leaves out"
+    if runner.canary_manager is not None:
+        return "it does not go with a canary of the KV cache"
+    if not check_cuda_graph_backend(Phase.DECODE, Backend.FULL):
+        return "it lives in CUDA graphs of decoding, which are off"
+    extend, steps = worker.draft_extend_attn_backend, worker.draft_attn_backend
+    if type(extend) is not TritonAttnBackend or (
+        worker.speculative_num_steps > 1 and type(steps) is not TritonMultiStepDraftBackend
+    ):
+        return (
+            "it stands in for --attention-backend triton, the head has "
+            f"{type(extend).__name__} and {type(steps).__name__}"
+        )
+    if runner.dtype != torch.bfloat16 or runner.token_to_kv_pool.dtype != torch.bfloat16:
+        return "the head computes and keeps its keys and values in bfloat16"
+    return None
+
+
 def weight_of(module: Any, stage: Stage) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`block_scaled` of a linear layer. Raises Unsupported, also if it has a bias."""
     if getattr(module, "bias", None) is not None:

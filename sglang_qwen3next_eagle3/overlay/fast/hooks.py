@@ -6,7 +6,8 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, preparation
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
-from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.head import FastHead
+from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,9 @@ COMMIT = (
     "HybridLinearAttnBackend.update_mamba_state_after_mtp_verify"
 )
 LM_HEAD = "sglang.srt.layers.logits_processor:LogitsProcessor._compute_lm_head"
+CAPTURE_DRAFTS = "sglang.srt.speculative.eagle_worker_v2:EagleDraftWorker._capture_cuda_graphs"
+DRAFT = "sglang.srt.speculative.eagle_worker_v2:EagleDraftWorker.draft_forward"
+HEAD_FORWARD = "sglang.srt.models.llama:LlamaForCausalLM.forward"
 
 
 def hooks(wanted: Wanted) -> tuple[Hook, ...]:
@@ -37,7 +41,27 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
         Hook(ATTENTION_LAYER, _layer, "leads an attention layer through our kernels"),
         Hook(COMMIT, _commit, "commits the states of a verify that was ours"),
         Hook(LM_HEAD, _lm_head, "computes the logits of few rows"),
+        *(_head_hooks(wanted) if "head" in wanted.stages else ()),
     )
+
+
+def _head_hooks(wanted: Wanted) -> tuple[Hook, ...]:
+    def capture_drafts(original: Callable[..., Any], worker: Any) -> Any:
+        head = preparation.prepare_head(worker, wanted)
+        if head is not None:
+            install_head(head)
+        return original(worker)
+
+    return (
+        Hook(CAPTURE_DRAFTS, capture_drafts, "prepares and checks the head before its graphs"),
+        Hook(DRAFT, _draft, "drafts a chain by our kernels"),
+        Hook(HEAD_FORWARD, _head_forward, "leads the head through our kernels"),
+    )
+
+
+def install_head(head: FastHead) -> None:
+    """Let the draft model find its path."""
+    head.model.__dict__[HEAD] = head
 
 
 def install(path: FastPath, runner: Any) -> None:
@@ -74,3 +98,35 @@ def _lm_head(
     if path is None or not path.serves_logits() or embedding_bias is not None:
         return original(processor, hidden_states, lm_head, embedding_bias)
     return path.kernels.lm_head(hidden_states, lm_head.weight.data)
+
+
+def _draft(original: Callable[..., Any], worker: Any, forward_batch: Any) -> Any:
+    head: FastHead | None = worker.draft_runner.model.__dict__.get(HEAD)
+    if head is None or not _captured() or not head.drafts_chain(worker, forward_batch):
+        return original(worker, forward_batch)
+    return head.chain(worker, forward_batch)
+
+
+def _head_forward(
+    original: Callable[..., Any],
+    model: Any,
+    input_ids: Any,
+    positions: Any,
+    forward_batch: Any,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    head: FastHead | None = model.__dict__.get(HEAD)
+    others = (*args, *kwargs.values())
+    at = None
+    if head is not None and _captured() and all(value is None for value in others):
+        at = head.pass_of(forward_batch)
+    if head is None or at is None:
+        return original(model, input_ids, positions, forward_batch, *args, **kwargs)
+    return head.forward(at)
+
+
+def _captured() -> bool:
+    from sglang.srt.model_executor import runner
+
+    return bool(runner.get_is_capture_mode())

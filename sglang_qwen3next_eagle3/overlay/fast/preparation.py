@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast import conditions, ranks, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast import conditions, head_check, ranks, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
+from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadKernels
+from sglang_qwen3next_eagle3.overlay.fast.head import check as check_head
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastAttentionLayer,
@@ -51,8 +53,9 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     found = selfcheck.settle(path, off)
     for line in found:
         logger.warning("%s: %s", PREFIX, line)
-    if wanted.required and (found or path.stages != wanted.stages):
-        missing = ", ".join(sorted(wanted.stages - path.stages)) or "some layers"
+    asked = wanted.stages - {"head"}
+    if wanted.required and (found or path.stages != asked):
+        missing = ", ".join(sorted(asked - path.stages)) or "some layers"
         raise SystemExit(f"{PREFIX}: {missing} stay with stock, but it is required: {found}")
     if not path.stages:
         _off("no layer passed its check", wanted)
@@ -73,7 +76,56 @@ def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
     if runner.server_args.load_format == "dummy":
         without_invented_scales(runner.model)
     kernels = Kernels(runner.model.model, runner.attn_backend, most_rows(), runner.device)
-    return build(runner, kernels, wanted.stages)
+    return build(runner, kernels, wanted.stages - {"head"})
+
+
+def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
+    """The head of an `EagleDraftWorker` whose graphs are not yet captured, checked.
+
+    None, after one line in the log, where it is not asked for or cannot be had.
+
+    Raises:
+        SystemExit: it is required, and cannot be had.
+        RuntimeError: with several ranks, the check failed on this one.
+    """
+    if "head" not in wanted.stages:
+        return None
+    started = time.monotonic()
+    reason = (
+        conditions.of_device(str(worker.device))
+        or conditions.of_server(worker.server_args)
+        or conditions.of_drafts(worker)
+    )
+    head: FastHead
+    if reason is None:
+        try:
+            head = build_head(worker)
+        except Unsupported as error:
+            reason = str(error)
+    if reason is None:
+        found = [deviation for deviation in head_check.compare(head, worker) if deviation.off]
+        off = [deviation for said in ranks.of_all(found) for deviation in said]
+        reason = f"it differs from stock in {off[0]}" if off else None
+    if reason is not None:
+        if wanted.required:
+            raise SystemExit(f"{PREFIX}: head stays with stock, but it is required: {reason}")
+        logger.warning("%s: head stays with stock: %s", PREFIX, reason)
+        return None
+    seconds = time.monotonic() - started
+    logger.info("%s on: head up to %d rows; checked in %.1f s", PREFIX, ROWS["head"], seconds)
+    return head
+
+
+def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHead:
+    """The head of a worker with its kernels, unchecked.
+
+    Raises:
+        Unsupported: the head has something that they do not know.
+    """
+    model, context = worker.draft_runner.model, worker.draft_runner.model_config.context_len
+    check_head(model)
+    attn = model.model.layers[0].self_attn
+    return FastHead(model, kernels(attn, context, worker.device), worker.ps.tp_size)
 
 
 def _off(reason: str, wanted: Wanted) -> None:

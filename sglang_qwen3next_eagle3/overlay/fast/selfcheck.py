@@ -25,6 +25,7 @@ TYPICAL = 0.08
 other way before a quantization moves an e4m3 by a sixteenth."""
 WORST: Mapping[Stage, float] = {
     "dense": 0.3, "gdn": 0.3, "attention": 0.3, "lm_head": 0.3, "moe": 0.9,
+    "head": 0.3,
 }  # fmt: skip
 """How far any row may be. Where two experts are equally good, the other one may be chosen, which
 moves a row by far more than rounding does."""
@@ -114,7 +115,7 @@ def _layer(layer: FastLayer, at: SmallPass, states: States) -> list[Deviation]:
     found: list[Deviation] = []
 
     def probe(stage: Stage, ours: Callable[[], Tensors], **wanted: torch.Tensor) -> Tensors | None:
-        return _probe(found, layer.layer.layer_id, stage, ours, wanted)
+        return probe_step(found, layer.layer.layer_id, stage, ours, wanted)
 
     hidden, residual = _random(at, layer, 1), _random(at, layer, 2)
     normed, stream = stock.enter(at, hidden.clone(), residual.clone(), None)
@@ -173,7 +174,7 @@ def _states(path: FastPath, at: SmallPass, states: States) -> list[Deviation]:
         return states.now()
 
     found: list[Deviation] = []
-    ours = _probe(found, layers[0].layer.layer_id, "gdn", lambda: run(True), {})
+    ours = probe_step(found, layers[0].layer.layer_id, "gdn", lambda: run(True), {})
     if ours is not None:
         for name, got, wanted in zip(("window", "state"), ours, run(False), strict=True):
             for place, layer in enumerate(layers):
@@ -187,11 +188,13 @@ def _head(path: FastPath, at: SmallPass) -> list[Deviation]:
     hidden = _random(at, next(iter(path.layers.values())), 4)
     weight, found = path.lm_head.weight.data, list[Deviation]()
     stock = torch.matmul(hidden, weight.T)
-    _probe(found, -1, "lm_head", lambda: (path.kernels.lm_head(hidden, weight),), {"logits": stock})
+    probe_step(
+        found, -1, "lm_head", lambda: (path.kernels.lm_head(hidden, weight),), {"logits": stock}
+    )
     return found
 
 
-def _probe(
+def probe_step(
     found: list[Deviation],
     layer: int,
     stage: Stage,

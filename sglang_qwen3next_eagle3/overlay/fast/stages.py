@@ -9,17 +9,21 @@ from typing import Final, Literal, get_args
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import FAST
 
-Stage = Literal["dense", "moe", "gdn", "attention", "lm_head"]
+Stage = Literal["dense", "moe", "gdn", "attention", "lm_head", "head"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 """dense: norms, quantization and the projections. moe: router and experts. gdn: the Gated DeltaNet
 between its projections, and the commit of accepted drafts. attention: full attention between its
-projections. lm_head: the logits. What is not taken is stock's."""
+projections. lm_head: the logits. head: the EAGLE3 head, whole. What is not taken is stock's."""
+OF_TARGET: Final[tuple[Stage, ...]] = tuple(stage for stage in STAGES if stage != "head")
+"""Those that `on` and `require` stand for; the head's has to be named."""
 RANKS: Final = (1, 2, 4)
 """Ranks of tensor parallelism over which the published shapes divide: experts of 512 in FP8 blocks
 of 128; two key and value heads, which four ranks have twice."""
 PATH: Final = "_qwen3next_eagle3_fast"
 """Under this name every decoder layer of a prepared target, its backend and its lm_head find the
 `FastPath`; the draft's layers of the same class have none."""
+HEAD: Final = "_qwen3next_eagle3_fast_head"
+"""Under this name a prepared head finds its `FastHead`."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,14 @@ def parse(text: str | None) -> Wanted | None:
     words = [word.strip() for word in (text or "").lower().split(",") if word.strip()]
     if not words or words == ["off"]:
         return None
-    if words in (["on"], ["require"]):
-        return Wanted(frozenset(STAGES), required=words == ["require"])
-    known = {stage: stage for stage in STAGES}
+    known: dict[str, tuple[Stage, ...]] = {stage: (stage,) for stage in STAGES}
+    if words[0] in ("on", "require"):
+        known[words[0]] = OF_TARGET
     unknown = [word for word in words if word not in known]
     if unknown:
         raise UserError(
             f"{FAST}={text}: {unknown[0]!r} is not one of on, off, require and the stages "
             f"{', '.join(STAGES)}"
         )
-    return Wanted(frozenset(known[word] for word in words))  # type: ignore[index]
+    stages = frozenset(stage for word in words for stage in known[word])
+    return Wanted(stages, required=words[0] == "require")

@@ -43,7 +43,7 @@ def test_a_kernel_that_raises_on_one_of_several_ranks_ends_the_start(others: lis
         raise ValueError("no memory")
 
     with pytest.raises(RuntimeError, match="moe of layer 3.*--no-fast"):
-        selfcheck._probe([], 3, "moe", fail, {})
+        selfcheck.probe_step([], 3, "moe", fail, {})
 
 
 def test_what_is_off_on_another_rank_goes_back_to_stock_here(others: list[Any]) -> None:

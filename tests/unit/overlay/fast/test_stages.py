@@ -1,7 +1,7 @@
 import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted, parse
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, STAGES, Wanted, parse
 
 
 @pytest.mark.parametrize("text", [None, "", " ", "off", "OFF"])
@@ -9,9 +9,15 @@ def test_off(text: str | None) -> None:
     assert parse(text) is None
 
 
-def test_on_and_require_are_all_stages() -> None:
-    assert parse("on") == Wanted(frozenset(STAGES))
-    assert parse("Require") == Wanted(frozenset(STAGES), required=True)
+def test_on_and_require_are_all_stages_of_the_target() -> None:
+    assert parse("on") == Wanted(frozenset(OF_TARGET))
+    assert parse("Require") == Wanted(frozenset(OF_TARGET), required=True)
+
+
+def test_the_head_is_named() -> None:
+    assert parse("on,head") == Wanted(frozenset(STAGES))
+    assert parse("require, head") == Wanted(frozenset(STAGES), required=True)
+    assert parse("head") == Wanted(frozenset({"head"}))
 
 
 def test_stages_one_by_one() -> None:

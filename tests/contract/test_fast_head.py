@@ -1,0 +1,135 @@
+"""The head's fast path in stock SGLang's draft worker, on the CPU with references in place of its
+kernels: how weights, caches and batches lie in SGLang's objects, what its forward and its drafting
+return, and the check at start."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from tests.contract.test_fast import FLAGS, LAYERS, write_target
+from tests.support.demo_server import cpu_environment
+
+WIDE = {
+    "num_attention_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 1024,
+    "draft_vocab_size": 1000,
+}
+"""Query heads in fours, and a vocabulary that ends within a tile."""
+CASES = {
+    "demo, 3,1,4": ({}, (3, 1, 4)),
+    "wide, 5,1,6": (WIDE, (5, 1, 6)),
+    "demo, 3,4,8": ({}, (3, 4, 8)),
+}
+
+
+def command(folder: Path, head: dict[str, Any], tree: tuple[int, int, int]) -> list[str]:
+    """Flags of a target and a head of dummy weights."""
+    config = json.loads((demo_pair().head / "config.json").read_text()) | head
+    (folder / "head").mkdir()
+    (folder / "head" / "config.json").write_text(json.dumps(config))
+    steps, topk, nodes = map(str, tree)
+    return [
+        *FLAGS, "--speculative-algorithm", "EAGLE3", "--speculative-num-steps", steps,
+        "--speculative-eagle-topk", topk, "--speculative-num-draft-tokens", nodes,
+        "--speculative-draft-model-path", str(folder / "head"),
+    ]  # fmt: skip
+
+
+def started(out: Path, target: Path, flags: list[str], rank: int = 0, **more: str) -> Any:
+    script = Path(__file__).parents[1] / "support" / "check_head.py"
+    words = [sys.executable, str(script), str(out), str(target), str(rank), "--", *flags]
+    # The head's own selection is of a target with more layers.
+    selection = {"SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS": "input:3,output:3,output:7"}
+    return subprocess.Popen(words, env={**os.environ, **cpu_environment(), **selection, **more})
+
+
+@pytest.fixture(scope="module", params=CASES)
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("head")
+    head, tree = CASES[request.param]
+    flags = command(folder, head, tree)
+    target = write_target(folder / "target", LAYERS)
+    assert started(folder / "out.json", target, flags).wait() == 0
+    return {"tree": tree, **json.loads((folder / "out.json").read_text())}
+
+
+def stocks(report: Any) -> None:
+    kinds = ("state", "logits")
+    named = [*(f"extended_{kind}" for kind in kinds), "keys", "values"]
+    named += [*(f"drafted_{kind}" for kind in kinds), "keys", "values"]
+    assert [finding["what"] for finding in report["findings"]] == named
+    assert not [finding for finding in report["findings"] if finding["off"]]
+    # References round where stock does: far below what is let pass.
+    assert max(finding["worst"] for finding in report["findings"]) < 0.015
+
+
+def same_drafts(report: Any) -> None:
+    for case in ("without_table", "with_table"):
+        found = report[case]
+        assert found["stock"] == found["ours"]
+        assert 0 < found["off"] < 0.01
+    assert report["with_table"]["ours"]["drafts"] != report["without_table"]["ours"]["drafts"]
+
+
+def test_a_draft_extend_and_a_draft_step_are_stocks(report: Any) -> None:
+    stocks(report)
+    assert report["unread"]
+
+
+def test_the_check_leaves_the_cache_as_it_was(report: Any) -> None:
+    assert report["clean"]
+
+
+def test_a_kernel_that_errs_is_found(report: Any) -> None:
+    spoilt = report["spoilt"]
+    assert all(spoilt.values())
+    assert set(spoilt["logits"]) == {"extended_logits", "drafted_logits"}
+    assert {"keys", "values"} <= set(spoilt["enter"])
+    assert set(spoilt["gated"]) & {"extended_state", "drafted_state"}
+    assert "keys" not in spoilt["gated"]
+
+
+def test_heads_that_the_kernels_do_not_know_stay_with_stock(report: Any) -> None:
+    assert report["refused"] == {
+        "worker": "it lives in CUDA graphs of decoding, which are off",
+        "output": "the head norms its input or its output",
+        "window": "its attention slides a window",
+        "cap": "its attention scales or caps its scores",
+        "caches": "it scales its KV cache",
+        "logits": "it scales or caps its logits",
+        "heads": report["refused"]["heads"],
+        "weights": "a weight of the head is not bfloat16",
+        "layers": "the head has 2 layers",
+        "model": "it is for EAGLE3 heads, the draft is Qwen3NextForCausalLM",
+    }
+    assert "3 a key and value head" in report["refused"]["heads"]
+
+
+def test_drafts_are_those_of_stock(report: Any) -> None:
+    same_drafts(report)
+
+
+def test_ranks_of_tensor_parallelism_draft_as_stock_does(tmp_path: Path) -> None:
+    flags = command(tmp_path, {}, (3, 1, 4))
+    target = write_target(tmp_path / "target", LAYERS)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    flags += ["--tp-size", "2", "--nccl-port", port, "--disable-custom-all-reduce"]
+    outs = [tmp_path / f"{rank}.json" for rank in range(2)]
+    # SGLang binds the ranks of a CPU to cores of their own.
+    cores = {"SGLANG_CPU_OMP_THREADS_BIND": "0|0"}
+    ranks = [started(out, target, flags, rank, **cores) for rank, out in enumerate(outs)]
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    for out in outs:
+        found = json.loads(out.read_text())
+        stocks(found)
+        same_drafts(found)
