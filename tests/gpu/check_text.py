@@ -11,13 +11,16 @@ start at the same time, on one GPU: with the demo pair (the default) each takes 
 What fails is said and written down; the rest goes on. Exit code 0: every server answered all.
 
 The demo target is served with its routed experts as wide as the shared one
-(tests/support/widened_demo.py), as the fast path needs it.
+(tests/support/widened_demo.py), as the fast path needs it. With --layers the target has the
+published widths in bf16, so many layers and random weights, the prompts are random tokens, and the
+head, random too, is right by chance only: of every verified pass the root alone is kept.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import random
 import sys
 import tempfile
 import threading
@@ -32,7 +35,11 @@ import httpx
 import yaml
 
 from sglang_qwen3next_eagle3.base.files import data_dir
+from sglang_qwen3next_eagle3.bench.suites.prompts import select
+from sglang_qwen3next_eagle3.bench.suites.suite import load_suite
+from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.model.published import VOCABULARY
 from sglang_qwen3next_eagle3.serving import server as serving
 from tests.support.widened_demo import widened_demo
 
@@ -41,6 +48,8 @@ FLAGS = (
     "--max-running-requests 8 --skip-server-warmup --cuda-graph-bs-decode 1 2 4 8 "
     "--disable-prefill-cuda-graph --disable-radix-cache --random-seed 1"
 ).split()
+AUX_LAYERS = ("--aux-layers", "input:1,input:3,output:3", "--allow-gdn-aux")
+"""Of a target with few layers, for a head that knows nothing anyway."""
 NOUNS = (
     "two sorted lists", "a binary tree", "the words of a text", "a matrix", "a CSV file",
     "a linked list", "the digits of a number", "two dictionaries", "a queue of jobs",
@@ -78,14 +87,33 @@ def contender(spelled: str, everyone: dict[str, str]) -> Contender:
     return Contender(name or shape, steps, environment)
 
 
-def prompts(number: int, tokenizer: Any) -> list[list[int]]:
-    """Token ids of so many different questions."""
-    questions = [
+def questions(number: int, data: Path | None) -> list[str]:
+    """HumanEval's, if its data is there."""
+    if data is not None:
+        chosen = select(load_suite("humaneval"), data, limit=number).prompts
+        return [prompt.turns[0] for prompt in chosen]
+    return [
         f"Write a Python function to {VERBS[n % len(VERBS)]} {NOUNS[n % len(NOUNS)]}"
         f"{', in variant ' + str(n // 180) if n >= 180 else ''}."
         for n in range(number)
     ]
-    wrapped = [f"<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n" for q in questions]
+
+
+def prompts(arguments: argparse.Namespace) -> list[list[int]]:
+    """Token ids of so many different questions."""
+    if arguments.layers:
+        drawn = random.Random(0)
+        return [
+            [drawn.randrange(VOCABULARY - 2000) for _ in range(100)]
+            for _ in range(arguments.prompts)
+        ]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(demo_pair().target))
+    wrapped = [
+        f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        for question in questions(arguments.prompts, arguments.data_dir)
+    ]
     return [list(tokenizer.encode(text, add_special_tokens=False)) for text in wrapped]
 
 
@@ -102,18 +130,22 @@ class Check:
         self.contenders = [contender(words, everyone) for words in arguments.server]
         self.asking = threading.Lock()
         self.prompts: list[list[int]] = []
-        self.target = arguments.target
+        self.target, self.head = "demo", "demo"
+        self.flags = [*FLAGS, *arguments.flags]
 
     def left(self) -> float:
         return float(self.arguments.seconds - (time.monotonic() - began))
 
     def run(self) -> None:
-        from transformers import AutoTokenizer
-
-        tokenizer = self.arguments.tokenizer or str(demo_pair().target)
-        loaded = AutoTokenizer.from_pretrained(tokenizer)
-        self.prompts = prompts(self.arguments.prompts, loaded)
-        if self.arguments.target == "demo":
+        self.prompts = prompts(self.arguments)
+        if self.arguments.layers:
+            self.flags += [*synthetic.FLAGS]
+            folder = synthetic.write_target(self.folder / "target", "bf16")
+            config = json.loads((folder / "config.json").read_text())
+            config["num_hidden_layers"] = self.arguments.layers
+            (folder / "config.json").write_text(json.dumps(config))
+            self.target, self.head = str(folder), str(synthetic.write_head(self.folder / "head"))
+        else:
             self.target = str(widened_demo(demo_pair().target, self.folder / "target"))
         with ThreadPoolExecutor(len(self.contenders)) as pool:
             list(pool.map(self.serve, self.contenders))
@@ -122,8 +154,10 @@ class Check:
         log = self.folder / f"{one.name.replace(',', '')}.log"
         try:
             words = ["--profile", str(self._profile(one)), "--target", self.target]
-            words += ["--head", self.arguments.head] if one.tree else []
-            words += ["--port", "{port}", "--", *FLAGS, *self.arguments.flags]
+            words += ["--head", self.head] if one.tree else []
+            words += ["--port", "{port}", "--", *self.flags]
+            if one.tree and self.arguments.layers:
+                words = [*AUX_LAYERS, *words, *synthetic.HEAD_FLAGS]
             with serving.started(words, log, one.environment, self.left() - 15) as server:
                 one.ready_seconds = server.ready_seconds
                 say(f"{one.name}: ready after {one.ready_seconds} s")
@@ -207,7 +241,7 @@ class Check:
 
     def write(self) -> None:
         result = {
-            "target": "demo" if self.arguments.target == "demo" else "other",
+            "target": f"{self.arguments.layers} layers" if self.arguments.layers else "demo",
             "tokens": self.arguments.tokens,
             "against": self.contenders[0].name,
             "compared": self.compared(),
@@ -249,9 +283,8 @@ def parsed() -> argparse.Namespace:
         help="repeatable; the first is what the others are compared with",
     )
     parser.add_argument("--set", action="append", default=[], metavar="VARIABLE=VALUE")
-    parser.add_argument("--target", default="demo")
-    parser.add_argument("--head", default="demo")
-    parser.add_argument("--tokenizer", help="of the prompts (default: the demo target's)")
+    parser.add_argument("--layers", type=int, help="of a target of the published widths")
+    parser.add_argument("--data-dir", type=Path, help="with HumanEval.jsonl.gz, for its prompts")
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=96, help="of an answer")
     parser.add_argument("--batch", default="1,8", help="requests at once")
