@@ -1,6 +1,6 @@
 """What `torch.cuda.CUDAGraph` does, on a CPU: operations of torch, done again on the same tensors.
 
-Unlike a GPU's, they are also done while they are captured.
+They are also done while they are captured, but what they write into is put back.
 """
 
 from typing import Any
@@ -15,21 +15,27 @@ class OpGraph(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._done: list[tuple[Any, Any, Any, Any]] = []
-        self.replays = 0
+        self._before: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
         self.__enter__()
 
     def capture_end(self) -> None:
         self.__exit__(None, None, None)
+        for tensor, values in reversed(self._before):
+            tensor.copy_(values)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for place, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written = args[place] if place < len(args) else (kwargs or {})[argument.name]
+                for tensor in written if isinstance(written, list) else [written]:
+                    self._before.append((tensor, tensor.clone()))
         out = func(*args, **(kwargs or {}))
         self._done.append((func, args, kwargs or {}, out))
         return out
 
     def replay(self) -> None:
-        self.replays += 1
         for func, args, kwargs, out in self._done:
             if func.overloadpacket.__name__ in _MAKES_NOTHING:
                 continue

@@ -11,6 +11,7 @@ import copy
 import gc
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _SEEN: Final = 2
 """Cycles of a size that are SGLang's before one is recorded: its kernels are compiled in them."""
+_PLAN: Final = "_qwen3next_eagle3_plan"
 _NOT_HELD: Final = (
     "input_embeds", "replace_embeds", "replace_positions", "ne_token_table",
     "ne_skip_token_table_update", "out_cache_loc_dsv4", "mamba_cow_src_indices",
@@ -40,26 +42,29 @@ _NOT_HELD: Final = (
 class Plan:
     """A recorded cycle of batches of one size."""
 
-    def __init__(self, recording: Recording, batch: Any, draft_tokens: int) -> None:
+    def __init__(self, recording: Recording, given: list[torch.Tensor], draft_tokens: int) -> None:
+        """given: tensors by which a batch differs from others, the first [B]."""
         self.recording = recording
-        requests = batch.seq_lens.shape[0]
+        self.requests = given[0].shape[0]
+        self._count = self.requests * draft_tokens
         # What the host copies is read on another stream: no graph's memory, which others write in.
-        self._tokens = batch.seq_lens.new_empty(requests * draft_tokens, dtype=torch.int32)
-        self._lens = batch.seq_lens.new_empty(requests, dtype=torch.int32)
-        self.inputs = [torch.clone(tensor) for tensor in inputs_of(batch)]
+        size = self._count + self.requests
+        self._out = torch.empty(size, dtype=torch.int32, device=given[0].device)
+        self.inputs = [torch.clone(tensor) for tensor in given]
         by_type: dict[torch.dtype, list[int]] = {}
         for place, tensor in enumerate(self.inputs):
             by_type.setdefault(tensor.dtype, []).append(place)
         self._groups = [([self.inputs[place] for place in group], group)
                         for group in by_type.values()]  # fmt: skip
+        self.relay: Any = None
+        """SGLang's `FutureMap`, where the recording takes from it and leaves in it."""
         self.published: Callable[[Any], None] = _nobody
         """Whom the run tells the new lengths."""
         self._result: Any = None
         self._last: Any = None
 
-    def run(self, batch: Any, publish: Callable[[Any], None]) -> Any:
+    def run(self, given: list[torch.Tensor], publish: Callable[[Any], None]) -> Any:
         """One cycle; SGLang's `GenerationBatchResult`."""
-        given = inputs_of(batch)
         for places, group in self._groups:
             torch._foreach_copy_(places, [given[place] for place in group])
         self.published = publish
@@ -71,24 +76,39 @@ class Plan:
         """The result that all runs have; while they are recorded."""
         if result.routed_experts_output is not None or result.indexer_topk_output is not None:
             raise NotRecordable("it gives routings")
-        for place, tensor in (
-            (self._tokens, result.next_token_ids), (self._lens, result.accept_lens)
-        ):  # fmt: skip
+        tokens, lens = self.split(self._out)
+        for place, tensor in ((tokens, result.next_token_ids), (lens, result.accept_lens)):
             if tensor.dtype != place.dtype or tensor.shape != place.shape:
                 raise NotRecordable(f"it gives {tensor.dtype} {tuple(tensor.shape)}")
             place.copy_(tensor)
-        result.next_token_ids, result.accept_lens = self._tokens, self._lens
+        result.next_token_ids, result.accept_lens = tokens, lens
         # They were for tensors that are made anew in each cycle.
         result.extra_keep_alive_refs = None
         self._result = result
+
+    def split(self, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [B x N] and lengths [B], which lie side by side."""
+        return out[: self._count], out[self._count :]
 
     def fresh(self) -> Any:
         """The result as SGLang makes it anew in every cycle: it writes into it."""
         made = copy.copy(self._result)
         made.logits_output = copy.copy(self._result.logits_output)
         made.next_draft_input = copy.copy(self._result.next_draft_input)
+        setattr(made, _PLAN, self)
         self._last = made
         return made
+
+    def left(self, payload: Any) -> bool:
+        """Whether this is what the recording has stashed itself."""
+        kept = self._result.next_draft_input.bonus_tokens
+        return self.relay is not None and payload.bonus_tokens is kept
+
+    def to_host(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and lengths on the host, once what is launched now is done."""
+        host = torch.empty(self._out.shape, dtype=torch.int32, pin_memory=self._out.is_cuda)
+        host.copy_(self._out, non_blocking=True)
+        return self.split(host)
 
     def wait_for_copies(self, stream: Any) -> None:
         """What is copied to the host on another stream is not written over before it is there."""
@@ -108,9 +128,7 @@ def inputs_of(batch: Any) -> list[torch.Tensor]:
         spec.topk_p,
         spec.hidden_states,
     ]
-    if batch.mamba_track_indices is not None:
-        given.append(batch.mamba_track_indices)
-    return given
+    return given + _tracked(batch)
 
 
 def put(batch: Any, tensors: list[torch.Tensor]) -> None:
@@ -128,15 +146,38 @@ def put(batch: Any, tensors: list[torch.Tensor]) -> None:
     batch.mamba_track_indices = tracked[0] if tracked else None
 
 
+def places_of(batch: Any) -> list[torch.Tensor]:
+    """The same where all else is taken from SGLang's relay."""
+    return [batch.spec_info.future_indices, batch.req_pool_indices, *_tracked(batch)]
+
+
+def put_places(batch: Any, tensors: list[torch.Tensor]) -> None:
+    batch.spec_info.future_indices, batch.req_pool_indices, *tracked = tensors
+    batch.mamba_track_indices = tracked[0] if tracked else None
+
+
+def _tracked(batch: Any) -> list[torch.Tensor]:
+    return [] if batch.mamba_track_indices is None else [batch.mamba_track_indices]
+
+
 class Cycles:
     """What stands around a worker's cycle, and what it needs to be told meanwhile."""
 
-    def __init__(self, graph: Graph | None = None, device: str = "cuda") -> None:
-        self._graph, self._device = graph or torch.cuda.CUDAGraph, device
+    def __init__(
+        self, graph: Graph | None = None, device: str = "cuda", *, relayed: bool = False
+    ) -> None:
+        """relayed: what a cycle takes from the one before and leaves for the next is recorded,
+        too."""
+        self._graph, self._device, self._relayed = graph or torch.cuda.CUDAGraph, device, relayed
         self._pool: Any = None
         self._plans: dict[tuple[Any, ...], Plan | int | None] = {}
         self._said: set[str] = set()
         self._runner: Any = None
+        self._worker: Any = None
+        self._relay: Any = None
+        self._gather: Callable[[Any, Any], None] | None = None
+        self._ungathered: Any = None
+        self._left: Plan | None = None
 
     def around(
         self,
@@ -146,32 +187,61 @@ class Cycles:
         on_publish: Callable[[Any], None] | None = None,
         grammar_barrier: Any = None,
     ) -> Any:
-        def stock() -> Any:
+        ungathered, self._ungathered = self._ungathered is batch, None
+        self._worker, self._left = worker, None
+        recorded = on_publish is not None and is_plain(batch)
+        plan = self._plan(original, worker, batch) if recorded else None
+        if ungathered and (plan is None or plan.relay is None) and self._gather is not None:
+            self._gather(self._relay, batch)
+        if plan is None or on_publish is None:
             return original(worker, batch, on_publish=on_publish, grammar_barrier=grammar_barrier)
+        if plan.relay is None:
+            return plan.run(inputs_of(batch), on_publish)
+        self._left = plan
+        return plan.run(places_of(batch), lambda lens: _published(plan.relay))
 
-        if on_publish is None or not is_plain(batch):
-            return stock()
+    def _plan(self, original: Callable[..., Any], worker: Any, batch: Any) -> Plan | None:
+        """What to run for a plain batch, recorded now if it is time to; None: it is SGLang's."""
+        key = self._key(worker, batch)
+        plan = self._plans.get(key, 0)
+        if isinstance(plan, int):
+            if plan < _SEEN:
+                self._plans[key] = plan + 1
+                return None
+            plan = self._plans[key] = self._record(original, worker, batch)
+        elif plan is not None:
+            _track(batch)
+        return plan
+
+    def _key(self, worker: Any, batch: Any) -> tuple[Any, ...]:
+        size = batch.req_pool_indices.shape[0]
         # It is what the original begins with, and decides which graphs there are.
-        worker.activate_step_by_batch(batch.seq_lens.shape[0])
-        key = (
-            batch.seq_lens.shape[0],
+        worker.activate_step_by_batch(size)
+        return (
+            size,
             id(worker.draft_worker.cuda_graph_runner),
             id(worker.draft_worker.cuda_graph_runner_for_draft_extend),
             id(worker.target_worker.model_runner.decode_cuda_graph_runner),
         )
-        plan = self._plans.get(key, 0)
-        if plan is None:
-            return stock()
-        if isinstance(plan, int):
-            if plan < _SEEN:
-                self._plans[key] = plan + 1
-                return stock()
-            plan = self._plans[key] = self._record(original, worker, batch)
-            if plan is None:
-                return stock()
-        else:
-            _track(batch)
-        return plan.run(batch, on_publish)
+
+    def resolve(self, original: Callable[[Any, Any], None], relay: Any, batch: Any) -> None:
+        """Around what takes from the relay what the last cycle left: a recorded cycle does so."""
+        if current() is None:
+            self._relay, self._gather = relay, original
+            if self._worker is not None and is_plain(batch):
+                plan = self._plans.get(self._key(self._worker, batch))
+                if isinstance(plan, Plan) and plan.relay is relay:
+                    self._ungathered = batch
+                    return
+        original(relay, batch)
+
+    def stash(
+        self, original: Callable[[Any, Any, Any], None], relay: Any, indices: Any, payload: Any
+    ) -> None:
+        """Around what leaves in the relay what a cycle gave: a recorded one has done so."""
+        left, self._left = self._left, None
+        if left is None or not left.left(payload):
+            original(relay, indices, payload)
 
     def replay(
         self, original: Callable[..., Any], backend: Any, shape_key: Any, *args: Any, **kwargs: Any
@@ -189,43 +259,43 @@ class Cycles:
         return backend._outputs[shape_key]
 
     def _record(self, original: Callable[..., Any], worker: Any, batch: Any) -> Plan | None:
-        reason = _hindrance(worker)
-        if reason is not None:
-            self._say(f"no cycles are recorded: they are not with {reason}")
-            return None
-        _track(batch)
-        size = batch.seq_lens.shape[0]
-        stream = torch.cuda.current_stream() if self._device == "cuda" else None
-        if self._pool is None and self._device == "cuda":
-            self._pool = torch.cuda.graph_pool_handle()
-        spec = batch.spec_info
+        size = batch.req_pool_indices.shape[0]
+        spec, collects = batch.spec_info, gc.isenabled()
         before, spec_before = dict(vars(batch)), dict(vars(spec))
-        collects = gc.isenabled()
+        recording = None
         gc.disable()
-        self._runner = worker.war_fastpath_runner
-        recording = Recording(self._graph, self._pool, self._device)
-        plan = Plan(recording, batch, worker.speculative_num_draft_tokens)
         try:
+            reason = _hindrance(worker)
+            if reason is not None:
+                self._say(f"no cycles are recorded: they are not with {reason}")
+                return None
+            _track(batch)
+            # What is tracked is an input: it stays when the rest is put back.
+            before["mamba_track_indices"] = batch.mamba_track_indices
+            relay = self._relay if self._relayed and _holds_all(self._relay) else None
+            stream = torch.cuda.current_stream() if self._device == "cuda" else None
+            if self._pool is None and self._device == "cuda":
+                self._pool = torch.cuda.graph_pool_handle()
+            recording = Recording(self._graph, self._pool, self._device)
+            given = inputs_of(batch) if relay is None else places_of(batch)
+            plan = Plan(recording, given, worker.speculative_num_draft_tokens)
+            self._runner = worker.war_fastpath_runner
             self._runner.war_fastpath_read_done_event = None
-            put(batch, plan.inputs)
+            plan.relay = relay
             recording.begin()
-            result = original(
-                worker,
-                batch,
-                on_publish=lambda lens: recording.step(lambda: plan.published(lens)),
-                grammar_barrier=None,
-            )
-            plan.keep(result)
+            self._launch(original, worker, batch, plan)
             recording.end()
             if stream is not None:
-                recording.steps.insert(-1, lambda: plan.wait_for_copies(stream))
+                recording.steps.insert(-1, partial(plan.wait_for_copies, stream))
         except Exception as error:
-            recording.abandon()
+            if recording is not None:
+                recording.abandon()
             self._say(f"cycles of {size} requests stay SGLang's: {type(error).__name__}: {error}")
             logger.debug("A cycle could not be recorded", exc_info=True)
             return None
         finally:
-            self._runner.war_fastpath_read_done_event = None
+            if self._runner is not None:
+                self._runner.war_fastpath_read_done_event = None
             vars(batch).update(before)
             vars(spec).update(spec_before)
             if collects:
@@ -236,6 +306,30 @@ class Cycles:
             len(recording.steps),
         )
         return plan
+
+    def _launch(self, original: Callable[..., Any], worker: Any, batch: Any, plan: Plan) -> None:
+        """What is recorded."""
+        relay, recording = plan.relay, plan.recording
+        if relay is None:
+            put(batch, plan.inputs)
+        else:
+            put_places(batch, plan.inputs)
+            indices = batch.spec_info.future_indices
+            batch.seq_lens = relay.new_seq_lens_buf[indices]
+            assert self._gather is not None
+            self._gather(relay, batch)
+
+        def publish(lens: torch.Tensor) -> None:
+            if relay is not None:
+                relay.new_seq_lens_buf[indices] = lens.to(relay.new_seq_lens_buf.dtype)
+            recording.step(lambda: plan.published(lens))
+
+        result = original(worker, batch, on_publish=publish, grammar_barrier=None)
+        if relay is not None:
+            from sglang.srt.managers.overlap_utils import RelayPayload
+
+            relay.stash(indices, RelayPayload.from_draft_input(result.next_draft_input))
+        plan.keep(result)
 
     def _say(self, why: str) -> None:
         """Once."""
@@ -324,6 +418,46 @@ def _track(batch: Any) -> None:
     from sglang.srt.speculative import spec_utils
 
     spec_utils.prepare_mamba_track_for_verify(batch)
+
+
+def _holds_all(relay: Any) -> bool:
+    """Whether this relay holds all that a cycle takes and leaves, and nothing else."""
+    from sglang.srt.managers import overlap_utils
+
+    return bool(
+        relay is not None
+        and relay._forward_buf_initialized
+        and relay.publish_ready is not None
+        and relay.need_topk
+        and relay.need_hidden_states
+        and not relay.needs_confidence_relay
+        and not relay.spec_algo.is_ngram()
+        and relay.draft_probs_buf is None
+        and relay.dsa_topk_indices_buf is None
+        and not overlap_utils._DEBUG_ASSERT
+    )
+
+
+def _published(relay: Any) -> None:
+    """What the scheduler waits for before it reads the lengths, which the recording has written."""
+    torch.cuda.current_stream().wait_event(relay.publish_ready)
+    relay.publish_ready.record()
+    relay._publish_fresh = True
+
+
+def copy_to_cpu(
+    original: Callable[..., None],
+    result: Any,
+    return_logprob: bool,
+    return_hidden_states: bool = True,
+) -> None:
+    """Around the copies of what a cycle gave: of a recorded one they are a single copy."""
+    plan: Plan | None = getattr(result, _PLAN, None)
+    if plan is None or return_logprob or return_hidden_states:
+        original(result, return_logprob=return_logprob, return_hidden_states=return_hidden_states)
+        return
+    result.next_token_ids, result.accept_lens = plan.to_host()
+    result.copy_done.record()
 
 
 def _nobody(lens: Any) -> None:

@@ -26,6 +26,8 @@ REPLAY = (
     "sglang.srt.model_executor.runner_backend.full_cuda_graph_backend:FullCudaGraphBackend.replay"
 )
 TRACKING = "sglang.srt.speculative.spec_utils:prepare_mamba_track_for_verify"
+TO_HOST = "sglang.srt.managers.utils:GenerationBatchResult.copy_to_cpu"
+RESOLVE = "sglang.srt.managers.overlap_utils:FutureMap._resolve_spec_extras"
 SLOTS = "sglang.srt.speculative.eagle_utils:eagle_prepare_for_decode"
 _TRITON = "sglang.srt.layers.attention.triton_backend:TritonAttnBackend"
 _FULL_MASK = 0
@@ -61,19 +63,25 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
         ),
         "chain": (Hook(TREE, Chains().around, "The tree of a chain, in one launch."),),
         "slots": (Hook(SLOTS, _slots, "Places for a cycle's tokens, without asking the GPU."),),
-        "cycle": _cycle_hooks() if "cycle" in wanted else (),
+        "cycle": _cycle_hooks("relay" in wanted) if "cycle" in wanted else (),
     }
     return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
 
 
-def _cycle_hooks() -> tuple[Hook, ...]:
-    from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, prepare_tracking
+def _cycle_hooks(relayed: bool) -> tuple[Hook, ...]:
+    from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, copy_to_cpu, prepare_tracking
 
-    cycles = Cycles()
+    cycles = Cycles(relayed=relayed)
+    relay = (
+        Hook(RESOLVE, cycles.resolve, "A recorded cycle takes from the relay by itself."),
+        Hook(STASH, cycles.stash, "A recorded cycle leaves in the relay by itself."),
+    )
     return (
         Hook(CYCLE, cycles.around, "A plain batch's cycle is handed over as it was recorded."),
         Hook(REPLAY, cycles.replay, "A graph of SGLang's is a step of what is recorded."),
         Hook(TRACKING, prepare_tracking, "A recorded cycle was told what is tracked."),
+        Hook(TO_HOST, copy_to_cpu, "What a recorded cycle gave is copied at once."),
+        *(relay if relayed else ()),
     )
 
 

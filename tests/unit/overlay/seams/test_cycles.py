@@ -1,5 +1,6 @@
 """A recorded cycle does what the function did that was recorded, for other batches of its size."""
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,14 @@ import torch
 from sglang_qwen3next_eagle3.overlay import simulate
 from sglang_qwen3next_eagle3.overlay.seams import cycles as under_test
 from sglang_qwen3next_eagle3.overlay.seams import recording
-from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, Plan, is_plain, prepare_tracking
+from sglang_qwen3next_eagle3.overlay.seams.cycles import (
+    Cycles,
+    Plan,
+    copy_to_cpu,
+    inputs_of,
+    is_plain,
+    prepare_tracking,
+)
 from sglang_qwen3next_eagle3.overlay.seams.recording import NotRecordable, OnlyOnDevice, Recording
 from tests.support.op_graph import OpGraph
 
@@ -178,6 +186,120 @@ def test_a_recorded_cycle_gives_what_the_worker_gives(cycles: Cycles, tracks: bo
     assert theirs.said == 40
 
 
+POOL = 40
+
+
+class Relay:
+    """As SGLang's `FutureMap`: what each request's last cycle left, by its place."""
+
+    def __init__(self, cycles: Cycles) -> None:
+        chance = torch.Generator().manual_seed(7)
+        self._cycles = cycles
+        self.new_seq_lens_buf = torch.randint(1, 900, (POOL,), generator=chance)
+        self.rows = {
+            "bonus_tokens": torch.randint(VOCABULARY, (POOL,), generator=chance),
+            "topk_index": torch.randint(VOCABULARY, (POOL, 1), generator=chance),
+            "topk_p": torch.rand(POOL, 1, generator=chance),
+            "hidden_states": torch.rand(POOL, HIDDEN, generator=chance).bfloat16(),
+        }
+        self.gathered = self.stashed = 0
+
+    def resolve(self, _: Any, batch: Any) -> None:
+        self.gathered += 1
+        for name, rows in self.rows.items():
+            setattr(batch.spec_info, name, rows[batch.spec_info.future_indices])
+
+    def put(self, _: Any, indices: Any, payload: Any) -> None:
+        self.stashed += 1
+        for name, rows in self.rows.items():
+            rows[indices] = getattr(payload, name).to(rows.dtype)
+
+    def stash(self, indices: Any, payload: Any) -> None:
+        self._cycles.stash(self.put, self, indices, payload)
+
+    def publish(self, lens: Any, indices: Any) -> None:
+        self.new_seq_lens_buf[indices] = lens
+
+
+def turn_of(worker: Worker, relay: Relay, cycles: Cycles | None, places: Any, seed: int) -> Any:
+    """A turn of the scheduler, with or without recordings."""
+    batch = batch_of(len(places), seed)
+    batch.req_pool_indices = batch.spec_info.future_indices = places
+    batch.seq_lens = relay.new_seq_lens_buf[places]
+
+    def publish(lens: Any) -> None:
+        relay.publish(lens, places)
+
+    if cycles is None:
+        relay.resolve(relay, batch)
+        result = worker.cycle(worker, batch, publish)
+        relay.put(relay, places, result.next_draft_input)
+        return result
+    batch.has_grammar = seed % 7 == 6
+    cycles.resolve(relay.resolve, relay, batch)
+    if seed % 11 == 10:
+        # It turns out later that the batch is not plain.
+        batch.has_grammar = True
+    result = cycles.around(worker.cycle, worker, batch, on_publish=publish)
+    relay.stash(places, result.next_draft_input)
+    return result
+
+
+def test_what_a_cycle_takes_and_leaves_is_recorded_too(
+    cycles: Cycles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = SimpleNamespace(RelayPayload=SimpleNamespace(from_draft_input=lambda left: left))
+    monkeypatch.setitem(sys.modules, "sglang.srt.managers.overlap_utils", module)
+    monkeypatch.setattr(under_test, "_holds_all", lambda relay: True)
+    waits: list[Any] = []
+    monkeypatch.setattr(under_test, "_published", waits.append)
+    recorded = Cycles(OpGraph, "cpu", relayed=True)
+    ours, theirs = Worker(recorded), Worker(Cycles(OpGraph, "cpu"))
+    own, stock = Relay(recorded), Relay(recorded)
+    chance = torch.Generator().manual_seed(3)
+    for turn in range(60):
+        places = torch.randperm(POOL, generator=chance)[: 1 + turn * turn // 2 % 3]
+        expected = turn_of(theirs, stock, None, places, turn)
+        found = turn_of(ours, own, recorded, places, turn)
+        assert torch.equal(found.next_token_ids, expected.next_token_ids), turn
+        assert torch.equal(found.accept_lens, expected.accept_lens)
+        assert torch.equal(own.new_seq_lens_buf, stock.new_seq_lens_buf), turn
+        for name, rows in own.rows.items():
+            assert torch.equal(rows, stock.rows[name]), (turn, name)
+    assert stock.gathered == stock.stashed == 60
+    assert own.gathered < 30, "the others are gathered by the recording"
+    assert own.stashed < 30
+    assert len(waits) > 30
+
+
+def test_what_a_recorded_cycle_gave_is_copied_at_once(cycles: Cycles) -> None:
+    worker = Worker(cycles)
+    results = [
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+        for turn in range(4)
+    ]
+    asked: list[Any] = []
+    recorded: list[str] = []
+    event = SimpleNamespace(record=lambda: recorded.append("done"))
+
+    def original(result: Any, **kwargs: Any) -> None:
+        asked.append((result, kwargs))
+
+    ours, stock = results[3], results[0]
+    ours.copy_done = event
+    expected = [ours.next_token_ids.clone(), ours.accept_lens.clone()]
+    copy_to_cpu(original, ours, return_logprob=False, return_hidden_states=False)
+    assert recorded == ["done"]
+    assert torch.equal(ours.next_token_ids, expected[0])
+    assert torch.equal(ours.accept_lens, expected[1])
+    # The next cycle writes over its own, not over what is on the host.
+    cycles.around(worker.cycle, worker, batch_of(2, 9), on_publish=lambda lens: None)
+    assert torch.equal(ours.next_token_ids, expected[0])
+    copy_to_cpu(original, stock, return_logprob=False, return_hidden_states=False)
+    copy_to_cpu(original, results[2], return_logprob=False)
+    assert [kwargs["return_hidden_states"] for _, kwargs in asked] == [False, True]
+
+
 def test_what_cannot_be_recorded_stays_sglang_s(
     cycles: Cycles, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -256,7 +378,7 @@ def test_another_state_of_the_worker_has_recordings_of_its_own(cycles: Cycles) -
 
 
 def test_what_is_still_copied_to_the_host_is_waited_for() -> None:
-    plan = Plan(Recording(OpGraph, None, "cpu"), batch_of(2, 1), N)
+    plan = Plan(Recording(OpGraph, None, "cpu"), inputs_of(batch_of(2, 1)), N)
     waited: list[Any] = []
     stream = SimpleNamespace(wait_event=waited.append)
     plan.wait_for_copies(stream)
@@ -272,7 +394,7 @@ def test_what_is_still_copied_to_the_host_is_waited_for() -> None:
 
 
 def test_a_result_of_another_kind_is_refused() -> None:
-    plan = Plan(Recording(OpGraph, None, "cpu"), batch_of(2, 1), N)
+    plan = Plan(Recording(OpGraph, None, "cpu"), inputs_of(batch_of(2, 1)), N)
     short = torch.zeros(2, dtype=torch.int32)
     with pytest.raises(NotRecordable, match="int32"):
         plan.keep(result_of(short, short, short, short, short))
