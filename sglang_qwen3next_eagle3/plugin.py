@@ -47,6 +47,8 @@ def register() -> None:
             _simulate(Path(os.environ[variables.SIMULATE]))
         _hook_fast(os.environ.get(variables.FAST))
         _hook_seams(os.environ.get(variables.SEAMS))
+        if os.environ.get(variables.ADAPTIVE) == "1":
+            _hook_adaptive(os.environ.get(variables.STEPS))
         if os.environ.get(variables.CYCLE):
             _record_cycles(Path(os.environ[variables.CYCLE]))
     except UserError as error:
@@ -142,6 +144,19 @@ def _hook_seams(asked: str | None) -> None:
     from sglang_qwen3next_eagle3.overlay.seams import hooks as at_seams
 
     hooks.apply(at_seams.hooks(wanted))
+
+
+def _hook_adaptive(forced: str | None) -> None:
+    from sglang_qwen3next_eagle3.overlay import contract, hooks, simulate
+
+    try:
+        contract.require(["adaptive"])
+    except UserError as error:
+        logger.warning("sglang-qwen3next-eagle3: steps are chosen by SGLang: %s", error)
+        return
+    from sglang_qwen3next_eagle3.overlay.adaptive import hooks as adaptive
+
+    hooks.apply(adaptive.hooks(simulate.SharedNumber(Path(forced)) if forced else None))
 
 
 def _hook_fast(asked: str | None) -> None:

@@ -2,6 +2,7 @@
 
 options         what is asked for, with its defaults
 run, speed      the two benchmarks; measure.py is what they do alike
+auto            steps that follow load and acceptance, against none and the best
 cycle           the phases of a cycle in the schedulers
 configurations  what is compared
 servers         how their servers are started, in which order, and what if one fails
@@ -15,6 +16,7 @@ join, divergences
 """
 
 __all__ = [
+    "auto",
     "configurations",
     "cycle",
     "divergences",

@@ -118,6 +118,21 @@ class SpeedOptions(SyntheticOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoOptions(SyntheticOptions):
+    """Of `bench auto`.
+
+    steps: the states; 0 is among them in any case. accept_lengths: that are simulated.
+    changes: passes in which load and acceptance change from one to the next.
+    """
+
+    batches: Sequence[int] = (1, 4, 8, 16, 32, 48)
+    output_tokens: int = 128
+    steps: Sequence[int] = (0, 1, 2, 4, 7)
+    accept_lengths: Sequence[float] = (1.0, 1.6, 2.46, 3.0)
+    changes: int = 12
+
+
+@dataclass(frozen=True, kw_only=True)
 class CycleOptions(SyntheticOptions):
     """Of `bench cycle`.
 

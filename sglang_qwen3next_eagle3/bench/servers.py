@@ -121,12 +121,14 @@ def in_order(
 
 @dataclass(frozen=True)
 class Work:
-    """What a pass asks. warm: asked before, at the same batch, and not measured."""
+    """What a pass asks. warm: asked before, at the same batch, and not measured; warm_tokens: that
+    each of them is answered with."""
 
     dialogues: Sequence[Dialogue]
     sampling: Mapping[str, Any]
     warm: Sequence[Dialogue]
     before: Callable[[], None] = lambda: None
+    warm_tokens: int = WARM_TOKENS
 
 
 class Loop:
@@ -211,7 +213,7 @@ class Loop:
         work = self._work(key)
         work.before()
         if work.warm:
-            warm = {**work.sampling, "max_new_tokens": WARM_TOKENS}
+            warm = {**work.sampling, "max_new_tokens": work.warm_tokens}
             ask(server, work.warm, key.batch, warm, self._stall_seconds)
             server.flush()
         measured = ask(

@@ -80,7 +80,7 @@ def all_served(
         servers.served(
             contender,
             options.out,
-            [*_head_flags(contender, flags), *flags],
+            [*head_flags(contender, flags), *flags],
             options.start_seconds,
             environment,
         )
@@ -106,7 +106,7 @@ def synthetic_pair(options: Synthetic, scratch: Path) -> tuple[Synthetic, list[s
     return options.with_pair(target, head), [*synthetic.FLAGS, *flags]
 
 
-def _head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
+def head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
     """What a contender needs besides the flags of `synthetic_pair`."""
     synthetic_head = contender.profile.algorithm == "eagle3" and synthetic.FLAGS[0] in flags
     return synthetic.HEAD_FLAGS if synthetic_head else ()

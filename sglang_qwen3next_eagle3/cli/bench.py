@@ -21,11 +21,14 @@ from sglang_qwen3next_eagle3.cli.arguments import (
     options_of,
     positive,
 )
+from sglang_qwen3next_eagle3.overlay.adaptive.states import MOST_STEPS
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.bench.measure import Outcome
     from sglang_qwen3next_eagle3.bench.options import BenchOptions, SyntheticOptions
     from sglang_qwen3next_eagle3.bench.results.records import Result
+    from sglang_qwen3next_eagle3.bench.trees.cost import CostModel
+    from sglang_qwen3next_eagle3.bench.trees.plan import AcceptLengths
 
 MEASURED, INCOMPLETE = 0, 1
 
@@ -85,6 +88,39 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--repeats", type=positive, default=SpeedOptions.repeats, metavar="N")
     _add_synthetic(what, SpeedOptions)
     _add_servers(parser, SpeedOptions)
+    _add_output(parser)
+
+
+def _add_auto(parser: argparse.ArgumentParser) -> None:
+    from sglang_qwen3next_eagle3.bench.options import AutoOptions
+
+    what = parser.add_argument_group("what is measured")
+    what.add_argument(
+        "--steps",
+        type=_steps_argument,
+        default=AutoOptions.steps,
+        metavar="N,N,...",
+        help="states to build, each of them seconds of the start and memory "
+        f"(default {','.join(map(str, AutoOptions.steps))})",
+    )
+    _add_batches(what, AutoOptions)
+    what.add_argument(
+        "--accept-lengths",
+        type=lengths,
+        default=AutoOptions.accept_lengths,
+        metavar="X,...",
+        help=f"simulated (default {','.join(map(str, AutoOptions.accept_lengths))})",
+    )
+    what.add_argument("--repeats", type=positive, default=AutoOptions.repeats, metavar="N")
+    what.add_argument(
+        "--changes",
+        type=_whole,
+        default=AutoOptions.changes,
+        metavar="N",
+        help="passes between which load and acceptance change (default %(default)s)",
+    )
+    _add_synthetic(what, AutoOptions)
+    _add_servers(parser, AutoOptions)
     _add_output(parser)
 
 
@@ -203,6 +239,13 @@ def _speed(arguments: argparse.Namespace) -> int:
     return _measured(run_speed(options_of(SpeedOptions, arguments)), arguments.json)
 
 
+def _auto(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3.bench.auto import run_auto
+    from sglang_qwen3next_eagle3.bench.options import AutoOptions
+
+    return _measured(run_auto(options_of(AutoOptions, arguments)), arguments.json)
+
+
 def _cycle(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.bench.cycle import run_cycle
     from sglang_qwen3next_eagle3.bench.options import CycleOptions
@@ -235,6 +278,15 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
     parser.add_argument("--accept-lengths", metavar="SPEC", help=HOW_TO_WRITE_ACCEPT_LENGTHS)
     parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
+    parser.add_argument(
+        "--adaptive",
+        type=Path,
+        metavar="FILE",
+        help="write the states that `launch --adaptive` takes, from measured chains",
+    )
+    parser.add_argument(
+        "--steps", metavar="N,N,...", help="with --adaptive: these in place of the fewest that do"
+    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="figures for scripts")
     how.add_argument(
@@ -264,9 +316,46 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 0
     spec = arguments.accept_lengths
     given = None if spec is None else parse_accept_lengths(spec)
+    if arguments.adaptive:
+        return _plan_states(arguments, model, given)
+    if arguments.steps:
+        raise UserError("--steps says which states --adaptive FILE writes: give both")
     found = plan(model, given, _batches(arguments.batch))
     print(json.dumps(found.payload(model), indent=1) if arguments.json else found.text(model))
     return 0
+
+
+def _plan_states(
+    arguments: argparse.Namespace, model: "CostModel", given: "AcceptLengths | None"
+) -> int:
+    from sglang_qwen3next_eagle3.base.files import write_text
+    from sglang_qwen3next_eagle3.bench.results.records import Result
+    from sglang_qwen3next_eagle3.bench.trees import adaptive
+    from sglang_qwen3next_eagle3.overlay.adaptive import states
+
+    shares = adaptive.SHARES
+    if given is not None:
+        if not given.by_position:
+            raise UserError(
+                "--adaptive takes the shares of steps that accept at least 1, 2, ... drafts "
+                "(--accept-lengths 0.7,0.5,0.35), or none"
+            )
+        shares = states.conditional(given.by_position)
+    measured = adaptive.of_result(Result.load(arguments.result)) if arguments.result else {}
+    steps = () if arguments.steps is None else _steps(arguments.steps)
+    found = adaptive.plan_states(model, steps=steps, shares=shares, measured=measured)
+    write_text(arguments.adaptive, found.states.text())
+    print(json.dumps(found.payload(), indent=1) if arguments.json else found.text())
+    print(f"{arguments.adaptive}: `launch --adaptive {arguments.adaptive}`", file=sys.stderr)
+    return 0
+
+
+def _steps(words: str) -> tuple[int, ...]:
+    """`0,1,3`. Raises UserError."""
+    parts = [word.strip() for word in words.split(",")]
+    if not all(word.isdecimal() and int(word) <= MOST_STEPS for word in parts):
+        raise UserError(f"--steps {words}: give whole numbers, 0 to {MOST_STEPS}, as 0,1,3")
+    return tuple(sorted(set(map(int, parts))))
 
 
 def _batches(words: str | None) -> tuple[int, ...]:
@@ -389,6 +478,21 @@ def numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1, as 1,8,32") from None
 
 
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0")
+    return int(text)
+
+
+def _steps_argument(text: str) -> tuple[int, ...]:
+    try:
+        return _steps(text)
+    except UserError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: whole numbers from 0 to {MOST_STEPS}, as 0,1,3"
+        ) from None
+
+
 def lengths(text: str) -> tuple[float, ...]:
     """`1.0,2.5`"""
     try:
@@ -416,6 +520,12 @@ ACTIONS = {
     ),
     "speed": Action(
         "what a draft tree costs: dummy weights, simulated acceptance", _add_speed, _speed
+    ),
+    "auto": Action(
+        "what cycles of each number of steps cost, and whether steps that follow load and "
+        "acceptance are ever slower than none or than the best",
+        _add_auto,
+        _auto,
     ),
     "cycle": Action(
         "where the host's time goes in a cycle, phase by phase, in every scheduler",

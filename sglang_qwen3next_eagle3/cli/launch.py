@@ -62,6 +62,12 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
     drafts.add_argument(
         "--tree", metavar="S,K,D", help="steps, topk and draft tokens of the tree, as 3,4,8"
     )
+    drafts.add_argument(
+        "--adaptive",
+        metavar="STATES",
+        help="steps of a chain that follow load and acceptance: measured (costs of the GPUs that "
+        "are most like these), a .json of `bench plan --adaptive`, or off",
+    )
     how = parser.add_argument_group("how to serve")
     how.add_argument("--tp", type=int, help="tensor-parallel ranks (GPUs)")
     how.add_argument("--host", help="address to listen on (default 127.0.0.1)")
@@ -187,6 +193,8 @@ def _drafts(p: "Profile") -> str:
         return "no speculation"
     tree = p.tree
     own = "SGLang's own tree"
+    if p.adaptive is not None:
+        return f"steps by load and acceptance ({p.adaptive})"
     shape = f"steps {tree.steps}, topk {tree.topk}, draft {tree.draft_tokens}" if tree else own
     return f"MTP, {shape}" if p.algorithm == "nextn" else shape
 

@@ -22,6 +22,7 @@ from sglang_qwen3next_eagle3.overlay.contract import (
 from sglang_qwen3next_eagle3.train.trainer import specforge
 
 PARTS: tuple[Part, ...] = (
+    "adaptive",
     "capture",
     "cpu_engine",
     "cycle",

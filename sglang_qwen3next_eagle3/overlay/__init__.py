@@ -10,6 +10,7 @@ served_head   the head that this process serves
 requests      what a request may ask for, and that speculation does not change what it gets
 metrics       figures of a cycle, beside SGLang's own
 simulate      acceptance that `bench speed` sets while a server runs
+adaptive      how many steps the next cycle drafts
 seams         the host's work between the graphs, made less
 fast          our own kernels for passes of few rows
 cycle         where the host's time goes in a cycle
@@ -19,6 +20,7 @@ server_flags  the flags of the installed SGLang, read off its parser
 """
 
 __all__ = [
+    "adaptive",
     "capture",
     "contract",
     "cpu_engine",

@@ -22,6 +22,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
 
 Part = Literal[
+    "adaptive",
     "capture",
     "cpu_engine",
     "cycle",

@@ -25,6 +25,12 @@ LIMITS = "SGLANG_QWEN3NEXT_EAGLE3_LIMITS"
 CYCLE = "SGLANG_QWEN3NEXT_EAGLE3_CYCLE"
 """Names the folder in which every scheduler records where its time goes (`bench cycle` sets it)."""
 
+ADAPTIVE = "SGLANG_QWEN3NEXT_EAGLE3_ADAPTIVE"
+"""Set to 1 (the launcher does), the steps of adaptive drafting are chosen by what cycles cost, as
+the file of `--speculative-adaptive-config` says it (adaptive/states.py)."""
+STEPS = "SGLANG_QWEN3NEXT_EAGLE3_STEPS"
+"""Names the file that holds the steps to draft in place of that choice (`bench auto` sets it)."""
+
 SEAMS = "SGLANG_QWEN3NEXT_EAGLE3_SEAMS"
 """`on`, `off`, or seams of a cycle (seams/seams.py) joined by commas; off without it."""
 

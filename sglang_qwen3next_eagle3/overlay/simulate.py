@@ -10,10 +10,10 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.overlay.environment import SIMULATE
+from sglang_qwen3next_eagle3.overlay.environment import SIMULATE, STEPS
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 
 SAMPLE = "sglang.srt.speculative.eagle_worker_common:eagle_sample"
@@ -23,8 +23,12 @@ _TOKEN = 100
 _NUMBER = struct.Struct("<d")
 
 
-class AcceptLength:
-    """A number in a file, shared by the processes that open it; `OFF` is real acceptance."""
+class SharedNumber:
+    """A number in a file, shared by the processes that open it; `OFF` is none."""
+
+    variable = STEPS
+    """That names the file."""
+    what = "number of steps"
 
     def __init__(self, path: Path) -> None:
         """Raises UserError: there is no such file, or it holds something else."""
@@ -32,14 +36,14 @@ class AcceptLength:
             with path.open("r+b") as stream:
                 if os.fstat(stream.fileno()).st_size != _NUMBER.size:
                     raise UserError(
-                        f"{path} holds no accept length: {SIMULATE} is for `bench speed`"
+                        f"{path} holds no {self.what}: {self.variable} is for `bench speed`"
                     )
                 self._map = mmap.mmap(stream.fileno(), _NUMBER.size)
         except OSError as error:
-            raise UserError(f"{SIMULATE}={path}: {error.strerror}") from None
+            raise UserError(f"{self.variable}={path}: {error.strerror}") from None
 
     @classmethod
-    def create(cls, path: Path) -> "AcceptLength":
+    def create(cls, path: Path) -> Self:
         path.write_bytes(_NUMBER.pack(OFF))
         return cls(path)
 
@@ -51,6 +55,13 @@ class AcceptLength:
     @value.setter
     def value(self, number: float) -> None:
         _NUMBER.pack_into(self._map, 0, number)
+
+
+class AcceptLength(SharedNumber):
+    """The accept length that is simulated; `OFF` is real acceptance."""
+
+    variable = SIMULATE
+    what = "accept length"
 
 
 class Steps:

@@ -1,16 +1,24 @@
-"""SGLang's adaptive drafting, which changes the number of steps while it serves: whether it will
-start with these flags, and do anything.
+"""SGLang's adaptive drafting, which changes the number of steps while it serves: which file of
+states it gets, whether it will start with these flags, and do anything.
 
 SGLang 0.5.17, speculative/adaptive_spec_params.py and arg_groups/speculative_hook.py: the steps
 must be among its candidates, or it ends with a traceback; with a tree of several branches, and with
 some other flags, it logs that adaptive drafting is off and serves without it.
 """
 
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import expanded, parse_json
+from sglang_qwen3next_eagle3.base.files import data_dir, expanded
+from sglang_qwen3next_eagle3.overlay.adaptive import states as files
+from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.serving.flags import Parsed
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.serving.profile import Profile
 
 ADAPTIVE, CONFIG = "--speculative-adaptive", "--speculative-adaptive-config"
 CANDIDATES = frozenset({0, 1, 3, 7})
@@ -19,6 +27,88 @@ _EXCLUDED = (
     "--enable-dp-attention", "--enable-multi-layer-eagle", "--enable-two-batch-overlap",
     "--enable-pdmux",
 )  # fmt: skip
+
+
+MEASURED = "measured"
+"""In place of a file: the one of ours that was measured on what is most like this server."""
+FOLDER = "adaptive"
+"""Below launch/, where ours are."""
+
+
+@dataclass(frozen=True)
+class ChosenStates:
+    """note: what was chosen, for people."""
+
+    path: Path
+    states: DraftStates
+    note: str
+
+
+def choose(profile: "Profile", *, tp: int, fast: bool) -> ChosenStates:
+    """The file of states of a profile that asks for one. fast: whether our kernels serve.
+
+    Raises:
+        UserError: there is no such file, or it says no costs.
+    """
+    asked = profile.adaptive or MEASURED
+    if asked != MEASURED:
+        path = _path(asked)
+        states = files.read(path)
+        if states is None:
+            raise UserError(f"states {path} says no costs of cycles; {files.HOW_TO_MAKE}")
+        return ChosenStates(path, states, f"{_says(states)} ({path})")
+    wanted = {"tp": tp, "precision": _precision(profile.target), "fast": fast}
+    found = {path: files.read(path) for path in sorted(_folder().glob("*.json"))}
+    ours = {path: states for path, states in found.items() if states and _like(states)}
+    if not ours:
+        raise UserError(f"no file of states comes with this package; {files.HOW_TO_MAKE}")
+    path = max(ours, key=lambda each: _alike(ours[each], wanted))
+    states = ours[path]
+    other = [
+        f"{key} {states.measured.get(key)} and not {value}"
+        for key, value in wanted.items()
+        if states.measured.get(key) != value
+    ]
+    note = f"{_says(states)} ({FOLDER}/{path.name})"
+    if other:
+        note += f"; they are of {', '.join(other)}: `bench auto` measures yours"
+    return ChosenStates(path, states, note)
+
+
+def _says(states: DraftStates) -> str:
+    steps = ", ".join(map(str, states.steps))
+    return f"auto: drafts {steps} steps, by load and acceptance; costs of {states.where()}"
+
+
+def _path(name: str) -> Path:
+    """Of ours by its name, or the user's own."""
+    if not name.endswith(".json"):
+        ours = _folder() / f"{name}.json"
+        if ours.is_file():
+            return ours
+        known = ", ".join(sorted(path.stem for path in _folder().glob("*.json")))
+        raise UserError(
+            f"no file of states {name!r}: choose {MEASURED}, one of {known}, or a .json of your own"
+        )
+    return expanded(name).absolute()
+
+
+def _folder() -> Path:
+    return data_dir("launch") / FOLDER
+
+
+def _precision(target: str) -> str:
+    return "fp8" if "fp8" in target.lower() else "bf16"
+
+
+def _like(states: DraftStates) -> bool:
+    """A GPU's, not the demo's."""
+    return "tp" in states.measured
+
+
+def _alike(states: DraftStates, wanted: dict[str, object]) -> int:
+    weights = {"tp": 4, "precision": 2, "fast": 1}
+    return sum(weights[key] for key, value in wanted.items() if states.measured.get(key) == value)
 
 
 def check(given: Parsed) -> None:
@@ -33,7 +123,7 @@ def check(given: Parsed) -> None:
     if topk not in (None, 1):
         raise UserError(
             f"{ADAPTIVE} is for chains, with topk {topk} SGLang serves without it: take a chain, "
-            "for example --tree 3,1,4"
+            "for example --tree 3,1,4, or --adaptive off where a profile asks for it"
         )
     for name in _EXCLUDED:
         if given.of(name):
@@ -54,19 +144,10 @@ def check(given: Parsed) -> None:
 def _candidates(path: Path) -> frozenset[int]:
     """Of a user's configuration: an object with `candidate_steps` for each batch size."""
     try:
-        config = parse_json(path.read_text(encoding="utf-8"))
-        steps = [entry["candidate_steps"] for key, entry in config.items() if key.isdigit()]
-        found = frozenset(step for listed in steps for step in listed)
-    except OSError as error:
-        raise UserError(f"{CONFIG} {path} cannot be read ({error.strerror or error})") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        found = frozenset()
-    if not found or not all(type(step) is int and step >= 0 for step in found):
-        raise UserError(
-            f"{CONFIG} {path}: expected candidates for batch sizes, for example "
-            '{"1": {"candidate_steps": [1, 3, 7]}}'
-        )
-    return found
+        candidates, _ = files.read_all(path)
+    except UserError as error:
+        raise UserError(f"{CONFIG}: {error}") from None
+    return frozenset(itertools.chain.from_iterable(candidates.values()))
 
 
 def _listed(candidates: frozenset[int]) -> str:

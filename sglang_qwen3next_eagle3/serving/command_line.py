@@ -4,10 +4,11 @@ import os
 from dataclasses import dataclass, field, replace
 
 from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
-from sglang_qwen3next_eagle3.serving import flags, keys
+from sglang_qwen3next_eagle3.serving import adaptive, flags, keys
 from sglang_qwen3next_eagle3.serving.flags import Parsed
-from sglang_qwen3next_eagle3.serving.profile import Algorithm, FlagValue, Profile
+from sglang_qwen3next_eagle3.serving.profile import Algorithm, FlagValue, Profile, Tree
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
 SGLANG_NAMES: dict[Algorithm, str] = {"eagle3": "EAGLE3", "nextn": "NEXTN", "none": ""}
@@ -72,6 +73,8 @@ def build_environment(profile: Profile) -> dict[str, str]:
 
         path = [str(SHIM_DIR), *filter(None, [os.environ.get("PYTHONPATH")])]
         added |= {**ENVIRONMENT, variables.CPU_ENGINE: "1", "PYTHONPATH": os.pathsep.join(path)}
+    if profile.adaptive is not None:
+        added[variables.ADAPTIVE] = "1"
     if profile.fast is not None:
         added[variables.FAST] = "on" if profile.fast else "off"
     return added
@@ -101,11 +104,25 @@ def _speculation(profile: Profile) -> list[str]:
     if profile.head_revision:
         argv += ["--speculative-draft-model-revision", profile.head_revision]
     tree = profile.tree
+    if profile.adaptive is not None:
+        chosen = states_of(profile)
+        argv += ["--speculative-adaptive", "--speculative-adaptive-config", str(chosen.path)]
+        start = chosen.states.start
+        tree = tree or Tree(steps=start, topk=1, draft_tokens=start + 1)
     if tree is not None:
         argv += ["--speculative-num-steps", str(tree.steps)]
         argv += ["--speculative-num-draft-tokens", str(tree.draft_tokens)]
         argv += ["--speculative-eagle-topk", str(tree.topk)]
     return argv
+
+
+def states_of(profile: Profile) -> adaptive.ChosenStates:
+    """Raises UserError: there is no such file of states."""
+    tp = profile.sglang.get("tp", 1)
+    fast = profile.fast
+    if fast is None:
+        fast = stages.parse(os.environ.get(variables.FAST)) is not None
+    return adaptive.choose(profile, tp=tp if isinstance(tp, int) else 1, fast=fast)
 
 
 def _flag(name: str, value: FlagValue) -> list[str]:

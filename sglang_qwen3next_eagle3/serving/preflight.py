@@ -30,6 +30,7 @@ from sglang_qwen3next_eagle3.serving.command_line import (
     build_environment,
     host_of,
     port_of,
+    states_of,
 )
 from sglang_qwen3next_eagle3.serving.connection import is_loopback
 from sglang_qwen3next_eagle3.serving.flags import Parsed
@@ -172,6 +173,8 @@ def _decide(
         guards=prefix_cache.guards(given, asked),
         environment=environment,
     )
+    if asked.adaptive is not None:
+        launch = launch.adding({}, states_of(asked).note)
     overrides = given.overrides()
     target = _target_of(asked, found)
     if found.whole and target is not None:

@@ -28,13 +28,15 @@ _OWNED = {
     "--speculative-num-steps": "tree.steps",
     "--speculative-eagle-topk": "tree.topk",
     "--speculative-num-draft-tokens": "tree.draft-tokens",
+    "--speculative-adaptive": "adaptive",
+    "--speculative-adaptive-config": "adaptive",
     "--trust-remote-code": "nothing: Qwen3-Next is part of SGLang and transformers",
     "--config": "the keys of the profile itself",
 }
 # One spelling, so that --tp on the command line replaces it.
 _SPELLED = {"tp-size": "tp", "tensor-parallel-size": "tp"}
 
-_OF_A_HEAD = ("head", "head-revision", "aux-layers", "allow-gdn-aux")
+_OF_A_HEAD = ("head", "head-revision", "aux-layers", "allow-gdn-aux", "adaptive")
 _SPECULATION = (*_OF_A_HEAD, "tree")
 
 
@@ -88,6 +90,7 @@ class Tree(Strict):
         return self
 
 
+ADAPTIVE_OFF = "off"
 MTP_TREE = Tree(steps=3, topk=1, draft_tokens=4)
 """What SGLang chooses for the MTP layer (0.5.17, arg_groups/speculative_hook.py)."""
 
@@ -95,8 +98,9 @@ MTP_TREE = Tree(steps=3, topk=1, draft_tokens=4)
 class Profile(Strict):
     """One way to serve: what, on which hardware, with which speculation and which SGLang flags.
 
-    tree: None leaves its shape to SGLang. fast: whether our kernels serve passes of few rows; None
-    leaves it to the caller's environment.
+    tree: None leaves its shape to SGLang. adaptive: the file of states by which the steps of a
+    chain follow load and acceptance (serving/adaptive.py): `measured`, one of ours, or a path.
+    fast: whether our kernels serve passes of few rows; None leaves it to the caller's environment.
     """
 
     description: str
@@ -107,6 +111,7 @@ class Profile(Strict):
     target_revision: str | None = None
     head_revision: str | None = None
     tree: Tree | None = None
+    adaptive: str | None = None
     aux_layers: str | None = None
     allow_gdn_aux: bool = False
     cpu_engine: bool = False
@@ -184,7 +189,8 @@ class Profile(Strict):
 class Overrides:
     """What a command line says in place of a profile's values; None leaves one.
 
-    tree: as `Tree.parse` reads it. no_speculation and mtp choose the algorithm.
+    tree: as `Tree.parse` reads it. adaptive: `off` leaves it out. no_speculation and mtp choose
+    the algorithm.
     """
 
     target: str | None = None
@@ -196,6 +202,7 @@ class Overrides:
     no_speculation: bool = False
     mtp: bool = False
     tree: str | None = None
+    adaptive: str | None = None
     tp: int | None = None
     host: str | None = None
     port: int | None = None
@@ -209,6 +216,11 @@ class Overrides:
         if self.head is not None:
             chosen = chosen.model_copy(update={"head_revision": None})
         algorithm, tree = self._speculation(chosen)
+        if self.adaptive == ADAPTIVE_OFF:
+            chosen = chosen.model_copy(update={"adaptive": None})
+        elif self.adaptive is not None and tree is None:
+            # The states say how it begins, whatever tree the profile has for itself.
+            chosen = chosen.model_copy(update={"tree": None})
         return chosen.override(
             target=self.target,
             algorithm=algorithm,
@@ -218,6 +230,7 @@ class Overrides:
             head_revision=self.head_revision,
             aux_layers=self.aux_layers,
             allow_gdn_aux=self.allow_gdn_aux or None,
+            adaptive=None if self.adaptive == ADAPTIVE_OFF else self.adaptive,
             fast=self.fast,
             sglang={
                 "tp": self.tp,

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.markdown import NOTHING
-from sglang_qwen3next_eagle3.bench.reports import run
+from sglang_qwen3next_eagle3.bench.reports import auto, run
 from sglang_qwen3next_eagle3.bench.reports.card import CardFigures, read_card
 from sglang_qwen3next_eagle3.bench.results import summary
-from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
+from sglang_qwen3next_eagle3.bench.results.records import CHANGING, NONE, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell
 from sglang_qwen3next_eagle3.bench.trees.cost import TERMS, CostModel, Tree, spelled
 from sglang_qwen3next_eagle3.bench.trees.plan import PlanRow, needed, plan
@@ -30,6 +30,7 @@ def speed_report(result: Result, model: CostModel, plots: Sequence[str] = ()) ->
     parts = [
         *_head(result),
         *_beside_the_card(measured),
+        *auto.section(result),
         *_speeds(measured),
         *_cycles(result, model),
         *_break_even(result, model),
@@ -78,6 +79,7 @@ class _Measured:
         self.cells: dict[tuple[str, int, float | None], Cell] = {
             (key.configuration, key.batch, key.simulated_accept_length): cell
             for key, cell in summary.cells(result).items()
+            if key.suite != CHANGING
         }
         names = dict.fromkeys(name for name, _, _ in self.cells)
         self.configurations = [c for c in result.configurations if c.name in names]

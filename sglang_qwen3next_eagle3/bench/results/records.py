@@ -19,6 +19,10 @@ from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
 FORMAT = 1
 NONE = "none"
 """The configuration without speculation, which all others are compared with."""
+ADAPTIVE = "adaptive"
+"""The algorithm of a configuration whose steps follow load and acceptance."""
+CHANGING = "changing"
+"""The suite of the passes of `bench auto` in which both change from one to the next."""
 
 
 class RequestSample(StrictRecord):

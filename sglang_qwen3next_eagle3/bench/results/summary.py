@@ -14,7 +14,12 @@ from sglang_qwen3next_eagle3.bench.results.records import (
     Result,
 )
 
-ALGORITHMS = {"eagle3": "EAGLE3", "nextn": "MTP", "none": "no speculation"}
+ALGORITHMS = {
+    "eagle3": "EAGLE3",
+    "nextn": "MTP",
+    "none": "no speculation",
+    "adaptive": "EAGLE3, steps by load and acceptance",
+}
 
 
 @dataclass(frozen=True)

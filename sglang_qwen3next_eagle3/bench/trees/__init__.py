@@ -1,3 +1,3 @@
 """Draft trees: a synthetic pair, what a cycle costs, and which tree pays at which accept length."""
 
-__all__ = ["cost", "plan", "synthetic"]
+__all__ = ["adaptive", "cost", "plan", "synthetic"]

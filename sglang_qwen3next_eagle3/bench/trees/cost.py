@@ -20,7 +20,7 @@ from pydantic import Field
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import read_json, write_json
 from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
-from sglang_qwen3next_eagle3.bench.results.records import NONE, Measurement, Result
+from sglang_qwen3next_eagle3.bench.results.records import CHANGING, NONE, Measurement, Result
 
 Tree = tuple[int, int, int]
 """Steps, topk, draft tokens."""
@@ -70,6 +70,8 @@ def measured(result: Result) -> list[CycleCell]:
     configurations = {c.name: c for c in result.configurations}
     seen: Mapping[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for measurement in result.measurements:
+        if measurement.suite == CHANGING:
+            continue
         if measurement.configuration not in configurations:
             raise UserError(
                 f"the result is damaged: it measures {measurement.configuration!r}, which is not "
@@ -278,7 +280,8 @@ def fit(result: Result, experts: tuple[int, int] = EXPERTS) -> CostModel:
     """The cost model of a result of `bench speed`.
 
     The law is fitted to the EAGLE3 configurations and the baseline, by least squares of relative
-    errors; MTP, which drafts with another model, stays with what was measured.
+    errors; MTP, which drafts with another model, and what changes its steps stay with what was
+    measured.
 
     Raises:
         UserError: a result of another kind, or no baseline in it.
@@ -292,7 +295,7 @@ def fit(result: Result, experts: tuple[int, int] = EXPERTS) -> CostModel:
             "others are compared with"
         )
     provenance = result.provenance
-    fitted = [i for i, cell in enumerate(cells) if cell.algorithm != "nextn"]
+    fitted = [i for i, cell in enumerate(cells) if cell.algorithm in ("eagle3", NONE)]
     if len(fitted) < _FEWEST_CELLS:
         return CostModel(cells=tuple(cells), experts=experts, provenance=provenance)
     rows = [list(terms(cells[i].batch, cells[i].tree, experts).values()) for i in fitted]

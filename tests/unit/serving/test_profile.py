@@ -70,7 +70,7 @@ def test_profiles_carry_the_card_s_flags_but_trust_remote_code(name: str, card: 
 
 
 def test_every_profile_says_what_it_is_and_where_it_runs() -> None:
-    assert profile.profile_names() == ("b1", "b32", "b32-wide", "demo", "h200-fp8")
+    assert profile.profile_names() == ("auto", "b1", "b32", "b32-wide", "demo", "h200-fp8")
     ports = set()
     for name in profile.profile_names():
         loaded = profile.load(name)
@@ -145,7 +145,7 @@ def test_what_is_not_a_yaml_mapping_is_refused(tmp_path: Path, text: str, words:
 
 
 def test_unknown_names_and_absent_files_are_refused() -> None:
-    with pytest.raises(UserError, match="no profile 'b2': choose one of b1, b32, b32-wide, demo"):
+    with pytest.raises(UserError, match="no profile 'b2': choose one of auto, b1, b32, b32-wide"):
         profile.load("b2")
     with pytest.raises(UserError, match=r"no profile file absent\.yaml"):
         profile.load("absent.yaml")

@@ -1,0 +1,12 @@
+"""How many steps are drafted in the next cycle, by what cycles cost and what is accepted.
+
+SGLang's adaptive drafting has the states, one for each number of steps, and switches between them
+at the start of a cycle. Which one is chosen here.
+
+states      the file that says which numbers of steps there are, and what a cycle of each takes
+acceptance  what the head accepts, position by position, as far as it was seen lately
+policy      the choice
+hooks       where it stands in for SGLang's own
+"""
+
+__all__ = ["hooks", "policy", "states"]

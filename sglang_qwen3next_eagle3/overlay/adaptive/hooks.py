@@ -1,0 +1,75 @@
+"""Where the choice of steps stands in for SGLang's own rule.
+
+Two symbols: the class that SGLang's controller asks before every cycle and tells of every result,
+and the place where results are read, which knows of how many steps one is.
+States, graphs and switches stay SGLang's (0.5.17, speculative/adaptive_runtime_state.py).
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay.adaptive import states as files
+from sglang_qwen3next_eagle3.overlay.adaptive.policy import CostedSteps
+from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
+from sglang_qwen3next_eagle3.overlay.hooks import Hook
+from sglang_qwen3next_eagle3.overlay.simulate import OFF, SharedNumber
+
+logger = logging.getLogger(__name__)
+
+PARAMS = "sglang.srt.speculative.adaptive_runtime_state:AdaptiveSpeculativeParams"
+RESOLVE = (
+    "sglang.srt.managers.scheduler_components.batch_result_processor:"
+    "SchedulerBatchResultProcessor._resolve_spec_v2_tokens"
+)
+
+
+def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
+    """forced: the steps that a benchmark asks for while the server runs, in place of any choice."""
+    reading: int | None = None
+
+    def asked() -> int | None:
+        number = OFF if forced is None else forced.value
+        return None if number < 0 else int(number)
+
+    def params(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        sglang = original(*args, **kwargs)
+        path = kwargs.get("cfg_path", args[1] if len(args) > 1 else None)
+
+        def read() -> DraftStates | None:
+            try:
+                return None if path is None else files.read(Path(path))
+            except UserError as error:
+                logger.warning("sglang-qwen3next-eagle3: %s", error)
+                return None
+
+        states = read()
+        if states is None:
+            logger.warning(
+                "sglang-qwen3next-eagle3: steps are chosen by SGLang: the file says no costs"
+            )
+            return sglang
+        logger.info(
+            "sglang-qwen3next-eagle3 chooses among %s steps by the costs of %s",
+            ", ".join(map(str, states.steps)),
+            states.where(),
+        )
+        return CostedSteps(sglang, states, lambda: reading, asked, read)
+
+    def resolve(
+        original: Callable[..., Any], processor: Any, result: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        nonlocal reading
+        tokens = result.speculative_num_draft_tokens
+        reading = None if tokens is None else tokens - 1
+        try:
+            return original(processor, result, *args, **kwargs)
+        finally:
+            reading = None
+
+    return (
+        Hook(RESOLVE, resolve, "Says how many steps the cycle had whose drafts were accepted."),
+        Hook(PARAMS, params, "Our choice of steps stands in for SGLang's rule."),
+    )

@@ -1,0 +1,184 @@
+"""The choice of steps against made-up heads: what it gives of no drafting and of the best steps."""
+
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from sglang_qwen3next_eagle3.overlay.adaptive.policy import CostedSteps, Policy
+from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates, chain_lengths
+
+STEPS = (0, 1, 2, 4, 7)
+# Milliseconds of one H200 (benchmarks/results/h200x1-speed).
+COSTS = {
+    1: {0: 6.10, 1: 7.04, 2: 7.46, 4: 8.38, 7: 9.65},
+    4: {0: 6.76, 1: 8.53, 2: 10.01, 4: 12.00, 7: 14.15},
+    8: {0: 8.36, 1: 10.43, 2: 12.72, 4: 15.82, 7: 18.77},
+    16: {0: 11.30, 1: 13.86, 2: 17.45, 4: 21.90, 7: 25.76},
+    32: {0: 15.74, 1: 19.64, 2: 24.46, 4: 30.58, 7: 35.83},
+}
+STATES = DraftStates({1: STEPS}, COSTS, (0.62, 0.58, 0.55, 0.53, 0.51, 0.5, 0.5), 2)
+LENGTHS = (1.0, 1.6, 2.46, 3.0)
+BATCHES = (1, 4, 8, 16, 32, 48)
+
+Draw = Callable[[int, int], list[int]]
+
+
+def even(length: float) -> tuple[Draw, list[float]]:
+    """As `bench speed` simulates it: whole numbers whose mean it is, the same for all requests."""
+    carried = 0.0
+
+    def draw(requests: int, steps: int) -> list[int]:
+        nonlocal carried
+        carried += length
+        whole = int(carried + 1e-9)
+        carried -= whole
+        return [min(whole - 1, steps)] * requests
+
+    whole = int(length)
+    share = length - whole
+    gains = [(1 - share) * min(whole, n + 1) + share * min(whole + 1, n + 1) for n in range(8)]
+    return draw, gains
+
+
+def chance(length: float) -> tuple[Draw, list[float]]:
+    """A head that accepts the same share at every position, request by request."""
+    share, drawn = 1 - 1 / length, random.Random(0)
+
+    def one(steps: int) -> int:
+        return next((n for n in range(steps) if drawn.random() >= share), steps)
+
+    return lambda requests, steps: [one(steps) for _ in range(requests)], chain_lengths([share] * 7)
+
+
+def serve(policy: Policy, draw: Draw, requests: int, milliseconds: float) -> float:
+    """Tokens a millisecond, of all requests."""
+    spent, tokens = 0.0, 0
+    while spent < milliseconds:
+        steps = policy.steps(requests)
+        accepted = draw(requests, steps)
+        spent += STATES.cost(requests, steps)
+        tokens += sum(accepted) + requests
+        policy.observe(accepted, steps)
+    return tokens / spent
+
+
+def steady(gains: Sequence[float], requests: int) -> dict[int, float]:
+    return {n: requests * gains[n] / STATES.cost(requests, n) for n in STEPS}
+
+
+@pytest.mark.parametrize("head", [even, chance])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_it_is_as_fast_as_none_and_nearly_as_the_best(
+    head: Callable[[float], tuple[Draw, list[float]]], length: float
+) -> None:
+    for requests in BATCHES:
+        draw, gains = head(length)
+        policy = Policy(STATES)
+        serve(policy, draw, requests, 1000)
+        rate, fixed = serve(policy, draw, requests, 5000), steady(gains, requests)
+        assert rate >= 0.98 * fixed[0], (requests, rate / fixed[0])
+        assert rate >= 0.95 * max(fixed.values()), (requests, rate / max(fixed.values()))
+
+
+def test_it_follows_when_load_and_acceptance_change() -> None:
+    """Every three seconds, among all that it may meet; what it loses is the way there."""
+    drawn, policy = random.Random(1), Policy(STATES)
+    of_none, of_best, worst = [], [], 1.0
+    for _ in range(40):
+        draw, gains = chance(drawn.choice(LENGTHS))
+        requests = drawn.choice(BATCHES)
+        rate, fixed = serve(policy, draw, requests, 3000), steady(gains, requests)
+        of_none.append(rate / fixed[0])
+        of_best.append(rate / max(fixed.values()))
+        worst = min(worst, rate / fixed[0])
+    assert sum(of_best) / len(of_best) > 0.96
+    assert sum(of_none) / len(of_none) > 1.1
+    assert worst > 0.95
+
+
+def test_a_change_of_load_alone_changes_the_choice_at_once() -> None:
+    """What a head accepts is the same at every load."""
+    costs = {1: {0: 5.0, 1: 5.5}, 8: {0: 5.0, 1: 7.5}}
+    policy = Policy(DraftStates({1: (0, 1)}, costs, (0.6,), 1))
+    draw, _ = even(1.3)
+    for _ in range(60):
+        policy.observe(draw(1, 1), 1)
+    assert [policy.steps(n) for n in (1, 8, 1, 8)] == [1, 0, 1, 0]
+
+
+def test_only_what_has_a_graph_at_that_load_is_drafted() -> None:
+    states = DraftStates({1: (0, 2, 4), 8: (0, 1)}, COSTS, STATES.shares, 2)
+    policy = Policy(states)
+    draw, _ = even(5.0)
+    for _ in range(200):
+        policy.observe(draw(1, 4), 4)
+    assert policy.steps(1) == 4
+    assert policy.steps(8) == 1
+    assert policy.steps(7) == 4
+    assert policy.steps(7, captured=8) == 1
+
+
+class Sglang:
+    """Of its AdaptiveSpeculativeParams, what is asked."""
+
+    captured: Sequence[int] = ()
+
+    @property
+    def candidate_steps(self) -> list[int]:
+        return list(STEPS)
+
+    def set_cuda_graph_bs(self, cuda_graph_bs: list[int] | None) -> None:
+        self.captured = cuda_graph_bs or []
+
+    def cuda_graph_bs_for_step(self, step: int) -> list[int] | None:
+        return list(self.captured)
+
+    def _pad_to_cuda_graph_bs(self, batch_size: int) -> int:
+        return min((n for n in self.captured if n >= batch_size), default=batch_size)
+
+
+def test_results_that_come_a_cycle_later_count_for_the_steps_they_had() -> None:
+    """With overlap scheduling the next cycle is begun before the result of one is there."""
+    of_result = 0
+    chooses = CostedSteps(Sglang(), STATES, lambda: of_result)
+    chooses.set_cuda_graph_bs([1, 2, 4, 8])
+    draw, _ = even(1.0)
+    begun = [chooses.get_steps_for_batch(3)]
+    for _ in range(300):
+        # Asked twice in a cycle, as a recorded one does.
+        begun.append(chooses.get_steps_for_batch(3))
+        assert chooses.get_steps_for_batch(3) == begun[-1]
+        of_result = begun[-2]
+        chooses.on_verify_complete(draw(3, of_result), 3)
+    assert begun[0] > 0
+    assert begun[-50:].count(0) > 40
+
+
+def test_a_result_of_which_nobody_knows_the_steps_is_left() -> None:
+    chooses = CostedSteps(Sglang(), STATES, lambda: None)
+    before = chooses.get_steps_for_batch(1)
+    for _ in range(100):
+        chooses.on_verify_complete([0], 1)
+    assert chooses.get_steps_for_batch(1) == before
+
+
+def test_a_benchmark_says_the_steps_and_then_hands_over_the_costs() -> None:
+    told: list[int | None] = [4]
+    cheap = DraftStates({1: (0, 7)}, {1: {0: 1.0, 7: 1.01}}, STATES.shares, 7)
+    chooses = CostedSteps(Sglang(), STATES, lambda: None, lambda: told[0], lambda: cheap)
+    chooses.set_cuda_graph_bs([1])
+    assert chooses.get_steps_for_batch(1) == 4
+    told[0] = 3
+    assert chooses.get_steps_for_batch(1) == 2
+    told[0] = None
+    assert chooses.get_steps_for_batch(1) == 7
+
+
+def test_costs_of_states_that_were_not_built_are_left() -> None:
+    told: list[int | None] = [0]
+    other = DraftStates({1: (0, 3)}, {1: {0: 1.0, 3: 1.01}}, STATES.shares, 3)
+    chooses = CostedSteps(Sglang(), STATES, lambda: None, lambda: told[0], lambda: other)
+    chooses.set_cuda_graph_bs([1])
+    told[0] = None
+    assert chooses.get_steps_for_batch(1) in STEPS
