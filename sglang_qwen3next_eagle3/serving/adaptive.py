@@ -1,9 +1,9 @@
 """SGLang's adaptive drafting, which changes the number of steps while it serves: which file of
 states it gets, whether it will start with these flags, and do anything.
 
-SGLang 0.5.17, speculative/adaptive_spec_params.py and arg_groups/speculative_hook.py: the steps
-must be among its candidates, or it ends with a traceback; with a tree of several branches, and with
-some other flags, it logs that adaptive drafting is off and serves without it.
+SGLang 0.5.17 and 0.5.23, speculative/adaptive_spec_params.py and arg_groups/speculative_hook.py:
+the steps must be among its candidates, or it ends with a traceback; with a tree of several
+branches, and with some other flags, it logs that adaptive drafting is off and serves without it.
 """
 
 import itertools
@@ -15,14 +15,13 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir, expanded
 from sglang_qwen3next_eagle3.overlay.adaptive import states as files
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
+from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.serving.profile import Profile
 
 ADAPTIVE, CONFIG = "--speculative-adaptive", "--speculative-adaptive-config"
-CANDIDATES = frozenset({0, 1, 3, 7})
-"""Of SGLang's own configuration, over all batch sizes."""
 _EXCLUDED = (
     "--enable-dp-attention", "--enable-multi-layer-eagle", "--enable-two-batch-overlap",
     "--enable-pdmux",
@@ -129,7 +128,7 @@ def check(given: Parsed) -> None:
         if given.of(name):
             raise UserError(f"{ADAPTIVE}: with {name} SGLang serves without it; leave one out")
     file = given.value(CONFIG)
-    candidates = CANDIDATES if file is None else _candidates(expanded(file))
+    candidates = _own() if file is None else _candidates(expanded(file))
     steps = given.number("--speculative-num-steps")
     if steps is None:  # SGLang's own, where no tree is given.
         steps = 3
@@ -139,6 +138,11 @@ def check(given: Parsed) -> None:
             f"{ADAPTIVE} begins with one of its candidates, {_listed(candidates)} steps, not with "
             f"{steps}: use --tree {trees}, or name yours with {CONFIG} FILE.json"
         )
+
+
+def _own() -> frozenset[int]:
+    """Of SGLang's own configuration, over all batch sizes."""
+    return frozenset(flags.table()[CONFIG].candidates)
 
 
 def _candidates(path: Path) -> frozenset[int]:

@@ -24,6 +24,8 @@ from sglang_qwen3next_eagle3.model import rope
 
 CONFIG = "--config"
 _SUFFIX = ".flags.json"
+_PACKAGE = "sglang-qwen3next-eagle3"
+_SERVED = re.compile(r"sglang *==([0-9.]+) *;.*extra *== *['\"]serve['\"]")
 # SGLang 0.5.17, srt/utils/common.py, human_readable_int: decimals with k, M, G, T only.
 # Nothing is counted with more digits, and Python writes none of thousands.
 _NUMBER = re.compile(
@@ -40,13 +42,16 @@ class Flag:
     """dest: what SGLang calls its value, or, where flags of one value take different words, the
     first name. names: as its parser takes them. values: words that follow one: "0", "1", or "?",
     "*" and "+" as argparse means them. kind: of each, where it is no text: "int", "float", "tokens"
-    or "json". in_file: whether a `--config` file may name dest."""
+    or "json". keys: what a `--config` file may call it besides dest. in_file: whether it may name
+    it at all. candidates: see `overlay.server_flags.Table`."""
 
     dest: str
     names: tuple[str, ...]
     values: str
     kind: str | None = None
+    keys: tuple[str, ...] = ()
     in_file: bool = True
+    candidates: tuple[int, ...] = ()
 
     @property
     def longest(self) -> str:
@@ -243,14 +248,15 @@ def _is_config(word: str) -> bool:
 
 
 def _words(name: str, value: object) -> list[str]:
-    """What SGLang makes of a key of its file: by dest it tells switches, and what it refuses.
+    """What SGLang makes of a key of its file: by `keys` and dest it tells switches, and what it
+    refuses.
 
     Raises:
         UserError: it ends there.
     """
     dest = name.removeprefix("--").replace("-", "_")
-    by_dest = {flag.dest: flag for flag in table().values()}
-    own = by_dest.get(dest)
+    by_key = {key: flag for flag in table().values() for key in (*flag.keys, flag.dest)}
+    own = by_key.get(dest)
     if own is not None and not own.in_file:
         raise UserError(
             f"{CONFIG}: SGLang takes no {name.removeprefix('--')} from a file: give it as a flag, "
@@ -274,32 +280,59 @@ def _words(name: str, value: object) -> list[str]:
 
 
 def _tables() -> dict[str, Path]:
-    """By release."""
-    return {
+    """By release, oldest first."""
+    found = {
         path.name.removeprefix("sglang-").removesuffix(_SUFFIX): path
-        for path in sorted(data_dir("patches").glob(f"sglang-*{_SUFFIX}"))
+        for path in data_dir("patches").glob(f"sglang-*{_SUFFIX}")
     }
+    return dict(sorted(found.items(), key=lambda entry: _numbers(entry[0])))
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)]
 
 
 def _is_of_the_installed() -> bool:
     """Whether `table` is of the release that will run; of one that is not here, it is taken to."""
-    try:
-        return importlib.metadata.version("sglang") in _tables()
-    except importlib.metadata.PackageNotFoundError:
-        return True
+    installed = _installed()
+    return installed is None or installed in _tables()
+
+
+def _installed() -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("sglang")
+    return None
+
+
+def _served() -> str | None:
+    """The release that `[serve]` of this package installs; None: of a checkout without metadata."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for requirement in importlib.metadata.requires(_PACKAGE) or ():
+            if match := _SERVED.match(requirement):
+                return match[1]
+    return None
 
 
 @cache
 def table() -> Mapping[str, Flag]:
-    """The flags of the installed release by each of their names, else those of the newest table."""
+    """The flags of a release by each of their names.
+
+    Of the installed release. Where that has no table, of the newest that has one; where SGLang is
+    not installed at all, as where launches are only looked at, of the one that `[serve]` installs.
+    """
     tables = _tables()
-    path = list(tables.values())[-1]
-    if len(tables) > 1:  # Where there is one, nobody has to be asked.
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            path = tables.get(importlib.metadata.version("sglang"), path)
+    path = tables.get(_installed() or _served() or "", list(tables.values())[-1])
     table = json.loads(path.read_text(encoding="utf-8"))
     flags = [
-        Flag(dest, tuple(row["names"]), row["values"], row.get("type"), row.get("in_file", True))
+        Flag(
+            dest,
+            tuple(row["names"]),
+            row["values"],
+            row.get("type"),
+            tuple(row.get("keys", ())),
+            row.get("in_file", True),
+            tuple(row.get("candidates", ())),
+        )
         for dest, row in table.items()
     ]
     return {name: flag for flag in flags for name in flag.names}

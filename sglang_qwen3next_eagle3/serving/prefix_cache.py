@@ -1,6 +1,7 @@
 """The prefix cache (SGLang's radix cache) of a hybrid model: how GDN states are kept.
 
-SGLang 0.5.17, server_args.py, _handle_mamba_radix_cache.
+SGLang 0.5.17, server_args.py, _handle_mamba_radix_cache, and 0.5.23, arg_groups/model_hook.py,
+handle_mamba_radix_cache.
 """
 
 from sglang_qwen3next_eagle3.base.errors import UserError

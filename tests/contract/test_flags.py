@@ -15,13 +15,13 @@ import pytest
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import server_flags
-from sglang_qwen3next_eagle3.serving import adaptive, command_line, flags, preflight, profile
+from sglang_qwen3next_eagle3.serving import command_line, flags, preflight, profile
 from sglang_qwen3next_eagle3.serving.profile import Overrides
 
 WORDS: list[list[str]] = [
     [],
     ["--enable-metrics", "--quantization", "fp8"],
-    ["--tensor-p", "2", "--por=1", "--cuda-graph-bs", "1", "2", "--log-level-http=debug"],
+    ["--tensor-p", "2", "--por=1", "--cuda-graph-bs-d", "1", "2", "--log-level-http=debug"],
 ]
 
 
@@ -96,9 +96,8 @@ def test_we_take_every_flag_of_sglang_as_its_parser_does(parser: argparse.Argume
 def test_we_take_every_key_of_a_file_as_sglang_does(
     parser: argparse.ArgumentParser, tmp_path: Path
 ) -> None:
-    from sglang.srt.server_args_config_parser import ConfigArgumentMerger
-
-    merger, file = ConfigArgumentMerger(parser), tmp_path / "flags.yaml"
+    merger = server_flags.config_merger().ConfigArgumentMerger(parser)
+    file = tmp_path / "flags.yaml"
 
     def read_by_sglang(words: list[str]) -> None:
         parser.parse_args(merger.merge_config_with_args(words))
@@ -143,16 +142,12 @@ def test_sglang_reads_a_launch_as_we_do(
     assert read["tp_size"] == int(flags.last_value(argv, "--tp-size") or 1)
 
 
-def test_the_candidates_of_adaptive_drafting_are_sglang_s() -> None:
-    from sglang.srt.speculative.adaptive_spec_params import resolve_candidate_steps_from_config
-
-    assert set(resolve_candidate_steps_from_config()) == adaptive.CANDIDATES
-
-
 READ_BY_SGLANG = (
     "import sys\n"
     "from sglang.srt.server_args import prepare_server_args\n"
     "read = prepare_server_args(sys.argv[1:])\n"
+    # Newer releases do what follows from the flags only where they launch.
+    "getattr(read, 'resolve_once', lambda: None)()\n"
     "print(read.disable_radix_cache, read.disable_overlap_schedule)\n"
 )
 
@@ -173,4 +168,4 @@ def test_sglang_takes_the_cpu_demo_with_a_prefix_cache() -> None:
     told = read(launch.argv[3:])
     assert told.stdout.split()[-2:] == ["False", "True"], told.stderr[-2000:]
     untold = read(launch.words[3:])
-    assert "extra_buffer needs CUDA" in untold.stderr, "the assertion is gone: so may the flags be"
+    assert "AssertionError: extra_buffer" in untold.stderr, "it is gone: so may the flags be"

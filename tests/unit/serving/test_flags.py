@@ -1,6 +1,8 @@
 """A command line is read as SGLang's own parser, argparse, reads it; and refusals hold in it."""
 
+import importlib.metadata
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +145,7 @@ def test_a_list_at_the_end_of_a_config_file_takes_no_word_of_the_program(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "flags.yaml"
-    file.write_text("enable_metrics: false\ncuda-graph-bs: [1, 2]\n")
+    file.write_text("enable_metrics: false\nbucket-time-to-first-token: [1, 2]\n")
     words = ["--profile", "b1", "--dry-run", "--", "--config", str(file)]
     assert launch.main(words) == 0
 
@@ -537,3 +539,93 @@ def test_a_context_that_the_target_does_not_know_is_refused(
         monkeypatch.delenv(preflight.LONGER_CONTEXT)
         capsys.readouterr()
     assert launch.main([*words[:-1], "4096"]) == 0
+
+
+def by_release(monkeypatch: pytest.MonkeyPatch, release: str | None, served: str = "0.5.17") -> None:
+    """As if that release of SGLang were installed, or none, and `[serve]` installed `served`."""
+
+    def version(name: str) -> str:
+        if release is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return release
+
+    required = [f"sglang=={served} ; extra == 'serve'", "sglang==9.9.9; extra == 'train'", "PyYAML"]
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _name: required)
+    flags.table.cache_clear()
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Releases can be pretended; afterwards the table is again that of the installed one."""
+    yield monkeypatch
+    monkeypatch.undo()
+    flags.table.cache_clear()
+
+
+BATCHES, WATERMARKS = ["--cuda-graph-bs", "1", "2"], ["--watermark-config", "{}"]
+
+
+@pytest.mark.parametrize(
+    ("release", "taken", "refused"),
+    [("0.5.17", BATCHES, WATERMARKS), ("0.5.23", WATERMARKS, BATCHES)],
+)
+def test_a_flag_is_unknown_by_the_table_of_the_installed_release(
+    tables: pytest.MonkeyPatch, release: str, taken: list[str], refused: list[str]
+) -> None:
+    by_release(tables, release)
+    flags.check(flags.parse(taken))
+    with pytest.raises(UserError, match=f"SGLang has no flag {refused[0]}"):
+        flags.check(flags.parse(refused))
+
+
+def test_a_flag_that_is_gone_is_told_with_what_begins_so(tables: pytest.MonkeyPatch) -> None:
+    by_release(tables, "0.5.23")
+    with pytest.raises(UserError, match="--cuda-graph-bs-decode or --cuda-graph-bs-prefill"):
+        flags.check(flags.parse(BATCHES))
+
+
+def test_a_release_without_a_table_may_know_more_than_the_newest(
+    tables: pytest.MonkeyPatch,
+) -> None:
+    by_release(tables, "0.5.99")
+    flags.check(flags.parse([*WATERMARKS, "--of-another-release", "1"]))
+    with pytest.raises(UserError, match="--page-size 'x': a whole number"):
+        flags.check(flags.parse(["--page-size", "x"]))
+
+
+@pytest.mark.parametrize(
+    ("served", "known"), [("0.5.17", BATCHES), ("0.5.23", WATERMARKS), ("0.5.99", WATERMARKS)]
+)
+def test_without_sglang_the_flags_are_those_of_what_serve_installs(
+    tables: pytest.MonkeyPatch, served: str, known: list[str]
+) -> None:
+    by_release(tables, None, served)
+    flags.check(flags.parse(known))
+    other = BATCHES if known is WATERMARKS else WATERMARKS
+    with pytest.raises(UserError, match="SGLang has no flag"):
+        flags.check(flags.parse(other))
+
+
+def test_newer_is_by_number(tables: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for release in ("0.5.9", "0.5.10"):
+        row = {"names": [f"--of-{release}"], "values": "0"}
+        (tmp_path / f"sglang-{release}.flags.json").write_text(json.dumps({"own": row}))
+    tables.setattr(flags, "data_dir", lambda _name: tmp_path)
+    by_release(tables, "0.5.11")
+    assert flags.find("--of-0.5.10") is not None
+
+
+def test_a_file_of_flags_has_the_keys_that_the_release_reads(
+    tables: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """0.5.23 takes a switch by any of its names; 0.5.17 by its destination's alone."""
+    file = tmp_path / "flags.yaml"
+    file.write_text("enable-hicache: true\ndata-parallel-size: 2\n")
+    by_release(tables, "0.5.23")
+    parsed = flags.parse(["--config", str(file)])
+    flags.check(parsed)
+    assert parsed.of("--enable-hierarchical-cache") and parsed.value("--dp-size") == "2"
+    file.write_text("no-enable-tf32-matmul: true\n")
+    with pytest.raises(UserError, match="takes no no-enable-tf32-matmul from a file"):
+        flags.parse(["--config", str(file)])
