@@ -9,9 +9,9 @@ Table = dict[str, dict[str, Any]]
 
 names: as the parser takes them; values: how many words follow one: "0", "1", or "?", "*" and "+" as
 argparse means them; type: where they are numbers or JSON, "int", "float", "tokens" (256k, 256Ki) or
-"json"; keys: what a `--config` file may call it besides its destination; in_file: false where SGLang
-ends at a file that names it; candidates: of adaptive drafting, the numbers of steps that SGLang's own
-configuration chooses from."""
+"json"; keys: what a `--config` file may call it besides its destination; in_file: false where
+SGLang ends at a file that names it; candidates: of adaptive drafting, the numbers of steps that its
+own configuration chooses from."""
 _MERGERS = ("sglang.srt.utils.server_args_config_parser", "sglang.srt.server_args_config_parser")
 """What reads a `--config` file, newest release first."""
 _TYPES = {"int": "int", "float": "float", "human_readable_int": "tokens", "loads": "json"}

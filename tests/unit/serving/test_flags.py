@@ -88,13 +88,13 @@ def test_a_flag_that_sglang_does_not_know_is_kept_as_it_is() -> None:
 def test_a_config_file_stands_before_all_else(tmp_path: Path) -> None:
     file = tmp_path / "flags.yaml"
     text = "port: 1\nhost: 10.1.2.3\nenable-metrics: true\nskip-server-warmup: false\n"
-    file.write_text(text + "cuda-graph-bs: [1, 2]\n")
+    file.write_text(text + "bucket-time-to-first-token: [1, 2]\n")
     parsed = flags.parse(["--port", "2", "--config", str(file), "--tp", "4"])
     assert parsed.value("--port") == "2"
     assert parsed.value("--host") == "10.1.2.3"
     assert parsed.value("--enable-metrics") == ""
     assert parsed.value("--skip-server-warmup") is None
-    assert parsed.of("--cuda-graph-bs")[0].values == ("1", "2")
+    assert parsed.of("--bucket-time-to-first-token")[0].values == ("1", "2")
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,6 @@ def test_a_config_file_that_sglang_would_not_read_is_refused(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("disable-piecewise-cuda-graph: true", "give it as a flag, --disable-piecewise-cuda-graph"),
-        ("cuda-graph-backend-prefill: full", "SGLang takes no cuda-graph-backend-prefill from a"),
         ("lora-paths: [a]", "SGLang takes no lora-paths from a file"),
         ("dllm-fdfo: false", "SGLang takes no dllm-fdfo from a file"),
         (
@@ -418,7 +416,10 @@ def test_numbers_are_read_as_sglang_reads_them(text: str, number: int | None) ->
         (["--enable-m"], "SGLang has no flag --enable-m: --enable-m"),
         (["--mem-fraction-static", "abc"], "--mem-fraction-static 'abc': a number is needed"),
         (["--max-running-r=5.5"], "--max-running-r '5.5': a whole number is needed"),
-        (["--cuda-graph-bs", "1", "x"], "--cuda-graph-bs 'x': a whole number is needed"),
+        (
+            ["--cuda-graph-bs-decode", "1", "x"],
+            "--cuda-graph-bs-decode 'x': a whole number is needed",
+        ),
         (["--max-total-tokens", "12Kb"], "--max-total-tokens '12Kb': a number of tokens"),
         (["--log-level"], "--log-level needs a value"),
         (["--served-model-name", "-q"], "--served-model-name needs a value"),
@@ -460,9 +461,8 @@ def test_several_tokenizer_workers_and_a_key_are_refused(
 @pytest.mark.parametrize(
     "words",
     [
-        ["--disable-piecewise-cuda-graph"],
-        ["--enable-breakable-cuda-graph", "--enable-metrics"],
-        ["--enforce-piecewise-cuda-graph"],
+        ["--disable-cuda-graph", "--enable-metrics"],
+        ["--no-dllm-fdfo"],
         ["--cuda-graph-backend-prefill", "disabled"],
         ["--max-running-requests", "-1"],
         ["--served-model-name", "-a b"],
@@ -475,7 +475,8 @@ def test_every_kind_of_flag_and_value_is_taken(
 
 
 def test_what_it_takes_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--max-total-tokens", "8Ki", "--mem-fraction-static=.8", "--cuda-graph-bs", "1", "2"]
+    words = ["--max-total-tokens", "8Ki", "--mem-fraction-static=.8"]
+    words += ["--cuda-graph-bs-decode", "1", "2"]
     assert launch.main(["--profile", "b1", "--dry-run", "--", *words]) == 0
 
 
@@ -541,7 +542,9 @@ def test_a_context_that_the_target_does_not_know_is_refused(
     assert launch.main([*words[:-1], "4096"]) == 0
 
 
-def by_release(monkeypatch: pytest.MonkeyPatch, release: str | None, served: str = "0.5.17") -> None:
+def by_release(
+    monkeypatch: pytest.MonkeyPatch, release: str | None, served: str = "0.5.17"
+) -> None:
     """As if that release of SGLang were installed, or none, and `[serve]` installed `served`."""
 
     def version(name: str) -> str:
@@ -577,6 +580,23 @@ def test_a_flag_is_unknown_by_the_table_of_the_installed_release(
     flags.check(flags.parse(taken))
     with pytest.raises(UserError, match=f"SGLang has no flag {refused[0]}"):
         flags.check(flags.parse(refused))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("disable-piecewise-cuda-graph: true", "give it as a flag, --disable-piecewise-cuda-graph"),
+        ("cuda-graph-backend-prefill: full", "SGLang takes no cuda-graph-backend-prefill from a"),
+    ],
+)
+def test_what_only_an_older_release_takes_from_no_file(
+    tables: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "flags.yaml"
+    file.write_text(text)
+    by_release(tables, "0.5.17")
+    with pytest.raises(UserError, match=message):
+        flags.parse(["--config", str(file)])
 
 
 def test_a_flag_that_is_gone_is_told_with_what_begins_so(tables: pytest.MonkeyPatch) -> None:
@@ -625,7 +645,8 @@ def test_a_file_of_flags_has_the_keys_that_the_release_reads(
     by_release(tables, "0.5.23")
     parsed = flags.parse(["--config", str(file)])
     flags.check(parsed)
-    assert parsed.of("--enable-hierarchical-cache") and parsed.value("--dp-size") == "2"
+    assert parsed.of("--enable-hierarchical-cache")
+    assert parsed.value("--dp-size") == "2"
     file.write_text("no-enable-tf32-matmul: true\n")
     with pytest.raises(UserError, match="takes no no-enable-tf32-matmul from a file"):
         flags.parse(["--config", str(file)])
