@@ -20,11 +20,11 @@ LIMITS: Mapping[Stage, int] = {
 }  # fmt: skip
 """Rows (requests times draft tokens) up to which a stage's kernels are right."""
 ROWS: Mapping[Stage, int] = {
-    "dense": 8, "moe": 8, "gdn": 32, "attention": 32, "lm_head": 8, "head": 8,
+    "dense": 8, "moe": 8, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
 }  # fmt: skip
 """Rows up to which a stage was faster than stock's where both were measured on an H200, among 1, 4,
-8, 16 and 32 (benchmarks/results/h200x1-fast); of `head` the requests, or the rows of a draft step,
-up to which its products, the same as those of `lm_head`, were."""
+8, 16, 32, 64 and 128 (benchmarks/results/h200x1-fast); of `head` the requests, or the rows of a
+draft step, up to which its products, the same as those of `lm_head`, were."""
 
 
 def most_rows() -> int:

@@ -62,11 +62,11 @@ def path() -> FastPath:
 
 
 def test_decoding_up_to_the_limit_is_ours(path: FastPath) -> None:
-    at = path.prepare(decode(32), backend(32))
+    at = path.prepare(decode(128), backend(128))
     assert at is not None
-    assert (at.requests, at.nodes, at.verify) == (32, 1, False)
-    assert at.paths.tolist() == chain_paths(32, 1, "cpu").tolist()
-    assert path.prepare(decode(33), backend(33)) is None
+    assert (at.requests, at.nodes, at.verify) == (128, 1, False)
+    assert at.paths.tolist() == chain_paths(128, 1, "cpu").tolist()
+    assert path.prepare(decode(129), backend(129)) is None
 
 
 def test_prefill_is_stocks(path: FastPath) -> None:
