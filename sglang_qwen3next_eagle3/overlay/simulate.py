@@ -91,6 +91,7 @@ class Steps:
 def hooks(shared: AcceptLength) -> tuple[Hook, ...]:
     """The hook that hands the shared number to SGLang before each verification."""
     steps = Steps()
+    loaded: list[bool] = []
 
     def sample(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         from sglang.srt.speculative import spec_utils
@@ -105,7 +106,12 @@ def hooks(shared: AcceptLength) -> tuple[Hook, ...]:
             return accepting(length, *original(*args, **kwargs))
         # eagle_sample imports the name anew at every call.
         spec_utils.SIMULATE_ACC_LEN = steps.next(shared.value)
-        return original(*args, **kwargs)
+        result = original(*args, **kwargs)
+        if not loaded and not isinstance(result, str):
+            # Its kernels are loaded before they are recorded.
+            loaded.append(True)
+            accepting(result[1][:1], *result)
+        return result
 
     return (Hook(SAMPLE, sample, "hands on the accept length that is simulated"),)
 

@@ -10,8 +10,10 @@ on the same memory in the same order, without the host's work.
 import copy
 import gc
 import logging
+import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _SEEN: Final = 2
 """Cycles of a size that are SGLang's before one is recorded: its kernels are compiled in them."""
+_MOST: Final = 128
+"""Sizes, times states of a worker, beyond which no more are recorded: each takes memory."""
 _PLAN: Final = "_qwen3next_eagle3_plan"
 _NOT_HELD: Final = (
     "input_embeds", "replace_embeds", "replace_positions", "ne_token_table",
@@ -205,7 +209,7 @@ class Cycles:
         key = self._key(worker, batch)
         plan = self._plans.get(key, 0)
         if isinstance(plan, int):
-            if plan < _SEEN:
+            if plan < _SEEN or len(self._plans) > _MOST:
                 self._plans[key] = plan + 1
                 return None
             plan = self._plans[key] = self._record(original, worker, batch)
@@ -290,7 +294,10 @@ class Cycles:
         except Exception as error:
             if recording is not None:
                 recording.abandon()
-            self._say(f"cycles of {size} requests stay SGLang's: {type(error).__name__}: {error}")
+            self._say(
+                f"cycles of {size} requests stay SGLang's: {type(error).__name__}: "
+                f"{str(error).partition(chr(10))[0]} (at {_where(error)})"
+            )
             logger.debug("A cycle could not be recorded", exc_info=True)
             return None
         finally:
@@ -333,10 +340,15 @@ class Cycles:
 
     def _say(self, why: str) -> None:
         """Once."""
-        line = why.partition("\n")[0]
-        if line not in self._said:
-            self._said.add(line)
-            logger.warning("sglang-qwen3next-eagle3: %s", line)
+        if why not in self._said:
+            self._said.add(why)
+            logger.warning("sglang-qwen3next-eagle3: %s", why)
+
+
+def _where(error: BaseException) -> str:
+    """The last calls that led to an error, the innermost first."""
+    frames = traceback.extract_tb(error.__traceback__)[:-6:-1]
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
 
 
 def prepare_tracking(original: Callable[..., None], batch: Any) -> None:

@@ -116,8 +116,9 @@ class Recording:
 
     def _begin_graph(self) -> None:
         graph = self._make()
-        # Other threads of a scheduler may do what they like meanwhile.
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        # Kernels may be loaded meanwhile, and other threads do what they like; what must not be
+        # captured is told by the guard.
+        graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
         self._open = graph
 
     def _end_graph(self) -> None:
