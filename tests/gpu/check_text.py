@@ -19,7 +19,6 @@ head, random too, is right by chance only: of every verified pass the root alone
 import argparse
 import contextlib
 import json
-import os
 import random
 import sys
 import tempfile
@@ -124,8 +123,8 @@ def say(text: str) -> None:
 class Check:
     """asking: held while a server is asked, if they shall not be asked at the same time."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
-        self.arguments, self.folder = arguments, folder
+    def __init__(self, arguments: argparse.Namespace, folder: Path, logs: Path) -> None:
+        self.arguments, self.folder, self.logs = arguments, folder, logs
         everyone = dict(setting.split("=", 1) for setting in arguments.set)
         self.contenders = [contender(words, everyone) for words in arguments.server]
         self.asking = threading.Lock()
@@ -147,11 +146,12 @@ class Check:
             self.target, self.head = str(folder), str(synthetic.write_head(self.folder / "head"))
         else:
             self.target = str(widened_demo(demo_pair().target, self.folder / "target"))
-        with ThreadPoolExecutor(len(self.contenders)) as pool:
+        at_once = self.arguments.parallel or len(self.contenders)
+        with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(self.serve, self.contenders))
 
     def serve(self, one: Contender) -> None:
-        log = self.folder / f"{one.name.replace(',', '')}.log"
+        log = self.logs / f"{one.name.replace(',', '')}.log"
         try:
             words = ["--profile", str(self._profile(one)), "--target", self.target]
             words += ["--head", self.head] if one.tree else []
@@ -206,7 +206,7 @@ class Check:
         sampling = {"max_new_tokens": self.arguments.tokens, "temperature": 0, "ignore_eos": True}
         body = {"input_ids": ids, "sampling_params": sampling, "stream": True}
         last = {}
-        seconds = min(60.0, max(5.0, self.left()))
+        seconds = max(5.0, self.left())
         with httpx.stream("POST", f"{server.url}/generate", json=body, timeout=seconds) as reply:
             reply.raise_for_status()
             for line in reply.iter_lines():
@@ -291,6 +291,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=300, help="for all of it")
     parser.add_argument("--tail", type=int, default=40, help="lines of a failed server's log")
+    parser.add_argument("--logs", type=Path, help="folder of the servers' logs, which are kept")
+    parser.add_argument("--parallel", type=int, help="servers up at the same time (default: all)")
     parser.add_argument("--in-turn", action="store_true", help="ask one server after the other")
     parser.add_argument("flags", nargs="*", help="of SGLang, behind --")
     arguments = parser.parse_args()
@@ -301,9 +303,9 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     arguments = parsed()
     with tempfile.TemporaryDirectory() as folder:
-        logs = Path(os.environ.get("LOGS", folder))
+        logs = arguments.logs or Path(folder)
         logs.mkdir(parents=True, exist_ok=True)
-        check = Check(arguments, logs)
+        check = Check(arguments, Path(folder), logs)
         check.run()
     check.write()
     for row in check.compared():
