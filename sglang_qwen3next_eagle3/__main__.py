@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.cli.arguments import Parser
 VERBS = {
     "launch": ("cli.launch", "start SGLang with a profile"),
     "doctor": ("cli.doctor", "what stands in the way of serving, and what memory allows"),
+    "warmup": ("cli.warmup", "compile what a profile's server compiles, and keep it in a folder"),
     "demo": ("cli.demo", "serve the small pair on this machine's CPU and ask it a question"),
     "chat": ("cli.chat", "ask a running server, with the figures of the answer"),
     "train": ("cli.train", "make a head: prepare, vocab, capture, run, export, evaluate"),

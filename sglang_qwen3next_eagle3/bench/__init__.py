@@ -4,6 +4,7 @@ options         what is asked for, with its defaults
 run, speed      the two benchmarks; measure.py is what they do alike
 auto            steps that follow load and acceptance, against none and the best
 cycle           the phases of a cycle in the schedulers
+start           the phases of a start, and what compile caches bring
 configurations  what is compared
 servers         how their servers are started, in which order, and what if one fails
 markdown        tables, of reports and plans
@@ -27,6 +28,7 @@ __all__ = [
     "results",
     "run",
     "speed",
+    "start",
     "suites",
     "trees",
 ]

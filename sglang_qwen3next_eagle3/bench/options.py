@@ -133,6 +133,16 @@ class AutoOptions(SyntheticOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartOptions(SyntheticOptions):
+    """Of `bench start`.
+
+    caches: a folder for what is compiled, in place of the caller's own places.
+    """
+
+    caches: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CycleOptions(SyntheticOptions):
     """Of `bench cycle`.
 

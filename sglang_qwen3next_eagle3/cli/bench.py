@@ -124,6 +124,31 @@ def _add_auto(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
 
 
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    from sglang_qwen3next_eagle3.bench.options import StartOptions
+
+    what = parser.add_argument_group("what is measured")
+    _add_configurations(what, "--profile")
+    _add_batches(what, StartOptions, "for which graphs are captured")
+    what.add_argument("--repeats", type=positive, default=StartOptions.repeats, metavar="N")
+    what.add_argument(
+        "--caches", type=Path, metavar="FOLDER", help="for what is compiled (default: the caller's)"
+    )
+    what.add_argument(
+        "--log",
+        dest="logs",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="read a server's log instead, by SGLang's whole seconds; repeatable",
+    )
+    _add_synthetic(what, StartOptions)
+    _add_servers(parser, StartOptions)
+    out = parser.add_argument_group("what comes out")
+    out.add_argument("--out", type=Path, metavar="FOLDER", help="for result, report and logs")
+    out.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
 def _add_cycle(parser: argparse.ArgumentParser) -> None:
     from sglang_qwen3next_eagle3.bench.options import CycleOptions
 
@@ -244,6 +269,26 @@ def _auto(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.bench.options import AutoOptions
 
     return _measured(run_auto(options_of(AutoOptions, arguments)), arguments.json)
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    from sglang_qwen3next_eagle3.bench import start
+    from sglang_qwen3next_eagle3.bench.options import StartOptions
+
+    if arguments.logs:
+        for path in arguments.logs:
+            if not path.is_file():
+                raise UserError(f"there is no log {path}")
+        found = start.of_logs(arguments.logs)
+        if empty := [name for name, phases in found.items() if not phases]:
+            raise UserError(f"{empty[0]} is no log of a server: no line of it has SGLang's time")
+        print(json.dumps(found, indent=1) if arguments.json else start.table(found))
+        return 0
+    if arguments.out is None:
+        raise UserError("--out FOLDER for what comes out, or --log FILE of a server that started")
+    result, report = start.run_start(options_of(StartOptions, arguments))
+    print(json.dumps(result.model_dump(mode="json"), indent=1) if arguments.json else report)
+    return 0
 
 
 def _cycle(arguments: argparse.Namespace) -> int:
@@ -526,6 +571,9 @@ ACTIONS = {
         "acceptance are ever slower than none or than the best",
         _add_auto,
         _auto,
+    ),
+    "start": Action(
+        "what the start of a server spends its time on, phase by phase", _add_start, _start
     ),
     "cycle": Action(
         "where the host's time goes in a cycle, phase by phase, in every scheduler",

@@ -96,6 +96,12 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
         help="what one request may have at most: body (bytes; default 32Mi), prompt and answer "
         "(tokens), choices (n; 128), depth (brackets of a grammar; 200)",
     )
+    how.add_argument(
+        "--caches",
+        type=Path,
+        metavar="FOLDER",
+        help="keep and find there what is compiled at a start (`warmup` fills one)",
+    )
     how.add_argument("--insecure", action="store_true", help="listen beyond this machine unguarded")
     how.add_argument(
         "--allow-attention-backend",
@@ -115,6 +121,7 @@ def chosen(arguments: argparse.Namespace) -> "tuple[Profile, Options]":
     options = Options(
         extra=tuple(arguments.sglang),
         limits=arguments.limits,
+        caches=arguments.caches,
         keys=Keys(**{f.name: getattr(arguments, f.name) for f in fields(Keys)}),
         insecure=arguments.insecure,
         allow_attention_backend=arguments.allow_attention_backend,

@@ -6,6 +6,8 @@ flags         what SGLang will make of a command line, in whatever spelling
 keys          where the two keys of a server come from
 preflight     what is checked before SGLang is started: `plan` for a dry run, `prepare` for real
 machine       what has to be installed, and who listens where
+startup       what a start spends its time on
+caches        where what is compiled is kept
 adaptive      SGLang's adaptive drafting: what it would need
 doctor        all that, and what memory allows, for people
 server        the servers that a verb starts, or finds running
@@ -15,6 +17,7 @@ conversation  the same on a terminal
 """
 
 __all__ = [
+    "caches",
     "client",
     "command_line",
     "connection",
@@ -26,4 +29,5 @@ __all__ = [
     "preflight",
     "profile",
     "server",
+    "startup",
 ]

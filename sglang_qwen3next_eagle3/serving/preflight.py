@@ -21,7 +21,14 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.environment import LIMITS, is_on
 from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS as FAST_RANKS
 from sglang_qwen3next_eagle3.overlay.requests import bounds
-from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, machine, prefix_cache
+from sglang_qwen3next_eagle3.serving import (
+    adaptive,
+    caches,
+    flags,
+    keys,
+    machine,
+    prefix_cache,
+)
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
     SGLANG_NAMES,
@@ -66,11 +73,12 @@ _TREE = ("--speculative-num-steps", "--speculative-eagle-topk", "--speculative-n
 @dataclass(frozen=True)
 class Options:
     """What the command line says beside the profile. extra: SGLang's flags, after `--`; limits: of
-    one request, as `bounds.parse` reads them."""
+    one request, as `bounds.parse` reads them; caches: a folder for what is compiled."""
 
     extra: tuple[str, ...] = ()
     keys: Keys = field(default_factory=Keys)
     limits: str | None = None
+    caches: Path | None = None
     insecure: bool = False
     allow_attention_backend: bool = False
 
@@ -125,6 +133,8 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     given = flags.parse(first.argv)
     keys.check_readable(given, first.environment)
     machine.check_installation(chosen.cpu_engine)
+    if options.caches is not None:
+        caches.check(options.caches)
     machine.check_address(host_of(given), port_of(given))
     revision = chosen.target_revision
     config = hub.resolve(chosen.target, revision, "target", only_config=True)
@@ -162,6 +172,8 @@ def _decide(
     environment = {**build_environment(asked), **options.keys.environment}
     if options.limits is not None:
         environment[LIMITS] = options.limits
+    if options.caches is not None:
+        environment |= caches.environment(options.caches)
     bounds.parse({**os.environ, **environment}.get(LIMITS))
     _check_flags(given, flags.parse(options.extra), asked, options)
     _check_keys(given, environment, options)

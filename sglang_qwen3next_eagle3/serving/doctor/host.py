@@ -100,6 +100,12 @@ def probe(*, whole: bool = True) -> Host:
     )
 
 
+def has_gpu() -> bool:
+    """Whether there is a GPU that a server would see."""
+    found = gpus.probe()
+    return bool(found.visible(os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
 def hub_cache(environment: Mapping[str, str]) -> Path:
     """Where huggingface_hub keeps what it downloads."""
     if told := environment.get("HF_HUB_CACHE"):

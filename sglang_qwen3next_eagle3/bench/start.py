@@ -1,0 +1,277 @@
+"""`bench start`: what the start of a server spends its time on; and for `warmup` a start whose
+compile caches are in a folder of its own."""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sglang_qwen3next_eagle3.base import processes, provenance
+from sglang_qwen3next_eagle3.base.files import slug, write_json, write_text
+from sglang_qwen3next_eagle3.base.progress import Progress
+from sglang_qwen3next_eagle3.base.redact import masked, without_paths
+from sglang_qwen3next_eagle3.base.schema import StrictRecord
+from sglang_qwen3next_eagle3.bench import configurations, markdown, servers, speed
+from sglang_qwen3next_eagle3.bench.configurations import Contender
+from sglang_qwen3next_eagle3.bench.load import Dialogue
+from sglang_qwen3next_eagle3.bench.options import StartOptions
+from sglang_qwen3next_eagle3.bench.results.records import Configuration
+from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration
+from sglang_qwen3next_eagle3.bench.trees import synthetic
+from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.serving import caches, startup
+from sglang_qwen3next_eagle3.serving.profile import Profile
+from sglang_qwen3next_eagle3.serving.server import Server
+
+FIRST_REQUEST = "first request"
+SHORT, LONG = 16, 3000
+"""Tokens of the prompts with which kernels of the prefill are compiled."""
+
+
+class MeasuredStart(StrictRecord):
+    """ready_seconds: until it answered, as a client sees it. phases: seconds, in their order; the
+    first request's among them. cache_bytes: of what was compiled before and behind it."""
+
+    configuration: str
+    repetition: int
+    ready_seconds: float
+    phases: dict[str, float]
+    cache_bytes: tuple[int, int] | None = None
+
+
+class StartResult(StrictRecord):
+    """A whole `bench start`. provenance, settings: as of other benchmarks."""
+
+    format: int = 1
+    kind: str = "start"
+    provenance: dict[str, Any]
+    settings: dict[str, Any]
+    configurations: tuple[Configuration, ...]
+    starts: tuple[MeasuredStart, ...]
+
+
+def run_start(options: StartOptions) -> tuple[StartResult, str]:
+    """Start every configuration as often as asked; the result and its table.
+
+    Raises:
+        UserError: something in the options does not allow it.
+        ServerFailed: a server did not start.
+    """
+    described = provenance.describe(options.words)
+    if options.caches is not None:
+        caches.check(options.caches)
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        pair, flags = speed.synthetic_pair(options, Path(scratch))
+        base = pair.base()
+        names = options.configurations or (options.profile,)
+        contenders = configurations.parse(names, base, pair.given)
+        vocabulary = _vocabulary(base)
+        environment = {} if options.caches is None else caches.environment(options.caches)
+        starts: list[MeasuredStart] = []
+        rows: list[Configuration] = []
+        with Progress("bench start", len(contenders) * options.repeats, unit="starts") as progress:
+            for contender in contenders:
+                words = [*speed.head_flags(contender, flags), *flags]
+                place = options.out
+                one = servers.served(contender, place, words, options.start_seconds, environment)
+                rows.append(one.configuration)
+                for repetition in range(options.repeats):
+                    progress.say(f"{contender.name}: starting the server")
+                    log = place / "logs" / f"{slug(contender.name)}.log"
+                    found = measure(one, log, _prompts(options, vocabulary), options.stall_seconds)
+                    found = found.model_copy(update={"repetition": repetition})
+                    progress.say(f"{contender.name}: ready after {found.ready_seconds:.0f} s")
+                    starts.append(found)
+                    progress.advance()
+    settings = without_paths(
+        {
+            "profile": options.profile,
+            "precision": options.precision,
+            "tp": options.tp,
+            "repeats": options.repeats,
+            "caches": None if options.caches is None else str(options.caches),
+            "flags": masked(flags),
+        }
+    )
+    result = StartResult(
+        provenance=dict(described),
+        settings=settings,
+        configurations=tuple(rows),
+        starts=tuple(starts),
+    )
+    report = table({_title(one, options.repeats): one.phases for one in starts})
+    write_json(options.out / "result.json", result.model_dump(mode="json"), indent=1)
+    write_text(options.out / "report.md", f"# What a start takes, in seconds\n\n{report}\n")
+    return result, report
+
+
+def measure(
+    served: ServedConfiguration, log: Path, prompts: Sequence[Sequence[int]], stall_seconds: float
+) -> MeasuredStart:
+    """One start, up to the answers to all prompts, one after the other; it is ended then.
+
+    Raises:
+        ServerFailed: it did not start, or did not answer.
+    """
+    log.unlink(missing_ok=True)
+    with startup.StampedLog(log) as stamped:
+        before = _compiled(served.configuration)
+        with served.start() as poll:
+            while (server := poll()) is None:
+                time.sleep(processes.POLL_SECONDS)
+            ready = time.monotonic() - stamped.begun
+            spent = [_ask(server, prompt, stall_seconds) for prompt in prompts]
+        lines = stamped.lines()
+    found = startup.phases(lines, stamped.begun)
+    phases = {phase.name: phase.seconds for phase in found.phases}
+    # What the log does not tell of: the server answers a little later than it says.
+    if (left := ready - found.seconds) > 0:
+        phases[startup.SERVER] = round(phases.get(startup.SERVER, 0.0) + left, 2)
+    phases[FIRST_REQUEST] = round(sum(spent), 2)
+    after = _compiled(served.configuration)
+    return MeasuredStart(
+        configuration=served.configuration.name,
+        repetition=0,
+        ready_seconds=round(ready, 2),
+        phases=phases,
+        cache_bytes=None if before is None or after is None else (before, after),
+    )
+
+
+def of_logs(paths: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """Seconds by phase of servers' logs, by SGLang's own times."""
+    found: dict[str, dict[str, float]] = {}
+    for path in paths:
+        start = startup.of_log(path)
+        name = path.name if path.name not in found else str(path)
+        found[name] = {} if start is None else {one.name: one.seconds for one in start.phases}
+    return found
+
+
+def table(starts: Mapping[str, Mapping[str, float]]) -> str:
+    """A column a start, a row a phase, in the order in which phases begin."""
+    names: list[str] = []
+    for phases in starts.values():
+        names += [name for name in phases if name not in names]
+    if FIRST_REQUEST in names:
+        names = [*(name for name in names if name != FIRST_REQUEST), FIRST_REQUEST]
+    lines = [[name, *(_seconds(phases.get(name)) for phases in starts.values())] for name in names]
+    totals = [
+        _seconds(sum(value for name, value in phases.items() if name != FIRST_REQUEST))
+        for phases in starts.values()
+    ]
+    lines.append(["until it answers", *totals])
+    return markdown.table(["seconds", *starts], lines)
+
+
+def _seconds(value: float | None) -> str:
+    return markdown.NOTHING if value is None else f"{value:.1f}"
+
+
+def _title(one: MeasuredStart, repeats: int) -> str:
+    return one.configuration if repeats == 1 else f"{one.configuration} #{one.repetition + 1}"
+
+
+def _compiled(row: Configuration) -> int | None:
+    """Bytes in the caches that its environment names."""
+    found = caches.told(row.environment)
+    return sum(one.bytes for one in found) if found else None
+
+
+def _vocabulary(base: Profile) -> int:
+    config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
+    return Target.from_path(config).vocab_size
+
+
+def _prompts(options: StartOptions, vocabulary: int) -> list[Sequence[int]]:
+    asked = synthetic.dialogues(1, options.input_tokens, vocabulary, options.seed)
+    return [ids for one in asked if (ids := one.turns(())) is not None]
+
+
+def _ask(server: Server, ids: Sequence[int], stall_seconds: float) -> float:
+    """Seconds until its answer. Raises ServerFailed."""
+    sampling = {"temperature": 0, "max_new_tokens": servers.WARM_TOKENS, "ignore_eos": True}
+    begun = time.monotonic()
+    prompt = Dialogue("first", lambda answers: None if answers else ids)
+    servers.ask(server, [prompt], 1, sampling, stall_seconds)
+    return time.monotonic() - begun
+
+
+@dataclass(frozen=True)
+class Warmed:
+    """before, behind: a start without what was compiled, and one with it. caches: what is kept."""
+
+    folder: Path
+    before: MeasuredStart
+    behind: MeasuredStart | None
+    caches: tuple[caches.CompileCache, ...]
+
+    def payload(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "caches": [
+                {"name": one.name, "path": str(one.path), "files": one.files, "bytes": one.bytes}
+                for one in self.caches
+            ],
+            "before": self.before.model_dump(mode="json"),
+            "behind": None if self.behind is None else self.behind.model_dump(mode="json"),
+        }
+
+
+def warm(
+    profile: Profile,
+    folder: Path,
+    logs: Path,
+    *,
+    flags: Sequence[str] = (),
+    own_weights: bool = False,
+    start_seconds: float,
+    stall_seconds: float,
+    again: bool = True,
+) -> Warmed:
+    """Fill a folder with what a server of this profile compiles: one start, with its own flags and
+    dummy weights; and another one that finds it there.
+
+    own_weights: the profile's, in place of the full-size architecture's dummies. again: start a
+    second time.
+
+    Raises:
+        UserError: it cannot be served so.
+        ServerFailed: it did not start, or did not answer.
+    """
+    caches.check(folder)
+    with tempfile.TemporaryDirectory(prefix="warmup-") as scratch:
+        served, words = _with_dummies(profile, Path(scratch), own_weights)
+        contender = Contender("warmup", served)
+        one = servers.served(
+            contender, logs, [*words, *flags], start_seconds, caches.environment(folder)
+        )
+        vocabulary = _vocabulary(served)
+        prompts = [
+            ids
+            for tokens in (SHORT, LONG)
+            for each in synthetic.dialogues(1, tokens, vocabulary, 0)
+            if (ids := each.turns(())) is not None
+        ]
+        log = logs / "logs" / f"{slug(contender.name)}.log"
+        before = measure(one, log, prompts, stall_seconds)
+        kept = tuple(caches.kept(folder))
+        behind = measure(one, log, prompts, stall_seconds) if again else None
+    return Warmed(folder, before, behind, kept)
+
+
+def _with_dummies(profile: Profile, scratch: Path, own: bool) -> tuple[Profile, list[str]]:
+    if own or profile.target == hub.DEMO:
+        return profile, []
+    precision: synthetic.Precision = "fp8" if "fp8" in profile.target.lower() else "bf16"
+    target = synthetic.write_target(scratch / f"Qwen3-Coder-Next-{precision}", precision)
+    fields: dict[str, Any] = {"target": str(target)}
+    words = list(synthetic.FLAGS)
+    if profile.algorithm == "eagle3":
+        fields["head"] = str(synthetic.write_head(scratch / "head"))
+        words += synthetic.HEAD_FLAGS
+    revisions = {"target_revision": None, "head_revision": None}
+    return profile.model_copy(update={**fields, **revisions}), words

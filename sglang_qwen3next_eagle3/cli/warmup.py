@@ -1,0 +1,105 @@
+"""`warmup`: compile what a profile's server compiles, and keep it in a folder.
+
+A server of the profile is started once with dummy weights, asked, and started again, which then
+finds everything compiled. `launch --caches FOLDER` uses the folder, and deploy/caches/Dockerfile
+makes an image layer of it.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.cli import launch
+from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags, positive
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.bench.start import Warmed
+    from sglang_qwen3next_eagle3.serving.profile import Profile
+
+MIB = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    launch.add_serving_arguments(parser)
+    what = parser.add_argument_group("what is kept")
+    what.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="for what is compiled"
+    )
+    what.add_argument(
+        "--own-weights",
+        action="store_true",
+        help="start with the profile's checkpoints, not with dummies of their size",
+    )
+    what.add_argument(
+        "--once", action="store_true", help="do not start a second time, to see what it brought"
+    )
+    what.add_argument("--start-seconds", type=positive, default=1800, metavar="N")
+    what.add_argument("--json", action="store_true", help="print JSON")
+    add_sglang_flags(parser, "flags for SGLang, untouched; they win")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Raises UserError or ServerFailed."""
+    from sglang_qwen3next_eagle3.bench import start
+    from sglang_qwen3next_eagle3.serving import doctor, preflight, profile
+
+    if arguments.profile is None:
+        names = ", ".join(profile.profile_names())
+        raise UserError(f"which profile? --profile NAME, one of {names}")
+    served, options = launch.chosen(arguments)
+    preflight.plan(served, options)
+    if not served.cpu_engine and not doctor.has_gpu():
+        raise UserError(
+            "no GPU is here: kernels are compiled for the GPU that a server runs on, so warmup "
+            "runs on a machine of that kind (--profile demo shows what it does, on a CPU)"
+        )
+    with tempfile.TemporaryDirectory(prefix="warmup-") as logs:
+        found = start.warm(
+            served,
+            arguments.out,
+            Path(logs),
+            flags=options.extra,
+            own_weights=arguments.own_weights,
+            start_seconds=arguments.start_seconds,
+            stall_seconds=600,
+            again=not arguments.once,
+        )
+    if arguments.json:
+        print(json.dumps(found.payload(), indent=1))
+    else:
+        print(_text(found, served))
+    _how_to_go_on(arguments.out, arguments.profile)
+    return 0
+
+
+def _text(found: "Warmed", served: "Profile") -> str:
+    from sglang_qwen3next_eagle3.bench import markdown
+    from sglang_qwen3next_eagle3.bench.start import table
+
+    lines = [
+        [one.name, f"{one.files:,}", f"{one.bytes / MIB:,.1f}", str(one.path)]
+        for one in found.caches
+        if one.files
+    ]
+    kept = markdown.table(["cache", "files", "MiB", "folder"], lines)
+    starts = {"first start": found.before.phases}
+    if found.behind is not None:
+        starts["with caches"] = found.behind.phases
+    nothing = "Nothing was compiled that is kept."
+    return f"{kept if lines else nothing}\n\n{table(starts)}"
+
+
+def _how_to_go_on(folder: Path, profile: str) -> None:
+    spelled = shlex.quote(str(folder))
+    name = Path(profile).stem
+    print(
+        f"use it: {launch.PROGRAM} launch --profile {shlex.quote(profile)} --caches {spelled}\n"
+        f"as an image: docker build -f deploy/caches/Dockerfile -t {launch.PROGRAM}:{name} "
+        f"{spelled}",
+        file=sys.stderr,
+    )
