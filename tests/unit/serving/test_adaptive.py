@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sglang_qwen3next_eagle3.overlay.adaptive.states import read
+from sglang_qwen3next_eagle3.serving import adaptive
+from sglang_qwen3next_eagle3.serving.profile import load
 from tests.support.launching import dry_run, error_of
 
 ADAPTIVE = "--speculative-adaptive"
@@ -69,3 +72,60 @@ def test_one_s_own_candidates_count(
         assert dry_run(capsys, *argv)["argv"]
     else:
         assert told in error_of(capsys, *argv[:2], "--dry-run", *argv[2:])
+
+
+def words_of(*flags: str) -> list[str]:
+    return ["--profile", "auto", *flags]
+
+
+def test_a_profile_s_states_are_handed_to_sglang(capsys: pytest.CaptureFixture[str]) -> None:
+    found = dry_run(capsys, *words_of())
+    file = found["argv"][found["argv"].index("--speculative-adaptive-config") + 1]
+    states = read(file)
+    assert states is not None
+    steps = found["argv"][found["argv"].index("--speculative-num-steps") + 1]
+    assert int(steps) == states.start
+    assert found["environment"]["SGLANG_QWEN3NEXT_EAGLE3_ADAPTIVE"] == "1"
+    (note,) = (note for note in found["notes"] if note.startswith("auto: "))
+    assert states.where() in note
+    assert "measures yours" not in note
+
+
+def test_what_was_measured_on_something_else_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    found = dry_run(capsys, *words_of("--target", "Qwen/Qwen3-Coder-Next"))
+    (note,) = (note for note in found["notes"] if note.startswith("auto: "))
+    assert "precision fp8 and not bf16: `bench auto` measures yours" in note
+    assert "tp 1 and not 8" in adaptive.choose(load("auto"), tp=8, fast=False).note
+
+
+def test_a_fixed_tree_takes_their_place(capsys: pytest.CaptureFixture[str]) -> None:
+    found = dry_run(capsys, *words_of("--adaptive", "off", "--tree", "3,4,8"))
+    assert ADAPTIVE not in found["argv"]
+    assert "SGLANG_QWEN3NEXT_EAGLE3_ADAPTIVE" not in found["environment"]
+
+
+def test_without_drafts_no_states_are_left(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--no-speculation", "--mtp"):
+        assert ADAPTIVE not in dry_run(capsys, *words_of(flag))["argv"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--tree", "3,4,8"), "or --adaptive off where a profile asks for it"),
+        (("--adaptive", "absent"), "no file of states 'absent': choose measured, one of"),
+        (("--adaptive", "absent.json"), "cannot be read"),
+    ],
+)
+def test_what_is_no_choice_is_refused(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
+) -> None:
+    assert told in error_of(capsys, *words_of(*flags), "--dry-run")
+
+
+def test_states_without_costs_are_for_sglang_s_own_flag(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "theirs.json"
+    file.write_text('{"1": {"candidate_steps": [1, 3]}}', encoding="utf-8")
+    assert "says no costs" in error_of(capsys, *words_of("--adaptive", str(file)), "--dry-run")

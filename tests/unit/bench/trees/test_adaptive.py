@@ -1,0 +1,121 @@
+"""From measured costs to states: which steps are kept, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.bench.results.records import Result
+from sglang_qwen3next_eagle3.bench.trees import adaptive, cost
+from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, CycleCell
+from sglang_qwen3next_eagle3.overlay.adaptive import states
+
+RESULTS = Path(__file__).parents[4] / "benchmarks" / "results"
+
+
+def model(costs: dict[int, dict[int, float]], tree: float | None = None) -> CostModel:
+    cells = [
+        CycleCell(
+            configuration="none" if n < 0 else f"{n},1,{n + 1}",
+            algorithm="none" if n < 0 else "eagle3",
+            tree=None if n < 0 else (n, 1, n + 1),
+            batch=batch,
+            cycle_ms=ms,
+            low_ms=ms,
+            high_ms=ms,
+        )
+        for batch, row in costs.items()
+        for n, ms in row.items()
+    ]
+    if tree is not None:
+        cells.append(cells[0].model_copy(update={
+            "configuration": "3,4,8", "algorithm": "eagle3", "tree": (3, 4, 8), "cycle_ms": tree,
+        }))  # fmt: skip
+    return CostModel(cells=tuple(cells))
+
+
+def test_states_are_few_and_lose_little() -> None:
+    found = adaptive.plan_states(cost.fit(Result.load(RESULTS / "h200x1-speed")))
+    assert found.considered == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert 0 in found.states.steps
+    assert len(found.states.steps) <= adaptive.MOST_STATES
+    assert max(found.loss.values()) <= adaptive.LOSS
+    assert found.over_chain["3,4,8"] == pytest.approx(1.25, abs=0.01)
+
+
+def test_where_drafts_cost_too_much_none_are_a_candidate() -> None:
+    costs = {1: {-1: 5.0, 1: 5.5, 3: 6.0}, 8: {-1: 5.0, 1: 11.0, 3: 25.0}, 16: {-1: 6.0, 1: 13.0}}
+    found = adaptive.plan_states(model(costs), steps=(1, 3))
+    assert found.states.candidates[1] == (0, 1, 3)
+    assert found.states.candidates[16] == (0,)
+    # Between one measured load and the next, what is best at one of both.
+    assert found.states.candidates_at(7) == (0, 1, 3)
+    assert found.states.start == 3
+
+
+def test_a_measured_cycle_without_drafts_is_taken_for_none() -> None:
+    """It extends the head's cache, and takes longer than a server that has none."""
+    costs = {1: {-1: 5.0, 0: 5.4, 1: 6.0}}
+    assert adaptive.plan_states(model(costs)).states.cycle_ms[1][0] == 5.4
+
+
+def test_what_a_tree_would_need_is_told() -> None:
+    found = adaptive.plan_states(model({1: {-1: 5.0, 3: 8.0}}, tree=10.0))
+    assert found.over_chain == {"3,4,8": 1.25}
+    assert "3,4,8 pays where it accepts 1.25x" in found.text()
+
+
+@pytest.mark.parametrize(
+    ("costs", "steps", "told"),
+    [
+        ({1: {-1: 5.0}}, (), "no chain was measured"),
+        ({1: {-1: 5.0, 1: 6.0}}, (2,), "2 steps were not measured"),
+        ({1: {-1: 5.0, 1: 6.0}}, (0,), "name a chain, too"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(
+    costs: dict[int, dict[int, float]], steps: tuple[int, ...], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        adaptive.plan_states(model(costs), steps=steps)
+
+
+def test_the_command_writes_a_file_that_a_launch_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.json"
+    words = ["bench", "plan", "--result", str(RESULTS / "h200x1-speed"), "--adaptive", str(file)]
+    assert main([*words, "--steps", "0,1,3", "--accept-lengths", "0.7,0.5,0.35", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    written = states.read(file)
+    assert written is not None
+    assert written.steps == (0, 1, 3)
+    assert written.shares == pytest.approx((0.7, 0.7143, 0.7))
+    assert written.measured["tp"] == 1
+    assert printed["states"] == json.loads(file.read_text(encoding="utf-8"))
+    assert main(["launch", "--profile", "b1", "--adaptive", str(file), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert f"--speculative-adaptive-config {file}" in shown
+    assert "# auto: drafts 0, 1, 3 steps" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--steps", "1,9"], "9 steps were not measured"),
+        (["--steps", "x"], "--steps x: give whole numbers"),
+        (["--accept-lengths", "2.46"], "takes the shares of steps"),
+    ],
+)
+def test_the_command_s_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    file = tmp_path / "mine.json"
+    argv = ["bench", "plan", "--result", str(RESULTS / "h200x1-speed"), "--adaptive", str(file)]
+    assert main([*argv, *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not file.exists()

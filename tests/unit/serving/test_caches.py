@@ -1,0 +1,74 @@
+"""Where what is compiled is kept."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.serving import caches
+from tests.support.launching import dry_run
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_image_has_the_same_places() -> None:
+    """deploy/caches/Dockerfile copies a folder to /caches of the image."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    for variable, path in caches.environment(Path("/caches")).items():
+        told = re.search(rf"{variable}=(\S+)", text)
+        assert told is not None, variable
+        assert Path(told[1]) == Path(path), variable
+
+
+def test_what_lies_there_is_counted_by_what_keeps_it(tmp_path: Path) -> None:
+    for place in ("triton/ab/kernel.cubin", "triton/cd/kernel.ptx", ".cache/flashinfer/x.so"):
+        file = tmp_path / place
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"12345")
+    found = {one.name: (one.files, one.bytes) for one in caches.kept(tmp_path) if one.files}
+    assert found == {"Triton": (2, 10), "FlashInfer": (1, 5)}
+    told = caches.told(caches.environment(tmp_path))
+    assert {one.name: (one.files, one.bytes) for one in told if one.files} == found
+    assert caches.told({}) == []
+
+
+def test_a_launch_gets_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = dry_run(capsys, "--profile", "b1", "--caches", str(tmp_path / "new"))["environment"]
+    assert found["TRITON_CACHE_DIR"] == str(tmp_path / "new" / "triton")
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UserError, match="is a file"):
+        caches.check(file / "below")
+    caches.check(tmp_path / "new" / "below")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--out", "x"], "which profile? --profile NAME, one of auto, b1"),
+        (["--profile", "b9", "--out", "x"], "no profile 'b9'"),
+        (["--profile", "b1"], "--out"),
+    ],
+)
+def test_warmup_refuses_in_one_line(
+    capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert main(["warmup", *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_warmup_needs_the_gpu_that_it_compiles_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from sglang_qwen3next_eagle3.serving import doctor
+
+    monkeypatch.setattr(doctor, "has_gpu", lambda: False)
+    assert main(["warmup", "--profile", "b1", "--out", str(tmp_path)]) == 2
+    assert "no GPU is here" in capsys.readouterr().err
