@@ -220,6 +220,20 @@ class Warmed:
             "behind": None if self.behind is None else self.behind.model_dump(mode="json"),
         }
 
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [
+            [one.name, f"{one.files:,}", f"{one.bytes / 2**20:,.1f}", str(one.path)]
+            for one in self.caches
+            if one.files
+        ]
+        kept = markdown.table(["cache", "files", "MiB", "folder"], lines)
+        starts = {"first start": self.before.phases}
+        if self.behind is not None:
+            starts["with caches"] = self.behind.phases
+        nothing = "Nothing was compiled that is kept."
+        return f"{kept if lines else nothing}\n\n{table(starts)}"
+
 
 def warm(
     profile: Profile,

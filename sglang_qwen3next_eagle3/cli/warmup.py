@@ -11,17 +11,10 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.cli import launch
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags, positive
-
-if TYPE_CHECKING:
-    from sglang_qwen3next_eagle3.bench.start import Warmed
-    from sglang_qwen3next_eagle3.serving.profile import Profile
-
-MIB = 2**20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,26 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.payload(), indent=1))
     else:
-        print(_text(found, served))
+        print(found.text())
     _how_to_go_on(arguments.out, arguments.profile)
     return 0
-
-
-def _text(found: "Warmed", served: "Profile") -> str:
-    from sglang_qwen3next_eagle3.bench import markdown
-    from sglang_qwen3next_eagle3.bench.start import table
-
-    lines = [
-        [one.name, f"{one.files:,}", f"{one.bytes / MIB:,.1f}", str(one.path)]
-        for one in found.caches
-        if one.files
-    ]
-    kept = markdown.table(["cache", "files", "MiB", "folder"], lines)
-    starts = {"first start": found.before.phases}
-    if found.behind is not None:
-        starts["with caches"] = found.behind.phases
-    nothing = "Nothing was compiled that is kept."
-    return f"{kept if lines else nothing}\n\n{table(starts)}"
 
 
 def _how_to_go_on(folder: Path, profile: str) -> None:
