@@ -418,6 +418,10 @@ def expert_jobs(b: Bench, rows: int) -> None:
             "moe", "pairs, early", rows, 3 * read,
             partial(moe_new, b, r, pair.UP._replace(early=True), pair.DOWN._replace(early=True)),
         )  # fmt: skip
+        b.add(
+            "moe", "pairs, weights ahead", rows, 3 * read,
+            partial(moe_new, b, r, pair.UP, pair.DOWN._replace(ahead=True)),
+        )  # fmt: skip
     b.add("gate_up", "old", rows, 2 * read, partial(up_old, b, r, experts.UP))
     for tiling in (
         PairTiling(1, 4, 128), PairTiling(2, 4, 168), PairTiling(2, 8, 128), PairTiling(1, 2, 168),

@@ -227,6 +227,7 @@ def _down_of_eight(
     SHARES: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    WAIT: tl.constexpr,
 ):  # fmt: skip
     """16 * BLOCKS columns of what one expert makes of up to eight pairs."""
     SHARE: tl.constexpr = WIDTH // SHARES
@@ -250,6 +251,8 @@ def _down_of_eight(
         norm = tl.sum(tl.load(chances, mask=other < TOP_K, other=0.0), 1)
         routed = (pair % SLOTS < TOP_K) & (norm > 0.0)
         share = share / tl.where(routed, norm, 1.0)
+    if WAIT:
+        gdc_wait()
     y = _products(w, scales, act, act_scales, pair, WIDTH, SHARES, SHARE, BLOCKS)
     live = start + tl.arange(0, 8) < count
     for i in tl.static_range(BLOCKS):
@@ -279,16 +282,20 @@ def _down_of_pairs(
     BLOCK_P: tl.constexpr,
     BLOCK_S: tl.constexpr,
     MANY: tl.constexpr,
+    WEIGHTS_AHEAD: tl.constexpr,
     EARLY: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    # The choice of experts was made by a launch that had ended before the one before this could
+    # start its dependents: ids and weights may be read, and w2 asked for, ahead of the wait.
     TILES: tl.constexpr = D // (16 * BLOCKS)
+    AHEAD: tl.constexpr = PDL and WEIGHTS_AHEAD and not MANY
     mine = tl.program_id(0) // TILES
     n = tl.program_id(0) % TILES * (16 * BLOCKS)
-    if PDL:
+    if PDL and EARLY:
+        gdc_launch_dependents()
+    if PDL and not AHEAD:
         gdc_wait()
-        if EARLY:
-            gdc_launch_dependents()
     expert, first, count = _takers(ids, mine, T * SLOTS, BLOCK_P)
     if first:
         if MANY:
@@ -296,13 +303,16 @@ def _down_of_pairs(
                 _down_of_eight(
                     act, act_scales, weights, w2, w2_scale, partial, ids, _opaque(expert), n,
                     start, count, T, D, WIDTH, SLOTS, TOP_K, RENORMALIZE, BLOCKS, SHARES,
-                    BLOCK_P, BLOCK_S,
+                    BLOCK_P, BLOCK_S, False,
                 )  # fmt: skip
         else:
             _down_of_eight(
                 act, act_scales, weights, w2, w2_scale, partial, ids, expert, n, 0,
                 count, T, D, WIDTH, SLOTS, TOP_K, RENORMALIZE, BLOCKS, SHARES, BLOCK_P, BLOCK_S,
+                AHEAD,
             )  # fmt: skip
+    elif AHEAD:
+        gdc_wait()
     if PDL and not EARLY:
         gdc_launch_dependents()
 
@@ -334,12 +344,15 @@ class PairTiling(NamedTuple):
 
     blocks: tiles of 16 rows of the weight a program. shares: warps, over which the sum is divided.
     registers: the most a thread may hold. early: whether the next launch starts beside this one.
+    ahead: whether weights are asked for before the launch before this one has ended; only that of
+    `_quantize_rows`, which starts others when what chose the experts has ended.
     """
 
     blocks: int
     shares: int = 4
     registers: int = 128
     early: bool = False
+    ahead: bool = False
 
 
 PIECE = 128
@@ -421,6 +434,7 @@ def down_of_pairs(
         BLOCK_P=_piece(rows * slots),
         BLOCK_S=triton.next_power_of_2(slots),
         MANY=rows > 8,
+        WEIGHTS_AHEAD=tiling.ahead,
         EARLY=tiling.early,
         PDL=dependent_launch(),
         num_warps=tiling.shares,
