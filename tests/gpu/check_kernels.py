@@ -38,7 +38,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     lm_head,
     norm_quantize,
     quantize,
-    register_experts,
     router,
     skinny_gemm,
     tree,
@@ -351,9 +350,6 @@ def numerics(model: Model, rows: int) -> dict[str, Any]:
     )
     want_experts = experts.reference_experts(routed, *layer.up, *layer.down)
     found["experts"] = units(experts.experts(routed, *layer.up, *layer.down), want_experts)
-    both_x = routed.codes, routed.scales
-    pairs = register_experts.pair_experts(both_x, routed.routing, *layer.up, *layer.down, TOP_K)
-    found["experts of pairs"] = units(pairs, want_experts)
     projected, gates = skinny_gemm.skinny_gemm(x, *layer.entry, (normed.normed, layer.ba))
     common: dict[str, Any] = {
         "qkvz": projected * 0.05, "ba": gates, "conv_state": model.conv[0].clone(),
@@ -394,12 +390,6 @@ def small(model: Model) -> dict[str, Any]:
     for requests, nodes in ((1, 1), (1, 4), (3, 4)):
         given = model.inputs(requests, nodes)
         model.run(given)
-        layer = model.layers[0]
-        routed = router.route(
-            given["hidden"], None, layer.norms[1], EPS, layer.router, layer.gate, TOP_K, True, True
-        )
-        both = routed.codes, routed.scales
-        register_experts.pair_experts(both, routed.routing, *layer.up, *layer.down, TOP_K)
     torch.cuda.synchronize()
     return {"ran": True}
 

@@ -36,14 +36,12 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     gdn_verify,
     norm_quantize,
     quantize,
-    register_experts,
     router,
     skinny_gemm,
     tree,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import RouterTiling, Routing
 from sglang_qwen3next_eagle3.overlay.fast.kernels.experts import ExpertTiling
-from sglang_qwen3next_eagle3.overlay.fast.kernels.register_experts import PairTiling
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import GemmTiling
 
 D, INNER, EXPERTS, TOP_K, QKVZ, QKV, VALUES = 2048, 512, 512, 10, 12288, 9216, 4096
@@ -53,8 +51,8 @@ SWEPT = 4, 8
 NODES = {1: 1, 4: 4, 8: 4, 16: 4, 32: 4, 64: 8}
 """Draft tokens of a request, for so many rows."""
 MODULES = (
-    expert_choice, experts, gdn_decode, gdn_verify, norm_quantize, quantize, register_experts,
-    router, skinny_gemm, tree,
+    expert_choice, experts, gdn_decode, gdn_verify, norm_quantize, quantize, router,
+    skinny_gemm, tree,
 )  # fmt: skip
 began = time.monotonic()
 device = torch.device("cuda")
@@ -259,7 +257,7 @@ def expert_bytes(rows: Rows) -> float:
     return rows.distinct() * D * INNER
 
 
-def up_old(b: Bench, r: Rows, tiling: ExpertTiling, i: int) -> Any:
+def gate_up(b: Bench, r: Rows, tiling: ExpertTiling, i: int) -> Any:
     layer = b.layers[i]
     Counted.most, Counted.done = 1, []
     try:
@@ -268,30 +266,11 @@ def up_old(b: Bench, r: Rows, tiling: ExpertTiling, i: int) -> Any:
         Counted.most = None
 
 
-def moe_old(
+def moe(
     b: Bench, r: Rows, up: ExpertTiling | None, down: ExpertTiling | None, add: bool, i: int
 ) -> Any:
     layer = b.layers[i]
     return experts.experts(r.routed(i), layer.w13, layer.s13, layer.w2, layer.s2, up, down, add=add)
-
-
-def up_new(b: Bench, r: Rows, tiling: PairTiling, i: int) -> Any:
-    layer, routed = b.layers[i], r.routed(i)
-    return register_experts.gate_up_of_pairs(r.x, routed.routing, layer.w13, layer.s13, tiling)
-
-
-def down_new(b: Bench, r: Rows, tiling: PairTiling, i: int) -> Any:
-    layer, routing = b.layers[i], r.routed(i).routing
-    return register_experts.down_of_pairs(r.act, routing, TOP_K, layer.w2, layer.s2, tiling)
-
-
-def moe_new(
-    b: Bench, r: Rows, up: PairTiling, down: PairTiling, i: int, routing: Routing | None = None,
-    x: Any = None,
-) -> Any:  # fmt: skip
-    layer, routing = b.layers[i], routing or r.routed(i).routing
-    weights = layer.w13, layer.s13, layer.w2, layer.s2
-    return register_experts.pair_experts(x or r.x, routing, *weights, TOP_K, up, down)
 
 
 def gemm(
@@ -320,25 +299,14 @@ def choice(logits: torch.Tensor, shared: torch.Tensor, tiling: RouterTiling, i: 
     return expert_choice.choose(logits, shared, TOP_K, True, tiling)
 
 
-def logits_old(b: Bench, r: Rows, tiling: RouterTiling, i: int) -> Any:
-    Counted.most, Counted.done = 1, []
+def route(b: Bench, r: Rows, i: int) -> Any:
     layer = b.layers[i]
-    try:
-        return router.route(
-            r.hidden, r.residual, layer.norm, 1e-6, layer.router, layer.gate, TOP_K, True, True,
-            tiling,
-        )  # fmt: skip
-    finally:
-        Counted.most = None
+    return router.route(
+        r.hidden, r.residual, layer.norm, 1e-6, layer.router, layer.gate, TOP_K, True, True
+    )
 
 
-def logits_new(b: Bench, r: Rows, tiling: GemmTiling | None, i: int) -> Any:
-    layer = b.layers[i]
-    normed = norm_quantize.add_norm_quantize(r.hidden, r.residual, layer.norm, 1e-6, True)
-    return skinny_gemm.skinny_gemm(normed.normed, layer.router, divided=tiling)
-
-
-def layer_chain(b: Bench, r: Rows, new: bool, most: int | None, names: list[str], i: int) -> Any:
+def layer_chain(b: Bench, r: Rows, most: int | None, names: list[str], i: int) -> Any:
     """A whole layer, or its first launches. What a launch that does not happen would have written
     is not read by one that does."""
     layer = b.layers[i]
@@ -351,16 +319,9 @@ def layer_chain(b: Bench, r: Rows, new: bool, most: int | None, names: list[str]
         mixed = gdn(b, r, qkvz, ba, i)
         hidden = gemm(b, (mixed[0], mixed[1]), "out", None, None, i)[0]
         routed = router.route(
-            hidden, r.residual, layer.norm, 1e-6, layer.router, layer.gate, TOP_K, True, True,
-            RouterTiling(listed=not new),
-        )  # fmt: skip
-        if new:
-            moe_new(
-                b, r, register_experts.UP, register_experts.DOWN, i, routed.routing,
-                (routed.codes, routed.scales),
-            )  # fmt: skip
-        else:
-            experts.experts(routed, layer.w13, layer.s13, layer.w2, layer.s2)
+            hidden, r.residual, layer.norm, 1e-6, layer.router, layer.gate, TOP_K, True, True
+        )
+        experts.experts(routed, layer.w13, layer.s13, layer.w2, layer.s2)
         return normed, routed
     finally:
         Counted.most = None
@@ -368,25 +329,21 @@ def layer_chain(b: Bench, r: Rows, new: bool, most: int | None, names: list[str]
 
 def chain_bytes(name: str, seen: list[str], rows: Rows) -> float:
     if name == "_skinny_gemm":
-        return QKVZ * D if seen.count(name) == 0 else D * VALUES
+        return (QKVZ * D, D * VALUES, EXPERTS * D * 2)[seen.count(name)]
     moe = expert_bytes(rows)
     state = rows.requests * 32 * 128 * 128 * 4
-    return {
-        "_gate_up": 2 * moe, "_gate_up_of_pairs": 2 * moe, "_down": moe, "_down_of_pairs": moe,
-        "_logits": EXPERTS * D * 2, "_gdn_decode": 2 * state, "_gdn_verify": state,
-    }.get(name, 0)  # fmt: skip
+    read = {"_gate_up": 2 * moe, "_down": moe, "_gdn_decode": 2 * state, "_gdn_verify": state}
+    return read.get(name, 0)
 
 
 def chain_jobs(b: Bench, rows: int) -> None:
-    r = b.inputs[rows]
-    for new in (False, True):
-        names: list[str] = []
-        layer_chain(b, r, new, None, names, 0)
-        whole = list(names)
-        for most in range(1, len(whole) + 1):
-            variant = f"{'new' if new else 'old'} {most:2} {whole[most - 1]}"
-            read = chain_bytes(whole[most - 1], whole[: most - 1], r)
-            b.add("chain", variant, rows, read, partial(layer_chain, b, r, new, most, []))
+    r, names = b.inputs[rows], []
+    layer_chain(b, r, None, names, 0)
+    whole = list(names)
+    for most in range(1, len(whole) + 1):
+        name = whole[most - 1].replace("gdn_verify", "gdn").replace("gdn_decode", "gdn")
+        read = chain_bytes(whole[most - 1], whole[: most - 1], r)
+        b.add("chain", f"{most:2} {name}", rows, read, partial(layer_chain, b, r, most, []))
 
 
 def without_dependent_launch(launch: Launch, i: int) -> Any:
@@ -399,46 +356,35 @@ def without_dependent_launch(launch: Launch, i: int) -> Any:
 
 def independent_jobs(b: Bench, rows: int) -> None:
     """Whole layers without dependent launch."""
-    for new in (False, True):
-        chain = partial(layer_chain, b, b.inputs[rows], new, None, [])
-        variant = f"{'new' if new else 'old'}, no PDL"
-        b.add("layer", variant, rows, 0, partial(without_dependent_launch, chain))
+    chain = partial(layer_chain, b, b.inputs[rows], None, [])
+    b.add("layer", "no PDL", rows, 0, partial(without_dependent_launch, chain))
 
 
 def expert_jobs(b: Bench, rows: int) -> None:
     r, read = b.inputs[rows], expert_bytes(b.inputs[rows])
-    pair = register_experts
-    b.add("moe", "old", rows, 3 * read, partial(moe_old, b, r, None, None, True))
-    b.add("moe", "old, slots not added", rows, 3 * read, partial(moe_old, b, r, None, None, False))
-    b.add("moe", "pairs", rows, 3 * read, partial(moe_new, b, r, pair.UP, pair.DOWN))
-    if rows <= 8:
-        wide = ExpertTiling(tile=128, tokens=16, stages=4, warps=4, programs=3)
-        b.add("moe", "old, down 128", rows, 3 * read, partial(moe_old, b, r, None, wide, True))
-        b.add(
-            "moe", "pairs, early", rows, 3 * read,
-            partial(moe_new, b, r, pair.UP._replace(early=True), pair.DOWN._replace(early=True)),
-        )  # fmt: skip
-        b.add(
-            "moe", "pairs, weights ahead", rows, 3 * read,
-            partial(moe_new, b, r, pair.UP, pair.DOWN._replace(ahead=True)),
-        )  # fmt: skip
-    b.add("gate_up", "old", rows, 2 * read, partial(up_old, b, r, experts.UP))
+    b.add("moe", "", rows, 3 * read, partial(moe, b, r, None, None, True))
+    b.add("moe", "slots not added", rows, 3 * read, partial(moe, b, r, None, None, False))
+    b.add("gate_up", spelled(experts.UP), rows, 2 * read, partial(gate_up, b, r, experts.UP))
+    if rows not in SWEPT:
+        return
     for tiling in (
-        PairTiling(1, 4, 128), PairTiling(2, 4, 168), PairTiling(2, 8, 128), PairTiling(1, 2, 168),
-        PairTiling(1, 4, 96), PairTiling(1, 4, 128, True), PairTiling(4, 8, 168),
+        ExpertTiling(32, 16, 4, 4, 4), ExpertTiling(32, 16, 8, 4, 2), ExpertTiling(64, 16, 4, 4, 2),
+        ExpertTiling(32, 16, 6, 4, 3, late=False), ExpertTiling(64, 16, 4, 8, 2),
     ):  # fmt: skip
-        if rows in SWEPT or tiling == pair.UP:
-            b.add("gate_up", spelled(tiling), rows, 2 * read, partial(up_new, b, r, tiling))
+        b.add("gate_up", spelled(tiling), rows, 2 * read, partial(gate_up, b, r, tiling))
     for tiling in (
-        PairTiling(4, 4, 128), PairTiling(2, 4, 128), PairTiling(4, 2, 168), PairTiling(8, 4, 168),
-        PairTiling(2, 2, 128), PairTiling(4, 4, 128, True), PairTiling(2, 4, 96),
+        ExpertTiling(128, 16, 4, 4, 3), ExpertTiling(64, 16, 4, 4, 6),
+        ExpertTiling(64, 16, 4, 4, 5),
+        ExpertTiling(128, 16, 4, 8, 3), ExpertTiling(64, 16, 5, 4, 4, late=False),
+        ExpertTiling(128, 16, 4, 4, 2),
     ):  # fmt: skip
-        if rows in SWEPT or tiling == pair.DOWN:
-            b.add("down", spelled(tiling), rows, read, partial(down_new, b, r, tiling))
+        variant = f"down {spelled(tiling)}"
+        b.add("moe", variant, rows, 3 * read, partial(moe, b, r, None, tiling, False))
 
 
 def spelled(tiling: Any) -> str:
-    return " ".join(f"{k[:4]}{v}" for k, v in tiling._asdict().items())
+    fields = tiling._asdict() if isinstance(tiling, tuple) else vars(tiling)
+    return " ".join(f"{name[:2]}{value}" for name, value in fields.items() if value is not None)
 
 
 def dense_jobs(b: Bench, rows: int) -> None:
@@ -462,56 +408,25 @@ def dense_jobs(b: Bench, rows: int) -> None:
 
 
 def router_jobs(b: Bench, rows: int) -> None:
-    r = b.inputs[rows]
-    read = EXPERTS * D * 2
+    r, read = b.inputs[rows], EXPERTS * D * 2
     logits, shared = normal(rows, EXPERTS), normal(rows)
-    b.add("logits", "old", rows, read, partial(logits_old, b, r, RouterTiling()))
-    for tile, together in ((8, 1), (8, 4), (4, 2), (4, 1), (16, 1)):
-        if rows in SWEPT and together <= rows:
-            made = partial(logits_old, b, r, RouterTiling(tile=tile, rows=together))
-            b.add("logits", f"{tile} experts, {together} rows", rows, read, made)
-    b.add("logits", "norm, gemm", rows, read, partial(logits_new, b, r, None))
-    b.add(
-        "logits", "norm, gemm 4", rows, read, partial(logits_new, b, r, GemmTiling(16, 4, 1, 255))
-    )
-    for candidates, warps in ((32, 4), (32, 8), (16, 4), (16, 2), (16, 1), (8, 1), (64, 8)):
-        tiling = RouterTiling(candidates=candidates, ranking_warps=warps)
-        if rows not in SWEPT and tiling != RouterTiling():
-            continue
-        made = partial(choice, logits, shared, tiling)
-        b.add("choice", f"{candidates} of {warps} warps", rows, 0, made)
-    if rows in SWEPT:
-        for name, tiling in (
-            ("list by 8 warps", RouterTiling(listing_warps=8)),
-            ("no list", RouterTiling(listed=False)),
-        ):
-            b.add("choice", name, rows, 0, partial(choice, logits, shared, tiling))
+    b.add("route", "", rows, read, partial(route, b, r))
+    for warps in (16, 8, 4):
+        if warps == 16 or warps < rows:
+            made = partial(choice, logits, shared, RouterTiling(warps=warps))
+            b.add("choice", f"{warps} warps", rows, 0, made)
+    made = partial(choice, logits, shared, RouterTiling(listed=False))
+    b.add("choice", "no list", rows, 0, made)
 
 
-def check(b: Bench) -> None:
-    """New kernels beside the old, and rows alone beside rows among others."""
-    for rows, r in b.inputs.items():
-        old = moe_old(b, r, None, None, True, 0).double()
-        new = moe_new(b, r, register_experts.UP, register_experts.DOWN, 0)
-        error = float((new.double() - old).norm() / old.norm())
-        routing, same = r.routed(0).routing, True
-        for row in {0, rows - 1}:
-            mine = slice(row, row + 1)
-            alone = routing._replace(ids=routing.ids[mine], weights=routing.weights[mine])
-            x = tuple(part.view(torch.uint8)[mine].view(part.dtype) for part in r.x)
-            one = moe_new(b, r, register_experts.UP, register_experts.DOWN, 0, alone, x)
-            same &= bool(torch.equal(one[0], new[row]))
-        print(f"# {rows} rows: pairs beside old {error:.1e}, a row alone the same bits: {same}")
-
-
-def timeline(b: Bench, rows: int, new: bool) -> str:
+def timeline(b: Bench, rows: int) -> str:
     """When each launch of a layer begins and ends, us behind the end of the layer before."""
     from torch.profiler import ProfilerActivity, profile
 
     r, names = b.inputs[rows], []
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = [layer_chain(b, r, new, None, names, i) for i in range(b.sets)]
+        kept = [layer_chain(b, r, None, names, i) for i in range(b.sets)]
     graph.replay()
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         graph.replay()
@@ -534,7 +449,7 @@ def timeline(b: Bench, rows: int, new: bool) -> str:
                 ends.append(spans[i * count + k][1] - zero)
         if begins:
             parts.append(f"{name[1:14]} {median(begins):.1f}-{median(ends):.1f}")
-    return f"# {rows} rows, {'new' if new else 'old'}: " + ", ".join(parts)
+    return f"# {rows} rows: " + ", ".join(parts)
 
 
 def table(found: list[dict[str, Any]]) -> None:
@@ -542,7 +457,7 @@ def table(found: list[dict[str, Any]]) -> None:
     rows = sorted({one["rows"] for one in found})
     print(f"{'us (share of the memory)':40}" + "".join(f"{row:>14}" for row in rows))
     cells = {(one["kernel"], one["variant"], one["rows"]): one for one in found}
-    before: dict[tuple[str, int], float] = {}
+    before: dict[int, float] = {}
     for kernel, variant in dict.fromkeys((one["kernel"], one["variant"]) for one in found):
         line = f"{kernel} {variant:32}"[:40].ljust(40)
         for row in rows:
@@ -550,16 +465,16 @@ def table(found: list[dict[str, Any]]) -> None:
             us = one["us"] if one else 0.0
             if one and kernel == "chain":
                 # What this launch adds to those before it.
-                so_far = before.get((variant[:3], row), 0.0)
-                before[variant[:3], row] = us
+                so_far = before.get(row, 0.0)
+                before[row] = us
                 one["adds"] = round(us - so_far, 2)
                 us = us - so_far
             share = one["bytes"] / BANDWIDTH * 1e6 / us if one and us > 0 else 0
             text = f"{us:.1f} {f'{share:.0%}' if share else '':>4}" if one else ""
             line += f"{text:>14}"
         print(line)
-    for (which, row), us in before.items():
-        print(f"# a layer, {which} {row} rows: {us:.1f} us")
+    for row, us in before.items():
+        print(f"# a layer of {row} rows: {us:.1f} us")
 
 
 def numbers(text: str) -> list[int]:
@@ -593,7 +508,7 @@ def main() -> None:
     b = Bench(arguments)
     for rows in arguments.rows:
         chain_jobs(b, rows)
-    for jobs in (expert_jobs, router_jobs, dense_jobs):
+    for jobs in (router_jobs, dense_jobs, expert_jobs):
         for rows in arguments.rows:
             jobs(b, rows)
     for rows in [row for row in arguments.rows if row in (4, 8)]:
@@ -606,16 +521,13 @@ def main() -> None:
     print(f"# {torch.cuda.get_device_name()}, {b.sets} sets, {arguments.routing} routing, "
           f"distinct experts {[round(r.distinct()) for r in b.inputs.values()]}, "
           f"compiled after {time.monotonic() - began:.0f} s")  # fmt: skip
-    if not arguments.warm:
-        check(b)
     b.run()
     if arguments.warm:
         return
     table(b.found)
     for rows in [row for row in arguments.rows if row in (4, 8)]:
-        for new in (False, True):
-            if time.monotonic() - began < arguments.seconds + 5:
-                print(timeline(b, rows, new))
+        if time.monotonic() - began < arguments.seconds + 5:
+            print(timeline(b, rows))
     if arguments.json:
         arguments.json.write_text(json.dumps({"device": torch.cuda.get_device_name(),
             "routing": arguments.routing, "sets": b.sets, "found": b.found}) + "\n")  # fmt: skip

@@ -46,9 +46,9 @@ for fp8, tiles in ((True, 1), (True, 2), (False, 1)):
 
 compiled(
     norm_quantize._add_norm_quantize,
-    {"*bf16": "hidden residual weight residual_out normed_out", "*fp8e4nv": "codes_out",
-     "*fp32": "scales_out"},
-    4, {"eps": "fp32"}, D=256, GROUPS=2, ADD=True, QUANTIZE=True, PDL=True,
+    {"*bf16": "hidden residual weight residual_out normed_out gate gated_out",
+     "*fp8e4nv": "codes_out", "*fp32": "scales_out"},
+    4, {"eps": "fp32"}, D=256, GROUPS=2, ADD=True, QUANTIZE=True, GATE=True, PDL=True,
 )
 compiled(
     lm_head._largest_of_part,

@@ -8,7 +8,6 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.kernels import expert_choice, router
 
 D, E, TOP_K = 128, 24, 4
-TILING = expert_choice.RouterTiling(tile=16, rows=8, candidates=16, chunk=16)
 
 
 def inputs(rows: int, **changed: Any) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def lists(routing: expert_choice.Routing) -> list[tuple[int, list[int]]]:
 @pytest.mark.parametrize("rows", [1, 3, 9])
 def test_a_batch(rows: int) -> None:
     given = inputs(rows)
-    agree(router.route(**given, tiling=TILING), router.reference_route(**given))
+    agree(router.route(**given), router.reference_route(**given))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_a_batch(rows: int) -> None:
 )
 def test_what_a_batch_can_be_without(changed: dict[str, Any]) -> None:
     given = inputs(5, **changed)
-    agree(router.route(**given, tiling=TILING), router.reference_route(**given))
+    agree(router.route(**given), router.reference_route(**given))
 
 
 def test_a_width_that_is_no_power_of_two() -> None:
@@ -73,15 +72,13 @@ def test_a_width_that_is_no_power_of_two() -> None:
     for name in ("hidden", "residual", "router_weight", "shared_gate_weight"):
         given[name] = given[name][:, :96].contiguous()
     given["norm_weight"] = given["norm_weight"][:96].contiguous()
-    agree(router.route(**given, tiling=TILING), router.reference_route(**given))
+    agree(router.route(**given), router.reference_route(**given))
 
 
 def choose(logits: torch.Tensor) -> expert_choice.Routing:
     """The choice of these logits alone; the shared expert's gate is open by half."""
     gates = torch.zeros(len(logits)).bfloat16()
-    return expert_choice.choose(
-        logits, gates, TOP_K, True, expert_choice.RouterTiling(candidates=64)
-    )
+    return expert_choice.choose(logits, gates, TOP_K, True)
 
 
 @pytest.mark.parametrize("rows", [1, 6, 32])

@@ -25,7 +25,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     head_steps,
     lm_head,
     norm_quantize,
-    register_experts,
     router,
     skinny_gemm,
     tree,
@@ -108,11 +107,6 @@ def dense_and_experts(count: int, ranks: int = 1, quantized: bool = True) -> Non
     inner = INNER // ranks
     up, down = weight(EXPERTS + 1, 2 * inner, WIDTH), weight(EXPERTS + 1, WIDTH, inner)
     experts.experts(routed, *up, *down)
-    if quantized:
-        tiling = register_experts.PairTiling(4, min(4, inner // 128))
-        register_experts.pair_experts(
-            x, routed.routing, *up, *down, TOP_K, register_experts.UP, tiling
-        )
 
 
 def attention_width(ranks: int) -> int:

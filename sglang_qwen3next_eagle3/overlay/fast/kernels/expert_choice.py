@@ -3,8 +3,10 @@
     logits [T, E] bf16 -> softmax, the top_k of every row
     ids -> the distinct experts and the rows of each
 
-Two launches, one for one row. The first ranks every expert of a row by counting those before it.
-The second lists, for more than one row, the distinct experts. A row's choice and weights do not
+One launch of one program, a warp a row: ten rounds of a maximum over keys that are all different,
+which is a warp's own affair. Who reads which expert is then counted by bits, one a row. The code is
+short on purpose: between two layers the weights push it out of the caches, and what a kernel of
+32 KB waited for was its instructions (docs/fast-path-ideas.md). A row's choice and weights do not
 depend on the rows beside it.
 
 Stock's rounding points (kernels/ops/moe/moe_fused_gate.py): softmax over all experts in fp32, equal
@@ -36,8 +38,8 @@ class Routing(NamedTuple):
     ids: [T, S] int32, the experts of a row from the most to the least probable, the shared last.
     weights: [T, S] fp32, their probabilities among all experts, and the shared expert's own.
     work: [E + 2] int32. work[0] is the number of distinct experts in the batch; work[1:] are they,
-    each as id + (number of its rows << 16): the shared one, then the others in the order in which
-    they first appear in ids.
+    each as id + (number of its rows << 16): the shared one, then the others, from the lower and
+    the upper half of a power of two in turns.
     pairs: [E + 1, MAX_ROWS] int32; pairs[i] are the pairs of the expert at work[1 + i], ascending.
     renormalize: whether the routed experts' weights are still to be divided by their sum.
     What lies behind the counts is undefined.
@@ -60,11 +62,31 @@ def _keys(score, e, inside, BLOCK_E: tl.constexpr):
     score = tl.where(score == 0.0, 0.0, score)
     order = score.to(tl.int32, bitcast=True) >> 16
     order = tl.where(order < 0, order ^ 0x7FFF, order)
-    return score, tl.where(inside, order * BLOCK_E + (BLOCK_E - 1 - e), -2147483648)
+    return score, tl.where(inside, order * BLOCK_E + (BLOCK_E - 1 - e), -1073741824)
 
 
 @triton.jit
-def _rank(
+def _ones(x):
+    """How many bits of an int32 are set."""
+    x = x.to(tl.uint32, bitcast=True)
+    x = x - ((x >> 1) & 0x55555555)
+    x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F
+    x = x + (x >> 8)
+    return ((x + (x >> 16)) & 63).to(tl.int32)
+
+
+@triton.jit
+def _score(key, BLOCK_E: tl.constexpr):
+    """The bf16 logit of a key as fp32."""
+    order = (key - (key & (BLOCK_E - 1))) // BLOCK_E
+    order = tl.where(order < 0, order ^ 0x7FFF, order)
+    return (order << 16).to(tl.float32, bitcast=True)
+
+
+# Were T or the rounds constants, the code would be longer, and compiled again.
+@triton.jit(do_not_specialize=["T", "rounds"])
+def _choose(
     logits,
     shared_logits,
     ids,
@@ -72,111 +94,82 @@ def _rank(
     work,
     pairs,
     T,
+    rounds,
     E: tl.constexpr,
     TOP_K: tl.constexpr,
     SHARED: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    CANDIDATES: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    HALF: tl.constexpr,
     ROWS: tl.constexpr,
     LIST: tl.constexpr,
     PDL: tl.constexpr,
 ):
     SLOTS: tl.constexpr = TOP_K + SHARED
-    t = tl.program_id(1)
-    e = tl.arange(0, BLOCK_E)
-    mine = tl.program_id(0) * CANDIDATES + tl.arange(0, CANDIDATES)
+    # In two halves: 512 logits at once would be loaded by two warps a row.
+    t = tl.arange(0, BLOCK_T)
+    e = tl.arange(0, HALF)
+    slot = tl.arange(0, BLOCK_K)[None, :]
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-    row = logits + t * E
-    score = tl.load(row + e, mask=e < E, other=-float("inf")).to(tl.float32)
-    my_score = tl.load(row + mine, mask=mine < E, other=-float("inf")).to(tl.float32)
-    score, key = _keys(score, e, e < E, BLOCK_E)
-    my_score, my_key = _keys(my_score, mine, mine < E, BLOCK_E)
-    rank = tl.sum((key[:, None] > my_key[None, :]).to(tl.int32), 0)
-    largest = tl.max(score, 0)
-    total = tl.sum(tl.exp(score - largest), 0)
-    won = (rank < TOP_K) & (mine < E)
-    tl.store(ids + t * SLOTS + rank, mine, mask=won)
-    tl.store(weights + t * SLOTS + rank, tl.exp(my_score - largest) / total, mask=won)
-    if SHARED and tl.program_id(0) == 0:
-        gate = tl.load(shared_logits + t).to(tl.float32)
-        gate = to_bfloat16(1.0 / (1.0 + tl.exp(-gate))).to(tl.float32)
-        tl.store(ids + t * SLOTS + TOP_K, E)
-        tl.store(weights + t * SLOTS + TOP_K, gate)
-    if LIST:
-        # One row: its experts are the list.
-        tl.store(work + 1 + SHARED + rank, mine + 65536, mask=won)
-        tl.store(pairs + (SHARED + rank) * ROWS, rank, mask=won)
-        if tl.program_id(0) == 0:
-            tl.store(work, SLOTS)
-            if SHARED:
-                tl.store(work + 1, E + 65536)
-                tl.store(pairs, TOP_K)
-
-
-@triton.jit
-def _list(
-    ids,
-    work,
-    pairs,
-    places,
-    T,
-    E: tl.constexpr,
-    TOP_K: tl.constexpr,
-    SHARED: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    CHUNK: tl.constexpr,
-    ROWS: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    SLOTS: tl.constexpr = TOP_K + SHARED
-    p = tl.arange(0, BLOCK_P)
-    real = p < T * TOP_K
-    pair = p // TOP_K * SLOTS + p % TOP_K
-    if PDL:
-        gdc_launch_dependents()
-        gdc_wait()
-    expert = tl.load(ids + pair, mask=real, other=-1)
-    before = tl.zeros([BLOCK_P], tl.int32)
-    count = tl.zeros([BLOCK_P], tl.int32)
-    for start in range(0, T * TOP_K, CHUNK):
-        q = start + tl.arange(0, CHUNK)
-        other = tl.load(ids + q // TOP_K * SLOTS + q % TOP_K, mask=q < T * TOP_K, other=-2)
-        same = (other[:, None] == expert[None, :]).to(tl.int32)
-        count += tl.sum(same, 0)
-        before += tl.sum(tl.where(q[:, None] < p[None, :], same, 0), 0)
-    first = (real & (before == 0)).to(tl.int32)
-    place = SHARED + tl.cumsum(first, 0) - first
-    tl.store(work + 1 + place, expert + (count << 16), mask=first != 0)
-    tl.store(work, tl.sum(first, 0) + SHARED)
-    tl.store(places + expert, place, mask=first != 0)
-    # Every pair to the place that its expert's first one took.
-    tl.debug_barrier()
-    place = tl.load(places + expert, mask=real, other=0)
-    tl.store(pairs + place * ROWS + before, pair, mask=real)
+    live = (t < T)[:, None]
+    at = logits + t[:, None] * E + e[None, :]
+    inside = (e < E)[None, :]
+    inside_too = (e + HALF < E)[None, :]
+    low = tl.load(at, mask=live & inside, other=-float("inf")).to(tl.float32)
+    high = tl.load(at + HALF, mask=live & inside_too, other=-float("inf")).to(tl.float32)
+    low, low_key = _keys(low, e[None, :], inside, 2 * HALF)
+    high, high_key = _keys(high, e[None, :] + HALF, inside_too, 2 * HALF)
+    largest = tl.maximum(tl.max(low, 1), tl.max(high, 1))[:, None]
+    total = tl.sum(tl.exp(low - largest) + tl.exp(high - largest), 1)[:, None]
+    winners = tl.full([BLOCK_T, BLOCK_K], 0, tl.int32)
+    for round in tl.range(0, rounds, num_stages=1):
+        best = tl.maximum(tl.max(low_key, 1), tl.max(high_key, 1))[:, None]
+        winners = tl.where(slot == round, best, winners)
+        # Behind all others from now on.
+        low_key = tl.where(low_key == best, -2147483648, low_key)
+        high_key = tl.where(high_key == best, -2147483648, high_key)
+    chosen = 2 * HALF - 1 - (winners & (2 * HALF - 1))
+    won = live & (slot < TOP_K)
+    pair = t[:, None] * SLOTS + slot
+    tl.store(ids + pair, chosen, mask=won)
+    tl.store(weights + pair, tl.exp(_score(winners, 2 * HALF) - largest) / total, mask=won)
     if SHARED:
-        tl.store(work + 1, E + (T << 16))
-        t = tl.arange(0, ROWS)
-        tl.store(pairs + t, t * SLOTS + TOP_K, mask=t < T)
+        gate = tl.load(shared_logits + t, mask=t < T, other=0.0).to(tl.float32)
+        gate = to_bfloat16(1.0 / (1.0 + tl.exp(-gate))).to(tl.float32)
+        tl.store(ids + t * SLOTS + TOP_K, tl.full([BLOCK_T], E, tl.int32), mask=t < T)
+        tl.store(weights + t * SLOTS + TOP_K, gate, mask=t < T)
+    if LIST:
+        bit = tl.where(live, (1 << t)[:, None], 0)
+        low_rows = tl.sum(tl.where(low_key == -2147483648, bit, 0), 0)
+        high_rows = tl.sum(tl.where(high_key == -2147483648, bit, 0), 0)
+        # Tables of all experts, those of the two halves taking turns.
+        rows = tl.reshape(tl.join(low_rows, high_rows), [2 * HALF])
+        turn = tl.arange(0, 2 * HALF)
+        used = (rows != 0).to(tl.int32)
+        place = SHARED + tl.cumsum(used, 0) - used
+        expert = turn // 2 + turn % 2 * HALF
+        tl.store(work + 1 + place, expert + (_ones(rows) << 16), mask=used != 0)
+        tl.store(work, SHARED + tl.sum(used, 0))
+        index = tl.reshape(chosen % HALF * 2 + chosen // HALF, [BLOCK_T * BLOCK_K])
+        mine = tl.reshape(tl.gather(rows, index, 0), [BLOCK_T, BLOCK_K])
+        listed = tl.reshape(tl.gather(place, index, 0), [BLOCK_T, BLOCK_K])
+        before = _ones(mine & ((1 << t)[:, None] - 1))
+        tl.store(pairs + listed * ROWS + before, pair, mask=won)
+        if SHARED:
+            tl.store(work + 1, E + (T << 16))
+            tl.store(pairs + t, t * SLOTS + TOP_K, mask=t < T)
 
 
 @dataclass(frozen=True)
 class RouterTiling:
-    """How `route` is laid over the device; results do not depend on it.
+    """How `choose` is laid over its program; results do not depend on it.
 
-    tile: rows of the router a program. rows: rows of the batch a program (a power of two).
-    candidates: experts a program ranks. chunk: pairs that all are compared with at once.
-    listed: whether anybody reads the list of distinct experts.
+    warps: the most that share the rows. listed: whether anybody reads the list of experts.
     """
 
-    tile: int = 8
-    rows: int = 2
-    warps: int = 4
-    candidates: int = 32
-    ranking_warps: int = 4
-    chunk: int = 64
-    listing_warps: int = 4
+    warps: int = 16
     listed: bool = True
 
 
@@ -198,16 +191,8 @@ def choose(
 
     ids, work, pairs = integers(rows, slots), integers(count + 2), integers(count + 1, MAX_ROWS)
     weights = torch.empty(rows, slots, dtype=torch.float32, device=device)
-    block = triton.next_power_of_2(count)
-    candidates = min(block, tiling.candidates)
-    shape = {
-        "E": count,
-        "TOP_K": top_k,
-        "SHARED": int(shared),
-        "ROWS": MAX_ROWS,
-        "PDL": dependent_launch(),
-    }
-    _rank[(block // candidates, rows)](
+    block = triton.next_power_of_2(rows)
+    _choose[(1,)](
         logits,
         logits if shared_logits is None else shared_logits,
         ids,
@@ -215,26 +200,19 @@ def choose(
         work,
         pairs,
         rows,
-        BLOCK_E=block,
-        CANDIDATES=candidates,
-        LIST=rows == 1 and tiling.listed,
-        num_warps=tiling.ranking_warps,
-        **shape,
+        top_k,
+        E=count,
+        TOP_K=top_k,
+        SHARED=int(shared),
+        BLOCK_T=block,
+        BLOCK_K=triton.next_power_of_2(top_k),
+        HALF=triton.next_power_of_2(count) // 2,
+        ROWS=MAX_ROWS,
+        LIST=tiling.listed,
+        PDL=dependent_launch(),
+        num_warps=min(block, tiling.warps),
         **launch_options(),
     )
-    if rows > 1 and tiling.listed:
-        _list[(1,)](
-            ids,
-            work,
-            pairs,
-            integers(count),
-            rows,
-            BLOCK_P=triton.next_power_of_2(rows * top_k),
-            CHUNK=tiling.chunk,
-            num_warps=tiling.listing_warps,
-            **shape,
-            **launch_options(),
-        )
     return Routing(ids, weights, work, pairs, renormalize)
 
 
@@ -255,7 +233,8 @@ def reference_routing(
     by_expert: dict[int, list[int]] = {}
     for pair, expert in enumerate(ids.flatten().tolist()):
         by_expert.setdefault(expert, []).append(pair)
-    order = sorted(by_expert, key=lambda expert: expert != experts)
+    half = triton.next_power_of_2(experts) // 2
+    order = sorted(by_expert, key=lambda expert: (expert != experts, expert % half, expert))
     work[0] = len(order)
     for place, expert in enumerate(order):
         mine = by_expert[expert]

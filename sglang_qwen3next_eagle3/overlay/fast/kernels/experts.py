@@ -4,18 +4,20 @@
     that, quantized in groups of 128, x w2 [X, D, I], times the slot's weight -> bf16 [T, S, D]
     the sum over slots in fp32 -> bf16 [T, D]
 
-Three launches, two where weights are bf16. A fixed number of programs walks the list of distinct
+Four launches, three where weights are bf16. A fixed number of programs walks the list of distinct
 experts that the router left behind, so that a tile of weights is read once for all rows that chose
-its expert; tokens are the narrow side of the product on the tensor cores. The last of a row's slots
-to arrive at a tile of columns adds them up. A row's result does not depend on the rows beside it:
-the order of every sum is fixed by the shapes and by the row's own slots.
+its expert; tokens are the narrow side of the product on the tensor cores. What the list says of a
+program's next item is asked for during the one before. A launch of its own adds the slots up:
+counters, by which the last of a row's slots would know that it is, cost more. A row's result does
+not depend on the rows beside it: the order of every sum is fixed by the shapes and by the row's own
+slots.
 
 Stock's rounding points (layers/moe/moe_runner/triton_utils/fused_moe.py): gate and up rounded to
 bf16, silu(gate) * up computed in fp32 and rounded once, groups of 128 quantized, every slot's
 output multiplied by its weight in fp32 and then rounded, their sum in fp32 and rounded.
 
-One file of more than 400 lines, since its parts are one thing: the launches share pairs, tilings
-and arrivals, and are nothing one without the other.
+One file of more than 400 lines, since its parts are one thing: the launches share pairs and
+tilings, and are nothing one without the other.
 """
 
 from dataclasses import dataclass
@@ -59,6 +61,13 @@ def _operands(weights, values, k, rows, tokens, K: tl.constexpr, WHOLE: tl.const
 
 
 @triton.jit
+def _entry(work, pairs, place, token, ROWS: tl.constexpr):
+    """The list's entry at a place, and its first pairs; undefined behind the list's end."""
+    entry = tl.load(work + 1 + place, cache_modifier=".cg")
+    return entry, tl.load(pairs + place * ROWS + token, cache_modifier=".cg")
+
+
+@triton.jit
 def _gate_up(
     x,
     x_scale,
@@ -91,17 +100,22 @@ def _gate_up(
     k0 = tl.arange(0, BLOCK_K)
     token = tl.arange(0, TOKENS)
     items = tl.load(work) * TILES
+    entry, ahead = _entry(work, pairs, tl.program_id(0) // TILES, token, ROWS)
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        entry = tl.load(work + 1 + item // TILES)
         expert = (entry & 0xFFFF).to(tl.int64)
         count = entry >> 16
         column = (item % TILES) * TILE + row % TILE
         real = column < WIDTH
         weights = w13 + expert * (2 * WIDTH * D) + (half * WIDTH + column)[:, None] * D
         mine = pairs + (item // TILES) * ROWS
+        following = tl.minimum(item + tl.num_programs(0), items - 1) // TILES
+        entry, next_ahead = _entry(work, pairs, following, token, ROWS)
         for first in range(0, count, TOKENS):
             live = first + token < count
-            pair = tl.load(mine + first + token, mask=live, other=0)
+            pair = tl.where(live, ahead, 0)
+            ahead = tl.load(
+                mine + first + TOKENS + token, mask=live & (first + TOKENS + token < count), other=0
+            )
             source = pair // SLOTS
             total = tl.zeros([2 * TILE, TOKENS], tl.float32)
             for k in tl.range(0, D, BLOCK_K, num_stages=STAGES):
@@ -129,6 +143,7 @@ def _gate_up(
                 out,
                 mask=live[None, :] & (n < WIDTH)[:, None],
             )
+        ahead = next_ahead
     if PDL and LATE:
         # Not sooner: programs of the next launch would take the places of this one's unevenly.
         gdc_launch_dependents()
@@ -144,8 +159,6 @@ def _down(
     w2,
     w2_scale,
     partial,
-    out,
-    arrived,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -157,7 +170,6 @@ def _down(
     QUANTIZED: tl.constexpr,
     DOT: tl.constexpr,
     ROWS: tl.constexpr,
-    SUM: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     TOP_K: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -167,13 +179,14 @@ def _down(
     WHOLE: tl.constexpr = WIDTH % BLOCK_K == 0 and D % TILE == 0
     k0 = tl.arange(0, BLOCK_K)
     token = tl.arange(0, TOKENS)
+    # The list is older than the launch before this one, which had waited for it.
+    items = tl.load(work, cache_modifier=".cg") * TILES
+    entry, ahead = _entry(work, pairs, tl.program_id(0) // TILES, token, ROWS)
     if PDL:
         gdc_wait()
         if not LATE:
             gdc_launch_dependents()
-    items = tl.load(work) * TILES
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        entry = tl.load(work + 1 + item // TILES)
         expert = (entry & 0xFFFF).to(tl.int64)
         count = entry >> 16
         tile = item % TILES
@@ -181,9 +194,25 @@ def _down(
         real = n < D
         weight = w2 + expert * (D * WIDTH) + n[:, None] * WIDTH
         mine = pairs + (item // TILES) * ROWS
+        following = tl.minimum(item + tl.num_programs(0), items - 1) // TILES
+        entry, next_ahead = _entry(work, pairs, following, token, ROWS)
         for first in range(0, count, TOKENS):
             live = first + token < count
-            pair = tl.load(mine + first + token, mask=live, other=0)
+            pair = tl.where(live, ahead, 0)
+            ahead = tl.load(
+                mine + first + TOKENS + token, mask=live & (first + TOKENS + token < count), other=0
+            )
+            share = tl.load(weights + pair, mask=live, other=0.0)
+            if RENORMALIZE:
+                other = tl.arange(0, BLOCK_S)[None, :]
+                chances = tl.load(
+                    weights + (pair // SLOTS * SLOTS)[:, None] + other,
+                    mask=live[:, None] & (other < TOP_K),
+                    other=0.0,
+                )
+                norm = tl.sum(chances, 1)
+                routed = (pair % SLOTS < TOP_K) & (norm > 0.0)
+                share = share / tl.where(routed, norm, 1.0)
             total = tl.zeros([TILE, TOKENS], tl.float32)
             for k in tl.range(0, WIDTH, BLOCK_K, num_stages=STAGES):
                 at = act + pair[None, :] * WIDTH
@@ -197,39 +226,36 @@ def _down(
                     total += tl.dot(w, a) * (scale * a_scale)[None, :]
                 else:
                     total = tl.dot(w.to(DOT), a.to(DOT), total)
-            share = tl.load(weights + pair, mask=live, other=0.0)
-            if RENORMALIZE:
-                other = tl.arange(0, BLOCK_S)[None, :]
-                chances = tl.load(
-                    weights + (pair // SLOTS * SLOTS)[:, None] + other,
-                    mask=live[:, None] & (other < TOP_K),
-                    other=0.0,
-                )
-                norm = tl.sum(chances, 1)
-                routed = (pair % SLOTS < TOP_K) & (norm > 0.0)
-                share = share / tl.where(routed, norm, 1.0)
             tl.store(
                 partial + pair[None, :] * D + n[:, None],
                 to_bfloat16(total * share[None, :]),
                 mask=live[None, :] & real[:, None],
             )
-            if SUM:
-                # This program's stores before its arrival, the others' behind a row's last one.
-                tl.debug_barrier()
-                t = pair // SLOTS
-                before = tl.atomic_add(arrived + tile * ROWS + t, 1, mask=live, sem="acq_rel")
-                whole = live & (before == SLOTS - 1)
-                if tl.max(whole.to(tl.int32), 0) > 0:
-                    tl.store(arrived + tile * ROWS + t, 0, mask=whole)
-                    mask = whole[:, None] & real[None, :]
-                    added = tl.zeros([TOKENS, TILE], tl.float32)
-                    for slot in tl.static_range(SLOTS):
-                        at = (t * SLOTS + slot)[:, None] * D + n[None, :]
-                        one = tl.load(partial + at, mask=mask, other=0.0, cache_modifier=".cg")
-                        added += one.to(tl.float32)
-                    tl.store(out + t[:, None] * D + n[None, :], to_bfloat16(added), mask=mask)
+        ahead = next_ahead
     if PDL and LATE:
         gdc_launch_dependents()
+
+
+@triton.jit
+def _add_slots(
+    partial,
+    out,
+    D: tl.constexpr,
+    SLOTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """The slots of a row in fp32, from the first to the last."""
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = n < D
+    total = tl.zeros([BLOCK], tl.float32)
+    for slot in tl.static_range(SLOTS):
+        at = partial + (tl.program_id(0) * SLOTS + slot) * D + n
+        total += tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + tl.program_id(0) * D + n, to_bfloat16(total), mask=inside)
 
 
 @dataclass(frozen=True)
@@ -252,21 +278,12 @@ class ExpertTiling:
     late: bool | None = None
 
 
+ADDED = 256
+"""Columns of the sum over slots that a program has."""
 UP = ExpertTiling(tile=32, tokens=16, stages=6, warps=4, programs=3)
 DOWN = ExpertTiling(tile=64, tokens=16, stages=5, warps=4, programs=4)
 UP_BF16 = ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=3)
 DOWN_BF16 = ExpertTiling(tile=64, tokens=16, stages=3, warps=4, programs=3)
-
-_counters: dict[tuple[torch.device, int], torch.Tensor] = {}
-
-
-def _arrivals(device: torch.device, tiles: int) -> torch.Tensor:
-    """Zeros [tiles, MAX_ROWS] that the last to arrive sets back. Not to be made during capture."""
-    key = device, tiles
-    if key not in _counters:
-        _counters[key] = torch.zeros(tiles, MAX_ROWS, dtype=torch.int32, device=device)
-    return _counters[key]
-
 
 _processors: dict[torch.device, int] = {}
 
@@ -295,8 +312,8 @@ def experts(
     scales [X, 2 I / 128, D / 128] and [X, D / 128, I / 128], or bf16 without. I may be the shard of
     one rank. add: False leaves the slots' outputs as they are, [T, S, D], for whoever reads them to
     add in fp32 from the first to the last.
-    Launches must follow one another in one stream: they share counters, which the first call makes;
-    it must not be inside a graph's capture.
+    The launch before the first one must be that of `choose`, or one that waits for it before it
+    starts others: `_down` reads the list ahead of its wait.
     """
     quantized = w13_scale is not None
     up = up or (UP if quantized else UP_BF16)
@@ -311,7 +328,6 @@ def experts(
     act = torch.empty(rows * slots, width, dtype=torch.bfloat16, device=device)
     shared = _shared(routed, w13)
     partial = torch.empty(rows * slots, columns, dtype=torch.bfloat16, device=device)
-    out = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
     # No more distinct experts than pairs, and every row has the shared one.
     distinct = min(w2.shape[0], rows * (slots - shared) + shared)
     shape = {
@@ -364,15 +380,12 @@ def experts(
         w2,
         w2 if w2_scale is None else w2_scale,
         partial,
-        out,
-        _arrivals(device, tiles),
         TILES=tiles,
         TILE=down.tile,
         TOKENS=down.tokens,
         BLOCK_K=down.block,
         STAGES=down.stages,
         LATE=late,
-        SUM=add,
         RENORMALIZE=routing.renormalize,
         TOP_K=slots - shared,
         BLOCK_S=triton.next_power_of_2(slots),
@@ -380,7 +393,20 @@ def experts(
         **shape,
         **launch_options(),
     )
-    return out if add else partial.view(rows, slots, columns)
+    if not add:
+        return partial.view(rows, slots, columns)
+    out = torch.empty(rows, columns, dtype=torch.bfloat16, device=device)
+    _add_slots[(rows, triton.cdiv(columns, ADDED))](
+        partial,
+        out,
+        D=columns,
+        SLOTS=slots,
+        BLOCK=ADDED,
+        PDL=dependent_launch(),
+        num_warps=1,
+        **launch_options(),
+    )
+    return out
 
 
 def _shared(routed: Routed, w13: torch.Tensor) -> bool:

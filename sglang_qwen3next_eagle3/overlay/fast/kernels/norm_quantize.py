@@ -51,11 +51,14 @@ def _add_norm_quantize(
     normed_out,
     codes_out,
     scales_out,
+    gate,
+    gated_out,
     eps,
     D: tl.constexpr,
     GROUPS: tl.constexpr,
     ADD: tl.constexpr,
     QUANTIZE: tl.constexpr,
+    GATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
     # A group lies within half a warp, so that its largest value is found by shuffles alone.
@@ -66,6 +69,8 @@ def _add_norm_quantize(
     if PDL:
         gdc_launch_dependents()
     gain = 1.0 + tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    if GATE:
+        along = tl.load(gate + column, mask=inside, other=0.0).to(tl.float32)
     if PDL:
         gdc_wait()
     x = tl.load(hidden + at, mask=inside, other=0.0).to(tl.float32)
@@ -75,6 +80,9 @@ def _add_norm_quantize(
     mean = tl.sum(tl.sum(x * x, 1), 0) / D
     normed = to_bfloat16(x * tl.rsqrt(mean + eps) * gain)
     tl.store(normed_out + at, normed, mask=inside)
+    if GATE:
+        chance = tl.sum(tl.sum(along * normed.to(tl.float32), 1), 0)
+        tl.store(gated_out + tl.program_id(0), to_bfloat16(chance))
     if QUANTIZE:
         codes, scales = quantize_groups(normed.to(tl.float32))
         tl.store(codes_out + at, codes)
@@ -87,11 +95,14 @@ def add_norm_quantize(
     weight: torch.Tensor,
     eps: float,
     quantize: bool = True,
+    gate: torch.Tensor | None = None,
+    gated: torch.Tensor | None = None,
 ) -> Normed:
     """RMSNorm of hidden + residual with the gain 1 + weight, and its quantization if asked for.
 
     hidden, residual: [T, D] bf16, contiguous (None: the stream begins here); weight: [D].
     Quantization needs D to be 128 times a power of two.
+    gate: [1, D] bf16, a weight of one row: its product with every normed row goes to gated [T].
     """
     rows, width = hidden.shape
     groups = triton.next_power_of_2(triton.cdiv(width, GROUP))
@@ -110,11 +121,14 @@ def add_norm_quantize(
         normed,
         normed if codes is None else codes,
         normed if scales is None else scales,
+        normed if gate is None else gate,
+        normed if gated is None else gated,
         eps,
         D=width,
         GROUPS=groups,
         ADD=residual is not None,
         QUANTIZE=quantize,
+        GATE=gate is not None,
         PDL=dependent_launch(),
         num_warps=WARPS,
         **launch_options(),
