@@ -273,6 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0, help="begin nothing after this")
+    parser.add_argument("--parts", default="checks,graphs,layers", help="in this order")
     parser.add_argument("--tilings", action="store_true", help="other divisions of K, too")
     arguments = parser.parse_args()
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "checks": {}, "layers": [],
@@ -281,15 +282,15 @@ def main() -> None:
     def late() -> bool:
         return time.monotonic() - began > arguments.seconds
 
-    parts: list[tuple[str, Callable[[], None]]] = [
-        ("checks", lambda: checks(report)),
-        ("graphs", lambda: graph_times(report, late)),
-        ("layers", lambda: layer_times(report, late, arguments.tilings)),
-    ]
-    for name, part in parts:
+    parts: dict[str, Callable[[], None]] = {
+        "checks": lambda: checks(report),
+        "graphs": lambda: graph_times(report, late),
+        "layers": lambda: layer_times(report, late, arguments.tilings),
+    }
+    for name in arguments.parts.split(","):
         try:
             with torch.no_grad():
-                part()
+                parts[name]()
         except Exception:
             report["failures"].append(f"{name}: {traceback.format_exc()[-1500:]}")
             print(f"FAILED {name}: {traceback.format_exc()[-2500:]}", flush=True)

@@ -158,7 +158,7 @@ def _extend(head: FastHead, worker: Any, places: Places, nodes: int) -> tuple[An
         extend_num_tokens=rows,
         next_token_logits_buffer=torch.zeros(rows, head.vocabulary, device=device),
     )  # fmt: skip
-    accepted = [min(2, nodes), nodes][:requests]
+    accepted = [1 + (1 + request) % nodes for request in range(requests)]
     accept = torch.tensor(accepted, dtype=torch.int32, device=device)
     batch.spec_info = EagleDraftExtendInput(
         hidden_states=_hidden(rows, head.model.model.fc.weight.shape[1], device),
