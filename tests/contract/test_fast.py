@@ -77,6 +77,10 @@ def test_every_step_of_every_layer_is_stocks(report: Any) -> None:
     assert max(finding["typical"] for finding in report["findings"]) < 0.015
 
 
+def test_there_is_room_for_drafts_behind_the_longest_context(report: Any) -> None:
+    assert report["room"]
+
+
 def test_the_check_leaves_the_states_as_they_were(report: Any) -> None:
     assert report["clean"]
 

@@ -84,6 +84,10 @@ def test_a_draft_extend_and_a_draft_step_are_stocks(report: Any) -> None:
     assert report["unread"]
 
 
+def test_there_is_room_for_drafts_behind_the_longest_context(report: Any) -> None:
+    assert report["room"]
+
+
 def test_the_check_leaves_the_cache_as_it_was(report: Any) -> None:
     assert report["clean"]
 

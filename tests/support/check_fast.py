@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from sglang_qwen3next_eagle3.overlay import capture
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, hooks, preparation, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import chunk_count
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
 from tests.support import fast_kernels
@@ -46,8 +47,11 @@ def main() -> None:
         if finding.off:
             selfcheck.drop(path, finding)
     states = model_runner.req_to_token_pool.mamba_pool.mamba_cache
+    nodes = model_runner.server_args.speculative_num_draft_tokens or 1
+    longest = chunk_count(model_runner.model_config.context_len + nodes)
     report: dict[str, Any] = {
         "findings": [{**asdict(finding), "off": finding.off} for finding in findings],
+        "room": kernels.workspace.sums.shape[2] >= longest,
         "clean": not states.conv[0][:, 1:].any() and not states.temporal[:, 1:].any(),
     }
     verify = model_runner.spec_algorithm.is_eagle()

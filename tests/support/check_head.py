@@ -253,10 +253,13 @@ def main() -> None:
     for part in cache:
         part.zero_()
     findings = head_check.compare(head, worker)
+    context = worker.draft_runner.model_config.context_len
+    longest = attention.chunk_count(context + worker.speculative_num_draft_tokens)
     report: dict[str, Any] = {
         "findings": [{**asdict(finding), "off": finding.off} for finding in findings],
         "clean": not any(part.any() for part in cache),
         "unread": unread(head, worker),
+        "room": head.kernels.workspace.sums.shape[2] >= longest,
     }
     if head.ranks == 1:
         report["refused"] = refused(head, worker)

@@ -67,12 +67,6 @@ def fuse_shared_experts() -> None:
 class InterpretedKernels(Kernels):
     """The package's kernels in Triton's interpreter."""
 
-    def __init__(self, model: Any, backend: Any, rows: int, device: Any) -> None:
-        full = backend.full_attn_backend
-        context = full.__dict__.setdefault("max_context_len", 4096)
-        assert context
-        super().__init__(model, backend, rows, device)
-
     split = staticmethod(split)
 
     def attention(self, at: Any, layer: Any, qkv: torch.Tensor, quantize: bool) -> Any:

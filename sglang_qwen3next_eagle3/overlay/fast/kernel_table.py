@@ -43,7 +43,8 @@ class Kernels:
         self.kept = gdn_verify.GdnKept.empty(
             states.temporal.shape[0], rows, *heads, gdn.head_k_dim, gdn.head_v_dim, device
         )
-        context = backend.full_attn_backend.max_context_len
+        # Drafts stand behind the last token of a context.
+        context = backend.linear_attn_backend.req_to_token_pool.req_to_token.shape[1]
         self.workspace = attention.attention_workspace(
             rows, full.num_heads, full.head_dim, context, device
         )

@@ -122,8 +122,10 @@ def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHea
     Raises:
         Unsupported: the head has something that they do not know.
     """
-    model, context = worker.draft_runner.model, worker.draft_runner.model_config.context_len
+    model = worker.draft_runner.model
     check_head(model)
+    # Drafts stand behind the last token of a context.
+    context = worker.draft_runner.req_to_token_pool.req_to_token.shape[1]
     attn = model.model.layers[0].self_attn
     return FastHead(model, kernels(attn, context, worker.device), worker.ps.tp_size)
 
