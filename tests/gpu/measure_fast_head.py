@@ -65,12 +65,12 @@ LAYERS: dict[str, tuple[int, int]] = {
     "lm_head": (DRAFTS, WIDTH),
 }
 OTHERS: dict[str, tuple[HeadTiling, ...]] = {
-    "fc": (HeadTiling(16, 2), HeadTiling(16, 3), HeadTiling(8, 6)),
-    "qkv": (HeadTiling(16, 1), HeadTiling(16, 2), HeadTiling(8, 4), HeadTiling(4, 4)),
-    "o": (HeadTiling(16, 1), HeadTiling(4, 2), HeadTiling(8, 2)),
-    "gate_up": (HeadTiling(4, 2), HeadTiling(8, 2), HeadTiling(4, 4)),
-    "down": (HeadTiling(16, 2), HeadTiling(16, 4), HeadTiling(8, 8)),
-    "lm_head": (HeadTiling(4, 2), HeadTiling(8, 2)),
+    "fc": (HeadTiling(16, 2), HeadTiling(8, 6, ahead=True), HeadTiling(16, 3, ahead=True)),
+    "qkv": (HeadTiling(16, 1), HeadTiling(8, 4, ahead=True), HeadTiling(16, 2, ahead=True)),
+    "o": (HeadTiling(16, 1), HeadTiling(8, 2, ahead=True)),
+    "gate_up": (HeadTiling(4, 2), HeadTiling(8, 2, ahead=True), HeadTiling(4, 4, ahead=True)),
+    "down": (HeadTiling(16, 2), HeadTiling(8, 8, ahead=True), HeadTiling(16, 4, ahead=True)),
+    "lm_head": (HeadTiling(4, 2), HeadTiling(8, 2, ahead=True), HeadTiling(4, 4, ahead=True)),
 }
 
 
@@ -111,7 +111,9 @@ def layer_times(report: dict[str, Any], late: Callable[[], bool], others: bool) 
                         ours(name)(x, weight, divided=tiling)
 
                 chosen = tiling or head_linear.head_tiling(k)
-                row[f"{chosen.shares}x{chosen.passes}"] = round(replayed(own) / sets, 2)
+                row[f"{chosen.shares}x{chosen.passes}{'+' * chosen.ahead}"] = round(
+                    replayed(own) / sets, 2
+                )
             report["layers"].append(row)
             print(row, flush=True)
         del weights

@@ -61,13 +61,17 @@ def test_products_agree_with_float64(
 
 
 def test_the_published_widths_are_taken_in_passes() -> None:
-    assert [head_tiling(k) for k in (2048, 4096, 6144, 8192)] == [(8, 1), (8, 2), (8, 3), (8, 4)]
+    assert [head_tiling(k) for k in (2048, 4096, 6144, 8192)] == [
+        (8, passes, False) for passes in (1, 2, 3, 4)
+    ]
     x, weight = bf16(2, 6144), bf16(16, 6144, seed=1)
     one_ulp(head_linear(x, weight), reference_head_linear(x, weight))
 
 
 def test_a_row_does_not_know_how_many_run_beside_it() -> None:
     x, weight = bf16(32, 512), bf16(64, 512, seed=1)
+    ahead = HeadTiling(8, 2, ahead=True)
+    assert torch.equal(head_linear(x, weight, ahead), head_linear(x, weight))
     alone = [one(x[5:6].contiguous(), weight) for one in (head_linear, head_gated)]
     for rows in (8, 16, 32):
         among = [one(x[:rows].contiguous(), weight)[5:6] for one in (head_linear, head_gated)]

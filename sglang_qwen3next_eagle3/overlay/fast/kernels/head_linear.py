@@ -55,10 +55,12 @@ class HeadTiling(NamedTuple):
     """How K is divided. Sets the order of sums: the same for every T.
 
     shares: parts of K, one a warp, a power of two. passes: in how many steps a warp takes its part.
+    ahead: whether the weights of a step are asked for before the one before it is worked on.
     """
 
     shares: int
     passes: int
+    ahead: bool = False
 
 
 class Largest(NamedTuple):
@@ -66,6 +68,26 @@ class Largest(NamedTuple):
 
     values: torch.Tensor
     places: torch.Tensor
+
+
+@triton.jit
+def _weights(
+    weight,
+    upper,
+    lower,
+    N,
+    first,
+    K: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARE: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    MASKED: tl.constexpr,
+    CACHE: tl.constexpr,
+):
+    """Chunks of 8 rows of the weight from `upper` on, then those of 8 from `lower` on."""
+    above = _chunks(weight, upper, N, first, K, SHARES, SHARE, 32, CHUNKS, MASKED, CACHE)
+    below = _chunks(weight, lower, N, first, K, SHARES, SHARE, 32, CHUNKS, MASKED, CACHE)
+    return above + below
 
 
 @triton.jit
@@ -80,6 +102,7 @@ def _sums(
     SHARES: tl.constexpr,
     SHARE: tl.constexpr,
     PASSES: tl.constexpr,
+    NEXT: tl.constexpr,
     TILES: tl.constexpr,
     MASKED: tl.constexpr,
     PDL: tl.constexpr,
@@ -93,10 +116,20 @@ def _sums(
     acc = ()
     for _ in tl.static_range(TILES):
         acc += (tl.zeros([SHARES, 16, 8], tl.float32),)
+    STEP: tl.constexpr = CHUNKS * 32
+    held = _weights(weight, upper, lower, N, 0, K, SHARES, SHARE, CHUNKS, MASKED, CACHE)
+    coming = held
     for p in tl.static_range(PASSES):
-        first = p * CHUNKS * 32
-        above = _chunks(weight, upper, N, first, K, SHARES, SHARE, 32, CHUNKS, MASKED, CACHE)
-        below = _chunks(weight, lower, N, first, K, SHARES, SHARE, 32, CHUNKS, MASKED, CACHE)
+        first = p * STEP
+        if p > 0 and NEXT:
+            held = coming
+        elif p > 0:
+            held = _weights(weight, upper, lower, N, first, K, SHARES, SHARE, CHUNKS, MASKED, CACHE)
+        if NEXT and p + 1 < PASSES:
+            after = first + STEP
+            coming = _weights(
+                weight, upper, lower, N, after, K, SHARES, SHARE, CHUNKS, MASKED, CACHE
+            )
         if PDL and p == 0:
             gdc_wait()
         for q in tl.static_range(CHUNKS // AHEAD):
@@ -106,8 +139,8 @@ def _sums(
                 rows += (_chunks(x, j * 8, T, start, K, SHARES, SHARE, 32, AHEAD, MASKED, ""),)
             for c in tl.static_range(AHEAD):
                 left = _sixteen(
-                    _operand(above[q * AHEAD + c], SHARES, 32, False),
-                    _operand(below[q * AHEAD + c], SHARES, 32, False),
+                    _operand(held[q * AHEAD + c], SHARES, 32, False),
+                    _operand(held[CHUNKS + q * AHEAD + c], SHARES, 32, False),
                     SHARES,
                     32,
                 )
@@ -136,6 +169,7 @@ def _head_linear(
     SHARES: tl.constexpr,
     SHARE: tl.constexpr,
     PASSES: tl.constexpr,
+    NEXT: tl.constexpr,
     TILES: tl.constexpr,
     KIND: tl.constexpr,
     NODES: tl.constexpr,
@@ -151,7 +185,7 @@ def _head_linear(
     else:
         upper, lower, rows = program * 16, program * 16 + 8, N
     tiles = _sums(
-        x, weight, upper, lower, T, rows, K, SHARES, SHARE, PASSES, TILES, MASKED, PDL
+        x, weight, upper, lower, T, rows, K, SHARES, SHARE, PASSES, NEXT, TILES, MASKED, PDL
     )  # fmt: skip
     n = program * 16 + tl.arange(0, 16)
     for j in tl.static_range(TILES):
@@ -213,7 +247,7 @@ def _launch(
         raise ValueError(f"a weight of {tuple(weight.shape)} does not fit {n} outputs of {k}")
     if gated and n % 8:
         raise ValueError(f"{n} gates are not in whole tiles of 8")
-    shares, passes = divided or head_tiling(k)
+    shares, passes, ahead = divided or head_tiling(k)
     share = triton.cdiv(k, shares * WIDTH * passes) * WIDTH * passes
     _head_linear[(triton.cdiv(n, 8 if gated else 16),)](
         x,
@@ -227,6 +261,7 @@ def _launch(
         SHARES=shares,
         SHARE=share,
         PASSES=passes,
+        NEXT=ahead,
         TILES=triton.next_power_of_2(triton.cdiv(rows, 8)),
         KIND=kind.value,
         NODES=nodes,
