@@ -1,8 +1,8 @@
 """Compile every kernel of the fast path for sm_90 as its launcher launches it for the published
 target's shapes. Needs no GPU: what a launcher would run is compiled only. Prints their names.
 
-With `--every` for every number of rows and shape of drafts that tests/gpu measures, and for the
-shards of two and four ranks in FP8 and bf16: minutes.
+With `--every` for every number of rows and shape of drafts that tests/gpu measures, for the shards
+of two and four ranks in FP8 and bf16, and for the demo target's widths: minutes.
 """
 
 import json
@@ -183,7 +183,49 @@ def draft_head(requests: int, nodes: int, ranks: int = 1) -> None:
     head_steps.head_choose(largest, table, tokens, tokens)
 
 
+def demo_widths(requests: int, nodes: int) -> None:
+    """A layer of the demo target with its experts widened, and its logits, in bf16."""
+    width, inner, state, count = 192, 96, 32, requests * nodes
+    hidden, gain = empty(count, width), empty(width)
+    norm_quantize.add_norm_quantize(hidden, hidden, gain, 1e-6, False)
+    skinny_gemm.skinny_gemm(hidden, empty(384, width), None, (hidden, empty(8, width)))
+    skinny_gemm.skinny_gemm(hidden, empty(768, width))
+    skinny_gemm.skinny_gemm(empty(count, 128), empty(width, 128))
+    skinny_gemm.skinny_gemm(empty(count, 256), empty(width, 256))
+    lm_head.argmax_rows(lm_head.lm_head(hidden, empty(4096, width)))
+    gate = empty(8, width), empty(1, width)
+    routed = router.route(hidden, hidden, gain, 1e-6, *gate, 2, True, False)
+    experts.experts(routed, empty(9, 2 * inner, width), None, empty(9, width, inner), None)
+    conv, states = empty(4, 256, 3), empty(4, 4, state, state, dtype=FP32)
+    slots = torch.zeros(requests, dtype=INT32)
+    common: dict[str, Any] = {
+        "qkvz": empty(count, 384), "ba": empty(count, 8), "conv_state": conv,
+        "conv_weight": empty(256, 4), "conv_bias": None, "A_log": empty(4, dtype=FP32),
+        "dt_bias": empty(4), "ssm_state": states, "slots": slots, "norm_weight": empty(state),
+        "eps": 1e-6, "quantize": False, "early_state": True,
+    }  # fmt: skip
+    paths = None
+    if nodes == 1:
+        gdn_decode.gdn_decode(**common, arrivals=gdn_decode.gdn_arrivals(count, 2, "cpu"))
+    else:
+        links = torch.zeros(requests, nodes, dtype=INT32)
+        paths = tree.tree_paths(next_token=links, next_sibling=links)
+        kept = gdn_verify.GdnKept.empty(1, count, 2, 4, state, state, "cpu")
+        gdn_verify.gdn_verify(**common, paths=paths, kept=kept, layer=0)
+        last = torch.zeros(requests, dtype=INT64)
+        gdn_commit.gdn_commit(conv[None], states[None], slots, paths, last, kept)
+    cache, positions = empty(1024, 2, 64), torch.zeros(count, dtype=INT64)
+    attention.attention(
+        empty(count, 768), empty(64), empty(64), 1e-6, positions, empty(4096, 16, dtype=FP32),
+        cache, cache, positions, torch.zeros(requests + 1, dtype=INT32),
+        torch.zeros(64, dtype=INT64), paths, False,
+        attention.attention_workspace(count, 4, 64, 4096, "cpu"),
+    )  # fmt: skip
+
+
 def every() -> None:
+    for shape in ((1, 1), (8, 1), (1, 4), (1, 6), (1, 8)):
+        demo_widths(*shape)
     for shape in ((1, 4), (8, 4), (1, 8), (4, 8)):
         for ranks in (1, 2, 4):
             draft_head(*shape, ranks)
