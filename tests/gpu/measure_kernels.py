@@ -45,6 +45,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.experts import ExpertTiling
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import GemmTiling
 
 D, INNER, EXPERTS, TOP_K, QKVZ, QKV, VALUES = 2048, 512, 512, 10, 12288, 9216, 4096
+VOCABULARY = 151936
 BANDWIDTH = 4.3e12
 SWEPT = 4, 8
 """Rows for which every variant is measured; for others compiling them all would take too long."""
@@ -202,6 +203,7 @@ class Bench:
         requests = max(rows // NODES[rows] for rows in arguments.rows)
         first = Layer(None, requests)
         self.layers = [first] + [Layer(first, requests) for _ in range(self.sets - 1)]
+        self.vocabulary = torch.empty(VOCABULARY, D, dtype=torch.bfloat16, device=device)
         text = arguments.routing == "text"
         self.inputs = {rows: Rows(rows, self.sets, requests, text) for rows in arguments.rows}
         self.found: list[dict[str, Any]] = []
@@ -376,7 +378,7 @@ def expert_jobs(b: Bench, rows: int) -> None:
         ExpertTiling(128, 16, 4, 4, 3), ExpertTiling(64, 16, 4, 4, 6),
         ExpertTiling(64, 16, 4, 4, 5),
         ExpertTiling(128, 16, 4, 8, 3), ExpertTiling(64, 16, 5, 4, 4, late=False),
-        ExpertTiling(128, 16, 4, 4, 2),
+        ExpertTiling(128, 16, 4, 4, 2), ExpertTiling(64, 16, 5, 4, 4, prefetch=True),
     ):  # fmt: skip
         variant = f"down {spelled(tiling)}"
         b.add("moe", variant, rows, 3 * read, partial(moe, b, r, None, tiling, False))
@@ -389,22 +391,32 @@ def spelled(tiling: Any) -> str:
 
 def dense_jobs(b: Bench, rows: int) -> None:
     r = b.inputs[rows]
-    for which, x, variants in (
-        ("qkvz", r.x, ((16, 4, 1, 128), (16, 2, 1, 168), (16, 2, 1, 255), (32, 4, 1, 168),
-                       (32, 4, 1, 255), (16, 4, 1, 168))),
-        ("out", r.values, ((16, 8, 1, 128), (16, 4, 1, 168), (16, 8, 1, 255), (32, 8, 1, 168),
-                           (16, 4, 1, 255))),
-    ):  # fmt: skip
+    few = {
+        "qkvz": ((16, 2, 1, 168), (16, 2, 1, 255), (32, 4, 1, 168), (32, 4, 1, 128, 2)),
+        "out": ((16, 4, 1, 168), (16, 4, 1, 255), (32, 8, 1, 128, 2), (16, 4, 1, 128, 2)),
+    }
+    many = {
+        "qkvz": ((32, 4, 1, 128, 2), (32, 4, 1, 168, 2), (64, 4, 1, 168, 4)),
+        "out": ((32, 8, 1, 128, 2), (32, 8, 1, 168, 2), (16, 8, 1, 168)),
+    }
+    for which, x in (("qkvz", r.x), ("out", r.values)):
         read = getattr(b.layers[0], which).numel()
-        for variant in variants:
+        b.add(which, "", rows, read, partial(gemm, b, x, which, None, None))
+        for variant in () if rows == 1 else (few if rows <= 8 else many)[which]:
             tiling = GemmTiling(*variant)
-            if rows > 8 and (tiling.rows > 16 or tiling.registers > 168):
-                continue  # minutes of compiling
-            if rows == 1 and tiling != skinny_gemm.tiling(D if which == "qkvz" else VALUES, True):
-                continue
             b.add(which, spelled(tiling), rows, read, partial(gemm, b, x, which, None, tiling))
+    if rows > 8:
+        weight, x = b.vocabulary, normal(rows, D)
+        for variant in (None, (32, 8, 1, 128, 2), (32, 8, 1, 168, 2), (64, 8, 1, 168, 4)):
+            tiling = variant and GemmTiling(*variant)
+            name = spelled(tiling) if tiling else ""
+            b.add("lm_head", name, rows, weight.numel() * 2, partial(product, x, weight, tiling))
     b.add("qkvz", "with ba", rows, QKVZ * D, partial(gemm, b, r.x, "qkvz", r.hidden, None))
     b.add("gdn", "", rows, 0, partial(gdn, b, r, r.projected, r.gates))
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, tiling: GemmTiling | None, i: int) -> Any:
+    return skinny_gemm.skinny_gemm(x, weight, divided=tiling)[0]
 
 
 def router_jobs(b: Bench, rows: int) -> None:

@@ -48,6 +48,19 @@ def test_fp8_agrees_with_float64(rows: int, n: int, divided: GemmTiling | None) 
     close(got, reference_skinny_gemm(x, weight, scale))
 
 
+@pytest.mark.parametrize("rows", [5, 11])
+def test_a_weight_in_parts_gives_the_same_bits(rows: int) -> None:
+    """So that passes of many rows may be divided otherwise than those of few."""
+    x, weight, scale = fp8_layer(rows, 64, 512)
+    want, _ = skinny_gemm(x, weight, scale, divided=GemmTiling(16, 2))
+    for divided in (GemmTiling(32, 2, passes=2), GemmTiling(64, 2, passes=2)):
+        assert torch.equal(skinny_gemm(x, weight, scale, divided=divided)[0], want)
+    y, plain = random(rows, 512).bfloat16(), random(64, 512, seed=3).bfloat16()
+    want, _ = skinny_gemm(y, plain, divided=GemmTiling(16, 2))
+    got, _ = skinny_gemm(y, plain, divided=GemmTiling(32, 2, passes=4))
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize(
     ("n", "k"),
     [(64, 512), (48, 192), (40, 192), (16, 32), (24, 80)],

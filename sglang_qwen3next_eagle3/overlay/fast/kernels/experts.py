@@ -42,9 +42,29 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import (
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
 
+_INTERPRETED = tl.constexpr(INTERPRETED)
+
 
 @triton.jit
-def _operands(weights, values, k, rows, tokens, K: tl.constexpr, WHOLE: tl.constexpr):
+def _into_l2(pointers):
+    """Ask for the cache lines at these addresses, and go on."""
+    if not _INTERPRETED:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [pointers.to(tl.int64)], tl.int32,
+            False, 1,
+        )  # fmt: skip
+
+
+@triton.jit
+def _operands(
+    weights,
+    values,
+    k,
+    rows,
+    tokens,
+    K: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
     """A block of a product: weights [R, BLOCK_K], and the tokens' values [BLOCK_K, TOKENS].
 
     weights: pointers [R, 1] to rows; values: [1, TOKENS] to tokens; k: [BLOCK_K]. rows, tokens:
@@ -55,7 +75,9 @@ def _operands(weights, values, k, rows, tokens, K: tl.constexpr, WHOLE: tl.const
         a = tl.load(values + k[:, None], mask=tokens[None, :], other=0.0)
     else:
         inside = k < K
-        w = tl.load(weights + k[None, :], mask=rows[:, None] & inside[None, :], other=0.0)
+        at = weights + k[None, :]
+        there = rows[:, None] & inside[None, :]
+        w = tl.load(at, mask=there, other=0.0)
         a = tl.load(values + k[:, None], mask=tokens[None, :] & inside[:, None], other=0.0)
     return w, a
 
@@ -173,6 +195,7 @@ def _down(
     RENORMALIZE: tl.constexpr,
     TOP_K: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    PREFETCH: tl.constexpr,
     LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -182,6 +205,12 @@ def _down(
     # The list is older than the launch before this one, which had waited for it.
     items = tl.load(work, cache_modifier=".cg") * TILES
     entry, ahead = _entry(work, pairs, tl.program_id(0) // TILES, token, ROWS)
+    if PREFETCH:
+        # The first item's weights, a line a piece, while the activations are still quantized.
+        line = tl.arange(0, WIDTH // 128)[None, :] * 128
+        column = (tl.program_id(0) % TILES * TILE + tl.arange(0, TILE))[:, None]
+        if tl.program_id(0) < items:
+            _into_l2(w2 + (entry & 0xFFFF).to(tl.int64) * (D * WIDTH) + column * WIDTH + line)
     if PDL:
         gdc_wait()
         if not LATE:
@@ -267,6 +296,8 @@ class ExpertTiling:
     one multiprocessor, no more than it holds at once. block: of the sum at a time. late: whether
     the next launch starts behind the last item of a program instead of beside its first, where its
     programs would take the places of this one's unevenly; None: where a program has several items.
+    prefetch: whether `_down` asks for its first weights, into the second-level cache, before what
+    it multiplies them with is ready.
     """
 
     tile: int
@@ -276,6 +307,7 @@ class ExpertTiling:
     programs: int
     block: int = 128
     late: bool | None = None
+    prefetch: bool = False
 
 
 ADDED = 256
@@ -386,6 +418,7 @@ def experts(
         BLOCK_K=down.block,
         STAGES=down.stages,
         LATE=late,
+        PREFETCH=down.prefetch and quantized and width % 128 == 0,
         RENORMALIZE=routing.renormalize,
         TOP_K=slots - shared,
         BLOCK_S=triton.next_power_of_2(slots),

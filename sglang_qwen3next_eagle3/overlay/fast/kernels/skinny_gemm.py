@@ -231,6 +231,7 @@ def _skinny_gemm(
     TILES: tl.constexpr,
     FP8: tl.constexpr,
     MASKED: tl.constexpr,
+    PASSES: tl.constexpr,
     EXTRA_PASSES: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -275,7 +276,7 @@ def _skinny_gemm(
             TILES,
             FP8,
             MASKED,
-            1,
+            PASSES,
             PDL,
         )
 
@@ -284,7 +285,7 @@ class GemmTiling(NamedTuple):
     """How a weight is divided. `shares` sets the order of summation: the same for every T."""
 
     rows: int
-    """Rows of the weight a program owns: 16 or 32."""
+    """Rows of the weight a program owns: 16, 32 or 64."""
     shares: int
     """Into how many parts, one a warp, K is divided: a power of two."""
     extra_passes: int = 1
@@ -292,6 +293,9 @@ class GemmTiling(NamedTuple):
     registers: int = 128
     """The most a thread may hold. Left to itself, ptxas saves registers for more programs a
     processor and loads the pieces of x one after the other, each a latency after the one before."""
+    passes: int = 1
+    """In how many parts a program asks for its weights. Of many rows of x, more rows of the weight
+    share what a program reads of x."""
 
 
 def tiling(k: int, fp8: bool) -> GemmTiling:
@@ -331,7 +335,7 @@ def skinny_gemm(
         raise ValueError("either both operands are e4m3 with scales or both are bf16")
     if fp8 and (n % 16 or k % 128):
         raise ValueError(f"an fp8 weight of {n} x {k} is not in whole tiles of 16 x 128")
-    rows_, shares, extra_passes, registers = divided or tiling(k, fp8)
+    rows_, shares, extra_passes, registers, passes = divided or tiling(k, fp8)
     width = 128 if fp8 else 32
     share = triton.cdiv(k, shares * width) * width
     out = torch.empty(rows, n, dtype=torch.bfloat16, device=codes.device)
@@ -364,6 +368,7 @@ def skinny_gemm(
         TILES=triton.next_power_of_2(triton.cdiv(rows, 8)),
         FP8=fp8,
         MASKED=bool(n % rows_) or share * shares != k,
+        PASSES=passes,
         EXTRA_PASSES=extra_passes,
         PDL=dependent_launch(),
         num_warps=shares,
