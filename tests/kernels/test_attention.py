@@ -106,6 +106,19 @@ def test_decode_is_its_reference(prefixes: list[int], heads: int, kv_heads: int,
     assert same_bits(layer["v_cache"], expected["v_cache"])
 
 
+def test_a_verify_of_one_token_is_a_decode() -> None:
+    """What adaptive drafting runs with 0 steps."""
+    paths = chain_paths(2, 1, "cpu")
+    layer = inputs([62, 127], paths)
+    indices, ends = layer["kv_indices"], layer["kv_indptr"].tolist()
+    new = layer["out_cache_loc"]
+    own = [torch.cat([indices[ends[n] : ends[n + 1]], new[n : n + 1]]) for n in range(2)]
+    lengths = torch.tensor([0, *map(len, own)]).cumsum(0).int()
+    decoded = {**copied(layer), "kv_indices": torch.cat(own), "kv_indptr": lengths}
+    assert same_bits(run(layer, paths).out, run(decoded).out)
+    assert same_bits(layer["k_cache"], decoded["k_cache"])
+
+
 @pytest.mark.parametrize(("prefix", "tree"), [(62, None), (126, [-1, 0, 0, 2])])
 def test_a_row_of_a_verify_is_that_of_decode(prefix: int, tree: list[int] | None) -> None:
     """Drafts that lie on both sides of an edge between chunks, on chains and on branches."""

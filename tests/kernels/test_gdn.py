@@ -194,6 +194,20 @@ def test_verify_and_commit_are_sequential_decoding() -> None:
         assert same_bits(conv[0, untouched], start["conv_state"][untouched])
 
 
+def test_a_verify_of_one_token_is_a_decode() -> None:
+    """What adaptive drafting runs with 0 steps."""
+    slots, paths = torch.tensor([3, 0], dtype=torch.int32), chain_paths(2, 1, "cpu")
+    layer = inputs(2, SMALL, bias=True)
+    decoded = copied(layer)
+    kept = GdnKept.empty(1, 16, *SMALL, "cpu")
+    out = gdn_verify(slots=slots, quantize=False, paths=paths, kept=kept, layer=0, **layer).out
+    assert same_bits(out, decode(decoded, slots).out)
+    conv, ssm = layer["conv_state"][None], layer["ssm_state"][None]
+    gdn_commit(conv, ssm, slots, paths, torch.zeros(2, dtype=torch.int64), kept)
+    assert same_bits(conv[0], decoded["conv_state"])
+    assert same_bits(ssm[0], decoded["ssm_state"])
+
+
 def test_more_rows_than_the_dense_layers_have_room_for() -> None:
     """Ten chains of four, their commit, and a decode step of forty requests."""
     shape, nodes, requests = (1, 1, 16, 32), 4, 10

@@ -191,6 +191,7 @@ def _scores(
     k_stride,
     v_stride,
     N: tl.constexpr,
+    OWN: tl.constexpr,
     BP: tl.constexpr,
     HQ: tl.constexpr,
     HKV: tl.constexpr,
@@ -213,7 +214,6 @@ def _scores(
     G: tl.constexpr = HQ // HKV
     # A head's query, and its gate behind it.
     QUERY: tl.constexpr = D if PLAIN else 2 * D
-    OWN: tl.constexpr = 1 if N == 1 else 0
     TAILS: tl.constexpr = 1 if N == 1 else 2
     ROW_TILES: tl.constexpr = (N + ROWS - 1) // ROWS
     if PDL:
@@ -340,6 +340,7 @@ def _combine(
     chunks,
     qkv_stride,
     N: tl.constexpr,
+    OWN: tl.constexpr,
     HQ: tl.constexpr,
     D: tl.constexpr,
     COMBINED: tl.constexpr,
@@ -363,7 +364,7 @@ def _combine(
         row = to * N + tl.load(accepted + to) - 1
     request = row // N
     position = tl.load(kv_indptr + request + 1) - tl.load(kv_indptr + request)
-    if N == 1:
+    if OWN:
         position = tl.maximum(position - 1, 0)
     else:
         position += tl.load(paths + row * (N + 2))
@@ -513,6 +514,7 @@ def attention(
             k_cache.stride(0),
             v_cache.stride(0),
             N=nodes,
+            OWN=int(paths is None),
             BP=triton.next_power_of_2(batch),
             HQ=heads,
             HKV=kv_heads,
@@ -543,6 +545,7 @@ def attention(
         sums.shape[2],
         qkv.stride(0),
         N=nodes,
+        OWN=int(paths is None),
         HQ=heads,
         D=dim,
         COMBINED=COMBINED,
