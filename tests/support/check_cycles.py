@@ -1,0 +1,104 @@
+"""Whether what the installed SGLang launches in a cycle can be recorded; on tensors without memory.
+
+    python -m tests.support.check_cycles TOPK NODES REQUESTS [relayed]
+
+Prints what was recorded, and which operations of it used tensors of the batch itself: none may,
+since another batch has others.
+"""
+
+import logging
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+from sglang.srt.managers import overlap_utils
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
+from sglang_qwen3next_eagle3.overlay.seams import cycles as recorded
+from sglang_qwen3next_eagle3.overlay.seams import hooks, recording
+from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles
+from tests.support import meta_cycle
+from tests.support.meta_cycle import DEVICE, Graph, Launches
+
+
+class Uses(TorchDispatchMode):
+    """The tensors that operations are given while a cycle is recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if recording.current() is not None:
+            name = func.overloadpacket.__name__
+            self.seen += [(name, leaf) for leaf in tree_leaves((args, kwargs))]
+        return func(*args, **(kwargs or {}))
+
+
+def storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def own_of(batch: Any) -> list[torch.Tensor]:
+    every = [*vars(batch).values(), *vars(batch.spec_info).values()]
+    every += vars(batch.sampling_info).values()
+    return [each for each in every if isinstance(each, torch.Tensor)]
+
+
+def described(result: Any) -> list[tuple[Any, ...]]:
+    left = result.next_draft_input
+    every = [result.next_token_ids, result.accept_lens, result.new_seq_lens, left.bonus_tokens]
+    every += [left.topk_p, left.topk_index, left.hidden_states]
+    return [(tuple(tensor.shape), tensor.dtype) for tensor in every]
+
+
+def main() -> None:
+    topk, nodes, requests = map(int, sys.argv[1:4])
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    worker, relay = meta_cycle.worker_of(topk, nodes), meta_cycle.relay_of(topk)
+    recorded._read_done = lambda runner: None
+    recorded._published = lambda relay: None
+    cycles = Cycles(Graph, DEVICE, relayed="relayed" in sys.argv)
+    table = {
+        hooks.CYCLE: cycles.around, hooks.REPLAY: cycles.replay, hooks.RESOLVE: cycles.resolve,
+        hooks.STASH: cycles.stash, hooks.TRACKING: recorded.prepare_tracking,
+    }  # fmt: skip
+    apply(Hook(target, replacement, "is checked") for target, replacement in table.items())
+    launches, uses, results = Launches(), Uses(), []
+    kept: list[Any] = []
+    for turn in range(4):
+        batch = meta_cycle.batch_of(requests, topk, worker)
+        overlap_utils.resolve_forward_inputs(batch, relay)
+        own = own_of(batch)
+        kept.append(own)
+        launches.seen.clear()
+        before = dict(vars(batch))
+        with uses:
+            result = worker.forward_batch_generation(
+                batch, on_publish=partial(relay.publish, batch.req_pool_indices)
+            )
+        payload = overlap_utils.RelayPayload.from_draft_input(result.next_draft_input)
+        relay.stash(batch.req_pool_indices, payload)
+        results.append(described(result))
+        if turn == 2:
+            mine = {storage(tensor) for tensor in own}
+            seen = [it for it in (*uses.seen, *launches.seen) if isinstance(it[1], torch.Tensor)]
+            wrong = sorted({name for name, tensor in seen if storage(tensor) in mine})
+            print("used of the batch:", ", ".join(wrong) or "nothing")
+            assert len(seen) > 100
+        if turn >= 2:
+            changed = [name for name, value in vars(batch).items() if before[name] is not value]
+            print("changed in the batch:", ", ".join(changed) or "nothing")
+    assert results[1] == results[2] == results[3], results
+    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.Plan)]
+    print(
+        "recorded:", len(plans), "plan of", len(plans[0].recording.steps), "steps,", Graph.captured
+    )
+    print("takes from the relay:", plans[0].relay is not None)
+
+
+if __name__ == "__main__":
+    main()
