@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.target import MODEL_TYPE
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment
-from sglang_qwen3next_eagle3.overlay.fast.stages import PATH
+from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.metrics import cycle_costs
 from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import CycleCosts
@@ -152,8 +152,8 @@ def _after_scheduler_metrics(
     labels = {name: str(value) for name, value in reporter.metrics_collector.labels.items()}
     runner = scheduler.tp_worker.model_runner
     path = runner.attn_backend.__dict__.get(PATH)
-    stages = "none" if path is None else ",".join(sorted(path.stages))
-    say(FAST_PATH, labels, float(path is not None), stages=stages)
+    stages = fast_stages(path, scheduler.draft_worker)
+    say(FAST_PATH, labels, float(bool(stages)), stages=",".join(stages) or "none")
     captured = capture.captured_by(runner.model)
     if captured is not None:
         selection, source = str(captured.selection), captured.source
@@ -164,6 +164,15 @@ def _after_scheduler_metrics(
         cycles = Verifications(labels, server_args.speculative_num_steps or 0, costs)
     refusals = Refusals(_of_requests(server_args, labels), ("scheduler",))
     apply(scheduler_hooks(cycles, refusals))
+
+
+def fast_stages(path: Any, worker: Any) -> list[str]:
+    """What our kernels serve: of the target by its `FastPath`, of a worker's head."""
+    stages = set() if path is None else set(path.stages)
+    drafts = getattr(getattr(worker, "draft_worker", None), "draft_runner", None)
+    if drafts is not None and HEAD in drafts.model.__dict__:
+        stages.add("head")
+    return sorted(stages)
 
 
 def _is_ours(model_config: Any) -> bool:

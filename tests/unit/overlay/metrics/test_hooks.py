@@ -202,3 +202,13 @@ def test_costs_are_used_for_the_tree_and_the_kernels_that_they_were_measured_wit
     )
     assert (hooks._costs(server_args, with_fast_path=fast) is not None) == used
     assert told in caplog.text
+
+
+def test_the_stages_of_the_target_and_the_head_that_are_ours() -> None:
+    path, model = Fake(stages={"moe", "gdn"}), Fake()
+    worker = Fake(draft_worker=Fake(draft_runner=Fake(model=model)))
+    assert hooks.fast_stages(None, None) == []
+    assert hooks.fast_stages(path, worker) == ["gdn", "moe"]
+    model._qwen3next_eagle3_fast_head = object()
+    assert hooks.fast_stages(path, worker) == ["gdn", "head", "moe"]
+    assert hooks.fast_stages(None, worker) == ["head"]
