@@ -151,6 +151,17 @@ def test_norms_of_the_accepted_rows() -> None:
         one_ulp(normed, wanted)
 
 
+def test_its_attention_works_in_the_space_of_the_target_s() -> None:
+    target = attention_workspace(4, 4, 64, 512, "cpu")
+    shared = attention_workspace(4, 4, 32, 512, "cpu", target)
+    assert shared.sums.data_ptr() == target.sums.data_ptr()
+    assert shared.sums.shape == (*target.sums.shape[:3], 32)
+    assert shared.stats.shape == target.stats.shape
+    for own in (attention_workspace(4, 8, 32, 512, "cpu", target),
+                attention_workspace(4, 4, 128, 512, "cpu", target)):  # fmt: skip
+        assert own.sums.data_ptr() != target.sums.data_ptr()
+
+
 @pytest.mark.parametrize(
     ("prefixes", "nodes", "heads", "kv_heads", "dim"),
     [

@@ -58,10 +58,17 @@ class HeadKernels:
     largest = staticmethod(head_linear.head_largest)
     argmax = staticmethod(lm_head.argmax_rows)
 
-    def __init__(self, attn: Any, context: int, device: torch.device | str) -> None:
-        """attn: `LlamaAttention`. context: the longest of a request."""
+    def __init__(
+        self,
+        attn: Any,
+        context: int,
+        device: torch.device | str,
+        targets: attention.AttentionWorkspace | None = None,
+    ) -> None:
+        """attn: `LlamaAttention`. context: the longest of a request. targets: the space of the
+        target's attention, which is not at work when the head's is."""
         self.workspace = attention.attention_workspace(
-            MAX_ROWS, attn.num_heads, attn.head_dim, context, device
+            MAX_ROWS, attn.num_heads, attn.head_dim, context, device, targets
         )
 
     def attention(self, at: HeadPass, attn: Any, qkv: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastGdnLayer,
     FastLayer,
 )
-from sglang_qwen3next_eagle3.overlay.fast.stages import Stage, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Stage, Wanted
 
 logger = logging.getLogger(__name__)
 PREFIX = "sglang-qwen3next-eagle3: fast path"
@@ -127,7 +127,9 @@ def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHea
     # Drafts stand behind the last token of a context.
     context = worker.draft_runner.req_to_token_pool.req_to_token.shape[1]
     attn = model.model.layers[0].self_attn
-    return FastHead(model, kernels(attn, context, worker.device), worker.ps.tp_size)
+    path = worker.target_worker.model_runner.attn_backend.__dict__.get(PATH)
+    targets = None if path is None else path.kernels.workspace
+    return FastHead(model, kernels(attn, context, worker.device, targets), worker.ps.tp_size)
 
 
 def _off(reason: str, wanted: Wanted) -> None:

@@ -25,6 +25,7 @@ on chunks, workspace and the order of sums, and the reference is what they are h
 
 import contextlib
 import functools
+import math
 import os
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -93,14 +94,29 @@ def chunk_count(length: int) -> int:
 
 
 def attention_workspace(
-    rows: int, query_heads: int, head_dim: int, max_context: int, device: torch.device | str
+    rows: int,
+    query_heads: int,
+    head_dim: int,
+    max_context: int,
+    device: torch.device | str,
+    within: AttentionWorkspace | None = None,
 ) -> AttentionWorkspace:
     """Space for passes of `rows` rows and contexts of up to `max_context` tokens.
+
+    within: another space, of which this one is a part if it is large enough. No two passes may run
+    in it at a time.
 
     rows * query_heads * chunks * (head_dim + 2) * 4 bytes: 55 MB for 32 rows of 16 heads of 256 at
     32,768 tokens, 290 MB at 262,144. Once, outside of any graph.
     """
     shape = rows, query_heads, chunk_count(max_context)
+    size = math.prod(shape)
+    if within is not None and within.stats.numel() >= 2 * size:
+        sums, stats = (part.view(-1) for part in within)
+        if sums.numel() >= size * head_dim:
+            return AttentionWorkspace(
+                sums[: size * head_dim].view(*shape, head_dim), stats[: 2 * size].view(*shape, 2)
+            )
     return AttentionWorkspace(
         torch.empty(*shape, head_dim, dtype=torch.float32, device=device),
         torch.empty(*shape, 2, dtype=torch.float32, device=device),
