@@ -392,12 +392,12 @@ def spelled(tiling: Any) -> str:
 def dense_jobs(b: Bench, rows: int) -> None:
     r = b.inputs[rows]
     few = {
-        "qkvz": ((16, 2, 1, 168), (16, 2, 1, 255), (32, 4, 1, 168), (32, 4, 1, 128, 2)),
-        "out": ((16, 4, 1, 168), (16, 4, 1, 255), (32, 8, 1, 128, 2), (16, 4, 1, 128, 2)),
+        "qkvz": ((16, 2, 1, 168), (16, 2, 1, 255), (32, 4, 1, 168)),
+        "out": ((16, 4, 1, 168), (16, 4, 1, 255), (16, 8, 1, 168)),
     }
     many = {
-        "qkvz": ((32, 4, 1, 128, 2), (32, 4, 1, 168, 2), (64, 4, 1, 168, 4)),
-        "out": ((32, 8, 1, 128, 2), (32, 8, 1, 168, 2), (16, 8, 1, 168)),
+        "qkvz": ((32, 4, 1, 128, 4), (32, 4, 1, 128, 2), (64, 4, 1, 168, 4), (16, 4, 1, 128, 2)),
+        "out": ((16, 8, 1, 128, 2), (16, 8, 1, 128, 4), (32, 8, 1, 128, 4)),
     }
     for which, x in (("qkvz", r.x), ("out", r.values)):
         read = getattr(b.layers[0], which).numel()
@@ -407,7 +407,7 @@ def dense_jobs(b: Bench, rows: int) -> None:
             b.add(which, spelled(tiling), rows, read, partial(gemm, b, x, which, None, tiling))
     if rows > 8:
         weight, x = b.vocabulary, normal(rows, D)
-        for variant in (None, (32, 8, 1, 128, 2), (32, 8, 1, 168, 2), (64, 8, 1, 168, 4)):
+        for variant in (None, (32, 8, 1, 128, 4), (64, 8, 1, 128, 4), (32, 8, 1, 128, 2)):
             tiling = variant and GemmTiling(*variant)
             name = spelled(tiling) if tiling else ""
             b.add("lm_head", name, rows, weight.numel() * 2, partial(product, x, weight, tiling))

@@ -114,6 +114,81 @@ def _divisor(count: int, limit: int) -> int:
 
 
 @triton.jit
+def _add_part(
+    acc,
+    x,
+    x_scales,
+    weight,
+    weight_scales,
+    row,
+    first,
+    T,
+    N,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    SHARES: tl.constexpr,
+    SHARE: tl.constexpr,
+    TILES: tl.constexpr,
+    FP8: tl.constexpr,
+    MASKED: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WAIT: tl.constexpr,
+):
+    """acc and what CHUNKS chunks of every share from column `first` on add to it."""
+    WIDTH: tl.constexpr = 64 if FP8 else 32
+    STEP: tl.constexpr = 128 // WIDTH if FP8 else 1
+    STEPS: tl.constexpr = CHUNKS // STEP
+    AHEAD: tl.constexpr = _divisor(STEPS, 16 // TILES // STEP)
+    BLOCKS: tl.constexpr = ROWS // 16
+    GROUPS: tl.constexpr = K // 128
+    # Of many rows, x is to stay in the first-level cache for the processor's next program.
+    CACHE: tl.constexpr = "" if TILES == 1 else ".cg"
+    share = tl.arange(0, SHARES)
+    w = ()
+    for i in tl.static_range(2 * BLOCKS):
+        at = row + i * 8
+        w += (_chunks(weight, at, N, first, K, SHARES, SHARE, WIDTH, CHUNKS, MASKED, CACHE),)
+    ws = ()
+    if FP8:
+        block = weight_scales + (row // 128) * GROUPS + share * (SHARE // 128)
+        for g in tl.static_range(STEPS):
+            ws += (tl.load(block + first // 128 + g),)
+    if WAIT:
+        gdc_wait()
+    for q in tl.static_range(STEPS // AHEAD):
+        xt, xs = (), ()
+        start = first + q * AHEAD * STEP * WIDTH
+        for j in tl.static_range(TILES):
+            xt += (_chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED, ""),)
+            if FP8:
+                token = tl.minimum(j * 8 + tl.arange(0, 8), T - 1)
+                group = share * (SHARE // 128) + start // 128
+                for g in tl.static_range(AHEAD):
+                    xs += (tl.load(x_scales + token[None, :] * GROUPS + group[:, None] + g),)
+        for g in tl.static_range(AHEAD):
+            left = ()
+            for i in tl.static_range(BLOCKS):
+                for c in tl.static_range(STEP):
+                    upper = _operand(w[2 * i][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8)
+                    lower = _operand(w[2 * i + 1][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8)
+                    left += (_sixteen(upper, lower, SHARES, WIDTH),)
+            sums = ()
+            for j in tl.static_range(TILES):
+                for i in tl.static_range(BLOCKS):
+                    total = acc[j * BLOCKS + i]
+                    part = total if not FP8 else tl.zeros([SHARES, 16, 8], tl.float32)
+                    for c in tl.static_range(STEP):
+                        right = _operand(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
+                        part = tl.dot(left[i * STEP + c], tl.permute(right, [0, 2, 1]), part)
+                    if FP8:
+                        scale = xs[j * AHEAD + g] * ws[q * AHEAD + g][:, None]
+                        part = total + part * scale[:, None, :]
+                    sums += (part,)
+            acc = sums
+    return acc
+
+
+@triton.jit
 def _program(
     x,
     x_scales,
@@ -131,74 +206,30 @@ def _program(
     FP8: tl.constexpr,
     MASKED: tl.constexpr,
     PASSES: tl.constexpr,
+    ROLLED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     WIDTH: tl.constexpr = 64 if FP8 else 32
     CHUNKS: tl.constexpr = SHARE // WIDTH // PASSES
-    STEP: tl.constexpr = 128 // WIDTH if FP8 else 1
-    STEPS: tl.constexpr = CHUNKS // STEP
-    AHEAD: tl.constexpr = _divisor(STEPS, 16 // TILES // STEP)
     BLOCKS: tl.constexpr = ROWS // 16
-    GROUPS: tl.constexpr = K // 128
-    # Of many rows, x is to stay in the first-level cache for the processor's next program.
-    CACHE: tl.constexpr = "" if TILES == 1 else ".cg"
     row = program * ROWS
-    share = tl.arange(0, SHARES)
     acc = ()
     for _ in tl.static_range(BLOCKS * TILES):
         acc += (tl.zeros([SHARES, 16, 8], tl.float32),)
-    for p in tl.static_range(PASSES):
-        first = p * CHUNKS * WIDTH
-        w = ()
-        for i in tl.static_range(2 * BLOCKS):
-            at = row + i * 8
-            w += (_chunks(weight, at, N, first, K, SHARES, SHARE, WIDTH, CHUNKS, MASKED, CACHE),)
-        ws = ()
-        if FP8:
-            block = weight_scales + (row // 128) * GROUPS + share * (SHARE // 128)
-            for g in tl.static_range(STEPS):
-                ws += (tl.load(block + first // 128 + g),)
-        if PDL and p == 0:
+    if ROLLED:
+        if PDL:
             gdc_wait()
-        for q in tl.static_range(STEPS // AHEAD):
-            xt, xs = (), ()
-            for j in tl.static_range(TILES):
-                start = first + q * AHEAD * STEP * WIDTH
-                xt += (
-                    _chunks(x, j * 8, T, start, K, SHARES, SHARE, WIDTH, AHEAD * STEP, MASKED, ""),
-                )
-                if FP8:
-                    token = tl.minimum(j * 8 + tl.arange(0, 8), T - 1)
-                    group = share * (SHARE // 128) + start // 128
-                    for g in tl.static_range(AHEAD):
-                        xs += (tl.load(x_scales + token[None, :] * GROUPS + group[:, None] + g),)
-            for g in tl.static_range(AHEAD):
-                left = ()
-                for i in tl.static_range(BLOCKS):
-                    for c in tl.static_range(STEP):
-                        left += (
-                            _sixteen(
-                                _operand(w[2 * i][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8),
-                                _operand(
-                                    w[2 * i + 1][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8
-                                ),
-                                SHARES,
-                                WIDTH,
-                            ),
-                        )
-                sums = ()
-                for j in tl.static_range(TILES):
-                    for i in tl.static_range(BLOCKS):
-                        total = acc[j * BLOCKS + i]
-                        part = total if not FP8 else tl.zeros([SHARES, 16, 8], tl.float32)
-                        for c in tl.static_range(STEP):
-                            right = _operand(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
-                            part = tl.dot(left[i * STEP + c], tl.permute(right, [0, 2, 1]), part)
-                        if FP8:
-                            scale = xs[j * AHEAD + g] * ws[q * AHEAD + g][:, None]
-                            part = total + part * scale[:, None, :]
-                        sums += (part,)
-                acc = sums
+        for p in tl.range(0, PASSES, num_stages=1):
+            acc = _add_part(
+                acc, x, x_scales, weight, weight_scales, row, p * (CHUNKS * WIDTH), T, N,
+                K, ROWS, SHARES, SHARE, TILES, FP8, MASKED, CHUNKS, False,
+            )  # fmt: skip
+    else:
+        for p in tl.static_range(PASSES):
+            acc = _add_part(
+                acc, x, x_scales, weight, weight_scales, row, p * (CHUNKS * WIDTH), T, N,
+                K, ROWS, SHARES, SHARE, TILES, FP8, MASKED, CHUNKS, PDL and p == 0,
+            )  # fmt: skip
     for i in tl.static_range(BLOCKS):
         n = row + i * 16 + tl.arange(0, 16)
         for j in tl.static_range(TILES):
@@ -233,6 +264,7 @@ def _skinny_gemm(
     MASKED: tl.constexpr,
     PASSES: tl.constexpr,
     EXTRA_PASSES: tl.constexpr,
+    ROLLED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
@@ -257,6 +289,7 @@ def _skinny_gemm(
             False,
             False,
             EXTRA_PASSES,
+            ROLLED,
             PDL,
         )
     else:
@@ -277,6 +310,7 @@ def _skinny_gemm(
             FP8,
             MASKED,
             PASSES,
+            ROLLED,
             PDL,
         )
 
@@ -294,8 +328,8 @@ class GemmTiling(NamedTuple):
     """The most a thread may hold. Left to itself, ptxas saves registers for more programs a
     processor and loads the pieces of x one after the other, each a latency after the one before."""
     passes: int = 1
-    """In how many parts a program asks for its weights. Of many rows of x, more rows of the weight
-    share what a program reads of x."""
+    """In how many parts a program asks for its weights, one after the other if there are several.
+    Of many rows of x, more rows of the weight share what a program reads of x."""
 
 
 def tiling(k: int, fp8: bool) -> GemmTiling:
@@ -370,6 +404,7 @@ def skinny_gemm(
         MASKED=bool(n % rows_) or share * shares != k,
         PASSES=passes,
         EXTRA_PASSES=extra_passes,
+        ROLLED=passes > 1,
         PDL=dependent_launch(),
         num_warps=shares,
         maxnreg=registers,
