@@ -143,7 +143,7 @@ def _hook_seams(asked: str | None) -> None:
         return
     from sglang_qwen3next_eagle3.overlay.seams import hooks as at_seams
 
-    hooks.apply(at_seams.hooks(wanted))
+    hooks.apply([at_seams.announcing(wanted), *at_seams.hooks(wanted)])
 
 
 def _hook_adaptive(forced: str | None) -> None:

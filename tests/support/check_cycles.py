@@ -94,9 +94,8 @@ def main() -> None:
             print("changed in the batch:", ", ".join(changed) or "nothing")
     assert results[1] == results[2] == results[3], results
     plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.Plan)]
-    print(
-        "recorded:", len(plans), "plan of", len(plans[0].recording.steps), "steps,", Graph.captured
-    )
+    steps = len(plans[0].recording.steps)
+    print(f"recorded: {len(plans)} plan of {steps} steps, {Graph.captured} graphs")
     print("takes from the relay:", plans[0].relay is not None)
 
 

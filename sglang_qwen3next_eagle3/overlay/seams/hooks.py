@@ -14,6 +14,7 @@ from sglang_qwen3next_eagle3.overlay.seams.seams import ALL, Seam
 
 logger = logging.getLogger(__name__)
 
+LOOP = "sglang.srt.managers.scheduler:Scheduler.run_event_loop"
 BROADCAST = (
     "sglang.srt.managers.scheduler_components.request_receiver:"
     "SchedulerRequestReceiver._broadcast_reqs_across_ranks"
@@ -66,6 +67,18 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
         "cycle": _cycle_hooks("relay" in wanted) if "cycle" in wanted else (),
     }
     return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
+
+
+def announcing(wanted: frozenset[Seam]) -> Hook:
+    """The hook by which the log says which of them are on, once a scheduler is ready."""
+    names = ", ".join(seam for seam in ALL if seam in wanted)
+
+    def run_event_loop(original: Callable[..., None], scheduler: Any) -> None:
+        if scheduler.ps.tp_rank == 0:
+            logger.info("sglang-qwen3next-eagle3: seams on: %s", names)
+        original(scheduler)
+
+    return Hook(LOOP, run_event_loop, "Says which seams are on.")
 
 
 def _cycle_hooks(relayed: bool) -> tuple[Hook, ...]:

@@ -126,6 +126,19 @@ def test_each_seam_has_its_hook() -> None:
     assert hook.target == hooks.COMMIT_STEPS
 
 
+def test_the_first_rank_says_which_are_on(caplog: pytest.LogCaptureFixture) -> None:
+    hook = hooks.announcing(frozenset({"chain", "commit"}))
+    begun: list[Any] = []
+    with caplog.at_level("INFO"):
+        for rank in (0, 1):
+            scheduler = SimpleNamespace(ps=SimpleNamespace(tp_rank=rank))
+            hook.replacement(begun.append, scheduler)
+    assert len(begun) == 2
+    assert [record.message for record in caplog.records] == [
+        "sglang-qwen3next-eagle3: seams on: commit, chain"
+    ]
+
+
 class Agreed:
     """Of one rank, with what it is told."""
 
