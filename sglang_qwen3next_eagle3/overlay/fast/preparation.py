@@ -97,14 +97,19 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
         or conditions.of_drafts(worker)
     )
     head: FastHead
+    found: list[selfcheck.Deviation]
     if reason is None:
-        try:
-            head = build_head(worker)
-        except Unsupported as error:
-            reason = str(error)
+        made, reason = ranks.first_failure(lambda: _unchecked_head(worker))
+        if reason is None:
+            head, reason = made
+    if reason is None and ranks.several():
+        # No way back to stock where it raises: the others are in sums that this rank has left.
+        found = head_check.compare(head, worker)
+    elif reason is None:
+        found, reason = ranks.first_failure(lambda: head_check.compare(head, worker))
     if reason is None:
-        found = [deviation for deviation in head_check.compare(head, worker) if deviation.off]
-        off = [deviation for said in ranks.of_all(found) for deviation in said]
+        own = [deviation for deviation in found if deviation.off]
+        off = [deviation for said in ranks.of_all(own) for deviation in said]
         reason = f"it differs from stock in {off[0]}" if off else None
     if reason is not None:
         if wanted.required:
@@ -114,6 +119,13 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     seconds = time.monotonic() - started
     logger.info("%s on: head up to %d rows; checked in %.1f s", PREFIX, ROWS["head"], seconds)
     return head
+
+
+def _unchecked_head(worker: Any) -> tuple[FastHead | None, str | None]:
+    try:
+        return build_head(worker), None
+    except Unsupported as error:
+        return None, str(error)
 
 
 def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHead:
