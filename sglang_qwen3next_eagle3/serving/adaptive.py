@@ -129,6 +129,8 @@ def check(given: Parsed) -> None:
             raise UserError(f"{ADAPTIVE}: with {name} SGLang serves without it; leave one out")
     file = given.value(CONFIG)
     candidates = _own() if file is None else _candidates(expanded(file))
+    if file is not None and files.read(expanded(file)) is not None:
+        _check_longest(max(candidates), given.number("--speculative-num-steps"))
     steps = given.number("--speculative-num-steps")
     if steps is None:  # SGLang's own, where no tree is given.
         steps = 3
@@ -137,6 +139,14 @@ def check(given: Parsed) -> None:
         raise UserError(
             f"{ADAPTIVE} begins with one of its candidates, {_listed(candidates)} steps, not with "
             f"{steps}: use --tree {trees}, or name yours with {CONFIG} FILE.json"
+        )
+
+
+def _check_longest(longest: int, steps: int | None) -> None:
+    if steps is not None and steps < longest:
+        raise UserError(
+            f"states of up to {longest} steps begin with {longest}, by which SGLang sizes the "
+            f"buffers of all of them, not with {steps}: leave --tree out, or pass --adaptive off"
         )
 
 

@@ -107,8 +107,10 @@ def _speculation(profile: Profile) -> list[str]:
     if profile.adaptive is not None:
         chosen = states_of(profile)
         argv += ["--speculative-adaptive", "--speculative-adaptive-config", str(chosen.path)]
-        start = chosen.states.start
-        tree = tree or Tree(steps=start, topk=1, draft_tokens=start + 1)
+        # SGLang sizes buffers of all states by the steps that it begins with (0.5.17,
+        # model_executor/model_runner.py, max_decode_logits_rows).
+        longest = max(chosen.states.steps)
+        tree = tree or Tree(steps=longest, topk=1, draft_tokens=longest + 1)
     if tree is not None:
         argv += ["--speculative-num-steps", str(tree.steps)]
         argv += ["--speculative-num-draft-tokens", str(tree.draft_tokens)]

@@ -1,7 +1,10 @@
 """Where the choice of steps stands in for SGLang's own rule.
 
-Two symbols: the class that SGLang's controller asks before every cycle and tells of every result,
-and the place where results are read, which knows of how many steps one is.
+The class that SGLang's controller asks before every cycle and tells of every result is ours, and
+the place where results are read says of how many steps one is. And what 0.5.17 leaves undone is
+done: the graphs of a draft extend are captured for the draft tokens that the server began with
+(read off its arguments, which a state does not change), so that in all other states it would run
+without a graph, and what is captured for more tokens than there are rows would be wrong.
 States, graphs and switches stay SGLang's (0.5.17, speculative/adaptive_runtime_state.py).
 """
 
@@ -20,6 +23,7 @@ from sglang_qwen3next_eagle3.overlay.simulate import OFF, SharedNumber
 logger = logging.getLogger(__name__)
 
 PARAMS = "sglang.srt.speculative.adaptive_runtime_state:AdaptiveSpeculativeParams"
+WIDTH = "sglang.srt.speculative.eagle_draft_extend_cuda_graph_runner:resolve_num_tokens_per_req"
 RESOLVE = (
     "sglang.srt.managers.scheduler_components.batch_result_processor:"
     "SchedulerBatchResultProcessor._resolve_spec_v2_tokens"
@@ -69,7 +73,16 @@ def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
         finally:
             reading = None
 
+    def width(original: Callable[..., int], *args: Any, **kwargs: Any) -> int:
+        from sglang.srt.runtime_context import get_spec
+
+        if kwargs.get("phase") == "draft_extend":
+            tokens: int = get_spec().speculative_num_draft_tokens
+            return tokens
+        return original(*args, **kwargs)
+
     return (
+        Hook(WIDTH, width, "A draft extend's graphs are captured for the tokens of their state."),
         Hook(RESOLVE, resolve, "Says how many steps the cycle had whose drafts were accepted."),
         Hook(PARAMS, params, "Our choice of steps stands in for SGLang's rule."),
     )

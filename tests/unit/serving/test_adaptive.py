@@ -84,7 +84,7 @@ def test_a_profile_s_states_are_handed_to_sglang(capsys: pytest.CaptureFixture[s
     states = read(file)
     assert states is not None
     steps = found["argv"][found["argv"].index("--speculative-num-steps") + 1]
-    assert int(steps) == states.start
+    assert int(steps) == max(states.steps)
     assert found["environment"]["SGLANG_QWEN3NEXT_EAGLE3_ADAPTIVE"] == "1"
     (note,) = (note for note in found["notes"] if note.startswith("auto: "))
     assert states.where() in note
@@ -129,3 +129,10 @@ def test_states_without_costs_are_for_sglang_s_own_flag(
     file = tmp_path / "theirs.json"
     file.write_text('{"1": {"candidate_steps": [1, 3]}}', encoding="utf-8")
     assert "says no costs" in error_of(capsys, *words_of("--adaptive", str(file)), "--dry-run")
+
+
+def test_a_server_begins_with_the_longest_chain(capsys: pytest.CaptureFixture[str]) -> None:
+    """SGLang sizes buffers by it; what is drafted is chosen from the first cycle on."""
+    told = error_of(capsys, *words_of("--tree", "1,1,2"), "--dry-run")
+    assert "begin with 7" in told
+    assert "leave --tree out" in told
