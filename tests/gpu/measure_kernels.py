@@ -21,6 +21,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -367,6 +368,8 @@ def expert_jobs(b: Bench, rows: int) -> None:
     b.add("moe", "", rows, 3 * read, partial(moe, b, r, None, None, True))
     b.add("moe", "slots not added", rows, 3 * read, partial(moe, b, r, None, None, False))
     b.add("gate_up", spelled(experts.UP), rows, 2 * read, partial(gate_up, b, r, experts.UP))
+    ahead = replace(experts.DOWN, prefetch=True)
+    b.add("moe", "down prefetches", rows, 3 * read, partial(moe, b, r, None, ahead, True))
     if rows not in SWEPT:
         return
     for tiling in (
@@ -378,7 +381,7 @@ def expert_jobs(b: Bench, rows: int) -> None:
         ExpertTiling(128, 16, 4, 4, 3), ExpertTiling(64, 16, 4, 4, 6),
         ExpertTiling(64, 16, 4, 4, 5),
         ExpertTiling(128, 16, 4, 8, 3), ExpertTiling(64, 16, 5, 4, 4, late=False),
-        ExpertTiling(128, 16, 4, 4, 2), ExpertTiling(64, 16, 5, 4, 4, prefetch=True),
+        ExpertTiling(128, 16, 4, 4, 2), ExpertTiling(128, 16, 4, 4, 3, prefetch=True),
     ):  # fmt: skip
         variant = f"down {spelled(tiling)}"
         b.add("moe", variant, rows, 3 * read, partial(moe, b, r, None, tiling, False))

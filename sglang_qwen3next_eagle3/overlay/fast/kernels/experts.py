@@ -400,7 +400,7 @@ def experts(
     )
     act_scale = None
     if quantized:
-        act, act_scale = quantize_rows(act)
+        act, act_scale = quantize_rows(act, early=down.prefetch)
     tiles = triton.cdiv(columns, down.tile)
     grid, late = laid(down, tiles)
     _down[grid](
