@@ -35,12 +35,16 @@ _MOST: Final = 128
 _PLAN: Final = "_qwen3next_eagle3_plan"
 _NOT_HELD: Final = (
     "input_embeds", "replace_embeds", "replace_positions", "ne_token_table",
-    "ne_skip_token_table_update", "out_cache_loc_dsv4", "mamba_cow_src_indices",
-    "mamba_cow_dst_indices", "mamba_clear_indices", "encoder_lens", "encoder_out_cache_loc",
-    "extend_input_logprob_token_ids", "seq_lens_cpu", "seq_lens_sum", "global_num_tokens",
-    "dllm_config",
+    "ne_skip_token_table_update", "out_cache_loc_dsv4", "encoder_lens", "encoder_out_cache_loc",
+    "seq_lens_cpu", "seq_lens_sum", "global_num_tokens", "dllm_config",
 )  # fmt: skip
 """Of SGLang's `ScheduleBatch`: what a recording holds no place for."""
+_OF_PREFILLS: Final = (
+    "mamba_cow_src_indices", "mamba_cow_dst_indices", "mamba_clear_indices",
+    "extend_input_logprob_token_ids",
+)  # fmt: skip
+"""What a prefill leaves in a batch until its size changes, so that a request which is served alone
+keeps it to its end; SGLang applies it in prefills only."""
 
 
 class Plan:
@@ -317,6 +321,7 @@ class Cycles:
     def _launch(self, original: Callable[..., Any], worker: Any, batch: Any, plan: Plan) -> None:
         """What is recorded."""
         relay, recording = plan.relay, plan.recording
+        vars(batch).update(dict.fromkeys(_OF_PREFILLS))
         if relay is None:
             put(batch, plan.inputs)
         else:

@@ -162,7 +162,6 @@ def test_only_plain_batches_are_recorded(cycles: Cycles) -> None:
         {"is_extend_in_batch": True},
         {"forward_mode": SimpleNamespace(is_decode=lambda: False)},
         {"seq_lens_cpu": torch.ones(2)},
-        {"mamba_cow_src_indices": torch.ones(2)},
         {"global_num_tokens": [1]},
         {"spec_info": None},
     ):
@@ -189,6 +188,27 @@ def test_only_plain_batches_are_recorded(cycles: Cycles) -> None:
         cycles.around(worker.cycle, worker, batch, on_publish=lambda lens: None)
     assert worker.said == 5
     assert worker.activated == []
+
+
+def test_what_a_prefill_left_in_a_batch_does_not_make_it_another(cycles: Cycles) -> None:
+    """SGLang keeps it until a batch changes its size: in all cycles of a request served alone."""
+    left = dict.fromkeys(
+        ("mamba_cow_src_indices", "mamba_cow_dst_indices", "mamba_clear_indices"), torch.ones(1)
+    )
+    worker, seen = Worker(cycles), []
+
+    def cycle(of: Any, batch: Any, **kwargs: Any) -> Any:
+        seen.append(batch.mamba_clear_indices)
+        return worker.cycle(of, batch, **kwargs)
+
+    for turn in range(4):
+        batch = batch_of(2, turn)
+        vars(batch).update(left)
+        assert is_plain(batch)
+        cycles.around(cycle, worker, batch, on_publish=lambda lens: None)
+        assert batch.mamba_clear_indices is left["mamba_clear_indices"]
+    assert worker.said == 3
+    assert seen[-1] is None  # the one that was recorded
 
 
 def test_another_state_of_the_worker_has_recordings_of_its_own(cycles: Cycles) -> None:
