@@ -23,6 +23,9 @@ LOOP: Final = "loop"
 """What is left of a cycle: the scheduler's loop itself."""
 GPU: Final = "wait for the GPU"
 LAUNCH: Final = "graph launch"
+GRAPH_OF: Final = "qwen3next_eagle3_phase"
+"""An attribute of a graph that is replayed outside of its phase: the phase's name; empty for a small
+one between those of phases."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from types import CodeType, FrameType
 from typing import Any, Final
 
 from sglang_qwen3next_eagle3.overlay.cycle import recording
-from sglang_qwen3next_eagle3.overlay.cycle.phases import GPU, LAUNCH, LOOP, NAMES, RUN
+from sglang_qwen3next_eagle3.overlay.cycle.phases import GPU, GRAPH_OF, LAUNCH, LOOP, NAMES, RUN
 from sglang_qwen3next_eagle3.overlay.cycle.recording import KINDS, MARK, MOST, SHIFT, Control
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, wrap
 
@@ -182,11 +182,13 @@ class _Replays:
 
     def around(self, original: Callable[..., Any], graph: Any, args: Any, kwargs: Any) -> Any:
         place = len(self._used)
-        if place == _REPLAYS:
-            return original(graph, *args, **kwargs)
         name = self._names.get(id(graph))
         if name is None:
-            name = self._names[id(graph)] = self._phase_of(sys._getframe())
+            told: str | None = getattr(graph, GRAPH_OF, None)
+            name = self._phase_of(sys._getframe()) if told is None else told
+            self._names[id(graph)] = name
+        if place == _REPLAYS or not name:
+            return original(graph, *args, **kwargs)
         if place == len(self._pairs):
             import torch
 

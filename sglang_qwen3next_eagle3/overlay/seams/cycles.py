@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.requests.penalties import wants_penalties
 from sglang_qwen3next_eagle3.overlay.seams.recording import (
     Graph,
@@ -263,8 +264,20 @@ class Cycles:
             # SGLang just recorded an event for the scheduler: each cycle needs one of its own.
             runner.war_fastpath_read_done_event = None
             steps.append(lambda: _read_done(runner))
-        recording.step(*steps, backend._graphs[shape_key].replay)
+        graph = backend._graphs[shape_key]
+        setattr(graph, GRAPH_OF, self._phase(backend))
+        recording.step(*steps, graph.replay)
         return backend._outputs[shape_key]
+
+    def _phase(self, backend: Any) -> str:
+        """Whose graph this is, for `bench cycle`."""
+        worker = self._worker
+        runners = {
+            "draft graph": worker.draft_worker.cuda_graph_runner,
+            "draft extend graph": worker.draft_worker.cuda_graph_runner_for_draft_extend,
+        }
+        found = (name for name, of in runners.items() if getattr(of, "backend", None) is backend)
+        return next(found, "verify graph")
 
     def _record(self, original: Callable[..., Any], worker: Any, batch: Any) -> Plan | None:
         size = batch.req_pool_indices.shape[0]

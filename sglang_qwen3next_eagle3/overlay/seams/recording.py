@@ -14,6 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
+
 Step = Callable[[], object]
 Graph = Callable[[], Any]
 _NUMBERS: Final = 4
@@ -116,6 +118,7 @@ class Recording:
 
     def _begin_graph(self) -> None:
         graph = self._make()
+        setattr(graph, GRAPH_OF, "")
         # Kernels may be loaded meanwhile, and other threads do what they like; what must not be
         # captured is told by the guard.
         graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")

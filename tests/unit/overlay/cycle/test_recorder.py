@@ -12,7 +12,7 @@ import pytest
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.cycle import recorder as recorders
 from sglang_qwen3next_eagle3.overlay.cycle import recording
-from sglang_qwen3next_eagle3.overlay.cycle.phases import GPU, LAUNCH, LOOP, NAMES, PHASES
+from sglang_qwen3next_eagle3.overlay.cycle.phases import GPU, GRAPH_OF, LAUNCH, LOOP, NAMES, PHASES
 from sglang_qwen3next_eagle3.overlay.cycle.recorder import Recorder
 from sglang_qwen3next_eagle3.overlay.cycle.recording import MARK, MOST, SHIFT, Control
 
@@ -235,7 +235,9 @@ def test_graphs_have_a_time_on_the_gpu(tmp_path: Path, monkeypatch: pytest.Monke
     torch = SimpleNamespace(cuda=SimpleNamespace(Event=Event))
     monkeypatch.setitem(sys.modules, "torch", torch)
     loop = Loop(tmp_path)
-    graphs = object(), object()
+    # Of a recorded cycle, a graph says itself whose it is, and small ones between are nobody's.
+    told = SimpleNamespace(**{GRAPH_OF: "verify graph"}), SimpleNamespace(**{GRAPH_OF: ""})
+    graphs = object(), object(), *told
 
     def replays() -> None:
         for graph in graphs:
@@ -249,7 +251,7 @@ def test_graphs_have_a_time_on_the_gpu(tmp_path: Path, monkeypatch: pytest.Monke
         loop.control.end()
         loop.turn(0)
         (found,) = recording.read(tmp_path, number, seconds=1)
-        assert found.about["graphs"] == {DRAFT: [1.0, 1.0, 1.0, 1.0]}
+        assert found.about["graphs"] == {DRAFT: [1.0] * 4, "verify graph": [1.0] * 2}
 
 
 def test_a_folder_that_is_none_of_a_benchmark_is_told(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.overlay import simulate
+from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.seams import cycles as under_test
 from sglang_qwen3next_eagle3.overlay.seams import recording
 from sglang_qwen3next_eagle3.overlay.seams.cycles import (
@@ -66,6 +67,7 @@ def test_a_recorded_cycle_gives_what_the_worker_gives(cycles: Cycles, tracks: bo
         # SGLang writes into what it is given.
         found.next_token_ids = found.accept_lens = found.next_draft_input.topk_p = None
         found.logits_output.hidden_states = None
+    assert vars(ours.backend._graphs["all"])[GRAPH_OF] == "verify graph"
     assert ours.said == 3 * 3, "twice SGLang's, once recorded, for each size"
     assert theirs.said == 40
 
