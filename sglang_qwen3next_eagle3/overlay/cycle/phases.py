@@ -24,8 +24,8 @@ LOOP: Final = "loop"
 GPU: Final = "wait for the GPU"
 LAUNCH: Final = "graph launch"
 GRAPH_OF: Final = "qwen3next_eagle3_phase"
-"""An attribute of a graph that is replayed outside of its phase: the phase's name; empty for a small
-one between those of phases."""
+"""An attribute of a graph that is replayed outside of its phase: the phase's name; empty for a
+small one between those of phases."""
 
 
 @dataclass(frozen=True)
