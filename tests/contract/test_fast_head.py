@@ -117,6 +117,21 @@ def test_heads_that_the_kernels_do_not_know_stay_with_stock(report: Any) -> None
     assert "3 a key and value head" in report["refused"]["heads"]
 
 
+def test_what_the_log_says_of_a_head_and_that_stock_serves_what_is_not_right(report: Any) -> None:
+    prepared, prefix = report["prepared"], "sglang-qwen3next-eagle3: fast path"
+    assert all(line.startswith(f"{prefix} on: head up to 8 rows;") for line in prepared["right"])
+    reasons = {
+        "wrong": "it differs from stock in extended state by ",
+        "raising": "it differs from stock in all, where it raised ValueError: of a kernel",
+        "broken": "ValueError: of the check",
+    }
+    for name, reason in reasons.items():
+        lines = prepared[name]
+        assert lines[0].startswith(f"{prefix}: head stays with stock: {reason}")
+        required = f"ended: {prefix}: head stays with stock, but it is required: {reason}"
+        assert lines[1].startswith(required)
+
+
 def test_drafts_are_those_of_stock(report: Any) -> None:
     same_drafts(report)
 

@@ -6,6 +6,7 @@ kernel spoilt in turn. OUT: JSON. RANK: of tensor parallelism; every rank is a p
 """
 
 import json
+import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -237,6 +238,51 @@ def refused(head: FastHead, worker: Any) -> dict[str, str | None]:
     return reasons
 
 
+def prepared(worker: Any) -> dict[str, list[str]]:
+    """What the log says when a worker's head is prepared as in a server on a GPU: where all is
+    right, where a kernel errs or raises, and where the check itself does."""
+    said: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    class Wrong(ReferenceHeadKernels):
+        @staticmethod
+        def gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            return head_linear.reference_head_gated(x, weight).roll(1, -1)
+
+    class Raising(ReferenceHeadKernels):
+        @staticmethod
+        def gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            raise ValueError("of a kernel")
+
+    def broken(*_: Any) -> Any:
+        raise ValueError("of the check")
+
+    found: dict[str, list[str]] = {}
+    build, compare = preparation.build_head, head_check.compare
+    conditions.of_device = conditions.of_drafts = lambda *_: None
+    preparation.logger.addHandler(Kept())
+    preparation.logger.setLevel(logging.INFO)
+    for name, kernels in {
+        "right": ReferenceHeadKernels, "wrong": Wrong, "raising": Raising,
+        "broken": ReferenceHeadKernels,
+    }.items():  # fmt: skip
+        preparation.build_head = lambda worker, kernels=kernels: build(worker, kernels)
+        head_check.compare = broken if name == "broken" else compare
+        for wanted in (Wanted(frozenset({"head"})), Wanted(frozenset({"head"}), required=True)):
+            said.clear()
+            try:
+                head = preparation.prepare_head(worker, wanted)
+                assert (head is not None) == (name == "right")
+                found.setdefault(name, []).append(said[-1])
+            except SystemExit as error:
+                found.setdefault(name, []).append(f"ended: {error}")
+    preparation.build_head, head_check.compare = build, compare
+    return found
+
+
 def main() -> None:
     out, target, rank = sys.argv[1:4]
     without_nccl()
@@ -263,6 +309,7 @@ def main() -> None:
     }
     if head.ranks == 1:
         report["refused"] = refused(head, worker)
+        report["prepared"] = prepared(worker)
         report["spoilt"] = {name: spoilt(head, worker, name) for name in SPOILABLE}
     head.model.__dict__[HEAD] = head
     report["without_table"] = chains(head, worker)
