@@ -33,9 +33,7 @@ def test_the_cpu_engine_gets_what_it_needs(
 def test_what_is_given_is_not_given_twice(capsys: pytest.CaptureFixture[str], cached: str) -> None:
     argv = dry_run(capsys, "--profile", cached, "--", *NEEDED)["argv"]
     assert [argv.count(word) for word in NEEDED] == [1, 1, 1]
-    argv = dry_run(capsys, "--profile", cached, "--", "--mamba-scheduler-strategy=no_buffer")[
-        "argv"
-    ]
+    argv = dry_run(capsys, "--profile", cached, "--", "--mamba-radix-cache-strat=no_buffer")["argv"]
     assert argv[-1] == "--disable-overlap-schedule"
 
 
