@@ -368,7 +368,16 @@ def _plan(
     inputs = Inputs(resolved, server.target, _weights(server, resolved), before, draft)
     plan, choices = memory.plan(inputs), tuple(memory.choices(inputs))
     source = "weights by the checkpoint's headers" if server.tensors else "weights by the config"
-    return plan, choices, f"{basis}, {source}", [*findings.of_plan(plan, choices)]
+    installed = contract.installed_sglang()
+    told = [*findings.of_plan(plan, choices)]
+    if installed is not None and installed.release != memory.RELEASE:
+        told.append(
+            note(
+                "memory-plan",
+                f"as SGLang {memory.RELEASE} sizes its pools; {installed.release} was not compared",
+            )
+        )
+    return plan, choices, f"{basis}, {source}", told
 
 
 def _weights(server: _Server, resolved: settings.ServerSettings) -> memory.Weights:

@@ -16,6 +16,8 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.serving.doctor.settings import ServerSettings, Strategy
 
 GIB, MIB = 2**30, 2**20
+RELEASE = "0.5.17"
+"""Whose arithmetic this is; no other release was compared."""
 CapReason = Literal["", "states", "tokens"]
 _LARGEST_GUESS, _SMALLEST_GUESS = 4096, 2048
 """Bounds of what SGLang takes for `--max-running-requests` where nothing drafts."""

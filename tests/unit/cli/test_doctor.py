@@ -12,7 +12,8 @@ import pytest
 
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.serving.doctor import host
+from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.serving.doctor import examine, host
 from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpus
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from tests.support.hosts import h200
@@ -59,6 +60,20 @@ def test_a_good_machine_and_a_profile_are_fine(capsys: pytest.CaptureFixture[str
     assert plan["longest_request"] == 262144
     assert plan["bytes"]["weights"] == pytest.approx(37.18 * 2**30, rel=0.001)
     assert any(choice["flag"] == "--kv-cache-dtype fp8_e4m3" for choice in plan["choices"])
+
+
+def test_a_plan_says_whose_arithmetic_it_is_where_another_release_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(release: str) -> list[str]:
+        monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed(release, here))
+        _, data = asked(capsys, "--profile", "b1", "--gpu", "H200")
+        return [found["text"] for found in data["findings"] if "its pools" in found["text"]]
+
+    here = Path()
+    monkeypatch.setattr(examine, "_no_fast_path", lambda *_: "it is not asked about here")
+    assert told("0.5.17") == []
+    assert told("0.5.99") == ["as SGLang 0.5.17 sizes its pools; 0.5.99 was not compared"]
 
 
 def test_the_demo_pair_is_read_whole(becomes: Becomes, capsys: pytest.CaptureFixture[str]) -> None:
