@@ -8,6 +8,7 @@ know; what would hand a graph other memory of the host is refused while it is re
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import torch
@@ -87,8 +88,10 @@ class Recording:
             if self._open is not None:
                 self._end_graph()
         except RuntimeError:
-            # The capture was broken before; it is over now.
-            pass
+            # CUDA had broken the capture off; torch may believe that it goes on, and then frees
+            # nothing that another stream has used.
+            with suppress(AttributeError, RuntimeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
         finally:
             self._open = None
             self.steps.clear()

@@ -308,6 +308,19 @@ def test_a_recording_that_breaks_leaves_nothing_behind() -> None:
     assert int(torch.ones(1)) == 1
 
 
+def test_a_capture_that_cuda_broke_off_is_left() -> None:
+    class Broken(OpGraph):
+        def capture_end(self) -> None:
+            super().capture_end()
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    recorded = Recording(Broken, None, "cpu")
+    recorded.begin()
+    recorded.abandon()
+    assert recording.current() is None
+    assert recorded.steps == []
+
+
 @pytest.mark.parametrize("length", [-1, 1, 2, 3, 4, 9])
 def test_simulated_acceptance_on_the_device(length: int) -> None:
     """As SGLang's, which is held against it in tests/contract."""
