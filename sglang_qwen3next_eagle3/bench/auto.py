@@ -187,6 +187,8 @@ class _Auto:
         def set_up() -> None:
             length = key.simulated_accept_length
             self._length.value = OFF if length is None else length
+            if key.configuration == NONE:
+                return
             if key.configuration == AUTO and self._steps.value != OFF:
                 write_text(self._file, self._measured().text())
             self._steps.value = OFF if tree is None else tree[0]

@@ -81,7 +81,8 @@ def run_start(options: StartOptions) -> tuple[StartResult, str]:
                 for repetition in range(options.repeats):
                     progress.say(f"{contender.name}: starting the server")
                     log = place / "logs" / f"{slug(contender.name)}.log"
-                    found = measure(one, log, _prompts(options, vocabulary), options.stall_seconds)
+                    prompts = _prompts(options, vocabulary)
+                    found = measure(one, log, prompts, options.stall_seconds, options.caches)
                     found = found.model_copy(update={"repetition": repetition})
                     progress.say(f"{contender.name}: ready after {found.ready_seconds:.0f} s")
                     starts.append(found)
@@ -109,16 +110,22 @@ def run_start(options: StartOptions) -> tuple[StartResult, str]:
 
 
 def measure(
-    served: ServedConfiguration, log: Path, prompts: Sequence[Sequence[int]], stall_seconds: float
+    served: ServedConfiguration,
+    log: Path,
+    prompts: Sequence[Sequence[int]],
+    stall_seconds: float,
+    folder: Path | None = None,
 ) -> MeasuredStart:
     """One start, up to the answers to all prompts, one after the other; it is ended then.
+
+    folder: where it keeps what it compiles.
 
     Raises:
         ServerFailed: it did not start, or did not answer.
     """
     log.unlink(missing_ok=True)
     with startup.StampedLog(log) as stamped:
-        before = _compiled(served.configuration)
+        before = _compiled(folder)
         with served.start() as poll:
             while (server := poll()) is None:
                 time.sleep(processes.POLL_SECONDS)
@@ -131,7 +138,7 @@ def measure(
     if (left := ready - found.seconds) > 0:
         phases[startup.SERVER] = round(phases.get(startup.SERVER, 0.0) + left, 2)
     phases[FIRST_REQUEST] = round(sum(spent), 2)
-    after = _compiled(served.configuration)
+    after = _compiled(folder)
     return MeasuredStart(
         configuration=served.configuration.name,
         repetition=0,
@@ -175,10 +182,9 @@ def _title(one: MeasuredStart, repeats: int) -> str:
     return one.configuration if repeats == 1 else f"{one.configuration} #{one.repetition + 1}"
 
 
-def _compiled(row: Configuration) -> int | None:
-    """Bytes in the caches that its environment names."""
-    found = caches.told(row.environment)
-    return sum(one.bytes for one in found) if found else None
+def _compiled(folder: Path | None) -> int | None:
+    """Bytes."""
+    return None if folder is None else sum(one.bytes for one in caches.kept(folder))
 
 
 def _vocabulary(base: Profile) -> int:
@@ -271,9 +277,9 @@ def warm(
             if (ids := each.turns(())) is not None
         ]
         log = logs / "logs" / f"{slug(contender.name)}.log"
-        before = measure(one, log, prompts, stall_seconds)
+        before = measure(one, log, prompts, stall_seconds, folder)
         kept = tuple(caches.kept(folder))
-        behind = measure(one, log, prompts, stall_seconds) if again else None
+        behind = measure(one, log, prompts, stall_seconds, folder) if again else None
     return Warmed(folder, before, behind, kept)
 
 

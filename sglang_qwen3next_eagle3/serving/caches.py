@@ -6,7 +6,7 @@ the driver keep what they compile; our kernels are Triton's. The image has the s
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,17 +42,6 @@ def kept(folder: Path) -> list[CompileCache]:
     """What lies in such a folder, by what keeps it."""
     found = expanded(folder).absolute()
     return [_count(name, found / place) for name, (_, _, place) in _PLACES.items()]
-
-
-def told(variables: Mapping[str, str]) -> list[CompileCache]:
-    """Likewise of the places that variables name; others are left out."""
-    found: list[CompileCache] = []
-    for name, (variable, below, place) in _PLACES.items():
-        if variables.get(variable):
-            folder = expanded(variables[variable])
-            inner = Path(place).relative_to(below) if below else Path(place)
-            found.append(_count(name, folder / inner))
-    return found
 
 
 def check(folder: Path) -> None:

@@ -99,11 +99,12 @@ def plan_states(
         raise UserError("0 steps alone are no states: name a chain, too")
     shares = (*shares, *itertools.repeat(shares[-1], max(0, chosen[-1] - len(shares))))
     used = {batch: {n: ms for n, ms in row.items() if n in chosen} for batch, row in costs.items()}
+    start = _start(used, shares)
     states = DraftStates(
-        candidates=_slots(used),
+        candidates=_slots(used, start),
         cycle_ms=used,
         shares=tuple(round(share, 4) for share in shares[: chosen[-1]]),
-        start=_start(used, shares),
+        start=start,
         measured=dict(measured or {}),
     )
     first = min(costs)
@@ -208,10 +209,11 @@ def _fewest(costs: Mapping[int, Mapping[int, float]], known: Sequence[int]) -> t
     return best
 
 
-def _slots(costs: Mapping[int, Mapping[int, float]]) -> dict[int, tuple[int, ...]]:
+def _slots(costs: Mapping[int, Mapping[int, float]], start: int) -> dict[int, tuple[int, ...]]:
     """For each measured number of requests, up to the next one: what is best at any acceptance at
-    one of both."""
+    one of both. start: among the first, for a server begins with a draft."""
     best = {batch: _envelope(row) for batch, row in costs.items()}
+    best[min(best)].add(start)
     batches = sorted(best)
     slots: dict[int, tuple[int, ...]] = {}
     for place, batch in enumerate(batches):

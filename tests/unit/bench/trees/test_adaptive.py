@@ -55,6 +55,12 @@ def test_where_drafts_cost_too_much_none_are_a_candidate() -> None:
     assert found.states.start == 3
 
 
+def test_a_server_has_a_chain_to_begin_with_where_none_ever_pays() -> None:
+    found = adaptive.plan_states(model({1: {-1: 5.0, 2: 40.0}, 8: {-1: 5.0, 2: 40.0}}))
+    assert found.states.candidates == {1: (0, 2), 8: (0,)}
+    assert found.states.start == 2
+
+
 def test_a_measured_cycle_without_drafts_is_taken_for_none() -> None:
     """It extends the head's cache, and takes longer than a server that has none."""
     costs = {1: {-1: 5.0, 0: 5.4, 1: 6.0}}

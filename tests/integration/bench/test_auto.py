@@ -1,0 +1,148 @@
+"""`bench auto` and `bench start` from the command line, with servers that pretend."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.bench import auto
+from sglang_qwen3next_eagle3.bench.options import AutoOptions
+from sglang_qwen3next_eagle3.bench.results.journal import PassKey
+from sglang_qwen3next_eagle3.bench.results.records import ADAPTIVE, CHANGING, Result
+from sglang_qwen3next_eagle3.overlay.adaptive import states
+from sglang_qwen3next_eagle3.serving import server
+from tests.support import fake_sglang
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LAUNCHER", fake_sglang.__name__)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"auto": {"per_chunk": 3}}))
+
+
+def words(out: Path, *more: str) -> list[str]:
+    return [
+        "bench", "auto", "--profile", "demo", "--batch", "1,2", "--steps", "0,2",
+        "--accept-lengths", "1.0,2.46", "--output-tokens", "10", "--input-tokens", "4",
+        "--changes", "3", "--no-plots", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def test_costs_are_measured_and_then_the_choice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path)) == 0
+    result = Result.load(tmp_path)
+    names = [one.name for one in result.configurations]
+    assert names == ["none", "0,1,1", "2,1,3", "auto"]
+    measured = {(m.configuration, m.simulated_accept_length) for m in result.measurements}
+    # With 0 steps nothing can be accepted, whatever is simulated.
+    assert measured == {
+        ("none", None), ("0,1,1", 1.0), ("2,1,3", 1.0), ("2,1,3", 2.46), ("auto", 1.0),
+        ("auto", 2.46),
+    }  # fmt: skip
+    assert sum(m.suite == CHANGING for m in result.measurements) == 3
+    printed = capsys.readouterr().out
+    assert "## auto against none and the best number of steps" in printed
+    assert "## auto while load and acceptance change" in printed
+    written = states.read(tmp_path / auto.STATES)
+    assert written is not None
+    assert written.steps == (0, 2)
+    assert set(written.cycle_ms) == {1, 2}
+    # It goes on where it was, and there is nothing left.
+    before = (tmp_path / "passes").stat().st_mtime_ns
+    assert main(words(tmp_path)) == 0
+    assert (tmp_path / "passes").stat().st_mtime_ns == before
+    plan = ["bench", "plan", "--result", str(tmp_path), "--adaptive", str(tmp_path / "more.json")]
+    assert main(plan) == 0
+
+
+def test_what_is_told_to_the_server_before_each_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps and accept length for costs; then neither, with the costs in the file."""
+    told: list[tuple[str, float, float]] = []
+    before = auto._Auto._before
+
+    def spying(self: auto._Auto, key: PassKey, tree: tuple[int, int, int] | None) -> object:
+        set_up = before(self, key, tree)
+
+        def spied() -> None:
+            set_up()
+            told.append((key.configuration, self._steps.value, self._length.value))
+            if key.configuration == "auto":
+                found = states.read(self._file)
+                assert found is not None
+                assert set(found.cycle_ms) == {1, 2}
+
+        return spied
+
+    monkeypatch.setattr(auto._Auto, "_before", spying)
+    assert main(words(tmp_path, "--changes", "0")) == 0
+    assert told[:2] == [("none", 0.0, -1.0)] * 2
+    assert told[2:4] == [("0,1,1", 0.0, 1.0)] * 2
+    assert told[4:8] == [("2,1,3", 2.0, 1.0)] * 2 + [("2,1,3", 2.0, 2.46)] * 2
+    assert told[8:] == [("auto", -1.0, 1.0)] * 2 + [("auto", -1.0, 2.46)] * 2
+
+
+def test_changes_are_the_same_in_every_run(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        assert main(words(tmp_path / place, "--changes", "5")) == 0
+    runs = [
+        [(m.batch, m.simulated_accept_length) for m in found.measurements if m.suite == CHANGING]
+        for found in (Result.load(tmp_path / place) for place in ("a", "b"))
+    ]
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 5
+
+
+def test_no_choice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words(tmp_path), "--steps", "0"]) == 2
+    assert "0 steps alone are no choice" in capsys.readouterr().err
+
+
+def test_a_server_that_dies_leaves_the_rest_unmeasured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash = {"auto": {"per_chunk": 3, "crash_at": 9}}
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps(crash))
+    assert main(words(tmp_path)) == 1
+    result = Result.load(tmp_path)
+    assert result.configuration("auto").status == "failed"
+    assert result.configuration("auto").algorithm == ADAPTIVE
+    assert not (tmp_path / auto.STATES).exists()
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"auto": {"per_chunk": 3}}))
+    assert main(words(tmp_path)) == 0
+
+
+def test_defaults_are_the_issue_s() -> None:
+    assert AutoOptions.batches == (1, 4, 8, 16, 32, 48)
+    assert AutoOptions.accept_lengths == (1.0, 1.6, 2.46, 3.0)
+
+
+def test_a_start_is_measured_with_its_first_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say = "\n".join(
+        [
+            "sglang-qwen3next-eagle3: it will answer at http://127.0.0.1",
+            "[2026-11-26 18:18:09] server_args=ServerArgs()",
+            "[2026-11-26 18:18:09] The server is fired up and ready to roll!",
+            "[2026-11-26 18:18:09] INFO:     Application startup complete.",
+        ]
+    )
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"say": say, "per_chunk": 3}}))
+    argv = ["bench", "start", "--profile", "demo", "--out", str(tmp_path), "--repeats", "2"]
+    assert main([*argv, "--caches", str(tmp_path / "caches"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [one["repetition"] for one in printed["starts"]] == [0, 1]
+    for one in printed["starts"]:
+        assert "first request" in one["phases"]
+        assert "launcher: checks" in one["phases"]
+        assert one["cache_bytes"] == [0, 0]
+        assert one["ready_seconds"] > 0
+    assert "until it answers" in (tmp_path / "report.md").read_text(encoding="utf-8")
