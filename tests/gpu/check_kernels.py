@@ -164,31 +164,28 @@ class Model:
 class Memory:
     """Bytes of the device by their address: what a graph writes and nobody holds."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        size = tensor.untyped_storage().nbytes()
+    def __init__(self, address: int, size: int) -> None:
         self.__cuda_array_interface__ = {
-            "shape": (size,), "typestr": "|u1", "data": (tensor.data_ptr(), False), "version": 2,
+            "shape": (size,), "typestr": "|u1", "data": (address, False), "version": 2,
         }  # fmt: skip
 
 
 @contextmanager
-def recorded(written: dict[int, torch.Tensor]) -> Iterator[None]:
-    """The memory of every tensor that is made meanwhile, without keeping the tensor."""
+def recorded(written: dict[int, int]) -> Iterator[None]:
+    """Address and bytes of every tensor that is made meanwhile, without keeping the tensor."""
     kept = torch.empty, torch.empty_like
 
     def noted(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def call(*arguments: Any, **options: Any) -> torch.Tensor:
             made = make(*arguments, **options)
             if made.is_cuda and made.numel():
-                memory = torch.as_tensor(Memory(made), device=device)
-                before = written.get(made.data_ptr())
-                if before is None or before.numel() < memory.numel():
-                    written[made.data_ptr()] = memory
+                size = made.numel() * made.element_size()
+                written[made.data_ptr()] = max(size, written.get(made.data_ptr(), 0))
             return made
 
         return call
 
-    torch.empty, torch.empty_like = map(noted, kept)  # type: ignore[assignment]
+    torch.empty, torch.empty_like = noted(kept[0]), noted(kept[1])
     try:
         yield
     finally:
@@ -221,7 +218,7 @@ def replays(model: Model, requests: int, nodes: int, count: int, until: float) -
 
     def repeated(times: int) -> tuple[torch.Tensor, dict[str, int]]:
         """What the first replay left behind, and how many followed."""
-        written: dict[int, torch.Tensor] = {}
+        written: dict[int, int] = {}
 
         def work() -> list[torch.Tensor]:
             with recorded(written):
@@ -232,9 +229,11 @@ def replays(model: Model, requests: int, nodes: int, count: int, until: float) -
         if nodes > 1:
             left += [given["kept"].raw, given["kept"].value]
 
+        memories = [torch.as_tensor(Memory(*place), device=device) for place in written.items()]
+
         def poison() -> None:
             restore()
-            for memory in written.values():
+            for memory in memories:
                 memory.fill_(0xFF)
             given["kept"].raw.fill_(float("nan"))
             given["kept"].value.fill_(float("nan"))
