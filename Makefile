@@ -1,29 +1,49 @@
 # Everything runs in .venv, which each target makes first if it has to. PYTHON chooses 3.11 or 3.12.
 PYTHON ?= python3
+# `make test SGLANG=0.5.23` and so on: another release than the default, in an environment of its own.
+DEFAULT := 0.5.17
+SGLANG ?= $(DEFAULT)
+ifeq ($(SGLANG),$(DEFAULT))
 VENV := .venv
+CONSTRAINTS := constraints.txt
+else
+VENV := .venv-$(SGLANG)
+CONSTRAINTS := constraints-$(SGLANG).txt
+endif
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Two cores: who has nothing left to do takes from the other, so that no file is long at the end.
 UNIT := -m pytest tests/unit -n 2 --dist worksteal
 # Here a file's tests stay together, and so do all that share servers (tests/e2e/conftest.py).
-WITH_SGLANG := -m pytest -m "not gpu" tests/e2e tests/contract -n 2 --dist loadfile --no-loadscope-reorder
+WITH_SGLANG := -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+# What another release may do otherwise: states, what a scheduler is asked, what a launch refuses and
+# what is answered. All else is the same code, which the tests with the default release run.
+ELSEWHERE := tests/e2e/test_equality.py tests/e2e/test_exactness_requests.py \
+	tests/e2e/test_metrics.py tests/e2e/test_access.py tests/e2e/test_bench.py \
+	tests/e2e/test_selection_at_start.py \
+	tests/contract/test_streams.py tests/contract/test_prefill.py tests/contract/test_requests.py \
+	tests/contract/test_installed_sglang.py tests/contract/test_access.py tests/contract/test_metrics.py
 # Real processes with stand-ins for SGLang, and what takes long without it.
 INTEGRATION := tests/integration
 # Kernels run in Triton's interpreter, which is chosen when triton is first imported.
 KERNELS := tests/kernels
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+QUIET := --disable-pip-version-check install --quiet
 # What looks at packages is none of them: it has an environment of its own.
 TOOLS := .venv-tools
 # `make sbom IMAGE=name` lists what an image has instead of .venv; podman does as well.
 DOCKER ?= docker
 
 .DEFAULT_GOAL := help
-.PHONY: help train-env demo serve test test-fast test-gpu coverage lint format readme licences audit sbom wheel clean
+.PHONY: help train-env environments demo serve test test-fast test-gpu coverage lint format readme licences audit sbom wheel clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 train-env: $(INSTALLED)  ## .venv with what training needs too: SpecForge beside SGLang
+
+environments:  ## .venv, and those of the other releases that tests are run with
+	+$(MAKE) --no-print-directory -j2 .venv/.installed .venv-0.5.23/.installed
 
 demo: $(INSTALLED)  ## Serve the small pair on this machine's CPU, ask it a question, stop
 	@$(BIN)/python -m sglang_qwen3next_eagle3 demo
@@ -31,9 +51,14 @@ demo: $(INSTALLED)  ## Serve the small pair on this machine's CPU, ask it a ques
 serve: $(INSTALLED)  ## The same, but keep the server until Ctrl-C
 	@$(BIN)/python -m sglang_qwen3next_eagle3 demo --serve
 
-test: $(INSTALLED)  ## All tests but those that need a GPU
+ifeq ($(SGLANG),$(DEFAULT))
+test: $(INSTALLED)  ## All tests but those that need a GPU; SGLANG=0.5.23: those of another release
 	TRITON_INTERPRET=1 $(BIN)/python $(UNIT) $(INTEGRATION) $(KERNELS)
-	$(BIN)/python $(WITH_SGLANG) --durations=10
+	$(BIN)/python $(WITH_SGLANG) tests/e2e tests/contract
+else
+test: $(INSTALLED)
+	$(BIN)/python $(WITH_SGLANG) $(ELSEWHERE)
+endif
 
 test-fast: $(INSTALLED)  ## The unit tests: under a minute, no SGLang
 	$(BIN)/python $(UNIT)
@@ -81,14 +106,22 @@ endif
 wheel: $(INSTALLED)  ## dist/*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-# SGLang and its CUDA libraries are 9 GB; nothing is installed outside constraints.txt. SpecForge
+# SGLang and its CUDA libraries are 9 GB; nothing is installed outside the constraints. SpecForge
 # asks for SGLang 0.5.14 and an older transformers, and runs with ours: it comes without its pins.
-$(INSTALLED): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (the first time about 4 minutes, 9 GB)"
-	@$(PIP) install --quiet -c constraints.txt hatchling editables
-	@$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev,train]'
-	@$(PIP) install --quiet -c constraints.txt --no-deps specforge
+.venv/.installed: pyproject.toml constraints.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "installing into $(@D) (the first time about 4 minutes, 9 GB)"
+	@$(@D)/bin/python -m pip $(QUIET) -c constraints.txt hatchling editables
+	@$(@D)/bin/python -m pip $(QUIET) -c constraints.txt --no-build-isolation -e '.[dev,train]'
+	@$(@D)/bin/python -m pip $(QUIET) -c constraints.txt --no-deps specforge
+	@touch $@
+
+# Without SpecForge, and without [serve], which names the default release.
+.venv-%/.installed: pyproject.toml constraints-%.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "installing SGLang $* into $(@D) (the first time about 4 minutes, 9 GB)"
+	@$(@D)/bin/python -m pip $(QUIET) -c constraints-$*.txt hatchling editables
+	@$(@D)/bin/python -m pip $(QUIET) -c constraints-$*.txt --no-build-isolation -e '.[test]' sglang==$*
 	@touch $@
 
 $(TOOLS)/.installed:
@@ -97,4 +130,4 @@ $(TOOLS)/.installed:
 	@touch $@
 
 clean:  ## Remove what the targets made, .venv included
-	rm -rf $(VENV) $(TOOLS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* $(TOOLS) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

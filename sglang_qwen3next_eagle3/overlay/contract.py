@@ -35,6 +35,8 @@ Part = Literal[
     "training",
 ]
 Role = Literal["hooked", "relied_on"]
+DEFAULT_RELEASE = "0.5.17"
+"""What `[serve]` installs; every part was run with it."""
 _MANIFEST_NAME = re.compile(r"sglang-(?P<release>.+)\.toml")
 
 
@@ -205,7 +207,7 @@ def require(parts: Sequence[Part], installed: Installed | None = None) -> Releas
         if not manifest.of(part):
             raise UserError(
                 f"this package has not been run with SGLang {installed.release} that far, its "
-                f"manifest has no {part} part: install SGLang 0.5.17"
+                f"manifest has no {part} part: install SGLang {DEFAULT_RELEASE}"
             )
     for finding in compare(manifest, installed.root, parts):
         if finding.state != "ok":

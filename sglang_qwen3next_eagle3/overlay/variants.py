@@ -45,3 +45,23 @@ def publish(one_batch: Any, server_args: Any, rank: int) -> None:
     ranks = one_batch.SpawnRanks(world_rank=world, gpu_id=rank)
     one_batch.publish(server_args, role="scheduler", ranks=ranks)
     one_batch._init_process_global_configs()
+
+
+def reserved_tokens(server_args: Any) -> int:
+    """The output slots that SGLang keeps for drafts in a request's row.
+
+    server_args: what the process was started with; newer releases know it by themselves.
+    """
+    from sglang.srt.managers import utils
+
+    arguments = () if has_layer_boundaries() else (server_args,)
+    return int(utils.compute_num_reserved_tokens(*arguments))
+
+
+def place(scheduler: Any) -> Any:
+    """Which of a server's schedulers this one is: `tp_rank`, `pp_rank`, `pp_size`, `dp_rank`."""
+    if not has_layer_boundaries():
+        return scheduler.ps
+    from sglang.srt.runtime_context import get_parallel
+
+    return get_parallel()

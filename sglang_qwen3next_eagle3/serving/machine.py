@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import socket
+from collections.abc import Sequence
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
@@ -11,8 +12,15 @@ from sglang_qwen3next_eagle3.overlay import environment as variables
 ENTRY_POINT_GROUP = "sglang.srt.plugins"
 
 
-def check_installation(cpu_engine: bool) -> None:
-    """Raises UserError: SGLang is of another release than was run, or would not load the plugin."""
+def check_installation(cpu_engine: bool, guards: Sequence[str] = ()) -> None:
+    """Whether the SGLang that is installed can be served with.
+
+    guards: the options that ask for what the plugin does at every request.
+
+    Raises:
+        UserError: it is of another release than was run, or was not run that far, or would not load
+            the plugin.
+    """
     from sglang_qwen3next_eagle3.overlay import contract
 
     # Without a head too: the plugin tells the last layer that it is the last.
@@ -20,6 +28,12 @@ def check_installation(cpu_engine: bool) -> None:
     parts += ["cpu_engine"] if cpu_engine else []
     parts += ["simulate"] if os.environ.get(variables.SIMULATE) else []
     contract.require(parts)
+    if guards:
+        try:
+            contract.require(["requests"])
+        except UserError as error:
+            asked = " and ".join(guards)
+            raise UserError(f"{asked} would not be kept to by SGLang alone: {error}") from None
     mine = [
         point
         for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=plugin.NAME)

@@ -132,7 +132,7 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     first = _decide(chosen, chosen, local, options)
     given = flags.parse(first.argv)
     keys.check_readable(given, first.environment)
-    machine.check_installation(chosen.cpu_engine)
+    machine.check_installation(chosen.cpu_engine, _guards(given, first.environment))
     if options.caches is not None:
         caches.check(options.caches)
     machine.check_address(host_of(given), port_of(given))
@@ -292,6 +292,13 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
     if not 0 < _whole(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
     flags.check(given)
+
+
+def _guards(given: Parsed, environment: Mapping[str, str]) -> list[str]:
+    """What is asked for that the plugin does at every request."""
+    asked = [flag for flag in keys.FLAGS if keys.sources(flag, given, environment)]
+    limited = {**os.environ, **environment}.get(LIMITS, "").strip()
+    return [*asked, "--limits"] if limited else asked
 
 
 def _check_keys(given: Parsed, environment: Mapping[str, str], options: Options) -> None:

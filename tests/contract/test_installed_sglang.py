@@ -1,6 +1,5 @@
 """The installed SGLang against its manifest, and the plugin inside it."""
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -29,10 +28,8 @@ from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 
 ROOT = Path(__file__).parents[2]
-whole = pytest.mark.skipif(
-    importlib.metadata.version("sglang") != "0.5.17",
-    reason="parts of the overlay are not there on this release yet",
-)
+LEFT_TO_STOCK: dict[str, set[contract.Part]] = {"0.5.23": {"fast", "seams"}}
+"""Parts that are not there with a release."""
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +46,10 @@ def test_every_symbol_is_as_reviewed(installed: contract.Installed) -> None:
     assert contract.require(sorted(parts), installed).release == installed.release
 
 
-@whole
-def test_every_part_was_run(installed: contract.Installed) -> None:
+def test_every_part_is_there_or_left_to_stock(installed: contract.Installed) -> None:
     parts = {symbol.part for symbol in contract.read_manifest(installed.release).symbols}
-    assert parts == set(get_args(contract.Part)) - {"training"}
+    left = LEFT_TO_STOCK.get(installed.release, set())
+    assert parts == set(get_args(contract.Part)) - {"training"} - left
 
 
 def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: Path) -> None:
@@ -181,7 +178,7 @@ def test_a_changed_source_stops_the_process_with_one_line(
     assert "served" not in ended.stdout
     line = ended.stderr.strip().splitlines()[-1]
     assert f"SGLang {installed.release}: {capture.FORWARD} is not what this package hooks" in line
-    assert "supported releases: 0.5.14, 0.5.17, 0.5.23" in line
+    assert "supported releases: 0.5.17, 0.5.23" in line
 
 
 def test_without_a_request_a_changed_source_stops_only_qwen3_next(tmp_path: Path) -> None:

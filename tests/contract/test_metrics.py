@@ -56,6 +56,7 @@ def test_what_is_counted_is_what_sglang_counts_for_each_request(
     processor: Any = SimpleNamespace(
         model_worker=SimpleNamespace(on_verify_complete_cpu=lambda *_, **__: None),
         advance_grammar_fsm=lambda *_: None,
+        metrics_reporter=SimpleNamespace(snapshot_spec_decode_metrics=lambda *_: None),
     )
     chance = random.Random(1)
     everybody: list[Req] = []
@@ -93,11 +94,11 @@ def test_every_metric_that_deploy_asks_for_is_one_of_sglang_s_or_ours() -> None:
     installed = contract.installed_sglang()
     assert installed is not None
     source = Path(installed.root) / "sglang" / "srt"
-    files = ("observability/metrics_collector.py", "utils/common.py")
+    files = [*source.glob("observability/*.py"), source / "utils" / "common.py"]
     theirs = {
         name
         for file in files
-        for name in re.findall(r'name="(sglang:\w+)"', (source / file).read_text(encoding="utf-8"))
+        for name in re.findall(r'name="(sglang:\w+)"', file.read_text(encoding="utf-8"))
     }
     asked = {rule["expr"] for rule in deployed.rules()}
     asked |= {query.expression for query in deployed.queries()}

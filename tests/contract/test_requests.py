@@ -206,7 +206,8 @@ def test_every_field_of_a_request_is_looked_at() -> None:
     unchecked = set(TokenizedGenerateReqInput.__struct_fields__) - {
         name for name, _ in admission._kinds(TokenizedGenerateReqInput)
     }
-    assert unchecked == {"input_ids", "input_embeds", "mm_inputs", "mm_data_mooncake", "time_stats"}
+    # 0.5.23 has no mm_data_mooncake.
+    assert unchecked | {"mm_data_mooncake"} == admission._UNCHECKED
     assert {name for name, _ in admission._kinds(SamplingParams)} == set(
         SamplingParams.__struct_fields__
     )
@@ -359,6 +360,7 @@ AMBIGUOUS = "root ::= x*\nx ::= y*\ny ::= z*\nz ::= [a-z]*"
 def test_a_grammar_that_takes_longer_with_each_token_ends_its_own_request_only(
     monkeypatch: pytest.MonkeyPatch, rules: str, ranks: int, thinks: bool, ends: bool
 ) -> None:
+    from sglang.srt import runtime_context
     from sglang.srt.constrained.reasoner_grammar_backend import ReasonerGrammarObject
     from sglang.srt.constrained.xgrammar_backend import XGrammarGrammarBackend
     from sglang.srt.managers.scheduler_components.batch_result_processor import (
@@ -377,17 +379,18 @@ def test_a_grammar_that_takes_longer_with_each_token_ends_its_own_request_only(
     made.grammar = ReasonerGrammarObject(followed, [0]) if thinks else followed
     if thinks:
         made.grammar.maybe_init_reasoning(False)
-    processor = SimpleNamespace(server_args=SimpleNamespace(tp_size=ranks, pp_size=1))
+    started = SimpleNamespace(tp_size=ranks, pp_size=1)
+    monkeypatch.setattr(runtime_context, "get_server_args", lambda: started)
     mask = torch.zeros((1, 128), dtype=torch.int32)
     letter = tokenizer.convert_tokens_to_ids("a")
     for _ in range(200):
         grammars.timed(fill, followed, mask, 0)
         made.output_ids.append(letter)
         kept = grammars.accept_tokens(
-            SchedulerBatchResultProcessor._accept_grammar_tokens, processor, made, letter
+            SchedulerBatchResultProcessor._accept_grammar_tokens, None, made, letter
         )
         assert kept == [letter]
-        if made.to_finish is not None:
+        if made.to_finish is not None or followed.seconds > 2:
             break
     assert (made.to_finish is not None) == ends
     if ends:

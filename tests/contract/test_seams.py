@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.parts import needs
+
 ROOT = Path(__file__).parents[2]
 
 
+@needs("seams")
 def test_seams_give_what_sglang_gives() -> None:
     command = [sys.executable, "-m", "tests.support.check_seams"]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}

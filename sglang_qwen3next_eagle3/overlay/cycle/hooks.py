@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.cycle.phases import ENTRY, LAUNCH, PHASES, RECEIVE, RUN, TORCH
 from sglang_qwen3next_eagle3.overlay.cycle.recorder import Recorder
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply, current
@@ -16,7 +17,7 @@ def entry(folder: Path) -> Hook:
     """The hook by which a scheduler that is ready begins to listen to the benchmark."""
 
     def run_event_loop(original: Callable[..., None], scheduler: Any) -> None:
-        recorder = Recorder(folder, rank_of(scheduler.ps))
+        recorder = Recorder(folder, rank_of(variants.place(scheduler)))
         for phase in (*PHASES, *TORCH):
             recorder.know(phase.name, current(phase.target))
         apply(hooks(recorder))

@@ -88,11 +88,11 @@ def scheduler_hooks(cycles: CountsCycles | None, refusals: CountsRefusals) -> tu
     """What counts in the scheduler that reports. cycles: None without speculation."""
 
     def set_finish_with_abort(
-        original: Callable[..., None], request: Any, error_msg: str, *args: Any
+        original: Callable[..., None], request: Any, error_msg: str, *args: Any, **kwargs: Any
     ) -> None:
         if not error_msg.startswith(_NO_REFUSAL):
             refusals.count("scheduler")
-        original(request, error_msg, *args)
+        original(request, error_msg, *args, **kwargs)
 
     hooks = [
         Hook(

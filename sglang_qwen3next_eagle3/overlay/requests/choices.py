@@ -8,26 +8,21 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-_SENT = "_qwen3next_eagle3_choices_sent"
 
-
-def send_one_request(original: Callable[..., None], manager: Any, tokenized: Any) -> None:
+def send_one_request(original: Callable[..., Any], manager: Any, tokenized: Any) -> Any:
     """Around the tokenizer manager's hand-over of a request to the scheduler.
 
-    Choice 0 has the seed of the request, choice i the i-th behind it.
+    Choice 0 has the seed of the request, choice i the i-th behind it: the choices share one object,
+    in which each leaves the seed of the next. What only puts the prompt into the prefix cache, and
+    is no choice, has one of its own.
     """
-    logical = manager.child_rid_to_logical_rid.get(tokenized.rid)
-    state = manager.rid_to_state.get(logical)
-    if state is not None:
-        # The first that is sent is no choice: it only puts the prompt into the prefix cache.
-        sent = getattr(state, _SENT, 0)
-        setattr(state, _SENT, sent + 1)
-        seed = getattr(tokenized.sampling_params, "sampling_seed", None)
-        if seed is not None and sent > 1:
-            # The choices share one object.
-            tokenized.sampling_params = copy.copy(tokenized.sampling_params)
-            tokenized.sampling_params.sampling_seed = _behind(seed, sent - 1)
-    original(manager, tokenized)
+    shared: Any = getattr(tokenized, "sampling_params", None)
+    seed = getattr(shared, "sampling_seed", None)
+    if seed is not None:
+        tokenized.sampling_params = copy.copy(shared)
+        shared.sampling_seed = _behind(seed, 1)
+    # What it returns has to be awaited on some releases (0.5.23).
+    return original(manager, tokenized)
 
 
 def _behind(seed: int, steps: int) -> int:

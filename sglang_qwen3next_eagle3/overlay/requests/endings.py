@@ -2,7 +2,8 @@
 
 A step of speculation yields several tokens at once. Stock SGLang 0.5.17 looks at them together:
 whether `max_tokens` is reached comes first, so an answer that had ended by itself two tokens
-earlier runs on to "length"; a stop string or a stop token is looked for only after that.
+earlier runs on to "length"; a stop string or a stop token is looked for only after that. 0.5.23
+looks at `max_tokens` last, but takes a stop string for the end even where a stop token came before.
 """
 
 from collections.abc import Callable

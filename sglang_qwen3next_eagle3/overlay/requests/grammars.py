@@ -64,8 +64,11 @@ def accept_tokens(
     With one rank only: of several each would go by its own clock, and where one ended a request and
     another did not, their batches would differ and their next collective would wait for ever.
     """
+    from sglang.srt.runtime_context import get_server_args
+
     retained: list[int] = original(processor, request, tokens)
-    if processor.server_args.tp_size * processor.server_args.pp_size > 1:
+    started = get_server_args()
+    if started.tp_size * started.pp_size > 1:
         return retained
     # A reasoning parser wraps the grammar in one that waits for the end of the thoughts.
     followed = getattr(request.grammar, "grammar", None) or request.grammar

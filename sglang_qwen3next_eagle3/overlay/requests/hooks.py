@@ -39,12 +39,13 @@ def _when_the_target_is_known(original: Callable[..., None], owner: Any) -> None
     original(owner)
     if getattr(owner.model_config.hf_config, "model_type", None) != MODEL_TYPE:
         return
-    if _is_reviewed():
-        apply(HOOKS)
+    targets = _reviewed()
+    apply(hook for hook in HOOKS if hook.target in targets)
 
 
-def _is_reviewed() -> bool:
-    """Whether this release's requests were reviewed. Others are served as stock SGLang does.
+def _reviewed() -> frozenset[str]:
+    """What is hooked on this release for requests; nothing where they were not reviewed: such a
+    release is served as stock SGLang does.
 
     Raises:
         SystemExit: it was, and its source is another.
@@ -56,12 +57,11 @@ def _is_reviewed() -> bool:
         logger.warning(
             "sglang-qwen3next-eagle3: SGLang %s keeps its own way with requests", release
         )
-        return False
+        return frozenset()
     try:
-        contract.require(["requests"], installed)
+        return contract.require(["requests"], installed).hooked("requests")
     except UserError as error:
         raise SystemExit(f"sglang-qwen3next-eagle3: {error}") from None
-    return True
 
 
 def _limits(server_args: Any, model_config: Any) -> Limits:
@@ -132,12 +132,14 @@ def _validate_one_request(
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
-def _handle_generate_request(original: Callable[..., None], scheduler: Any, received: Any) -> None:
+def _handle_generate_request(
+    original: Callable[..., None], scheduler: Any, received: Any, **options: Any
+) -> None:
     limits = _limits(scheduler.server_args, scheduler.model_config)
     reason = admission.refusal(received, limits)
     if reason is None:
         admission.adjust(received, limits)
-        original(scheduler, received)
+        original(scheduler, received, **options)
         return
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.sampling.sampling_params import SamplingParams
@@ -275,6 +277,11 @@ HOOKS: tuple[Hook, ...] = (
         "Cuts the target's probabilities by min_p.",
     ),
     Hook(
+        "sglang.srt.speculative.eagle_utils:tree_speculative_sampling_target_only",
+        min_p.tree_sampling,
+        "Cuts the target's probabilities by min_p where that kernel is no longer in sgl_kernel.",
+    ),
+    Hook(
         "sglang.srt.sampling.sampling_batch_info:SamplingBatchInfo.copy_for_forward",
         penalties.copy_for_forward,
         "Takes along which requests are penalized.",
@@ -293,6 +300,11 @@ HOOKS: tuple[Hook, ...] = (
         "sglang.srt.managers.tokenizer_control_mixin:TokenizerControlMixin.get_internal_state",
         server_info.get_internal_state,
         "Keeps the keys to itself, which /server_info tells once more for each scheduler.",
+    ),
+    Hook(
+        "sglang.srt.entrypoints.http_server:build_server_info",
+        server_info.build_server_info,
+        "Keeps the keys to itself, of the arguments and of the command line (0.5.23).",
     ),
 )
 """In place in a server of Qwen3-Next."""

@@ -14,14 +14,15 @@ def verify(
     verify_input: Any,
     batch: Any,
     logits_output: Any,
-    grammar_mask: Any = None,
+    *arguments: Any,
+    **options: Any,
 ) -> Any:
     """Around `eagle_sample`, which hands the kernel no `min_p`."""
     info = batch.sampling_info
     needed = not batch.forward_mode.is_idle() and info.need_min_p_sampling
     _asked[0] = info.min_ps if needed else None
     try:
-        return original(verify_input, batch, logits_output, grammar_mask)
+        return original(verify_input, batch, logits_output, *arguments, **options)
     finally:
         _asked[0] = None
 

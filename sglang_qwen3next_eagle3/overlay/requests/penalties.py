@@ -296,7 +296,8 @@ def verify(
     verify_input: Any,
     batch: Any,
     logits_output: Any,
-    grammar_mask: Any = None,
+    *arguments: Any,
+    **options: Any,
 ) -> Any:
     """Around `eagle_sample`: exact penalties in place of those that SGLang holds for the batch.
 
@@ -304,14 +305,16 @@ def verify(
     """
     info = batch.sampling_info
     if batch.forward_mode.is_idle() or not _any_wants_penalties(batch.reqs):
-        return original(verify_input, batch, logits_output, grammar_mask)
+        return original(verify_input, batch, logits_output, *arguments, **options)
     count = verify_input.draft_token_num
     tokens = verify_input.draft_token.view(-1, count)
     tree = parents(verify_input.retrieve_next_token, verify_input.retrieve_next_sibling)
     step = Step(batch.reqs, tokens, tree)
     step.apply(logits_output.next_token_logits, info.vocab_size)
     info.acc_additive_penalties = info.acc_scaling_penalties = None
-    predict, accept_lens, accept_index = original(verify_input, batch, logits_output, grammar_mask)
+    predict, accept_lens, accept_index = original(
+        verify_input, batch, logits_output, *arguments, **options
+    )
     rows = torch.arange(len(batch.reqs), device=accept_lens.device)
     # The last of accept_lens tokens is not a draft: the next step begins with it.
     last = accept_index[rows, (accept_lens - 1).long()].long() - rows * count

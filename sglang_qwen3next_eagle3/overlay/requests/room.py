@@ -9,6 +9,8 @@ table then overflow, or a request that fills the pool alone is aborted and all i
 from collections.abc import Callable
 from typing import Any
 
+from sglang_qwen3next_eagle3.overlay import variants
+
 
 def too_long(prompt: int, new: int | None, context: int, reserved: int) -> str | None:
     """Why a prompt and the tokens asked for do not fit, with the numbers that a client can act on.
@@ -57,13 +59,11 @@ def init_req_max_new_tokens(original: Callable[..., None], scheduler: Any, reque
     original(scheduler, request)
     if scheduler.spec_algorithm.is_none() or not scheduler.spec_algorithm.is_eagle():
         return
-    from sglang.srt.managers.utils import compute_num_reserved_tokens
-
     sampling = request.sampling_params
     most = most_new_tokens(
         prompt=len(request.origin_input_ids),
         context=scheduler.model_config.context_len,
-        reserved=compute_num_reserved_tokens(scheduler.server_args),
+        reserved=variants.reserved_tokens(scheduler.server_args),
         pool=scheduler.max_total_num_tokens,
         page=scheduler.page_size,
     )

@@ -7,7 +7,7 @@ there, which is to keep from them what it guards.
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from sglang_qwen3next_eagle3.base.redact import HIDDEN, is_secret
+from sglang_qwen3next_eagle3.base.redact import HIDDEN, is_secret, text_without_secrets
 
 
 def resolved_config_dict(
@@ -22,6 +22,17 @@ async def get_internal_state(
 ) -> list[dict[str, Any]]:
     """The same once more, of each scheduler."""
     return [_hidden(state) for state in await original(manager)]
+
+
+def build_server_info(
+    original: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """What 0.5.23 answers of the arguments, and with which command line it was started."""
+    told = _hidden(original(*args, **kwargs))
+    command = told.get("launch_command")
+    if isinstance(command, str):
+        told["launch_command"] = text_without_secrets(command)
+    return told
 
 
 def _hidden(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,8 +100,8 @@ def test_a_form_feed_ends_no_line(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("release", "nearest"),
-    [("0.5.15", "0.5.14"), ("0.5.17", "0.5.17"), ("0.5.18", "0.5.17"), ("0.5.22", "0.5.23"),
-     ("0.5.20.post1", "0.5.17"), ("0.4.9", "0.5.14"), ("1.0", "0.5.23")],
+    [("0.5.15", "0.5.17"), ("0.5.17", "0.5.17"), ("0.5.18", "0.5.17"), ("0.5.22", "0.5.23"),
+     ("0.5.20.post1", "0.5.17"), ("0.4.9", "0.5.17"), ("1.0", "0.5.23")],
 )  # fmt: skip
 def test_a_new_manifest_begins_from_the_nearest_release(release: str, nearest: str) -> None:
     assert contract.nearest_release(release) == nearest
@@ -162,7 +162,7 @@ def test_a_mismatch_names_symbol_installed_and_supported(
     message = str(caught.value)
     assert FORWARD in message
     assert "SGLang 9.9" in message
-    assert "0.5.14, 0.5.17, 0.5.23" in message
+    assert "0.5.17, 0.5.23" in message
     assert "\n" not in message
 
 
@@ -179,7 +179,7 @@ def test_unknown_releases_and_an_absent_sglang_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        UserError, match=r"SGLang 0\.4\.0 is not supported: install one of 0\.5\.14"
+        UserError, match=r"SGLang 0\.4\.0 is not supported: install one of 0\.5\.17"
     ):
         contract.require(["capture"], Installed("0.4.0", tmp_path))
     monkeypatch.setattr(contract, "installed_sglang", lambda: None)
@@ -188,7 +188,7 @@ def test_unknown_releases_and_an_absent_sglang_are_refused(
 
 
 def test_the_manifests_of_the_package_are_read() -> None:
-    assert contract.known_releases() == ("0.5.14", "0.5.17", "0.5.23")
+    assert contract.known_releases() == ("0.5.17", "0.5.23")
     for release in contract.known_releases():
         manifest = contract.read_manifest(release)
         assert manifest.release == release

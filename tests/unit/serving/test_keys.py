@@ -113,7 +113,7 @@ def test_keys_that_sglang_would_not_check_are_refused(
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "check_installation", lambda cpu_engine: None)
+    monkeypatch.setattr(machine, "check_installation", lambda *_: None)
     monkeypatch.setattr(machine, "check_address", lambda host, port: None)
     monkeypatch.setattr(cli, "_examine", lambda *_: [])
     monkeypatch.setattr(os, "execvpe", lambda *given: pytest.fail("not to be reached"))

@@ -36,6 +36,20 @@ def test_so_they_are_in_each_scheduler_s_state() -> None:
     assert told == [HIDDEN_ONES, HIDDEN_ONES]
 
 
+def test_the_command_line_is_told_without_them() -> None:
+    command = "python -m sglang.launch_server --port 1 --api-key=ask --admin-api-key rule --tp 1"
+
+    def original(arguments: dict[str, Any]) -> dict[str, Any]:
+        return {**arguments, "launch_command": command}
+
+    told = server_info.build_server_info(original, ARGUMENTS)
+    hidden = told.pop("launch_command")
+    assert told == HIDDEN_ONES
+    assert "ask" not in hidden
+    assert "rule" not in hidden
+    assert hidden.endswith("--tp 1")
+
+
 def test_without_keys_nothing_is_hidden() -> None:
     plain = {"api_key": None, "admin_api_key": None, "port": 1}
     assert server_info.resolved_config_dict(lambda manager, base: base, None, plain) == plain
