@@ -150,13 +150,14 @@ def _hook_adaptive(forced: str | None) -> None:
     from sglang_qwen3next_eagle3.overlay import contract, hooks, simulate
 
     try:
-        contract.require(["adaptive"])
+        listed = contract.require(["adaptive"]).hooked("adaptive")
     except UserError as error:
         logger.warning("sglang-qwen3next-eagle3: steps are chosen by SGLang: %s", error)
         return
     from sglang_qwen3next_eagle3.overlay.adaptive import hooks as adaptive
 
-    hooks.apply(adaptive.hooks(simulate.SharedNumber(Path(forced)) if forced else None))
+    table = adaptive.hooks(simulate.SharedNumber(Path(forced)) if forced else None)
+    hooks.apply(hook for hook in table if hook.target in listed)
 
 
 def _hook_fast(asked: str | None) -> None:

@@ -23,6 +23,8 @@ from sglang_qwen3next_eagle3.overlay.simulate import OFF, SharedNumber
 logger = logging.getLogger(__name__)
 
 PARAMS = "sglang.srt.speculative.adaptive_runtime_state:AdaptiveSpeculativeParams"
+PARAMS_OF_WORKER = "sglang.srt.speculative.eagle_worker_v2:AdaptiveSpeculativeParams"
+"""Where 0.5.23 makes it."""
 WIDTH = "sglang.srt.speculative.eagle_draft_extend_cuda_graph_runner:resolve_num_tokens_per_req"
 RESOLVE = (
     "sglang.srt.managers.scheduler_components.batch_result_processor:"
@@ -85,4 +87,5 @@ def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
         Hook(WIDTH, width, "A draft extend's graphs are captured for the tokens of their state."),
         Hook(RESOLVE, resolve, "Says how many steps the cycle had whose drafts were accepted."),
         Hook(PARAMS, params, "Our choice of steps stands in for SGLang's rule."),
+        Hook(PARAMS_OF_WORKER, params, "Our choice of steps stands in for SGLang's rule."),
     )
