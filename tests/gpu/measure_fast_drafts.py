@@ -122,7 +122,7 @@ def drafted(worker: Any, head: FastHead, places: head_check.Places) -> list[Any]
 def extended(worker: Any, head: FastHead, places: head_check.Places) -> list[torch.Tensor]:
     """Logits and states of the rows of a draft extend that are read."""
     nodes = worker.speculative_num_draft_tokens
-    batch, _ = head_check._extend(head, worker, places, nodes)
+    batch, _ = head_check.extend_batch(head, worker, places, nodes)
     rows = torch.arange(len(places.lengths), device=worker.device) * nodes
     rows += batch.spec_info.num_accept_tokens - 1
     left = worker.cuda_graph_runner_for_draft_extend.execute(batch)

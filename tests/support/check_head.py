@@ -194,8 +194,8 @@ def chains(head: FastHead, worker: Any) -> dict[str, Any]:
 def unread(head: FastHead, worker: Any) -> bool:
     """Whether a draft extend leaves alone the logits of the rows that nobody reads."""
     nodes = worker.speculative_num_draft_tokens
-    with head_check._places(worker, nodes) as places:
-        batch, backend = head_check._extend(head, worker, places, nodes)
+    with head_check.made_up_places(worker, nodes) as places:
+        batch, backend = head_check.extend_batch(head, worker, places, nodes)
         batch.next_token_logits_buffer.fill_(-7.0)
         backend.init_forward_metadata(batch)
         at = head.extending(batch, backend, len(places.lengths), nodes)

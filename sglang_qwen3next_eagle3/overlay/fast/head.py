@@ -323,4 +323,5 @@ def _check_attention(attn: Any) -> None:
     group = attn.num_heads // attn.num_kv_heads
     powers = [n & (n - 1) == 0 for n in (group, attn.head_dim)]
     if not all(powers) or group > attention.QUERIES or attn.head_dim < 16:
-        raise Unsupported("head", f"heads of {attn.head_dim}, {group} a key and value head")
+        each = f"{attn.head_dim} values and {group} queries to a key"
+        raise Unsupported("head", f"its attention heads have {each}, which are no powers of two")

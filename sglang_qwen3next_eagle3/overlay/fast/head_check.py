@@ -37,7 +37,7 @@ def compare(head: FastHead, worker: Any) -> list[Deviation]:
     leave in the KV cache."""
     found: list[Deviation] = []
     nodes = worker.speculative_num_draft_tokens
-    with _places(worker, nodes) as places:
+    with made_up_places(worker, nodes) as places:
         _compare(found, head, worker, places, nodes)
         if worker.speculative_num_steps > 1:
             _compare(found, head, worker, places, 1)
@@ -51,7 +51,7 @@ def _compare(
 
     runner, requests = worker.draft_runner, len(places.lengths)
     extends = nodes > 1 or worker.speculative_num_draft_tokens == 1
-    batch, backend = (_extend if extends else _step)(head, worker, places, nodes)
+    batch, backend = (extend_batch if extends else step_batch)(head, worker, places, nodes)
     cache = runner.token_to_kv_pool.get_kv_buffer(head.attn.attn.layer_id)
     own = places.own(nodes)
     with forward_context(ForwardContext(attn_backend=backend)):
@@ -82,7 +82,7 @@ def _compare(
 
 
 @contextmanager
-def _places(worker: Any, nodes: int) -> Iterator[Places]:
+def made_up_places(worker: Any, nodes: int) -> Iterator[Places]:
     """Places for made-up requests; pools and tables are afterwards as before."""
     runner = worker.draft_runner
     most = min(runner.req_to_token_pool.size, len(LENGTHS), ROWS["head"], MAX_ROWS // nodes)
@@ -140,7 +140,8 @@ def _hidden(rows: int, width: int, device: Any) -> torch.Tensor:
     return drawn.to(device, torch.bfloat16)
 
 
-def _extend(head: FastHead, worker: Any, places: Places, nodes: int) -> tuple[Any, Any]:
+def extend_batch(head: FastHead, worker: Any, places: Places, nodes: int) -> tuple[Any, Any]:
+    """A draft extend of the requests, with random streams of the target, and its backend."""
     from sglang.srt.model_executor.forward_batch_info import ForwardMode
     from sglang.srt.speculative.eagle_info import EagleDraftExtendInput
 
@@ -170,7 +171,8 @@ def _extend(head: FastHead, worker: Any, places: Places, nodes: int) -> tuple[An
     return batch, worker.draft_extend_attn_backend or worker.draft_runner.attn_backend
 
 
-def _step(head: FastHead, worker: Any, places: Places, nodes: int) -> tuple[Any, Any]:
+def step_batch(head: FastHead, worker: Any, places: Places, nodes: int) -> tuple[Any, Any]:
+    """A first draft step of the requests, with random states, and its backend."""
     from sglang.srt.model_executor.forward_batch_info import ForwardMode
     from sglang.srt.speculative.eagle_info import EagleDraftInput
 
