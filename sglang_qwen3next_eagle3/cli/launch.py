@@ -78,6 +78,11 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
         help="our own kernels for decoding and verifying few tokens (one Hopper GPU)",
     )
     how.add_argument(
+        "--seams",
+        action=argparse.BooleanOptionalAction,
+        help="what SGLang launches one by one between a cycle's graphs, in few launches",
+    )
+    how.add_argument(
         "--api-key-file",
         type=Path,
         metavar="FILE",

@@ -77,6 +77,8 @@ def build_environment(profile: Profile) -> dict[str, str]:
         added[variables.ADAPTIVE] = "1"
     if profile.fast is not None:
         added[variables.FAST] = "on" if profile.fast else "off"
+    if profile.seams is not None:
+        added[variables.SEAMS] = "on" if profile.seams else "off"
     return added
 
 

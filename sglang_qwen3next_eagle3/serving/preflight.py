@@ -288,6 +288,10 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
             )
     if chosen.fast:
         _check_fast(given, chosen)
+    if chosen.seams and chosen.cpu_engine:
+        raise UserError(
+            "seams: they are launches on a GPU, and this profile serves on a CPU; pass --no-seams"
+        )
     port = given.value("--port") or str(DEFAULT_PORT)
     if not 0 < _whole(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")

@@ -100,7 +100,8 @@ class Profile(Strict):
 
     tree: None leaves its shape to SGLang. adaptive: the file of states by which the steps of a
     chain follow load and acceptance (serving/adaptive.py): `measured`, one of ours, or a path.
-    fast: whether our kernels serve passes of few rows; None leaves it to the caller's environment.
+    fast: whether our kernels serve passes of few rows; seams: whether what is between a cycle's
+    graphs is launched together; None leaves either to the caller's environment.
     """
 
     description: str
@@ -116,6 +117,7 @@ class Profile(Strict):
     allow_gdn_aux: bool = False
     cpu_engine: bool = False
     fast: bool | None = None
+    seams: bool | None = None
     sglang: dict[str, FlagValue] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
 
@@ -207,6 +209,7 @@ class Overrides:
     host: str | None = None
     port: int | None = None
     fast: bool | None = None
+    seams: bool | None = None
 
     def apply(self, chosen: Profile) -> Profile:
         """The profile with them. Raises UserError: they contradict it or each other."""
@@ -232,6 +235,7 @@ class Overrides:
             allow_gdn_aux=self.allow_gdn_aux or None,
             adaptive=None if self.adaptive == ADAPTIVE_OFF else self.adaptive,
             fast=self.fast,
+            seams=self.seams,
             sglang={
                 "tp": self.tp,
                 "host": self.host,

@@ -191,6 +191,24 @@ def test_a_profile_asks_for_the_fast_path_and_the_option_wins(
     assert off["environment"][environment.FAST] == "off"
 
 
+@pytest.mark.parametrize(("flag", "value"), [("--seams", "on"), ("--no-seams", "off")])
+def test_the_seams_are_told_to_the_plugin(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flag: str, value: str
+) -> None:
+    planned = dry_run(capsys, "--profile", "h200-fp8", flag)
+    assert planned["environment"][environment.SEAMS] == value
+    own = tmp_path / "own.yaml"
+    own.write_text((data_dir("launch") / "h200-fp8.yaml").read_text() + "seams: true\n")
+    assert dry_run(capsys, "--profile", str(own))["environment"][environment.SEAMS] == "on"
+    assert environment.SEAMS not in dry_run(capsys, "--profile", "b1")["environment"]
+
+
+def test_seams_on_a_cpu_are_refused_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(capsys, "--profile", "demo", "--seams")
+    assert "serves on a CPU" in error
+    assert "--no-seams" in error
+
+
 @pytest.mark.parametrize("ranks", ["1", "2", "4"])
 def test_the_fast_path_on_several_ranks(capsys: pytest.CaptureFixture[str], ranks: str) -> None:
     planned = dry_run(capsys, "--profile", "b1", "--fast", "--tp", ranks)
