@@ -26,7 +26,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure_kernels import INNER, TOP_K, VALUES, D, codes, normal, scales, without_dependent_launch
+from measure_kernels import (
+    INNER,
+    TOP_K,
+    VALUES,
+    Counted,
+    D,
+    awaited,
+    codes,
+    count_launches,
+    normal,
+    numbers,
+    scales,
+    without_dependent_launch,
+    workers,
+)
 
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
@@ -393,6 +407,19 @@ def small(model: Model) -> dict[str, Any]:
     return {"ran": True}
 
 
+SHAPES = (1, 4), (1, 1), (2, 4), (8, 4)
+"""Requests and draft tokens of the passes that are replayed."""
+
+
+def compile_share(i: int, count: int) -> None:
+    Counted.warm = i, count
+    count_launches(attention, gdn_commit, lm_head)
+    model = Model(4, 512, 151936, 8)
+    for shape in SHAPES:
+        model.run(model.inputs(*shape))
+        without_dependent_launch(lambda _, shape=shape: model.run(model.inputs(*shape)), 0)
+
+
 def say(name: str, found: dict[str, Any]) -> None:
     def short(value: Any) -> str:
         return f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -407,13 +434,20 @@ def main() -> None:
     parser.add_argument("--replays", type=int, default=10_000)
     parser.add_argument("--router-rows", type=int, default=1_000_000)
     parser.add_argument("--seconds", type=float, default=55)
+    parser.add_argument("--workers", type=int, default=8, help="processes that compile first")
+    parser.add_argument("--warm", type=numbers, help="what a worker compiles: this of so many")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     what = set(arguments.what.split(","))
+    if arguments.warm:
+        compile_share(*arguments.warm)
+        return
+    started = workers(arguments.workers if "replays" in what else 0)
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
     )
     print(f"# {torch.cuda.get_device_name()}; compute-sanitizer: {sanitizer or 'not here'}")
+    # Cold caches and few cores: what is compiled takes longer than what is checked.
     torch.manual_seed(0)
     result: dict[str, Any] = {"device": torch.cuda.get_device_name()}
     end = began + arguments.seconds
@@ -422,22 +456,24 @@ def main() -> None:
             say("small", small(Model(4, 32, 4096, 3)))
         if what & {"numerics", "replays"}:
             model = Model(4, 512, 151936, 8)
-        if "numerics" in what:
-            for rows in (1, 4, 32):
-                for named, found in numerics(model, rows).items():
-                    result.setdefault("numerics", {})[named] = found
-                    for kernel, figures in found.items():
-                        say(f"{named}, {kernel}", figures)
         if "replays" in what:
-            for requests, nodes in ((1, 4), (1, 1), (2, 4), (8, 4)):
+            awaited(started, began + 0.6 * arguments.seconds)
+            for requests, nodes in SHAPES:
                 if time.monotonic() < end - 4:
-                    share = began + arguments.seconds * (0.75 if "router" in what else 1)
+                    share = began + arguments.seconds * (0.75 if len(what) > 1 else 1)
                     found = replays(model, requests, nodes, arguments.replays, share)
                     result.setdefault("replays", []).append(found)
                     say("replays", found)
         if "router" in what:
             result["router"] = router_ids(arguments.router_rows, end)
             say("router", result["router"])
+        if "numerics" in what:
+            for rows in (4, 1, 32):
+                if time.monotonic() < end:
+                    for named, found in numerics(model, rows).items():
+                        result.setdefault("numerics", {})[named] = found
+                        for kernel, figures in found.items():
+                            say(f"{named}, {kernel}", figures)
     finally:
         if arguments.json:
             arguments.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -100,9 +100,9 @@ class Counted:
             self.kernel.warmup(*arguments, grid=grid, **options)
 
 
-def count_launches() -> None:
-    """Every kernel that a launcher launches; not those that kernels call."""
-    for module in MODULES:
+def count_launches(*more: Any) -> None:
+    """Every kernel that a launcher launches; not those that kernels call. more: other modules."""
+    for module in (*MODULES, *more):
         for node in ast.walk(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(func=ast.Subscript(value=ast.Name(id=name))):
@@ -113,14 +113,14 @@ def count_launches() -> None:
 
 def codes(*shape: int) -> torch.Tensor:
     """Random e4m3, none of them a NaN."""
+    if Counted.warm:
+        return nothing(torch.float8_e4m3fn, shape)
     bits = torch.randint(0, 256, shape, dtype=torch.uint8, device=device) & 0xBE
     return bits.view(torch.float8_e4m3fn)
 
 
 def copied(first: torch.Tensor | None, *shape: int) -> torch.Tensor:
     """Weights at another address: of values one set is as good as another."""
-    if Counted.warm:
-        return torch.empty(1, dtype=torch.float8_e4m3fn, device=device).expand(shape)
     if first is None:
         return codes(*shape)
     return torch.empty_like(first).copy_(first)
@@ -145,7 +145,14 @@ class Layer:
         self.dt_bias, self.head_norm = normal(32), normal(128)
 
 
+def nothing(dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    """Where nothing is launched, nothing is read."""
+    return torch.empty(1, dtype=dtype, device=device).expand(shape)
+
+
 def normal(*shape: int) -> torch.Tensor:
+    if Counted.warm:
+        return nothing(torch.bfloat16, shape)
     return torch.randn(*shape, dtype=torch.bfloat16, device=device)
 
 
@@ -492,6 +499,21 @@ def table(found: list[dict[str, Any]]) -> None:
         print(f"# a layer of {row} rows: {us:.1f} us")
 
 
+def workers(count: int) -> list[subprocess.Popen[bytes]]:
+    """Processes of this script that compile what it is going to launch, each its share."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    more = [[*sys.argv, "--warm", f"{i},{count}", "--json", os.devnull] for i in range(count)]
+    return [subprocess.Popen([sys.executable, *one], **quiet) for one in more]
+
+
+def awaited(started: list[subprocess.Popen[bytes]], until: float) -> None:
+    for worker in started:
+        try:
+            worker.wait(timeout=max(1.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.terminate()
+
+
 def numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
@@ -511,12 +533,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parsed()
-    started = []
-    if not arguments.warm and arguments.workers:
-        for i in range(arguments.workers):
-            more = [*sys.argv, "--warm", f"{i},{arguments.workers}", "--json", os.devnull]
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            started.append(subprocess.Popen([sys.executable, *more], **quiet))
+    started = [] if arguments.warm else workers(arguments.workers)
     Counted.warm = arguments.warm and tuple(arguments.warm)
     count_launches()
     torch.manual_seed(0)
@@ -528,11 +545,7 @@ def main() -> None:
             jobs(b, rows)
     for rows in [row for row in arguments.rows if row in (4, 8)]:
         independent_jobs(b, rows)
-    for worker in started:
-        try:
-            worker.wait(timeout=max(1.0, 0.6 * arguments.seconds - (time.monotonic() - began)))
-        except subprocess.TimeoutExpired:
-            worker.terminate()
+    awaited(started, began + 0.6 * arguments.seconds)
     print(f"# {torch.cuda.get_device_name()}, {b.sets} sets, {arguments.routing} routing, "
           f"distinct experts {[round(r.distinct()) for r in b.inputs.values()]}, "
           f"compiled after {time.monotonic() - began:.0f} s")  # fmt: skip
