@@ -407,7 +407,7 @@ def dense_jobs(b: Bench, rows: int) -> None:
     }
     many = {
         "qkvz": ((32, 4, 1, 128, 4), (32, 4, 1, 128, 2), (16, 4, 1, 128), (16, 4, 1, 128, 2)),
-        "out": ((16, 8, 1, 128), (16, 8, 1, 128, 2), (32, 8, 1, 128, 4)),
+        "out": ((16, 8, 1, 128, 4), (16, 8, 1, 128, 2), (32, 8, 1, 128, 4)),
     }
     for which, x in (("qkvz", r.x), ("out", r.values)):
         read = getattr(b.layers[0], which).numel()
@@ -417,7 +417,7 @@ def dense_jobs(b: Bench, rows: int) -> None:
             b.add(which, spelled(tiling), rows, read, partial(gemm, b, x, which, None, tiling))
     if rows > 8:
         weight, x = b.vocabulary, normal(rows, D)
-        for variant in (None, (64, 8, 1, 128, 4), (32, 8, 1, 128, 2)):
+        for variant in (None, (32, 8, 1, 128, 4), (64, 8, 1, 128, 4)):
             tiling = variant and GemmTiling(*variant)
             name = spelled(tiling) if tiling else ""
             b.add("lm_head", name, rows, weight.numel() * 2, partial(product, x, weight, tiling))

@@ -332,23 +332,17 @@ class GemmTiling(NamedTuple):
     Of many rows of x, more rows of the weight share what a program reads of x."""
 
 
-def tiling(k: int, fp8: bool, n: int = 0, rows: int = 1) -> GemmTiling:
-    """The division of a weight [n, k] for so many rows of x, which does not change the sums' order.
+def tiling(k: int, fp8: bool) -> GemmTiling:
+    """The division that was the fastest on an H200 at 1 to 8 rows, or one that fits.
 
-    Up to 8 rows it was the fastest on an H200, or is one that fits. A warp holds 64 registers of
-    weights. Fewer warps with more work each have less to start and to add up: 4, 8 and 16 warps for
-    16 rows of 2048 cost 8.2, 9.9 and 20.4 us at 12288 rows.
+    A warp holds 64 registers of weights. Fewer warps with more work each have less to start and
+    to add up: 4, 8 and 16 warps for 16 rows of 2048 cost 8.2, 9.9 and 20.4 us at 12288 rows.
     """
     shares, step = (4, 128) if fp8 and k <= 2048 else (8, 128 if fp8 else 32)
     while shares > 1 and k % (shares * step):
         shares //= 2
     # A bf16 share of 512 columns would take twice the registers of an fp8 one.
-    few = GemmTiling(16, shares, extra_passes=2 if fp8 and k == 512 * shares else 1)
-    passes = max(p for p in (1, 2, 4) if triton.cdiv(k, shares * step) % p == 0)
-    if rows <= 8 or passes == 1:
-        return few
-    large = n >= 8192
-    return GemmTiling(32 if large else 16, shares, passes, 168 if fp8 and large else 128, passes)
+    return GemmTiling(16, shares, extra_passes=2 if fp8 and k == 512 * shares else 1)
 
 
 def skinny_gemm(
@@ -375,7 +369,7 @@ def skinny_gemm(
         raise ValueError("either both operands are e4m3 with scales or both are bf16")
     if fp8 and (n % 16 or k % 128):
         raise ValueError(f"an fp8 weight of {n} x {k} is not in whole tiles of 16 x 128")
-    rows_, shares, extra_passes, registers, passes = divided or tiling(k, fp8, n, rows)
+    rows_, shares, extra_passes, registers, passes = divided or tiling(k, fp8)
     width = 128 if fp8 else 32
     share = triton.cdiv(k, shares * width) * width
     out = torch.empty(rows, n, dtype=torch.bfloat16, device=codes.device)
