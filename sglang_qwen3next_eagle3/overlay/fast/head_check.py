@@ -59,7 +59,10 @@ def _compare(
         rows = torch.arange(requests, device=own.device)
         if extends:
             rows = rows * nodes + batch.spec_info.num_accept_tokens - 1
+        # On a GPU stock adds the layer's output to the state that it is given, in place.
+        hidden = batch.spec_info.hidden_states.clone()
         stock = runner.model.forward(batch.input_ids, batch.positions, batch)
+        batch.spec_info.hidden_states = hidden
         wanted = {
             f"{'extended' if extends else 'drafted'}_state": stock.hidden_states[rows],
             f"{'extended' if extends else 'drafted'}_logits": stock.next_token_logits[rows],
