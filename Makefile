@@ -78,7 +78,7 @@ lint: $(INSTALLED)  ## ruff, mypy, the arrows between the rooms, the licences of
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@$(BIN)/python -m tests.support.licences > /dev/null
+	@$(BIN)/python -m tests.support.licences $(CONSTRAINTS) > /dev/null
 
 format: $(INSTALLED)  ## Let ruff sort and format
 	$(BIN)/ruff check --fix .
@@ -88,7 +88,7 @@ readme: $(INSTALLED)  ## README's tables from benchmarks/results
 	$(BIN)/python -m tests.support.readme
 
 licences: $(INSTALLED)  ## The licence of every pinned package; fails for one that says none
-	$(BIN)/python -m tests.support.licences
+	$(BIN)/python -m tests.support.licences $(CONSTRAINTS)
 
 audit: $(INSTALLED) $(TOOLS)/.installed  ## Known vulnerabilities of the pinned packages; needs a network
 	$(BIN)/python -m tests.support.audit $(TOOLS)/bin/pip-audit

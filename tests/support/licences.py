@@ -1,4 +1,6 @@
-"""`make licences`: under which licence each package of constraints.txt is, by its own metadata.
+"""`make licences`: under which licence each pinned package is, by its own metadata.
+
+Pinned in constraints.txt or the file that is named, which is of the environment it runs in.
 
 Exits with 1 for one that says none, and for one that may not be used beside ours without a look.
 """
@@ -9,11 +11,13 @@ from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
+ROOT = Path(__file__).resolve().parents[2]
 TO_BE_LOOKED_AT = re.compile(r"\b(A?GPL|GNU (Affero )?General Public|SSPL|non-?commercial)", re.I)
 LOOKED_AT = {
     "cuda-toolkit": "a name that requires NVIDIA's CUDA packages, without a file of its own",
     "kernels-data": "comes with SGLang by `kernels`; neither its metadata nor its files name one",
+    "nvshmem4py-cu13": "NVIDIA's bindings of NVSHMEM, with SGLang 0.5.23; its wheel names none",
+    "sentencepiece": "with SGLang 0.5.23; Apache-2.0 in its source, its wheel names none",
 }
 """Packages that were: why they may stay."""
 _TEXTS = {
@@ -24,8 +28,8 @@ _TEXTS = {
 """What a licence's text begins with, where nothing but the text is there."""
 
 
-def names() -> list[str]:
-    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+def names(constraints: str = "constraints.txt") -> list[str]:
+    lines = (ROOT / constraints).read_text(encoding="utf-8").splitlines()
     return [line.partition("==")[0] for line in lines if "==" in line and line[0] != "#"]
 
 
@@ -55,9 +59,9 @@ def _by_text(found: Distribution) -> str:
     return ""
 
 
-def rows() -> Iterator[tuple[str, str, str]]:
+def rows(constraints: str) -> Iterator[tuple[str, str, str]]:
     """Name, version and licence of each that is installed here."""
-    for name in names():
+    for name in names(constraints):
         try:
             found = distribution(name)
         except PackageNotFoundError:
@@ -65,10 +69,10 @@ def rows() -> Iterator[tuple[str, str, str]]:
         yield name, found.version, licence(found)
 
 
-def main() -> int:
+def main(constraints: str = "constraints.txt") -> int:
     troubles = []
     print("| package | version | licence |\n|---|---|---|")
-    for name, version, said in rows():
+    for name, version, said in rows(constraints):
         print(f"| {name} | {version} | {said or '-'} |")
         if (not said or TO_BE_LOOKED_AT.search(said)) and name not in LOOKED_AT:
             troubles.append(f"{name}: {said or 'says no licence'}")
@@ -78,4 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

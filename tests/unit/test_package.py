@@ -66,14 +66,36 @@ def test_the_trainer_is_the_one_with_a_manifest() -> None:
     assert specforge.read_manifest().release == specforge.RELEASE
 
 
-def test_constraints_pin_everything_without_addresses() -> None:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize(
+    ("file", "some"),
+    [
+        ("constraints.txt", {"sglang", "torch", "transformers", "ruff", "mypy", "pytest"}),
+        ("constraints-0.5.23.txt", {"sglang", "torch", "transformers", "pytest"}),
+    ],
+)
+def test_constraints_pin_everything_without_addresses(file: str, some: set[str]) -> None:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert len(pins) > 100
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", pin) for pin in pins)
     names = [pin.split("==")[0].lower() for pin in pins]
     assert names == sorted(names)
-    assert {"sglang", "torch", "transformers", "ruff", "mypy", "pytest"} <= set(names)
+    assert some <= set(names)
+
+
+def test_releases_are_named_alike_wherever_they_are_chosen() -> None:
+    """`[serve]` and the Makefile name one default; CI tests every release that has a manifest."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert f"DEFAULT := {contract.DEFAULT_RELEASE}\n" in makefile
+    assert f'serve = ["sglang=={contract.DEFAULT_RELEASE}"]' in project
+    for release in contract.known_releases():
+        default = release == contract.DEFAULT_RELEASE
+        constraints = "constraints.txt" if default else f"constraints-{release}.txt"
+        pins = (ROOT / constraints).read_text(encoding="utf-8").splitlines()
+        assert f"sglang=={release}" in pins
+        assert ("make test" if default else f"make test SGLANG={release}") in ci.splitlines()
 
 
 OF_A_MACHINE = re.compile(r"(?<![\w.~-])/(work|root|home)/[\w.-]+")
