@@ -65,7 +65,7 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     tables += [*metrics_hooks.ENTRIES, *metrics_hooks.tokenizer_hooks(refusals)]
     Control.create(tmp_path)
     tables += [cycle.entry(tmp_path), *cycle.hooks(Recorder(tmp_path, "tp0"))]
-    tables += [at_seams.announcing(seams.ON), *at_seams.hooks(frozenset(seams.ALL))]
+    tables += [at_seams.announcing(frozenset(seams.ALL)), *at_seams.hooks(frozenset(seams.ALL))]
     tables += metrics_hooks.scheduler_hooks(Verifications(labels, 3, None, registry), refusals)
     tables += adaptive.hooks()
     known = {(hook.target, hook.why) for hook in tables if not hook.module.startswith("torch.")}

@@ -16,9 +16,6 @@ kernels of a verify and a draft extend read besides the batch. chain: a tree tha
 mask. slots: memory for a cycle's tokens. cycle: all that SGLang launches in a cycle of a plain
 batch, recorded for each size of one. What is not taken is SGLang's."""
 
-ON: Final = frozenset(ALL) - {"cycle"}
-"""What `on` stands for: a cycle is recorded for those only who name it, until a GPU has run it."""
-
 
 def parse(text: str | None) -> frozenset[Seam]:
     """What the variable asks for; none for off and for nothing.
@@ -30,7 +27,7 @@ def parse(text: str | None) -> frozenset[Seam]:
     if not words or words == ["off"]:
         return frozenset()
     if words == ["on"]:
-        return ON
+        return frozenset(ALL)
     known = {seam: seam for seam in ALL}
     unknown = [word for word in words if word not in known]
     if unknown:
