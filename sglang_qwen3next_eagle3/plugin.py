@@ -158,6 +158,7 @@ def _hook_adaptive(forced: str | None) -> None:
 
     table = adaptive.hooks(simulate.SharedNumber(Path(forced)) if forced else None)
     hooks.apply(hook for hook in table if hook.target in listed)
+    adaptive.quiet()
 
 
 def _hook_fast(asked: str | None) -> None:

@@ -40,6 +40,10 @@ _OF_A_HEAD = ("head", "head-revision", "aux-layers", "allow-gdn-aux", "adaptive"
 _SPECULATION = (*_OF_A_HEAD, "tree")
 
 
+ADAPTIVE_OFF = "off"
+HOW_TO_SAY_ADAPTIVE = "name measured, a .json of `bench plan --adaptive`, or off"
+
+
 class Tree(Strict):
     """The shape of a draft: `steps` levels, `topk` branches a node, `draft_tokens` verified.
 
@@ -90,7 +94,6 @@ class Tree(Strict):
         return self
 
 
-ADAPTIVE_OFF = "off"
 MTP_TREE = Tree(steps=3, topk=1, draft_tokens=4)
 """What SGLang chooses for the MTP layer (0.5.17, arg_groups/speculative_hook.py)."""
 
@@ -120,6 +123,16 @@ class Profile(Strict):
     seams: bool | None = None
     sglang: dict[str, FlagValue] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("adaptive", mode="before")
+    @classmethod
+    def _off_is_none(cls, given: object) -> object:
+        # YAML reads off as false.
+        if given is False or given == ADAPTIVE_OFF:
+            return None
+        if given == "":
+            raise ValueError(HOW_TO_SAY_ADAPTIVE)
+        return given
 
     @field_validator("sglang")
     @classmethod
@@ -219,6 +232,8 @@ class Overrides:
         if self.head is not None:
             chosen = chosen.model_copy(update={"head_revision": None})
         algorithm, tree = self._speculation(chosen)
+        if self.adaptive == "":
+            raise UserError(f"--adaptive: {HOW_TO_SAY_ADAPTIVE}")
         if self.adaptive == ADAPTIVE_OFF:
             chosen = chosen.model_copy(update={"adaptive": None})
         elif self.adaptive is not None and tree is None:

@@ -1,6 +1,7 @@
 """What of SGLang's adaptive drafting is ours, against the installed SGLang."""
 
 import inspect
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +78,7 @@ def test_a_result_is_of_the_steps_that_it_had(file: Path, table: dict[str, hooks
         resolve(None, SimpleNamespace(speculative_num_draft_tokens=4, accepted=[0]), None)
     assert params.get_steps_for_batch(1) == 0
     for _ in range(200):
+        params.get_steps_for_batch(1)
         resolve(None, SimpleNamespace(speculative_num_draft_tokens=4, accepted=[3]), None)
     assert params.get_steps_for_batch(1) == 3
     # Outside of a result nothing is known of its steps.
@@ -102,3 +104,45 @@ def test_a_draft_extend_is_captured_for_the_tokens_of_its_state(
     assert runner.resolve_num_tokens_per_req(phase="draft_extend", server_args=arguments) == 8
     assert asked(phase="draft_extend", server_args=arguments) == 2
     assert asked(phase="draft_decode", server_args=arguments) == 1
+
+
+def test_of_all_switches_sglang_keeps_the_last(table: dict[str, hooks.Hook]) -> None:
+    from sglang.srt.runtime_context import get_context
+
+    log = get_context()._overrides_log
+    before = list(log)
+    try:
+        log[:] = [("other", {"a": 1})]
+
+        def switch(worker: object, state: int) -> None:
+            log.append((adaptive.RESTORE, {"speculative_num_steps": state}))
+
+        apply = hooks.wrap(switch, table[adaptive.APPLY])
+        for state in range(5):
+            apply(None, state)
+        log.append(("another", {}))
+        apply(None, 7)
+        assert log == [
+            ("other", {"a": 1}),
+            ("another", {}),
+            (adaptive.RESTORE, {"speculative_num_steps": 7}),
+        ]
+    finally:
+        log[:] = before
+
+
+def test_switches_are_told_of_once_in_a_while() -> None:
+    now = [0.0]
+    rare = adaptive.RareSwitches(30.0, lambda: now[0])
+
+    def told(text: str) -> str | None:
+        record = logging.LogRecord("worker", logging.INFO, "", 0, text, None, None)
+        return record.getMessage() if rare.filter(record) else None
+
+    assert told("Switch adaptive runtime state: steps 3 -> 0") is not None
+    assert told("Switch adaptive runtime state: steps 0 -> 1") is None
+    assert told("Capture draft decode CUDA graph begin.") is not None
+    now[0] = 31.0
+    said = told("Switch adaptive runtime state: steps 1 -> 3")
+    assert said is not None
+    assert said.endswith("1 -> 3 (1 switches since the last line)")

@@ -59,7 +59,6 @@ def test_text_is_the_target_s_while_steps_follow_the_load(
     switches = _SWITCH.findall(text)
     assert "chooses among 0, 1, 3 steps" in text
     assert any(to == "0" for _, to in switches), "none with several requests"
-    assert switches[-1][0] == "0" or switches[-1][1] != "0", "drafts again, alone"
     # Alone from the start, and alone at last: drafts are accepted as before.
     assert again["meta_info"]["spec_verify_ct"] < 0.6 * NEW_TOKENS
     # A quarter of it without drafts, and then with: the head has seen what came meanwhile.

@@ -9,6 +9,7 @@ States, graphs and switches stay SGLang's (0.5.17, speculative/adaptive_runtime_
 """
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,55 @@ from sglang_qwen3next_eagle3.overlay.simulate import OFF, SharedNumber
 
 logger = logging.getLogger(__name__)
 
+WORKER = "sglang.srt.speculative.eagle_worker_v2"
+SWITCH = "Switch adaptive runtime state"
+RESTORE = "adaptive_spec.restore"
+
 PARAMS = "sglang.srt.speculative.adaptive_runtime_state:AdaptiveSpeculativeParams"
 PARAMS_OF_WORKER = "sglang.srt.speculative.eagle_worker_v2:AdaptiveSpeculativeParams"
 """Where 0.5.23 makes it."""
 WIDTH = "sglang.srt.speculative.eagle_draft_extend_cuda_graph_runner:resolve_num_tokens_per_req"
+APPLY = "sglang.srt.speculative.eagle_worker_v2:EAGLEWorkerV2.apply_runtime_state"
 RESOLVE = (
     "sglang.srt.managers.scheduler_components.batch_result_processor:"
     "SchedulerBatchResultProcessor._resolve_spec_v2_tokens"
 )
+
+
+class RareSwitches(logging.Filter):
+    """A line for every switch of SGLang's would be some in a second: one in a while, with how many
+    there were since."""
+
+    def __init__(self, seconds: float = 30.0, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._seconds, self._clock = seconds, now
+        self._said: float | None = None
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith(SWITCH):
+            return True
+        if self._said is not None and self._clock() - self._said < self._seconds:
+            self._left_out += 1
+            return False
+        if self._left_out:
+            record.msg = f"{record.msg} ({self._left_out} switches since the last line)"
+        self._said, self._left_out = self._clock(), 0
+        return True
+
+
+def forget_switches(log: list[tuple[str, Any]]) -> None:
+    """Of what SGLang notes of every switch, in a list that /server_info goes through, the last."""
+    places = [place for place, (source, _) in enumerate(log) if source == RESTORE]
+    for place in reversed(places[:-1]):
+        del log[place]
+
+
+def quiet() -> None:
+    """Switches are told of once in a while, in this process."""
+    told = logging.getLogger(WORKER)
+    if not any(isinstance(each, RareSwitches) for each in told.filters):
+        told.addFilter(RareSwitches())
 
 
 def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
@@ -83,7 +125,14 @@ def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
             return tokens
         return original(*args, **kwargs)
 
+    def apply(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        from sglang.srt.runtime_context import get_context
+
+        original(*args, **kwargs)
+        forget_switches(get_context()._overrides_log)
+
     return (
+        Hook(APPLY, apply, "Of all switches SGLang keeps the last one, not every one for ever."),
         Hook(WIDTH, width, "A draft extend's graphs are captured for the tokens of their state."),
         Hook(RESOLVE, resolve, "Says how many steps the cycle had whose drafts were accepted."),
         Hook(PARAMS, params, "Our choice of steps stands in for SGLang's rule."),

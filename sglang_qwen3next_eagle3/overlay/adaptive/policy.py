@@ -21,9 +21,14 @@ MARGIN = 1.01
 """How much better another number of steps has to look."""
 DRAFTS_OF_A_TRIAL = 8
 """At one position, of all requests, after which a trial is judged."""
-BETWEEN_TRIALS = 32
+CYCLES_OF_A_TRIAL = 4
+"""At least, for every trial is two switches."""
+BETWEEN_TRIALS = 48
 """Cycles from one trial to the next, for each cycle that it takes: where a step more costs a fifth
-and brings nothing, trials cost 0.6 %."""
+and brings nothing, trials cost 0.4 %."""
+HOLD = 3
+"""Cycles for which more steps have to look better before they are drafted: a load that comes and
+goes with every cycle switches nothing."""
 FIRST_TRIAL = 64
 """Cycles before the first one."""
 _FORGOTTEN = 64
@@ -55,6 +60,7 @@ class Policy:
         self._trial: int | None = None
         self._trial_cycles = 0
         self._next_trial = FIRST_TRIAL
+        self._rising: int | None = None
 
     def steps(self, requests: int, captured: int | None = None) -> int:
         """For a cycle of so many requests. captured: of the graph that it runs in, if other."""
@@ -66,11 +72,24 @@ class Policy:
             if len(self._chosen) > _FORGOTTEN:
                 self._chosen.clear()
             self._chosen[key] = self._best(requests, captured)
-        self._now = self._chosen[key]
+        self._now = self._held(self._chosen[key], captured)
         if self._cycles >= self._next_trial and self._begin_trial(requests, captured):
             assert self._trial is not None
             return self._trial
         return self._now
+
+    def _held(self, wanted: int, captured: int) -> int:
+        """Fewer steps at once, more of them once they were wanted for some cycles."""
+        if wanted <= self._now:
+            self._rising = None
+            return wanted
+        if self._rising is None:
+            self._rising = self._cycles
+        if self._cycles - self._rising >= HOLD:
+            self._rising = None
+            return wanted
+        candidates = self._states.candidates_at(captured)
+        return max((n for n in candidates if n <= self._now), default=candidates[0])
 
     def observe(self, correct: Sequence[int], steps: int) -> None:
         """A cycle of so many steps is done; correct: accepted drafts of each of its requests."""
@@ -90,7 +109,7 @@ class Policy:
         False: nothing is deeper.
         """
         deeper = [n for n in self._states.candidates_at(captured) if n > self._now]
-        length = max(2, -(-DRAFTS_OF_A_TRIAL // max(1, requests)))
+        length = max(CYCLES_OF_A_TRIAL, -(-DRAFTS_OF_A_TRIAL // max(1, requests)))
         self._next_trial = self._cycles + length * BETWEEN_TRIALS
         if not deeper:
             return False

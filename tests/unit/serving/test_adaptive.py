@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay.adaptive.states import read
 from sglang_qwen3next_eagle3.serving import adaptive
 from sglang_qwen3next_eagle3.serving.profile import load
@@ -113,6 +114,7 @@ def test_without_drafts_no_states_are_left(capsys: pytest.CaptureFixture[str]) -
     ("flags", "told"),
     [
         (("--tree", "3,4,8"), "or --adaptive off where a profile asks for it"),
+        (("--adaptive", ""), "--adaptive: name measured, a .json"),
         (("--adaptive", "absent"), "no file of states 'absent': choose measured, one of"),
         (("--adaptive", "absent.json"), "cannot be read"),
     ],
@@ -136,3 +138,15 @@ def test_a_server_begins_with_the_longest_chain(capsys: pytest.CaptureFixture[st
     told = error_of(capsys, *words_of("--tree", "1,1,2"), "--dry-run")
     assert "begin with 7" in told
     assert "leave --tree out" in told
+
+
+@pytest.mark.parametrize("word", ["off", '"off"', "false", "null"])
+def test_a_profile_may_say_off(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, word: str
+) -> None:
+    text = (data_dir("launch") / "auto.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "mine.yaml"
+    file.write_text(text.replace("adaptive: measured", f"adaptive: {word}"), encoding="utf-8")
+    assert ADAPTIVE not in dry_run(capsys, "--profile", str(file))["argv"]
+    file.write_text(text.replace("adaptive: measured", 'adaptive: ""'), encoding="utf-8")
+    assert "name measured" in error_of(capsys, "--profile", str(file), "--dry-run")

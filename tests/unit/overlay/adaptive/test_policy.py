@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from sglang_qwen3next_eagle3.overlay.adaptive.policy import CostedSteps, Policy
+from sglang_qwen3next_eagle3.overlay.adaptive.policy import HOLD, CostedSteps, Policy
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates, chain_lengths
 
 STEPS = (0, 1, 2, 4, 7)
@@ -97,14 +97,40 @@ def test_it_follows_when_load_and_acceptance_change() -> None:
     assert worst > 0.95
 
 
-def test_a_change_of_load_alone_changes_the_choice_at_once() -> None:
-    """What a head accepts is the same at every load."""
+def test_a_change_of_load_alone_changes_the_choice() -> None:
+    """What a head accepts is the same at every load. Down at once, and up if it lasts."""
     costs = {1: {0: 5.0, 1: 5.5}, 8: {0: 5.0, 1: 7.5}}
     policy = Policy(DraftStates({1: (0, 1)}, costs, (0.6,), 1))
     draw, _ = even(1.3)
-    for _ in range(60):
+    # Fewer than there are to the first trial.
+    for _ in range(30):
         policy.observe(draw(1, 1), 1)
-    assert [policy.steps(n) for n in (1, 8, 1, 8)] == [1, 0, 1, 0]
+    assert [policy.steps(n) for n in (1, 8)] == [1, 0]
+    alternating = []
+    for place in range(20):
+        alternating.append(policy.steps(1 if place % 2 else 8))
+        policy.observe([0], 0)
+    assert set(alternating) == {0}
+    assert policy.steps(8) == 0
+    lasting = []
+    for _ in range(HOLD + 1):
+        lasting.append(policy.steps(1))
+        policy.observe([0], 0)
+    assert lasting == [0] * HOLD + [1]
+    assert policy.steps(8) == 0
+
+
+def test_switches_are_few_at_a_steady_load() -> None:
+    for length in (1.0, 1.6, 2.46):
+        policy, switches, before = Policy(STATES), 0, 0
+        draw, _ = chance(length)
+        serve(policy, draw, 16, 2000)
+        for _ in range(2000):
+            steps = policy.steps(16)
+            switches += steps != before
+            before = steps
+            policy.observe(draw(16, steps), steps)
+        assert switches <= 60, (length, switches)
 
 
 def test_only_what_has_a_graph_at_that_load_is_drafted() -> None:
@@ -114,9 +140,9 @@ def test_only_what_has_a_graph_at_that_load_is_drafted() -> None:
     for _ in range(200):
         policy.observe(draw(1, 4), 4)
     assert policy.steps(1) == 4
-    assert policy.steps(8) == 1
     assert policy.steps(7) == 4
     assert policy.steps(7, captured=8) == 1
+    assert policy.steps(8) == 1
 
 
 class Sglang:
