@@ -28,6 +28,7 @@ class Worker:
     def __init__(self, cycles: Cycles, device: str = "cpu") -> None:
         self._cycles, self.said, self.device = cycles, 0, device
         self.speculative_num_draft_tokens = N
+        self.speculative_num_steps = 1  # a verify and a draft extend replay a graph, no draft does
         self.war_fastpath_runner = SimpleNamespace(war_fastpath_read_done_event=None)
         self.draft_worker = SimpleNamespace(
             cuda_graph_runner=object(), cuda_graph_runner_for_draft_extend=object()

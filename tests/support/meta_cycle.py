@@ -108,7 +108,8 @@ def prepare(topk: int, nodes: int) -> Any:
         enable_two_batch_overlap=False, enable_pdmux=False, enable_unified_memory=False,
         enable_memory_saver=False, disaggregation_mode="null", attention_backend="triton",
         speculative_num_draft_tokens=nodes, enable_mamba_extra_buffer=lambda: True,
-        enable_mamba_extra_buffer_lazy=lambda: False,
+        enable_mamba_extra_buffer_lazy=lambda: False, enable_eplb=False,
+        expert_distribution_recorder_mode=None, msprobe_dump_config=None,
     )  # fmt: skip
     parallel = SimpleNamespace(enable_dp_attention=False, moe_ep_size=1)
     runtime_context.get_parallel = forward_batch_info.get_parallel = lambda: parallel

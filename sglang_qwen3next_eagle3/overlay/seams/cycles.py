@@ -10,8 +10,10 @@ on the same memory in the same order, without the host's work.
 import copy
 import gc
 import logging
+import operator
 import traceback
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +50,9 @@ _OF_PREFILLS: Final = (
 keeps it to its end; SGLang applies it in prefills only."""
 
 
+_OF_STEPS: Final = ("_topk1_parents_prealloc", "_topk1_score_indices_prealloc")
+
+
 class Plan:
     """A recorded cycle of batches of one size."""
 
@@ -69,8 +74,21 @@ class Plan:
         """SGLang's `FutureMap`, where the recording takes from it and leaves in it."""
         self.published: Callable[[Any], None] = _nobody
         """Whom the run tells the new lengths."""
+        self.held: tuple[Any, ...] = ()
+        """What the recorded launches read and nobody else may keep."""
+        self._runners: list[Callable[[], Any]] = []
         self._result: Any = None
         self._last: Any = None
+
+    def of(self, runners: Sequence[Any]) -> None:
+        """Whose graphs and places are in it; it does not keep them."""
+        self._runners = [_weakly(runner) for runner in runners]
+
+    def is_of(self, runners: Sequence[Any]) -> bool:
+        """Whether it is still theirs: SGLang may have captured anew, with a runner that lies where
+        another lay."""
+        held = [runner() for runner in self._runners]
+        return len(held) == len(runners) and all(map(operator.is_, held, runners))
 
     def run(self, given: list[torch.Tensor], publish: Callable[[Any], None]) -> Any:
         """One cycle; SGLang's `GenerationBatchResult`."""
@@ -187,6 +205,7 @@ class Cycles:
         self._gather: Callable[[Any, Any], None] | None = None
         self._ungathered: Any = None
         self._left: Plan | None = None
+        self._replayed = 0
 
     def around(
         self,
@@ -212,10 +231,10 @@ class Cycles:
     def _plan(self, original: Callable[..., Any], worker: Any, batch: Any) -> Plan | None:
         """What to run for a plain batch, recorded now if it is time to; None: it is SGLang's."""
         key = self._key(worker, batch)
-        plan = self._plans.get(key, 0)
+        plan = self._found(key, worker)
         if isinstance(plan, int):
-            if plan < _SEEN or len(self._plans) > _MOST:
-                self._plans[key] = plan + 1
+            if plan < _SEEN or len(self._recorded()) >= _MOST:
+                self._plans[key] = min(plan + 1, _SEEN)
                 return None
             plan = self._plans[key] = self._record(original, worker, batch)
         elif plan is not None:
@@ -226,19 +245,25 @@ class Cycles:
         size = batch.req_pool_indices.shape[0]
         # It is what the original begins with, and decides which graphs there are.
         worker.activate_step_by_batch(size)
-        return (
-            size,
-            id(worker.draft_worker.cuda_graph_runner),
-            id(worker.draft_worker.cuda_graph_runner_for_draft_extend),
-            id(worker.target_worker.model_runner.decode_cuda_graph_runner),
-        )
+        return (size, *map(id, _runners_of(worker)))
+
+    def _found(self, key: tuple[Any, ...], worker: Any) -> Plan | int | None:
+        """What is known of this key: a plan, how often it came, or that it is SGLang's."""
+        plan = self._plans.get(key, 0)
+        if isinstance(plan, Plan) and not plan.is_of(_runners_of(worker)):
+            del self._plans[key]
+            return 0
+        return plan
+
+    def _recorded(self) -> list[Plan]:
+        return [plan for plan in self._plans.values() if isinstance(plan, Plan)]
 
     def resolve(self, original: Callable[[Any, Any], None], relay: Any, batch: Any) -> None:
         """Around what takes from the relay what the last cycle left: a recorded cycle does so."""
         if current() is None:
             self._relay, self._gather = relay, original
             if self._worker is not None and is_plain(batch):
-                plan = self._plans.get(self._key(self._worker, batch))
+                plan = self._found(self._key(self._worker, batch), self._worker)
                 if isinstance(plan, Plan) and plan.relay is relay:
                     self._ungathered = batch
                     return
@@ -264,6 +289,7 @@ class Cycles:
             # SGLang just recorded an event for the scheduler: each cycle needs one of its own.
             runner.war_fastpath_read_done_event = None
             steps.append(lambda: _read_done(runner))
+        self._replayed += 1
         graph = backend._graphs[shape_key]
         setattr(graph, GRAPH_OF, self._phase(backend))
         recording.step(*steps, graph.replay)
@@ -303,14 +329,24 @@ class Cycles:
             self._runner = worker.war_fastpath_runner
             self._runner.war_fastpath_read_done_event = None
             plan.relay = relay
+            plan.of(_runners_of(worker))
+            draft, self._replayed = worker.draft_worker, 0
+            # SGLang makes these anew with each change of the steps.
+            plan.held = tuple(getattr(draft, name, None) for name in _OF_STEPS)
             recording.begin()
             self._launch(original, worker, batch, plan)
+            if self._replayed < 2 + (worker.speculative_num_steps > 1):
+                # What runs without a graph takes memory as for the longest context.
+                raise NotRecordable("they are more than the graphs were captured for")
             recording.end()
             if stream is not None:
                 recording.steps.insert(-1, partial(plan.wait_for_copies, stream))
         except Exception as error:
             if recording is not None:
                 recording.abandon()
+            if not self._recorded():
+                # A pool that no graph holds any more cannot be captured into again.
+                self._pool = None
             self._say(
                 f"cycles of {size} requests stay SGLang's: {type(error).__name__}: "
                 f"{str(error).partition(chr(10))[0]} (at {_where(error)})"
@@ -367,6 +403,22 @@ def _where(error: BaseException) -> str:
     """The last calls that led to an error, the innermost first."""
     frames = traceback.extract_tb(error.__traceback__)[:-6:-1]
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+
+
+def _runners_of(worker: Any) -> tuple[Any, Any, Any]:
+    draft = worker.draft_worker
+    return (
+        draft.cuda_graph_runner,
+        draft.cuda_graph_runner_for_draft_extend,
+        worker.target_worker.model_runner.decode_cuda_graph_runner,
+    )
+
+
+def _weakly(thing: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(thing)
+    except TypeError:  # None, and what has no room for it
+        return lambda: thing
 
 
 def prepare_tracking(original: Callable[..., None], batch: Any) -> None:
@@ -435,6 +487,9 @@ def _hindrance(worker: Any) -> str | None:
         "--disaggregation-mode": args.disaggregation_mode != "null",
         "returned routings": bool(getattr(args, "enable_return_routed_experts", False)),
         "timers on the device": target.device_timer is not None,
+        "--enable-eplb": bool(args.enable_eplb),
+        "--expert-distribution-recorder-mode": args.expert_distribution_recorder_mode is not None,
+        "--msprobe-dump-config": args.msprobe_dump_config is not None,
         "a canary": target.canary_manager is not None
         or draft.draft_runner.canary_manager is not None,
         "SGLANG_SIMULATE_ACC_LEN": envs.SGLANG_SIMULATE_ACC_LEN.get() > 0

@@ -213,6 +213,48 @@ def test_what_a_prefill_left_in_a_batch_does_not_make_it_another(cycles: Cycles)
     assert seen[-1] is None  # the one that was recorded
 
 
+def test_what_runs_without_its_graphs_is_not_recorded(
+    cycles: Cycles, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As for more requests than SGLang captured graphs for."""
+    worker = Worker(cycles)
+    worker.speculative_num_steps = 2  # a draft would have a graph, too, and none is replayed
+    for turn in range(5):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    assert worker.said == 6  # once more, while it was recorded
+    assert recording.current() is None
+    assert "more than the graphs were captured for" in caplog.text
+
+
+def test_a_recording_goes_with_the_graphs_it_was_made_of(cycles: Cycles) -> None:
+    """SGLang may capture anew, and the new runner may lie where the old one lay."""
+    worker = Worker(cycles)
+    for turn in range(4):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    assert worker.said == 3
+    (key, plan) = next(iter(cycles._plans.items()))
+    assert isinstance(plan, under_test.Plan)
+    plan.of([object(), *under_test._runners_of(worker)[1:]])  # of an address that another has now
+    cycles.around(worker.cycle, worker, batch_of(2, 5), on_publish=lambda lens: None)
+    assert worker.said == 4
+    assert cycles._plans[key] == 1
+
+
+def test_sizes_that_came_once_leave_room_for_those_that_come_often(
+    cycles: Cycles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "_MOST", 1)
+    worker = Worker(cycles)
+    for size in (1, 2, 3, 4):
+        cycles.around(worker.cycle, worker, batch_of(size, size), on_publish=lambda lens: None)
+    for turn in range(4):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    assert len(cycles._recorded()) == 1
+    for turn in range(4):
+        cycles.around(worker.cycle, worker, batch_of(3, turn), on_publish=lambda lens: None)
+    assert len(cycles._recorded()) == 1
+
+
 def test_another_state_of_the_worker_has_recordings_of_its_own(cycles: Cycles) -> None:
     worker = Worker(cycles)
     for turn in range(4):
