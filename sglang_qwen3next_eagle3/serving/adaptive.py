@@ -7,6 +7,7 @@ branches, and with some other flags, it logs that adaptive drafting is off and s
 """
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,35 +44,49 @@ class ChosenStates:
     note: str
 
 
-def choose(profile: "Profile", *, tp: int, fast: bool) -> ChosenStates:
-    """The file of states of a profile that asks for one. fast: whether our kernels serve.
+def choose(profile: "Profile", *, tp: int, fast: bool, seams: bool = False) -> ChosenStates:
+    """The file of states of a profile that asks for one. fast: whether our kernels serve; seams:
+    whether what is between a cycle's graphs is launched together.
 
     Raises:
         UserError: there is no such file, or it says no costs.
     """
     asked = profile.adaptive or MEASURED
+    wanted: dict[str, object] = {"tp": tp, "precision": _precision(profile.target)}
+    wanted |= {"fast": fast, "seams": seams}
     if asked != MEASURED:
         path = _path(asked)
         states = files.read(path)
         if states is None:
             raise UserError(f"states {path} says no costs of cycles; {files.HOW_TO_MAKE}")
-        return ChosenStates(path, states, f"{_says(states)} ({path})")
-    wanted = {"tp": tp, "precision": _precision(profile.target), "fast": fast}
+        where = str(path)
+        return ChosenStates(path, states, _note(states, where, wanted, profile.cpu_engine))
     found = {path: files.read(path) for path in sorted(_folder().glob("*.json"))}
     ours = {path: states for path, states in found.items() if states and _like(states)}
     if not ours:
         raise UserError(f"no file of states comes with this package; {files.HOW_TO_MAKE}")
     path = max(ours, key=lambda each: _alike(ours[each], wanted))
     states = ours[path]
-    other = [
-        f"{key} {states.measured.get(key)} and not {value}"
-        for key, value in wanted.items()
-        if states.measured.get(key) != value
-    ]
-    note = f"{_says(states)} ({FOLDER}/{path.name})"
-    if other:
-        note += f"; they are of {', '.join(other)}: `bench auto` measures yours"
-    return ChosenStates(path, states, note)
+    where = f"{FOLDER}/{path.name}"
+    return ChosenStates(path, states, _note(states, where, wanted, profile.cpu_engine))
+
+
+def _note(states: DraftStates, where: str, wanted: Mapping[str, object], cpu: bool) -> str:
+    """What was chosen, and what of this server it was not measured on."""
+    note = f"{_says(states)} ({where})"
+    if not states.measured:  # Nobody knows of what.
+        return note
+    if cpu == _like(states):
+        other = ["a GPU and not a CPU" if cpu else "a CPU and not a GPU"]
+    elif cpu:
+        other = []
+    else:
+        other = [
+            f"{key} {_measured(states, key)} and not {value}"
+            for key, value in wanted.items()
+            if _measured(states, key) != value
+        ]
+    return f"{note}; they are of {', '.join(other)}: `bench auto` measures yours" if other else note
 
 
 def _says(states: DraftStates) -> str:
@@ -105,9 +120,14 @@ def _like(states: DraftStates) -> bool:
     return "tp" in states.measured
 
 
-def _alike(states: DraftStates, wanted: dict[str, object]) -> int:
-    weights = {"tp": 4, "precision": 2, "fast": 1}
-    return sum(weights[key] for key, value in wanted.items() if states.measured.get(key) == value)
+def _measured(states: DraftStates, key: str) -> object:
+    """A file that does not say so was measured without our switches."""
+    return states.measured.get(key, False if key in ("fast", "seams") else None)
+
+
+def _alike(states: DraftStates, wanted: Mapping[str, object]) -> int:
+    weights = {"tp": 8, "precision": 4, "fast": 2, "seams": 1}
+    return sum(weights[key] for key, value in wanted.items() if _measured(states, key) == value)
 
 
 def check(given: Parsed) -> None:

@@ -1,10 +1,12 @@
 """SGLang's command line: what a profile becomes, and what will be executed."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
 from sglang_qwen3next_eagle3.serving import adaptive, flags, keys
 from sglang_qwen3next_eagle3.serving.flags import Parsed
@@ -82,8 +84,10 @@ def build_environment(profile: Profile) -> dict[str, str]:
     return added
 
 
-def build_argv(profile: Profile, python: str = "python") -> list[str]:
+def build_argv(profile: Profile, python: str = "python", extra: Sequence[str] = ()) -> list[str]:
     """SGLang's command line for a profile: the model card's flags in the card's order.
+
+    extra: what follows, and is not among them; states are chosen by it.
 
     `--trust-remote-code`, which the card passes, is not among them: the architecture is part of
     SGLang and transformers, so no code of the checkpoint has to run.
@@ -91,13 +95,15 @@ def build_argv(profile: Profile, python: str = "python") -> list[str]:
     argv = [python, "-m", SERVER_MODULE, "--model-path", profile.target]
     if profile.target_revision:
         argv += ["--revision", profile.target_revision]
-    argv += _speculation(profile)
-    for name, value in profile.sglang.items():
-        argv += _flag(name, value)
-    return argv
+    argv += _speculation(profile, extra)
+    return argv + _sglang(profile)
 
 
-def _speculation(profile: Profile) -> list[str]:
+def _sglang(profile: Profile) -> list[str]:
+    return [word for name, value in profile.sglang.items() for word in _flag(name, value)]
+
+
+def _speculation(profile: Profile, extra: Sequence[str]) -> list[str]:
     if profile.algorithm == "none":
         return []
     argv = ["--speculative-algorithm", SGLANG_NAMES[profile.algorithm]]
@@ -107,7 +113,7 @@ def _speculation(profile: Profile) -> list[str]:
         argv += ["--speculative-draft-model-revision", profile.head_revision]
     tree = profile.tree
     if profile.adaptive is not None:
-        chosen = states_of(profile)
+        chosen = states_of(profile, extra)
         argv += ["--speculative-adaptive", "--speculative-adaptive-config", str(chosen.path)]
         # SGLang sizes buffers of all states by the steps that it begins with (0.5.17,
         # model_executor/model_runner.py, max_decode_logits_rows).
@@ -120,13 +126,16 @@ def _speculation(profile: Profile) -> list[str]:
     return argv
 
 
-def states_of(profile: Profile) -> adaptive.ChosenStates:
-    """Raises UserError: there is no such file of states."""
-    tp = profile.sglang.get("tp", 1)
-    fast = profile.fast
-    if fast is None:
-        fast = stages.parse(os.environ.get(variables.FAST)) is not None
-    return adaptive.choose(profile, tp=tp if isinstance(tp, int) else 1, fast=fast)
+def states_of(profile: Profile, extra: Sequence[str] = ()) -> adaptive.ChosenStates:
+    """extra: the user's flags, which win. Raises UserError: there is no such file of states."""
+    tp = flags.parse([*_sglang(profile), *extra]).number("--tp-size")
+    set_here = {**os.environ, **build_environment(profile)}
+    return adaptive.choose(
+        profile,
+        tp=1 if tp is None else tp,
+        fast=stages.parse(set_here.get(variables.FAST)) is not None,
+        seams=bool(seams.parse(set_here.get(variables.SEAMS))),
+    )
 
 
 def _flag(name: str, value: FlagValue) -> list[str]:

@@ -167,7 +167,7 @@ def _decide(
 ) -> Launch:
     """The command for `served`: the profile as it was `asked` for, with the checkpoints that are
     found in their places. Notes and names are those that were asked for."""
-    words = build_argv(served, python)
+    words = build_argv(served, python, options.extra)
     given = flags.parse([*words, *options.extra])
     environment = {**build_environment(asked), **options.keys.environment}
     if options.limits is not None:
@@ -186,7 +186,7 @@ def _decide(
         environment=environment,
     )
     if asked.adaptive is not None:
-        launch = launch.adding({}, states_of(asked).note)
+        launch = launch.adding({}, states_of(asked, options.extra).note)
     overrides = given.overrides()
     target = _target_of(asked, found)
     if found.whole and target is not None:

@@ -119,21 +119,26 @@ def plan_states(
 
 
 def of_result(result: Result) -> dict[str, Any]:
-    """Where costs come from, for the file: hardware, ranks, precision, fast path, commit, date."""
+    """Where costs come from: hardware, ranks, precision, our switches, commit, date."""
     settings, provenance = result.settings, result.provenance
     served = [c for c in result.configurations if c.algorithm in ("eagle3", "adaptive")]
-    fast = any(c.environment.get(variables.FAST, "off") != "off" for c in served)
+    fast, seams = (_is_on(served, name) for name in (variables.FAST, variables.SEAMS))
     ranks = settings.get("tp") or next(iter(_ranks(served)), 1)
     names = [str(gpu.get("name")) for gpu in provenance.get("gpus") or ()]
     precision = settings.get("precision", "fp8")
     hardware = f"{ranks}x {names[0]}" if names else str(provenance.get("host", {}).get("cpu"))
     on = f"{hardware}, {precision.upper() if precision == 'fp8' else precision}"
+    on += ", fast path" * fast + ", seams" * seams
     return {
-        "on": f"{on}, fast path" if fast else on,
+        "on": on,
         "date": str(provenance.get("date", ""))[:10],
         "commit": str(provenance.get("commit", ""))[:12],
-        **({"tp": ranks, "precision": precision, "fast": fast} if names else {}),
+        **({"tp": ranks, "precision": precision, "fast": fast, "seams": seams} if names else {}),
     }
+
+
+def _is_on(served: Sequence[Any], name: str) -> bool:
+    return any(one.environment.get(name, "off") != "off" for one in served)
 
 
 def _ranks(served: Sequence[Any]) -> Iterator[int]:

@@ -1,6 +1,8 @@
 """Adaptive drafting: what would not start, or would silently not take place."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +152,59 @@ def test_a_profile_may_say_off(
     assert ADAPTIVE not in dry_run(capsys, "--profile", str(file))["argv"]
     file.write_text(text.replace("adaptive: measured", 'adaptive: ""'), encoding="utf-8")
     assert "name measured" in error_of(capsys, "--profile", str(file), "--dry-run")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--tp", "4"),
+        ("--", "--tp", "4"),
+        ("--", "--tp-size=4"),
+        ("--", "--tensor-parallel-si", "4"),
+    ],
+)
+def test_ranks_count_in_every_spelling(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    found = dry_run(capsys, *words_of(*flags))
+    file = found["argv"][found["argv"].index("--speculative-adaptive-config") + 1]
+    assert Path(file).name == "h200x4-fp8.json"
+    assert note_of(found).endswith("(adaptive/h200x4-fp8.json)")
+
+
+def note_of(found: dict[str, Any]) -> str:
+    (note,) = (note for note in found["notes"] if note.startswith("auto: "))
+    return str(note)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--adaptive", "h200-fp8", "--", "--tp", "4"), "they are of tp 1 and not 4: `bench auto`"),
+        (("--adaptive", "h200-fp8", "--seams"), "they are of seams False and not True"),
+        (("--seams",), "they are of seams False and not True"),
+        (("--fast", "--seams"), "fast False and not True, seams False and not True"),
+    ],
+)
+def test_what_no_file_was_measured_with_is_told(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
+) -> None:
+    assert told in note_of(dry_run(capsys, *words_of(*flags)))
+
+
+def test_costs_of_a_gpu_are_told_of_on_a_cpu(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("measured", "h200-fp8"):
+        note = note_of(dry_run(capsys, "--profile", "demo", "--adaptive", name))
+        assert "they are of a GPU and not a CPU: `bench auto` measures yours" in note
+    ours = data_dir("launch") / "adaptive" / "h200-fp8.json"
+    data = json.loads(ours.read_text(encoding="utf-8"))
+    file = tmp_path / "mine.json"
+    for measured in ({"on": "a CPU"}, {}):
+        data["qwen3next_eagle3"]["measured"] = measured
+        file.write_text(json.dumps(data), encoding="utf-8")
+        note = note_of(dry_run(capsys, "--profile", "demo", "--adaptive", str(file)))
+        assert "measures yours" not in note
+        note = note_of(dry_run(capsys, *words_of("--adaptive", str(file))))
+        assert ("a CPU and not a GPU" in note) == bool(measured)
