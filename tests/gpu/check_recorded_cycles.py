@@ -87,7 +87,7 @@ def run(relayed: bool) -> None:
     assert torch.equal(own.new_seq_lens_buf, stock.new_seq_lens_buf)
     for name, rows in own.rows.items():
         assert torch.equal(rows, stock.rows[name]), name
-    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.Plan)]
+    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.CyclePlan)]
     assert len(plans) == 3, cycles._said
     late = {name: sorted(times[TURNS // 2 :]) for name, times in host.items()}
     print(

@@ -93,7 +93,7 @@ def main() -> None:
             changed = [name for name, value in vars(batch).items() if before[name] is not value]
             print("changed in the batch:", ", ".join(changed) or "nothing")
     assert results[1] == results[2] == results[3], results
-    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.Plan)]
+    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.CyclePlan)]
     steps = len(plans[0].recording.steps)
     print(f"recorded: {len(plans)} plan of {steps} steps, {Graph.captured} graphs")
     print("takes from the relay:", plans[0].relay is not None)

@@ -24,8 +24,8 @@ from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.requests.penalties import wants_penalties
 from sglang_qwen3next_eagle3.overlay.seams.recording import (
     Graph,
+    GraphRecording,
     NotRecordable,
-    Recording,
     current,
 )
 
@@ -53,10 +53,12 @@ keeps it to its end; SGLang applies it in prefills only."""
 _OF_STEPS: Final = ("_topk1_parents_prealloc", "_topk1_score_indices_prealloc")
 
 
-class Plan:
+class CyclePlan:
     """A recorded cycle of batches of one size."""
 
-    def __init__(self, recording: Recording, given: list[torch.Tensor], draft_tokens: int) -> None:
+    def __init__(
+        self, recording: GraphRecording, given: list[torch.Tensor], draft_tokens: int
+    ) -> None:
         """given: tensors by which a batch differs from others, the first [B]."""
         self.recording = recording
         self.requests = given[0].shape[0]
@@ -197,14 +199,14 @@ class Cycles:
         too."""
         self._graph, self._device, self._relayed = graph or torch.cuda.CUDAGraph, device, relayed
         self._pool: Any = None
-        self._plans: dict[tuple[Any, ...], Plan | int | None] = {}
+        self._plans: dict[tuple[Any, ...], CyclePlan | int | None] = {}
         self._said: set[str] = set()
         self._runner: Any = None
         self._worker: Any = None
         self._relay: Any = None
         self._gather: Callable[[Any, Any], None] | None = None
         self._ungathered: Any = None
-        self._left: Plan | None = None
+        self._left: CyclePlan | None = None
         self._replayed = 0
 
     def around(
@@ -228,7 +230,7 @@ class Cycles:
         self._left = plan
         return plan.run(places_of(batch), lambda lens: _published(plan.relay))
 
-    def _plan(self, original: Callable[..., Any], worker: Any, batch: Any) -> Plan | None:
+    def _plan(self, original: Callable[..., Any], worker: Any, batch: Any) -> CyclePlan | None:
         """What to run for a plain batch, recorded now if it is time to; None: it is SGLang's."""
         key = self._key(worker, batch)
         plan = self._found(key, worker)
@@ -247,16 +249,16 @@ class Cycles:
         worker.activate_step_by_batch(size)
         return (size, *map(id, _runners_of(worker)))
 
-    def _found(self, key: tuple[Any, ...], worker: Any) -> Plan | int | None:
+    def _found(self, key: tuple[Any, ...], worker: Any) -> CyclePlan | int | None:
         """What is known of this key: a plan, how often it came, or that it is SGLang's."""
         plan = self._plans.get(key, 0)
-        if isinstance(plan, Plan) and not plan.is_of(_runners_of(worker)):
+        if isinstance(plan, CyclePlan) and not plan.is_of(_runners_of(worker)):
             del self._plans[key]
             return 0
         return plan
 
-    def _recorded(self) -> list[Plan]:
-        return [plan for plan in self._plans.values() if isinstance(plan, Plan)]
+    def _recorded(self) -> list[CyclePlan]:
+        return [plan for plan in self._plans.values() if isinstance(plan, CyclePlan)]
 
     def resolve(self, original: Callable[[Any, Any], None], relay: Any, batch: Any) -> None:
         """Around what takes from the relay what the last cycle left: a recorded cycle does so."""
@@ -264,7 +266,7 @@ class Cycles:
             self._relay, self._gather = relay, original
             if self._worker is not None and is_plain(batch):
                 plan = self._found(self._key(self._worker, batch), self._worker)
-                if isinstance(plan, Plan) and plan.relay is relay:
+                if isinstance(plan, CyclePlan) and plan.relay is relay:
                     self._ungathered = batch
                     return
         original(relay, batch)
@@ -305,7 +307,7 @@ class Cycles:
         found = (name for name, of in runners.items() if getattr(of, "backend", None) is backend)
         return next(found, "verify graph")
 
-    def _record(self, original: Callable[..., Any], worker: Any, batch: Any) -> Plan | None:
+    def _record(self, original: Callable[..., Any], worker: Any, batch: Any) -> CyclePlan | None:
         size = batch.req_pool_indices.shape[0]
         spec, collects = batch.spec_info, gc.isenabled()
         before, spec_before = dict(vars(batch)), dict(vars(spec))
@@ -323,9 +325,9 @@ class Cycles:
             stream = torch.cuda.current_stream() if self._device == "cuda" else None
             if self._pool is None and self._device == "cuda":
                 self._pool = torch.cuda.graph_pool_handle()
-            recording = Recording(self._graph, self._pool, self._device)
+            recording = GraphRecording(self._graph, self._pool, self._device)
             given = inputs_of(batch) if relay is None else places_of(batch)
-            plan = Plan(recording, given, worker.speculative_num_draft_tokens)
+            plan = CyclePlan(recording, given, worker.speculative_num_draft_tokens)
             self._runner = worker.war_fastpath_runner
             self._runner.war_fastpath_read_done_event = None
             plan.relay = relay
@@ -367,7 +369,9 @@ class Cycles:
         )
         return plan
 
-    def _launch(self, original: Callable[..., Any], worker: Any, batch: Any, plan: Plan) -> None:
+    def _launch(
+        self, original: Callable[..., Any], worker: Any, batch: Any, plan: CyclePlan
+    ) -> None:
         """What is recorded."""
         relay, recording = plan.relay, plan.recording
         vars(batch).update(dict.fromkeys(_OF_PREFILLS))
@@ -537,7 +541,7 @@ def copy_to_cpu(
     return_hidden_states: bool = True,
 ) -> None:
     """Around the copies of what a cycle gave: of a recorded one they are a single copy."""
-    plan: Plan | None = getattr(result, _PLAN, None)
+    plan: CyclePlan | None = getattr(result, _PLAN, None)
     if plan is None or return_logprob or return_hidden_states:
         original(result, return_logprob=return_logprob, return_hidden_states=return_hidden_states)
         return

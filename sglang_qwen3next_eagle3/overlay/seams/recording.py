@@ -53,7 +53,7 @@ class OnlyOnDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-class Recording:
+class GraphRecording:
     """The steps of one function. It is current between `begin` and `end` or `abandon`."""
 
     def __init__(self, graph: Graph, pool: Any = None, device: str = "cuda") -> None:
@@ -137,9 +137,9 @@ class Recording:
         self._guard.__exit__(None, None, None)
 
 
-_current: list[Recording] = []
+_current: list[GraphRecording] = []
 
 
-def current() -> Recording | None:
+def current() -> GraphRecording | None:
     """The recording in which this is called, if it is. A process has one thread that launches."""
     return _current[0] if _current else None

@@ -12,14 +12,18 @@ from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.seams import cycles as under_test
 from sglang_qwen3next_eagle3.overlay.seams import recording
 from sglang_qwen3next_eagle3.overlay.seams.cycles import (
+    CyclePlan,
     Cycles,
-    Plan,
     copy_to_cpu,
     inputs_of,
     is_plain,
     prepare_tracking,
 )
-from sglang_qwen3next_eagle3.overlay.seams.recording import NotRecordable, OnlyOnDevice, Recording
+from sglang_qwen3next_eagle3.overlay.seams.recording import (
+    GraphRecording,
+    NotRecordable,
+    OnlyOnDevice,
+)
 from tests.support.made_up_cycles import (
     HIDDEN,
     POOL,
@@ -233,7 +237,7 @@ def test_a_recording_goes_with_the_graphs_it_was_made_of(cycles: Cycles) -> None
         cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
     assert worker.said == 3
     (key, plan) = next(iter(cycles._plans.items()))
-    assert isinstance(plan, under_test.Plan)
+    assert isinstance(plan, under_test.CyclePlan)
     plan.of([object(), *under_test._runners_of(worker)[1:]])  # of an address that another has now
     cycles.around(worker.cycle, worker, batch_of(2, 5), on_publish=lambda lens: None)
     assert worker.said == 4
@@ -267,7 +271,7 @@ def test_another_state_of_the_worker_has_recordings_of_its_own(cycles: Cycles) -
 
 
 def test_what_is_still_copied_to_the_host_is_waited_for() -> None:
-    plan = Plan(Recording(OpGraph, None, "cpu"), inputs_of(batch_of(2, 1)), N)
+    plan = CyclePlan(GraphRecording(OpGraph, None, "cpu"), inputs_of(batch_of(2, 1)), N)
     waited: list[Any] = []
     stream = SimpleNamespace(wait_event=waited.append)
     plan.wait_for_copies(stream)
@@ -283,7 +287,7 @@ def test_what_is_still_copied_to_the_host_is_waited_for() -> None:
 
 
 def test_a_result_of_another_kind_is_refused() -> None:
-    plan = Plan(Recording(OpGraph, None, "cpu"), inputs_of(batch_of(2, 1)), N)
+    plan = CyclePlan(GraphRecording(OpGraph, None, "cpu"), inputs_of(batch_of(2, 1)), N)
     short = torch.zeros(2, dtype=torch.int32)
     with pytest.raises(NotRecordable, match="int32"):
         plan.keep(result_of(short, short, short, short, short))
@@ -298,7 +302,7 @@ def test_tracking_is_asked_before_and_not_within() -> None:
     batch = SimpleNamespace(mamba_track_mask=1, mamba_track_seqlens=1, mamba_track_indices="told")
     prepare_tracking(asked.append, batch)
     assert asked == [batch]
-    recorded = Recording(OpGraph, None, "cpu")
+    recorded = GraphRecording(OpGraph, None, "cpu")
     recorded.begin()
     prepare_tracking(asked.append, batch)
     recorded.end()
@@ -327,7 +331,7 @@ def test_what_crosses_to_the_host_is_refused() -> None:
 
 def test_a_number_of_the_host_is_asked_for_in_each_run() -> None:
     told = iter([3, 5, 7])
-    recorded = Recording(OpGraph, None, "cpu")
+    recorded = GraphRecording(OpGraph, None, "cpu")
     place = torch.zeros(1, dtype=torch.int32)
     recorded.begin()
     place.copy_(recorded.number(lambda: next(told)) * 2)
@@ -340,10 +344,10 @@ def test_a_number_of_the_host_is_asked_for_in_each_run() -> None:
 
 
 def test_a_recording_that_breaks_leaves_nothing_behind() -> None:
-    recorded = Recording(OpGraph, None, "cpu")
+    recorded = GraphRecording(OpGraph, None, "cpu")
     recorded.begin()
     with pytest.raises(NotRecordable):
-        Recording(OpGraph, None, "cpu").begin()
+        GraphRecording(OpGraph, None, "cpu").begin()
     recorded.abandon()
     assert recording.current() is None
     assert recorded.steps == []
@@ -356,7 +360,7 @@ def test_a_capture_that_cuda_broke_off_is_left() -> None:
             super().capture_end()
             raise RuntimeError("operation failed due to a previous error during capture")
 
-    recorded = Recording(Broken, None, "cpu")
+    recorded = GraphRecording(Broken, None, "cpu")
     recorded.begin()
     recorded.abandon()
     assert recording.current() is None
