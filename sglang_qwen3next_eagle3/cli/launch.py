@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, UserError
 from sglang_qwen3next_eagle3.base.redact import HIDDEN, masked, without_secrets
@@ -38,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
     """What is served and how; `chosen` reads them."""
+    add_server_arguments(parser)
+    _add_clients_arguments(parser)
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    """What decides what a server compiles and computes; `chosen` reads these alone, too."""
     what = parser.add_argument_group("what to serve")
     what.add_argument("--profile", metavar="NAME", help="a profile, or a .yaml file of your own")
     what.add_argument("--target", help="checkpoint folder or hub name instead of the profile's")
@@ -66,22 +72,27 @@ def add_serving_arguments(parser: argparse.ArgumentParser) -> None:
         "--adaptive",
         metavar="STATES",
         help="steps of a chain that follow load and acceptance: measured (costs of the GPUs that "
-        "are most like these), a .json of `bench plan --adaptive`, or off",
+        "are most like these), a name of launch/adaptive as h200-fp8, a .json of `bench plan "
+        "--adaptive` or of `bench auto` (its states.json), or off",
     )
-    how = parser.add_argument_group("how to serve")
+    how = parser.add_argument_group("how it computes")
     how.add_argument("--tp", type=int, help="tensor-parallel ranks (GPUs)")
-    how.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    how.add_argument("--port", type=int)
     how.add_argument(
         "--fast",
         action=argparse.BooleanOptionalAction,
-        help="our own kernels for decoding and verifying few tokens (one Hopper GPU)",
+        help="our own kernels for decoding and verifying few tokens (1, 2 or 4 Hopper GPUs)",
     )
     how.add_argument(
         "--seams",
         action=argparse.BooleanOptionalAction,
         help="what SGLang launches one by one between a cycle's graphs, in few launches",
     )
+
+
+def _add_clients_arguments(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how to serve")
+    how.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    how.add_argument("--port", type=int)
     how.add_argument(
         "--api-key-file",
         type=Path,
@@ -122,16 +133,30 @@ def chosen(arguments: argparse.Namespace) -> "tuple[Profile, Options]":
     from sglang_qwen3next_eagle3.serving.preflight import Options
     from sglang_qwen3next_eagle3.serving.profile import Overrides
 
-    overrides = Overrides(**{f.name: getattr(arguments, f.name) for f in fields(Overrides)})
-    options = Options(
-        extra=tuple(arguments.sglang),
-        limits=arguments.limits,
-        caches=arguments.caches,
-        keys=Keys(**{f.name: getattr(arguments, f.name) for f in fields(Keys)}),
-        insecure=arguments.insecure,
-        allow_attention_backend=arguments.allow_attention_backend,
-    )
+    given = vars(arguments)
+
+    def of(kind: type[Overrides] | type[Keys] | type[Options]) -> dict[str, Any]:
+        return {f.name: given[f.name] for f in fields(kind) if f.name in given}
+
+    overrides = Overrides(**of(Overrides))
+    options = Options(extra=tuple(arguments.sglang), keys=Keys(**of(Keys)), **of(Options))
     return overrides.apply(profile.load(arguments.profile)), options
+
+
+def spelled(arguments: argparse.Namespace) -> list[str]:
+    """The options again with which the same is served, from `--profile` on; no flags of SGLang."""
+    from sglang_qwen3next_eagle3.serving.profile import Overrides
+
+    words = ["--profile", arguments.profile]
+    for name in (f.name for f in fields(Overrides)):
+        value, flag = getattr(arguments, name, None), name.replace("_", "-")
+        if value is True:
+            words += [f"--{flag}"]
+        elif value is False and name in ("fast", "seams"):
+            words += [f"--no-{flag}"]
+        elif value not in (None, False):
+            words += [f"--{flag}", str(value)]
+    return words
 
 
 def run(arguments: argparse.Namespace) -> int | Replacement:

@@ -13,12 +13,13 @@ import tempfile
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.redact import masked
 from sglang_qwen3next_eagle3.cli import launch
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    launch.add_serving_arguments(parser)
+    launch.add_server_arguments(parser)
     what = parser.add_argument_group("what is kept")
     what.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="for what is compiled"
@@ -66,15 +67,17 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(found.payload(), indent=1))
     else:
         print(found.text())
-    _how_to_go_on(arguments.out, arguments.profile)
+    _how_to_go_on(arguments)
     return 0
 
 
-def _how_to_go_on(folder: Path, profile: str) -> None:
-    spelled = shlex.quote(str(folder))
-    name = Path(profile).stem
+def _how_to_go_on(arguments: argparse.Namespace) -> None:
+    spelled = shlex.quote(str(arguments.out))
+    name = Path(arguments.profile).stem
+    words = [*launch.spelled(arguments), "--caches", str(arguments.out)]
+    words += ["--", *masked(arguments.sglang)] if arguments.sglang else []
     print(
-        f"use it: {launch.PROGRAM} launch --profile {shlex.quote(profile)} --caches {spelled}\n"
+        f"use it: {launch.PROGRAM} launch {shlex.join(words)}\n"
         f"as an image: docker build -f deploy/caches/Dockerfile -t {launch.PROGRAM}:{name} "
         f"{spelled}",
         file=sys.stderr,

@@ -1,6 +1,7 @@
 """Where what is compiled is kept."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,31 @@ def test_warmup_needs_the_gpu_that_it_compiles_for(
     monkeypatch.setattr(doctor, "has_gpu", lambda: False)
     assert main(["warmup", "--profile", "b1", "--out", str(tmp_path)]) == 2
     assert "no GPU is here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--caches", "--limits", "--api-key-file", "--port", "--insecure"]
+)
+def test_warmup_takes_nothing_that_it_would_drop(
+    capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["warmup", "--profile", "demo", "--out", "x", option, "1"]) == 2
+    assert f"no such option: {option}" in capsys.readouterr().err
+
+
+def test_warmup_says_how_the_same_is_launched(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from sglang_qwen3next_eagle3.bench import start
+    from sglang_qwen3next_eagle3.serving import doctor
+
+    kept = start.MeasuredStart(configuration="x", repetition=0, ready_seconds=1, phases={})
+    warmed = start.Warmed(tmp_path, kept, None, ())
+    monkeypatch.setattr(doctor, "has_gpu", lambda: True)
+    monkeypatch.setattr(start, "warm", lambda *_, **__: warmed)
+    chosen = ["--profile", "b1", "--target", "a/b", "--tree", "3,1,4", "--tp", "4", "--no-fast"]
+    flags = ["--", "--log-level", "a b"]
+    assert main(["warmup", *chosen, "--seams", "--out", str(tmp_path), *flags]) == 0
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("use it: "))
+    words = [*chosen, "--seams", "--caches", str(tmp_path), *flags]
+    assert shlex.split(line)[3:] == ["launch", *words]
