@@ -2,7 +2,11 @@
 PYTHON ?= python3
 # `make test SGLANG=0.5.23` and so on: another release than the default, in an environment of its own.
 DEFAULT := 0.5.17
+OTHERS := $(patsubst constraints-%.txt,%,$(wildcard constraints-*.txt))
 SGLANG ?= $(DEFAULT)
+ifeq ($(filter $(SGLANG),$(DEFAULT) $(OTHERS)),)
+$(error SGLANG=$(SGLANG): constraints are here for $(DEFAULT) $(OTHERS))
+endif
 ifeq ($(SGLANG),$(DEFAULT))
 VENV := .venv
 CONSTRAINTS := constraints.txt
@@ -21,7 +25,8 @@ WITH_SGLANG := -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorde
 ELSEWHERE := tests/e2e/test_equality.py tests/e2e/test_exactness_requests.py \
 	tests/e2e/test_metrics.py tests/e2e/test_access.py tests/e2e/test_selection_at_start.py \
 	tests/contract/test_streams.py tests/contract/test_prefill.py tests/contract/test_requests.py \
-	tests/contract/test_installed_sglang.py tests/contract/test_access.py tests/contract/test_metrics.py
+	tests/contract/test_installed_sglang.py tests/contract/test_access.py tests/contract/test_metrics.py \
+	tests/contract/test_adaptive.py
 # Real processes with stand-ins for SGLang, and what takes long without it.
 INTEGRATION := tests/integration
 # Kernels run in Triton's interpreter, which is chosen when triton is first imported.
@@ -39,10 +44,10 @@ DOCKER ?= docker
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-train-env: $(INSTALLED)  ## .venv with what training needs too: SpecForge beside SGLang
+train-env: .venv/.installed  ## .venv, with what training needs too: SpecForge beside the default SGLang
 
 environments:  ## .venv, and those of the other releases that tests are run with
-	+$(MAKE) --no-print-directory -j2 .venv/.installed .venv-0.5.23/.installed
+	+$(MAKE) --no-print-directory -j2 .venv/.installed $(OTHERS:%=.venv-%/.installed)
 
 demo: $(INSTALLED)  ## Serve the small pair on this machine's CPU, ask it a question, stop
 	@$(BIN)/python -m sglang_qwen3next_eagle3 demo
@@ -72,16 +77,17 @@ coverage: $(INSTALLED)  ## The share of the package's lines that tests without S
 test-gpu: $(INSTALLED)  ## By hand, on a machine with an H200
 	$(BIN)/python -m pytest -m gpu tests/gpu -s
 
-lint: $(INSTALLED)  ## ruff, mypy, the arrows between the rooms, the licences of what is pinned
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	@$(BIN)/python -m tests.support.licences $(CONSTRAINTS) > /dev/null
+# The code is one for all releases, and only .venv has these tools.
+lint: .venv/.installed  ## ruff, mypy, the arrows between the rooms, the licences of what is pinned
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	@.venv/bin/python -m tests.support.licences constraints.txt > /dev/null
 
-format: $(INSTALLED)  ## Let ruff sort and format
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+format: .venv/.installed  ## Let ruff sort and format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
 
 readme: $(INSTALLED)  ## README's tables from benchmarks/results
 	$(BIN)/python -m tests.support.readme

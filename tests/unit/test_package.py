@@ -96,6 +96,8 @@ def test_releases_are_named_alike_wherever_they_are_chosen() -> None:
         pins = (ROOT / constraints).read_text(encoding="utf-8").splitlines()
         assert f"sglang=={release}" in pins
         assert ("make test" if default else f"make test SGLANG={release}") in ci.splitlines()
+        looked_at = "make lint" if default else f"make licences SGLANG={release} >/dev/null"
+        assert looked_at in ci.splitlines()
 
 
 OF_A_MACHINE = re.compile(r"(?<![\w.~-])/(work|root|home)/[\w.-]+")
