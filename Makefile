@@ -24,6 +24,7 @@ WITH_SGLANG := -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorde
 # what is answered. All else is the same code, which the tests with the default release run.
 ELSEWHERE := tests/e2e/test_equality.py tests/e2e/test_exactness_requests.py \
 	tests/e2e/test_metrics.py tests/e2e/test_access.py tests/e2e/test_selection_at_start.py \
+	tests/e2e/test_auto.py \
 	tests/contract/test_streams.py tests/contract/test_prefill.py tests/contract/test_requests.py \
 	tests/contract/test_installed_sglang.py tests/contract/test_access.py tests/contract/test_metrics.py \
 	tests/contract/test_adaptive.py

@@ -189,7 +189,7 @@ class Rows:
             logits += torch.randn(1, EXPERTS, generator=generator) * 1.0
             for row in range(1, self.rows):
                 logits[row] = 0.5 * logits[row - 1] + 0.87 * logits[row]
-        shared = torch.zeros(self.rows, 1).bfloat16()
+        shared = torch.zeros(self.rows).bfloat16()
         listed = expert_choice.reference_routing(logits.bfloat16(), shared, TOP_K, True)
         return Routing(*(part.to(device) for part in listed[:4]), True)
 

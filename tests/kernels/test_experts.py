@@ -35,7 +35,7 @@ def some(routed: router.Routed, rows: torch.Tensor) -> router.Routed:
     ids = routed.routing.ids[rows, :TOP_K].long()
     logits.scatter_(1, ids, torch.arange(TOP_K, 0, -1).float().expand(ids.shape))
     listed = expert_choice.reference_routing(
-        logits.bfloat16(), torch.zeros(len(rows), 1).bfloat16(), TOP_K, True
+        logits.bfloat16(), torch.zeros(len(rows)).bfloat16(), TOP_K, True
     )
     routing = listed._replace(weights=routed.routing.weights[rows])
     assert torch.equal(routing.ids, routed.routing.ids[rows])

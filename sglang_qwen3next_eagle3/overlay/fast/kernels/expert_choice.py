@@ -219,14 +219,14 @@ def choose(
 def reference_routing(
     logits: torch.Tensor, shared_logits: torch.Tensor | None, top_k: int, renormalize: bool
 ) -> Routing:
-    """The choice alone, in plain torch: logits [T, E] bf16, shared_logits [T, 1] bf16."""
+    """The choice alone, in plain torch: logits [T, E] bf16, shared_logits [T] bf16."""
     rows, experts = logits.shape
     scores = logits.float()
     ids = torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :top_k]
     weights = torch.softmax(scores, -1).gather(1, ids)
     if shared_logits is not None:
         ids = torch.cat([ids, torch.full_like(ids[:, :1], experts)], 1)
-        weights = torch.cat([weights, torch.sigmoid(shared_logits).float()], 1)
+        weights = torch.cat([weights, torch.sigmoid(shared_logits).float()[:, None]], 1)
     slots = ids.shape[1]
     work = torch.zeros(experts + 2, dtype=torch.int32)
     pairs = torch.zeros(experts + 1, MAX_ROWS, dtype=torch.int32)

@@ -274,7 +274,7 @@ def _add_slots(
     BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """The slots of a row in fp32, from the first to the last."""
+    """[T * SLOTS, D] -> [T, D]: the slots of a row in fp32, from the first to the last."""
     if PDL:
         gdc_launch_dependents()
         gdc_wait()

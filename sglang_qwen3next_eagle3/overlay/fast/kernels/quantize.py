@@ -1,8 +1,8 @@
 """Quantization of activations to e4m3 in groups of 128, bit for bit as stock SGLang does it.
 
-
 Stock 0.5.17 launches `per_token_group_quant` (kernels/jit/csrc/gemm/per_token_group_quant.cuh) for
-a linear layer and for both halves of the MoE. Here a producer quantizes what is in its registers:
+a linear layer and for both halves of the MoE. Here a producer quantizes what is in its registers
+(`quantize_groups`), or a launch what lies in memory (`quantize_rows`):
 
     amax  = max(|x|, 1e-10)                     over the 128 values, x rounded to bf16 before
     scale = amax * fp32(1 / 448)                what the GEMM multiplies by

@@ -101,5 +101,5 @@ def reference_route(
     logits = (row @ router_weight.float().T).bfloat16()
     shared = None
     if shared_gate_weight is not None:
-        shared = (row @ shared_gate_weight.float().T).bfloat16()
+        shared = (row @ shared_gate_weight.float().T)[:, 0].bfloat16()
     return Routed(*normed, reference_routing(logits, shared, top_k, renormalize))

@@ -5,13 +5,14 @@
                                                    summed in fp32, then scaled, then added up)
     x [T, K] bf16, weight [N, K] bf16 -> [T, N] bf16
 
-A program owns 16 or 32 rows of the weight and all of K, and its warps divide K. Each thread asks
-for all its weights at once, 16 bytes a load, before it waits for the kernel that makes x. What a
-thread then holds is already its own operand of the tensor core's instruction (16 weight rows by 8
-rows of x): the instruction wants other columns of K than a 16-byte load brings, but the order of
-the columns is free as long as x has the same, so both are only renamed (`_operand`). Neither passes
-through shared memory, and the instruction is the same for every T: the bits of a row do not depend
-on how many run beside it. Fp8 is widened to fp16, which is exact; so does Hopper's fp8 `mma.sync`.
+A program owns 16 rows of the weight (`GemmTiling` may say 32 or 64) and all of K, and its warps
+divide K. Each thread asks for all its weights at once, 16 bytes a load, before it waits for the
+kernel that makes x. What a thread then holds is already its own operand of the tensor core's
+instruction (16 weight rows by 8 rows of x): the instruction wants other columns of K than a 16-byte
+load brings, but the order of the columns is free as long as x has the same, so both are only
+renamed (`_operand`). Neither passes through shared memory, and the instruction is the same for
+every T: the bits of a row do not depend on how many run beside it. Fp8 is widened to fp16, which is
+exact; so does Hopper's fp8 `mma.sync`.
 
 The order of summation: 64 (bf16: 32) columns by the tensor core, 128 in sequence, the warps' shares
 of K at the end.
@@ -57,30 +58,11 @@ def _chunks(
 ):
     """Eight rows of a matrix [rows, K] from `row` on: COUNT tiles [8, SHARES, WIDTH].
 
-    Beyond the last row the last is repeated, which spares the loads a predicate.
+    Beyond the last row the last is repeated, which spares the loads a predicate. Tile c holds the
+    columns first + c * WIDTH of every share of K. WIDTH is 64 bytes, so that four threads load a
+    row of the tile and a warp loads the eight.
     """
     r = tl.minimum(row + tl.arange(0, 8), rows - 1)
-    return _gathered(matrix, r, first, K, SHARES, SHARE, WIDTH, COUNT, MASKED, CACHE)
-
-
-@triton.jit
-def _gathered(
-    matrix,
-    r,
-    first,
-    K: tl.constexpr,
-    SHARES: tl.constexpr,
-    SHARE: tl.constexpr,
-    WIDTH: tl.constexpr,
-    COUNT: tl.constexpr,
-    MASKED: tl.constexpr,
-    CACHE: tl.constexpr,
-):
-    """The rows r [8] of a matrix with K columns: COUNT tiles [8, SHARES, WIDTH].
-
-    Tile c holds the columns first + c * WIDTH of every share of K. WIDTH is 64 bytes, so that four
-    threads load a row of the tile and a warp loads the eight.
-    """
     k = tl.arange(0, SHARES)[None, :, None] * SHARE + tl.arange(0, WIDTH)[None, None, :] + first
     at = matrix + r[:, None, None] * K + k
     tiles = ()
@@ -319,7 +301,7 @@ class GemmTiling(NamedTuple):
     """How a weight is divided. `shares` sets the order of summation: the same for every T."""
 
     rows: int
-    """Rows of the weight a program owns: 16, 32 or 64."""
+    """Rows of the weight a program owns: 16, 32 or 64; `tiling` says 16 for every weight."""
     shares: int
     """Into how many parts, one a warp, K is divided: a power of two."""
     extra_passes: int = 1
