@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.base import processes, provenance
-from sglang_qwen3next_eagle3.base.files import slug, write_json, write_text
+from sglang_qwen3next_eagle3.base import processes, provenance, workfolder
+from sglang_qwen3next_eagle3.base.files import read_json, slug, write_json, write_text
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
-from sglang_qwen3next_eagle3.base.schema import StrictRecord
+from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
 from sglang_qwen3next_eagle3.bench import configurations, markdown, servers, speed
 from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.load import Dialogue
@@ -54,15 +54,56 @@ class StartResult(StrictRecord):
 
 
 def run_start(options: StartOptions) -> tuple[StartResult, str]:
-    """Start every configuration as often as asked; the result and its table.
+    """Start every configuration as often as asked; the result and its table. In a folder that has
+    them, nothing is started.
 
     Raises:
-        UserError: something in the options does not allow it.
+        UserError: something in the options or the folder does not allow it.
         ServerFailed: a server did not start.
     """
     described = provenance.describe(options.words)
     if options.caches is not None:
         caches.check(options.caches)
+    path = options.out / "result.json"
+    busy = f"another benchmark writes to {options.out}: choose another --out"
+    with workfolder.claim(options.out, _request(options), busy=busy, bound=path.is_file):
+        if path.is_file():
+            result = _finished(path)
+        else:
+            result = _started(options, described)
+            write_json(path, result.model_dump(mode="json"), indent=1)
+        report = table({_title(one, options.repeats): one.phases for one in result.starts})
+        write_text(options.out / "report.md", f"# What a start takes, in seconds\n\n{report}\n")
+    return result, report
+
+
+def _request(options: StartOptions) -> dict[str, Any]:
+    names = ("configurations", "batches", "input_tokens", "seed", "target", "head")
+    return {
+        "kind": "start",
+        **{name: getattr(options, name) for name in names},
+        **_settings(options, options.flags),
+    }
+
+
+def _settings(options: StartOptions, flags: Sequence[str]) -> dict[str, Any]:
+    return {
+        "profile": options.profile,
+        "precision": options.precision,
+        "tp": options.tp,
+        "repeats": options.repeats,
+        "caches": None if options.caches is None else str(options.caches),
+        "flags": masked(flags),
+    }
+
+
+def _finished(path: Path) -> StartResult:
+    way_out = "delete it, or choose another --out"
+    data = read_json(path, way_out)
+    return validate(StartResult, data, f"{path} is damaged", way_out=f": {way_out}")
+
+
+def _started(options: StartOptions, described: Mapping[str, Any]) -> StartResult:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         pair, flags = speed.synthetic_pair(options, Path(scratch))
         base = pair.base()
@@ -84,29 +125,17 @@ def run_start(options: StartOptions) -> tuple[StartResult, str]:
                     prompts = _prompts(options, vocabulary)
                     found = measure(one, log, prompts, options.stall_seconds, options.caches)
                     found = found.model_copy(update={"repetition": repetition})
+                    if options.repeats > 1:
+                        log.rename(log.with_stem(f"{log.stem}-{repetition + 1}"))
                     progress.say(f"{contender.name}: ready after {found.ready_seconds:.0f} s")
                     starts.append(found)
                     progress.advance()
-    settings = without_paths(
-        {
-            "profile": options.profile,
-            "precision": options.precision,
-            "tp": options.tp,
-            "repeats": options.repeats,
-            "caches": None if options.caches is None else str(options.caches),
-            "flags": masked(flags),
-        }
-    )
-    result = StartResult(
+    return StartResult(
         provenance=dict(described),
-        settings=settings,
+        settings=without_paths(_settings(options, flags)),
         configurations=tuple(rows),
         starts=tuple(starts),
     )
-    report = table({_title(one, options.repeats): one.phases for one in starts})
-    write_json(options.out / "result.json", result.model_dump(mode="json"), indent=1)
-    write_text(options.out / "report.md", f"# What a start takes, in seconds\n\n{report}\n")
-    return result, report
 
 
 def measure(

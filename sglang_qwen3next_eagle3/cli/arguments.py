@@ -144,6 +144,18 @@ def defaults(options: type[Any]) -> dict[str, Any]:
     return {one.name: one.default for one in fields(options) if one.default is not MISSING}
 
 
+def given_of(kind: type[Any], arguments: argparse.Namespace) -> list[str]:
+    """The fields for which something was given that is not their default."""
+    own = defaults(kind)
+    found = []
+    for name in (one.name for one in fields(kind)):
+        value = getattr(arguments, name, None)
+        value = tuple(value) if isinstance(value, list) else value
+        if value not in (None, (), own.get(name)):
+            found.append(name)
+    return found
+
+
 def options_of(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
     """What was parsed, as the options that a room takes; lists as tuples.
 

@@ -17,6 +17,7 @@ from sglang_qwen3next_eagle3.cli.arguments import (
     add_actions,
     add_key_options,
     add_sglang_flags,
+    given_of,
     key_of,
     options_of,
     positive,
@@ -268,7 +269,20 @@ def _auto(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.bench.auto import run_auto
     from sglang_qwen3next_eagle3.bench.options import AutoOptions
 
-    return _measured(run_auto(options_of(AutoOptions, arguments)), arguments.json)
+    options = options_of(AutoOptions, arguments)
+    _refuse_without_gpu(options)
+    return _measured(run_auto(options), arguments.json)
+
+
+def _refuse_without_gpu(options: "BenchOptions") -> None:
+    """Before minutes of starts that fail one after the other. Raises UserError."""
+    from sglang_qwen3next_eagle3.serving import doctor
+
+    if not options.base().cpu_engine and not doctor.has_gpu():
+        raise UserError(
+            f"no GPU is here, and the profile {options.profile} serves on one: --profile demo "
+            "shows what is measured, on a CPU"
+        )
 
 
 def _start(arguments: argparse.Namespace) -> int:
@@ -276,6 +290,11 @@ def _start(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.bench.options import StartOptions
 
     if arguments.logs:
+        for name in given_of(StartOptions, arguments):
+            if name != "words":
+                flag = {"configurations": "config", "batches": "batch"}.get(name, name)
+                told = "flags after --" if name == "flags" else f"--{flag.replace('_', '-')}"
+                raise UserError(f"--log reads what is there and starts nothing: leave out {told}")
         for path in arguments.logs:
             if not path.is_file():
                 raise UserError(f"there is no log {path}")
@@ -286,7 +305,9 @@ def _start(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.out is None:
         raise UserError("--out FOLDER for what comes out, or --log FILE of a server that started")
-    result, report = start.run_start(options_of(StartOptions, arguments))
+    options = options_of(StartOptions, arguments)
+    _refuse_without_gpu(options)
+    result, report = start.run_start(options)
     print(json.dumps(result.model_dump(mode="json"), indent=1) if arguments.json else report)
     return 0
 
@@ -318,7 +339,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--result", type=Path, metavar="PATH", help="a result of `bench speed`, or its folder"
+        "--result",
+        type=Path,
+        metavar="PATH",
+        help="a result of `bench speed` or `bench auto`, or its folder",
     )
     source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
     parser.add_argument("--accept-lengths", metavar="SPEC", help=HOW_TO_WRITE_ACCEPT_LENGTHS)
@@ -373,11 +397,16 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _plan_states(
     arguments: argparse.Namespace, model: "CostModel", given: "AcceptLengths | None"
 ) -> int:
-    from sglang_qwen3next_eagle3.base.files import write_text
+    from sglang_qwen3next_eagle3.base.files import expanded, write_text
     from sglang_qwen3next_eagle3.bench.results.records import Result
     from sglang_qwen3next_eagle3.bench.trees import adaptive
     from sglang_qwen3next_eagle3.overlay.adaptive import states
 
+    file = expanded(arguments.adaptive)
+    if file.suffix != ".json" or file.is_dir():
+        raise UserError(f"--adaptive {file}: name a file that ends in .json, as a launch wants it")
+    if arguments.batch is not None:
+        raise UserError("--adaptive writes states of all batches that were measured: no --batch")
     shares = adaptive.SHARES
     if given is not None:
         if not given.by_position:
@@ -389,7 +418,7 @@ def _plan_states(
     measured = adaptive.of_result(Result.load(arguments.result)) if arguments.result else {}
     steps = () if arguments.steps is None else _steps(arguments.steps)
     found = adaptive.plan_states(model, steps=steps, shares=shares, measured=measured)
-    write_text(arguments.adaptive, found.states.text())
+    write_text(file, found.states.text())
     print(json.dumps(found.payload(), indent=1) if arguments.json else found.text())
     print(f"{arguments.adaptive}: `launch --adaptive {arguments.adaptive}`", file=sys.stderr)
     return 0

@@ -11,7 +11,7 @@ from sglang_qwen3next_eagle3.bench.options import AutoOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey
 from sglang_qwen3next_eagle3.bench.results.records import ADAPTIVE, CHANGING, Result
 from sglang_qwen3next_eagle3.overlay.adaptive import states
-from sglang_qwen3next_eagle3.serving import server
+from sglang_qwen3next_eagle3.serving import doctor, server
 from tests.support import fake_sglang
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -146,3 +146,30 @@ def test_a_start_is_measured_with_its_first_request(
         assert one["cache_bytes"] == [0, 0]
         assert one["ready_seconds"] > 0
     assert "until it answers" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {"demo-1.log", "demo-2.log"}
+    # What is there is not measured again, and nothing else takes its place.
+    before = (tmp_path / "result.json").read_bytes()
+    assert main([*argv, "--caches", str(tmp_path / "caches"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == printed
+    assert main(argv) == 2
+    assert "was begun with other arguments (caches: " in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["auto", "start"])
+def test_other_folders_and_machines_are_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["bench", verb, "--profile", "demo", "--out", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert "is a file: name a folder with --out" in error
+    assert error.count("\n") == 1
+    monkeypatch.setattr(doctor, "has_gpu", lambda: False)
+    out = tmp_path / "out"
+    assert main(["bench", verb, "--profile", "b1", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "no GPU is here, and the profile b1 serves on one" in error
+    assert error.count("\n") == 1
+    assert not out.exists()

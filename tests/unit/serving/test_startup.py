@@ -85,6 +85,11 @@ def test_a_log_has_whole_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("words", "told"),
     [
         (["--log", "absent.log"], "there is no log absent.log"),
+        (["--log", "x", "--out", "y"], "starts nothing: leave out --out"),
+        (["--log", "x", "--config", "none"], "leave out --config"),
+        (["--log", "x", "--caches", "y"], "leave out --caches"),
+        (["--log", "x", "--profile", "demo"], "leave out --profile"),
+        (["--log", "x", "--", "--tp", "2"], "leave out flags after --"),
         ([], "--out FOLDER for what comes out"),
     ],
 )

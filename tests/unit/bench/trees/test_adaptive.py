@@ -113,6 +113,10 @@ def test_the_command_writes_a_file_that_a_launch_takes(
         (["--steps", "1,9"], "9 steps were not measured"),
         (["--steps", "x"], "--steps x: give whole numbers"),
         (["--accept-lengths", "2.46"], "takes the shares of steps"),
+        (["--batch", "1"], "states of all batches that were measured: no --batch"),
+        (["--adaptive", "o.txt"], "--adaptive o.txt: name a file that ends in .json"),
+        (["--adaptive", "."], "--adaptive .: name a file"),
+        (["--adaptive", ""], "--adaptive .: name a file"),
     ],
 )
 def test_the_command_s_mistakes_are_one_line(
