@@ -176,6 +176,13 @@ def options_of(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
     )
 
 
+def folder(text: str) -> Path:
+    """Of an argument: an empty word, as an unset variable leaves one, is no folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name of a folder is needed")
+    return Path(text)
+
+
 def whole(text: str) -> int:
     """Of an argument: a whole number."""
     try:

@@ -17,6 +17,7 @@ from sglang_qwen3next_eagle3.cli.arguments import (
     add_actions,
     add_key_options,
     add_sglang_flags,
+    folder,
     given_of,
     key_of,
     options_of,
@@ -133,7 +134,10 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     _add_batches(what, StartOptions, "for which graphs are captured")
     what.add_argument("--repeats", type=positive, default=StartOptions.repeats, metavar="N")
     what.add_argument(
-        "--caches", type=Path, metavar="FOLDER", help="for what is compiled (default: the caller's)"
+        "--caches",
+        type=folder,
+        metavar="FOLDER",
+        help="for what is compiled (default: the caller's)",
     )
     what.add_argument(
         "--log",

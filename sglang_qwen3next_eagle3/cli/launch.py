@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.errors import Replacement, UserError
 from sglang_qwen3next_eagle3.base.redact import HIDDEN, masked, without_secrets
-from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags
+from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags, folder
 from sglang_qwen3next_eagle3.overlay import environment as variables
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _add_clients_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--caches",
-        type=Path,
+        type=folder,
         metavar="FOLDER",
         help="keep and find there what is compiled at a start (`warmup` fills one)",
     )

@@ -4,10 +4,14 @@ import importlib.metadata
 import os
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import environment as variables
+
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.serving.profile import Profile
 
 ENTRY_POINT_GROUP = "sglang.srt.plugins"
 
@@ -50,6 +54,24 @@ def check_installation(cpu_engine: bool, guards: Sequence[str] = ()) -> None:
             f"SGLANG_PLUGINS={allowed!r} keeps the plugin {plugin.NAME!r} from loading: "
             f"add it to the list or unset the variable"
         )
+
+
+def not_in_this_release(asked: "Profile") -> list[str]:
+    """What is asked for and was not written for the SGLang that is installed, which serves without
+    it; a line each."""
+    from sglang_qwen3next_eagle3.overlay import contract
+
+    installed = contract.installed_sglang()
+    if installed is None or installed.release not in contract.known_releases():
+        return []
+    manifest = contract.read_manifest(installed.release)
+    parts: dict[contract.Part, bool | None] = {"fast": asked.fast, "seams": asked.seams}
+    return [
+        f"warning: {part}: not for SGLang {installed.release}, which serves without; "
+        f"it is for {contract.DEFAULT_RELEASE}"
+        for part, wanted in parts.items()
+        if wanted and not manifest.of(part)
+    ]
 
 
 def check_address(host: str, port: int) -> None:

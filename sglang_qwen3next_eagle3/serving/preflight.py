@@ -133,8 +133,6 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     given = flags.parse(first.argv)
     keys.check_readable(given, first.environment)
     machine.check_installation(chosen.cpu_engine, _guards(given, first.environment))
-    if options.caches is not None:
-        caches.check(options.caches)
     machine.check_address(host_of(given), port_of(given))
     revision = chosen.target_revision
     config = hub.resolve(chosen.target, revision, "target", only_config=True)
@@ -173,6 +171,7 @@ def _decide(
     if options.limits is not None:
         environment[LIMITS] = options.limits
     if options.caches is not None:
+        caches.check(options.caches)
         environment |= caches.environment(options.caches)
     bounds.parse({**os.environ, **environment}.get(LIMITS))
     _check_flags(given, flags.parse(options.extra), asked, options)
@@ -187,6 +186,7 @@ def _decide(
     )
     if asked.adaptive is not None:
         launch = launch.adding({}, states_of(asked, options.extra).note)
+    launch = launch.adding({}, *machine.not_in_this_release(asked))
     overrides = given.overrides()
     target = _target_of(asked, found)
     if found.whole and target is not None:

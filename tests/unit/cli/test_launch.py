@@ -235,3 +235,24 @@ def test_the_fast_path_where_it_cannot_be_is_refused_with_the_way_out(
     error = error_of(capsys, *argv)
     assert reason in error
     assert "--no-fast" in error
+
+
+@pytest.mark.parametrize(("release", "notes"), [("0.5.17", 0), ("0.5.23", 2)])
+def test_what_a_release_serves_without_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, release: str, notes: int
+) -> None:
+    installed = contract.Installed(release, Path("x"))
+    monkeypatch.setattr(contract, "installed_sglang", lambda: installed)
+    found = dry_run(capsys, "--profile", "b1", "--fast", "--seams")["notes"]
+    told = [note for note in found if f"not for SGLang {release}, which serves without" in note]
+    assert len(told) == notes
+
+
+def test_caches_that_are_no_folder_are_refused_by_a_dry_run_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    dry = ("--profile", "b1", "--dry-run", "--caches")
+    assert "is a file, a folder is needed" in error_of(capsys, *dry, str(file))
+    assert "the name of a folder is needed" in error_of(capsys, *dry, "")
