@@ -99,6 +99,16 @@ def test_only_the_action_that_is_asked_for_adds_its_options() -> None:
     assert arguments.call(arguments) == 7
 
 
+def takes(option: argparse.Action, value: str) -> bool:
+    """Whether its value may be any word, as that of a folder that only may not be empty."""
+    assert callable(option.type)
+    try:
+        option.type(value)
+    except (ValueError, TypeError, argparse.ArgumentTypeError):
+        return False
+    return True
+
+
 def typed_options() -> Iterator[tuple[str, ...]]:
     """Every option of every verb and action whose value is converted, with the words before it."""
     for verb, (module, _) in VERBS.items():
@@ -110,7 +120,7 @@ def typed_options() -> Iterator[tuple[str, ...]]:
             named.add_arguments(parsers.setdefault((verb,), Parser()))
         for words, parser in parsers.items():
             for option in parser._actions:
-                if option.type not in (None, str, Path):
+                if option.type not in (None, str, Path) and not takes(option, "abc"):
                     yield *words, option.option_strings[0]
 
 
