@@ -101,7 +101,9 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     if reason is None:
         made, reason = ranks.first_failure(lambda: _unchecked_head(worker))
         if reason is None:
-            head, reason = made
+            head, refused = made
+            # What one rank cannot have is stock's on all: the others would wait for it in sums.
+            reason = ranks.first_reason(refused)
     if reason is None and ranks.several():
         # No way back to stock where it raises: the others are in sums that this rank has left.
         found = head_check.compare(head, worker)

@@ -60,4 +60,9 @@ def first_failure(step: Callable[[], Any]) -> tuple[Any, str | None]:
         # Whatever is wrong with our kernels, the server has stock's.
         logger.exception("sglang-qwen3next-eagle3: fast path: its preparation failed")
         reason = f"{type(error).__name__}: {error}"
-    return result, next((said for said in of_all(reason) if said is not None), None)
+    return result, first_reason(reason)
+
+
+def first_reason(own: str | None) -> str | None:
+    """The reason of the first rank that has one, on all of them. Every rank has to ask."""
+    return next((said for said in of_all(own) if said is not None), None)

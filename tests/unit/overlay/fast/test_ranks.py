@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast import ranks, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast import preparation, ranks, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
 
@@ -36,6 +36,21 @@ def test_a_step_that_fails_here_is_told(others: list[Any]) -> None:
 
     others.append(None)
     assert ranks.first_failure(fail) == (None, "ValueError: here")
+
+
+def test_a_head_that_another_rank_cannot_have_is_stocks_here(
+    others: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And it is not compared here: the other rank would not be in its sums."""
+    for name in ("of_device", "of_server", "of_drafts"):
+        monkeypatch.setattr(preparation.conditions, name, lambda *_: None)
+    monkeypatch.setattr(preparation, "build_head", lambda worker: object())
+    others += [None, "its q has a bias"]
+    worker = SimpleNamespace(device="cuda", server_args=None)
+    wanted = preparation.Wanted(frozenset({"head"}), required=False)
+    assert preparation.prepare_head(worker, wanted) is None
+    assert others == []
+    assert "head stays with stock: its q has a bias" in caplog.text
 
 
 def test_a_kernel_that_raises_on_one_of_several_ranks_ends_the_start(others: list[Any]) -> None:
