@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.serving.profile import Profile
 
 PROGRAM = "sglang-qwen3next-eagle3"
+SWITCHES = ("fast", "seams")
 _KEY, _ADMIN_KEY = variables.KEYS.values()
 
 
@@ -77,15 +78,27 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how it computes")
     how.add_argument("--tp", type=int, help="tensor-parallel ranks (GPUs)")
-    how.add_argument(
-        "--fast",
-        action=argparse.BooleanOptionalAction,
-        help="our own kernels for decoding and verifying few tokens (1, 2 or 4 Hopper GPUs)",
+    _add_switch(
+        how,
+        "fast",
+        "STAGES",
+        "our own kernels for decoding and verifying few tokens (1, 2 or 4 Hopper GPUs): all that "
+        "are on by default, or on, require and stages joined by commas, as on,head",
     )
-    how.add_argument(
-        "--seams",
-        action=argparse.BooleanOptionalAction,
-        help="what SGLang launches one by one between a cycle's graphs, in few launches",
+    _add_switch(
+        how,
+        "seams",
+        "SEAMS",
+        "what SGLang launches one by one between a cycle's graphs, in few launches: all, or some "
+        "joined by commas",
+    )
+
+
+def _add_switch(group: Any, name: str, which: str, summary: str) -> None:
+    """`--NAME`, `--NAME WHICH` and `--no-NAME`: on, what is named, and off."""
+    group.add_argument(f"--{name}", nargs="?", const="on", metavar=which, help=summary)
+    group.add_argument(
+        f"--no-{name}", dest=name, action="store_const", const="off", help=f"--{name} off"
     )
 
 
@@ -150,9 +163,9 @@ def spelled(arguments: argparse.Namespace) -> list[str]:
     words = ["--profile", arguments.profile]
     for name in (f.name for f in fields(Overrides)):
         value, flag = getattr(arguments, name, None), name.replace("_", "-")
-        if value is True:
+        if value is True or (name in SWITCHES and value == "on"):
             words += [f"--{flag}"]
-        elif value is False and name in ("fast", "seams"):
+        elif name in SWITCHES and value == "off":
             words += [f"--no-{flag}"]
         elif value not in (None, False):
             words += [f"--{flag}", str(value)]

@@ -35,6 +35,22 @@ SEAMS = "SGLANG_QWEN3NEXT_EAGLE3_SEAMS"
 """`on`, `off`, or seams of a cycle (seams/seams.py) joined by commas; off without it."""
 
 
+def spelled(given: object) -> str:
+    """What a profile says of `fast` or of `seams`, as the variable for it spells that: true and
+    false, a word, or a list of words. YAML reads on and off as true and false.
+
+    Raises:
+        ValueError: it is none of these, or nothing.
+    """
+    words = given if isinstance(given, list) else [given]
+    said = {True: "on", False: "off"}
+    text = [said.get(word, word) if isinstance(word, bool) else word for word in words]
+    named = [word for word in text if isinstance(word, str) and word.strip()]
+    if not named or named != text:
+        raise ValueError("say on, off, or which, as a list")
+    return ",".join(named)
+
+
 def is_on(text: str | None) -> bool:
     """How SGLang reads a switch of its own (0.5.17, environ.py, EnvBool)."""
     return (text or "").lower() in {"1", "true", "yes", "y"}

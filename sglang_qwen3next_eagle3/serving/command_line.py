@@ -78,9 +78,9 @@ def build_environment(profile: Profile) -> dict[str, str]:
     if profile.adaptive is not None:
         added[variables.ADAPTIVE] = "1"
     if profile.fast is not None:
-        added[variables.FAST] = "on" if profile.fast else "off"
+        added[variables.FAST] = profile.fast
     if profile.seams is not None:
-        added[variables.SEAMS] = "on" if profile.seams else "off"
+        added[variables.SEAMS] = profile.seams
     return added
 
 

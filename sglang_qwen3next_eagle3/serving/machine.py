@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.seams import seams
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.serving.profile import Profile
@@ -65,7 +67,10 @@ def not_in_this_release(asked: "Profile") -> list[str]:
     if installed is None or installed.release not in contract.known_releases():
         return []
     manifest = contract.read_manifest(installed.release)
-    parts: dict[contract.Part, bool | None] = {"fast": asked.fast, "seams": asked.seams}
+    parts: dict[contract.Part, bool] = {
+        "fast": stages.parse(asked.fast) is not None,
+        "seams": bool(seams.parse(asked.seams)),
+    }
     return [
         f"warning: {part}: not for SGLang {installed.release}, which serves without; "
         f"it is for {contract.DEFAULT_RELEASE}"

@@ -18,9 +18,10 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, rope, shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay.environment import LIMITS, is_on
-from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS as FAST_RANKS
+from sglang_qwen3next_eagle3.overlay.environment import FAST, LIMITS, SEAMS, is_on
+from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.requests import bounds
+from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.serving import (
     adaptive,
     caches,
@@ -175,6 +176,7 @@ def _decide(
         environment |= caches.environment(options.caches)
     bounds.parse({**os.environ, **environment}.get(LIMITS))
     _check_flags(given, flags.parse(options.extra), asked, options)
+    _check_switches(given, environment, asked)
     _check_keys(given, environment, options)
     if served.target != asked.target and given.value("--served-model-name") is None:
         words += ["--served-model-name", asked.target]
@@ -286,12 +288,6 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
             raise UserError(
                 f"{what} {ranks}: the CPU engine serves with one process: leave {name} at 1"
             )
-    if chosen.fast:
-        _check_fast(given, chosen)
-    if chosen.seams and chosen.cpu_engine:
-        raise UserError(
-            "seams: they are launches on a GPU, and this profile serves on a CPU; pass --no-seams"
-        )
     port = given.value("--port") or str(DEFAULT_PORT)
     if not 0 < _whole(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
@@ -336,7 +332,20 @@ def _grpc(given: Parsed, environment: Mapping[str, str]) -> str | None:
     return next((entry.word for name in _GRPC for entry in given.of(name)), None)
 
 
-def _check_fast(given: Parsed, chosen: Profile) -> None:
+def _check_switches(given: Parsed, environment: Mapping[str, str], chosen: Profile) -> None:
+    """environment: what the launch sets. What the caller's own asks of every server is a line in
+    the log of one that cannot have it, unless it is spelled wrong or required."""
+    there = {**os.environ, **environment}
+    fast, at_seams = stages.parse(there.get(FAST)), seams.parse(there.get(SEAMS))
+    if fast is not None and (FAST in environment or fast.required):
+        _check_fast(given, chosen, fast)
+    if at_seams and SEAMS in environment and chosen.cpu_engine:
+        raise UserError(
+            "seams: they are launches on a GPU, and this profile serves on a CPU; pass --no-seams"
+        )
+
+
+def _check_fast(given: Parsed, chosen: Profile, wanted: stages.Wanted) -> None:
     """What the fast path cannot do at all. What only a GPU tells is a line in the server's log."""
     backend = given.value("--attention-backend")
     reason = None
@@ -346,12 +355,18 @@ def _check_fast(given: Parsed, chosen: Profile) -> None:
         reason = f"it stands in for the attention backend triton, not {backend or 'another'}"
     for name, what in _RANKS.items():
         ranks = _ranks(given, name, what)
-        if what == "TP" and ranks not in FAST_RANKS:
-            reason = f"it serves with a TP of {', '.join(map(str, FAST_RANKS))}, not {ranks}"
+        if what == "TP" and ranks not in stages.RANKS:
+            reason = f"it serves with a TP of {', '.join(map(str, stages.RANKS))}, not {ranks}"
         elif what != "TP" and ranks != 1:
             reason = f"it knows tensor parallelism only, and {what} is {ranks}"
     if reason is not None:
         raise UserError(f"fast: {reason}; pass --no-fast to serve with SGLang's kernels alone")
+    if "head" in wanted.stages and chosen.algorithm != "eagle3":
+        reason = "is the EAGLE3 head's, and this server has none"
+    elif "head" in wanted.stages and given.of(adaptive.ADAPTIVE):
+        reason = "does not go with steps that follow load (--adaptive off)"
+    if reason is not None:
+        raise UserError(f"fast: the stage head {reason}; leave it out")
 
 
 def _check_backends(given: Parsed) -> None:

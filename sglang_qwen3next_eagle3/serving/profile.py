@@ -1,16 +1,19 @@
 """Launch profiles: a YAML file in, a validated `Profile` out."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.base.schema import Strict, kebab
+from sglang_qwen3next_eagle3.overlay.environment import spelled
+from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.serving import flags
 
 Algorithm = Literal["eagle3", "nextn", "none"]
@@ -39,6 +42,11 @@ _SPELLED = {"tp-size": "tp", "tensor-parallel-size": "tp"}
 _OF_A_HEAD = ("head", "head-revision", "aux-layers", "allow-gdn-aux", "adaptive")
 _SPECULATION = (*_OF_A_HEAD, "tree")
 
+
+_SWITCHES: Mapping[str, Callable[[str | None, str], object]] = {
+    "fast": stages.parse,
+    "seams": seams.parse,
+}
 
 ADAPTIVE_OFF = "off"
 HOW_TO_SAY_ADAPTIVE = "name measured, a .json of `bench plan --adaptive`, or off"
@@ -103,8 +111,9 @@ class Profile(Strict):
 
     tree: None leaves its shape to SGLang. adaptive: the file of states by which the steps of a
     chain follow load and acceptance (serving/adaptive.py): `measured`, one of ours, or a path.
-    fast: whether our kernels serve passes of few rows; seams: whether what is between a cycle's
-    graphs is launched together; None leaves either to the caller's environment.
+    fast: which of our kernels serve passes of few rows; seams: what of that between a cycle's
+    graphs is launched together; both as their variables spell it (overlay/environment.py), in a
+    file also true, false or a list. None leaves either to the caller's environment.
     """
 
     description: str
@@ -119,8 +128,8 @@ class Profile(Strict):
     aux_layers: str | None = None
     allow_gdn_aux: bool = False
     cpu_engine: bool = False
-    fast: bool | None = None
-    seams: bool | None = None
+    fast: str | None = None
+    seams: str | None = None
     sglang: dict[str, FlagValue] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
 
@@ -133,6 +142,18 @@ class Profile(Strict):
         if given == "":
             raise ValueError(HOW_TO_SAY_ADAPTIVE)
         return given
+
+    @field_validator("fast", "seams", mode="before")
+    @classmethod
+    def _is_a_switch(cls, given: object, info: ValidationInfo) -> str | None:
+        if given is None:
+            return None
+        text = spelled(given)
+        try:
+            _SWITCHES[str(info.field_name)](text, "")
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return text
 
     @field_validator("sglang")
     @classmethod
@@ -205,7 +226,7 @@ class Overrides:
     """What a command line says in place of a profile's values; None leaves one.
 
     tree: as `Tree.parse` reads it. adaptive: `off` leaves it out. no_speculation and mtp choose
-    the algorithm.
+    the algorithm. fast, seams: as their variables spell them.
     """
 
     target: str | None = None
@@ -221,8 +242,8 @@ class Overrides:
     tp: int | None = None
     host: str | None = None
     port: int | None = None
-    fast: bool | None = None
-    seams: bool | None = None
+    fast: str | None = None
+    seams: str | None = None
 
     def apply(self, chosen: Profile) -> Profile:
         """The profile with them. Raises UserError: they contradict it or each other."""
@@ -232,6 +253,8 @@ class Overrides:
         if self.head is not None:
             chosen = chosen.model_copy(update={"head_revision": None})
         algorithm, tree = self._speculation(chosen)
+        for name, parse in _SWITCHES.items():
+            self._check_switch(name, parse)
         if self.adaptive == "":
             raise UserError(f"--adaptive: {HOW_TO_SAY_ADAPTIVE}")
         if self.adaptive == ADAPTIVE_OFF:
@@ -257,6 +280,12 @@ class Overrides:
                 "port": self.port,
             },
         )
+
+    def _check_switch(self, name: str, parse: Callable[[str | None, str], object]) -> None:
+        asked: str | None = getattr(self, name)
+        parse(asked, f"--{name} ")
+        if asked is not None and not asked.strip(" ,"):
+            raise UserError(f"--{name}: it names nothing; say which, or nothing behind it for all")
 
     def _speculation(self, chosen: Profile) -> tuple[Algorithm | None, Tree | None]:
         if self.no_speculation and self.mtp:

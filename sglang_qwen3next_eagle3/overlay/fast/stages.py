@@ -34,8 +34,10 @@ class Wanted:
     required: bool = False
 
 
-def parse(text: str | None) -> Wanted | None:
+def parse(text: str | None, said: str = f"{FAST}=") -> Wanted | None:
     """What the variable asks for; None for off and for nothing.
+
+    said: what stands before the text where it was said, for the message.
 
     Raises:
         UserError: it names something that is no stage.
@@ -49,7 +51,7 @@ def parse(text: str | None) -> Wanted | None:
     unknown = [word for word in words if word not in known]
     if unknown:
         raise UserError(
-            f"{FAST}={text}: {unknown[0]!r} is not one of on, off, require and the stages "
+            f"{said}{text}: {unknown[0]!r} is not one of on, off, require and the stages "
             f"{', '.join(STAGES)}"
         )
     stages = frozenset(stage for word in words for stage in known[word])

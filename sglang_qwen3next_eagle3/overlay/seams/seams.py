@@ -17,8 +17,10 @@ mask. slots: memory for a cycle's tokens. cycle: all that SGLang launches in a c
 batch, recorded for each size of one. What is not taken is SGLang's."""
 
 
-def parse(text: str | None) -> frozenset[Seam]:
+def parse(text: str | None, said: str = f"{SEAMS}=") -> frozenset[Seam]:
     """What the variable asks for; none for off and for nothing.
+
+    said: what stands before the text where it was said, for the message.
 
     Raises:
         UserError: it names something that is no seam.
@@ -32,6 +34,6 @@ def parse(text: str | None) -> frozenset[Seam]:
     unknown = [word for word in words if word not in known]
     if unknown:
         raise UserError(
-            f"{SEAMS}={text}: {unknown[0]!r} is not one of on, off and the seams {', '.join(ALL)}"
+            f"{said}{text}: {unknown[0]!r} is not one of on, off and the seams {', '.join(ALL)}"
         )
     return frozenset(known[word] for word in words)  # type: ignore[index]

@@ -17,6 +17,7 @@ from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.serving import flags, keys, machine, preflight
 from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of, port_of
 from sglang_qwen3next_eagle3.serving.doctor import (
@@ -150,6 +151,7 @@ def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = N
     if head_folder is not None and server.target is not None:
         told += _head(chosen, head_folder, server.target)
     told += _fast(server, found, mib)
+    told += _seams(server)
     plan, choices, basis, of_plan = _plan(server, found, chosen.hardware, mib)
     return Report(name, (*told, *of_plan), plan, choices, basis)
 
@@ -291,11 +293,7 @@ def _head(chosen: Profile, folder: Path, target: Target) -> Iterator[Finding]:
 def _fast(server: _Server, found: Host, mib: int | None) -> Iterator[Finding]:
     if not server.on_gpu:
         return
-    try:
-        wanted = stages.parse(server.environment.get(variables.FAST))
-    except UserError as refused:
-        yield error("fast", str(refused))
-        return
+    wanted = stages.parse(server.environment.get(variables.FAST))
     reason = _no_fast_path(server, found if mib is None else None)
     if wanted is None:
         if reason is None:
@@ -325,16 +323,35 @@ def _no_fast_path(server: _Server, found: Host | None) -> str | None:
         return "it keeps GDN states in float32"
     if (server.given.value("--kv-cache-dtype") or "auto") not in ("auto", "bf16", "bfloat16"):
         return "its attention reads a bfloat16 KV cache"
+    return _not_reviewed("fast")
+
+
+def _seams(server: _Server) -> Iterator[Finding]:
+    if not server.on_gpu:
+        return
+    wanted = seams.parse(server.environment.get(variables.SEAMS))
+    if not wanted:
+        yield note("seams", "the seams of a cycle are SGLang's: nothing asks for them", "--seams")
+        return
+    reason = _not_reviewed("seams")
+    if reason is None:
+        yield note("seams", f"seams that are ours: {', '.join(sorted(wanted))}")
+    else:
+        yield warning("seams", f"the seams will be SGLang's: {reason}", "--no-seams, or mend it")
+
+
+def _not_reviewed(part: contract.Part) -> str | None:
+    """Why the installed SGLang is served with without this part, or None."""
     installed = contract.installed_sglang()
     if installed is None:
         return "SGLang is not installed"
     manifest = contract.read_manifest(installed.release)
     changed = [
         comparison.symbol.target
-        for comparison in contract.compare(manifest, installed.root, ["fast"])
+        for comparison in contract.compare(manifest, installed.root, [part])
         if comparison.state != "ok"
     ]
-    if not manifest.of("fast"):
+    if not manifest.of(part):
         return f"it was not reviewed for SGLang {installed.release}"
     return f"SGLang differs from what was reviewed: {changed[0]}" if changed else None
 

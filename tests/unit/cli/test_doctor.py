@@ -207,6 +207,7 @@ def test_a_target_without_tokenizer_and_template(
         (["--profile", "b1", "--tp", "8"], None, ""),
         (["--profile", "h200-fp8"], "note", "nothing asks for it"),
         (["--profile", "h200-fp8", "--fast"], "note", "is on"),
+        (["--profile", "h200-fp8", "--fast", "moe,head"], "note", "is on: head, moe"),
         (
             ["--profile", "h200-fp8", "--fast", "--", "--kv-cache-dtype", "fp8_e4m3"],
             "warning",
@@ -225,6 +226,28 @@ def test_the_fast_path_is_on_or_says_why_not(
     else:
         assert found[0]["level"] == level
         assert said in found[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing asks for them"),
+        (("--seams",), "seams that are ours: chain, commit"),
+        (("--seams", "slots"), "seams that are ours: slots"),
+    ],
+)
+def test_which_seams_are_ours_is_told(
+    words: tuple[str, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    _, data = asked(capsys, "--profile", "h200-fp8", *words)
+    assert said in of(data, "seams")["text"]
+    monkeypatch.setattr(examine, "_not_reviewed", lambda part: "it was not reviewed")
+    _, data = asked(capsys, "--profile", "h200-fp8", *words)
+    assert (of(data, "seams")["level"] == "warning") == bool(words)
 
 
 def test_ranks_of_other_machines_are_not_missed(capsys: pytest.CaptureFixture[str]) -> None:

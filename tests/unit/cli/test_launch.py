@@ -237,6 +237,109 @@ def test_the_fast_path_where_it_cannot_be_is_refused_with_the_way_out(
     assert "--no-fast" in error
 
 
+def own_profile(tmp_path: Path, line: str, name: str = "h200-fp8") -> str:
+    own = tmp_path / "own.yaml"
+    own.write_text((data_dir("launch") / f"{name}.yaml").read_text() + line + "\n")
+    return str(own)
+
+
+@pytest.mark.parametrize(
+    ("variable", "flag", "line", "value"),
+    [
+        (environment.FAST, ("--fast", "on,head"), "fast: [on, head]", "on,head"),
+        (environment.FAST, ("--fast=require",), "fast: require", "require"),
+        (environment.FAST, ("--fast=gdn,moe,head",), "fast: [gdn, moe, head]", "gdn,moe,head"),
+        (environment.FAST, ("--fast",), "fast: on", "on"),
+        (environment.FAST, ("--no-fast",), "fast: off", "off"),
+        (environment.SEAMS, ("--seams", "chain,slots"), "seams: [chain, slots]", "chain,slots"),
+        (environment.SEAMS, ("--seams=cycle",), "seams: cycle", "cycle"),
+        (environment.SEAMS, ("--no-seams",), "seams: off", "off"),
+    ],
+)
+def test_stages_and_seams_are_named_by_an_option_and_by_a_profile(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    variable: str,
+    flag: tuple[str, ...],
+    line: str,
+    value: str,
+) -> None:
+    by_option = dry_run(capsys, "--profile", "h200-fp8", *flag)["environment"]
+    by_profile = dry_run(capsys, "--profile", own_profile(tmp_path, line))["environment"]
+    assert by_option[variable] == by_profile[variable] == value
+    contrary = f"{line.partition(':')[0]}: {'on' if value == 'off' else 'off'}"
+    mixed = dry_run(capsys, "--profile", own_profile(tmp_path, contrary), *flag)["environment"]
+    assert mixed[variable] == value
+
+
+UNKNOWN_STAGE = "'turbo' is not one of on, off, require and the stages dense, moe"
+UNKNOWN_SEAM = "'turbo' is not one of on, off and the seams requests, commit"
+
+
+@pytest.mark.parametrize(
+    ("words", "line", "set_here", "said"),
+    [
+        (("--fast", "on,turbo"), "", {}, f"--fast on,turbo: {UNKNOWN_STAGE}"),
+        (("--fast=",), "", {}, "--fast: it names nothing"),
+        ((), "fast: [on, turbo]", {}, f"fast: on,turbo: {UNKNOWN_STAGE}"),
+        ((), "fast: []", {}, "fast: say on, off, or which, as a list"),
+        ((), "fast: 3", {}, "fast: say on, off, or which, as a list"),
+        ((), "", {environment.FAST: "turbo"}, f"{environment.FAST}=turbo: {UNKNOWN_STAGE}"),
+        (
+            (),
+            f"environment: {{{environment.FAST}: turbo}}",
+            {},
+            f"{environment.FAST}=turbo: {UNKNOWN_STAGE}",
+        ),
+        (("--seams", "turbo"), "", {}, f"--seams turbo: {UNKNOWN_SEAM}"),
+        (("--seams=",), "", {}, "--seams: it names nothing"),
+        ((), "seams: [turbo]", {}, f"seams: turbo: {UNKNOWN_SEAM}"),
+        ((), "seams: ''", {}, "seams: say on, off, or which, as a list"),
+        ((), "", {environment.SEAMS: "turbo"}, f"{environment.SEAMS}=turbo: {UNKNOWN_SEAM}"),
+    ],
+)
+def test_an_unknown_stage_or_seam_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    line: str,
+    set_here: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in set_here.items():
+        monkeypatch.setenv(name, value)
+    error = error_of(capsys, "--profile", own_profile(tmp_path, line, "b1"), *words, "--dry-run")
+    assert said in error
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--mtp",), "the stage head is the EAGLE3 head's, and this server has none"),
+        (("--no-speculation",), "the stage head is the EAGLE3 head's, and this server has none"),
+        (("--adaptive", "measured"), "the stage head does not go with steps that follow load"),
+    ],
+)
+def test_the_stage_head_where_it_cannot_be_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], reason: str
+) -> None:
+    asked = ("--profile", "h200-fp8", *words, "--dry-run")
+    assert reason in error_of(capsys, *asked, "--fast", "on,head")
+    own = own_profile(tmp_path, "fast: [on, head]")
+    assert reason in error_of(capsys, "--profile", own, *asked[2:])
+    assert environment.FAST in dry_run(capsys, *asked[:-1], "--fast")["environment"]
+
+
+def test_what_the_environment_requires_is_refused_and_what_it_asks_for_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(environment.FAST, "on")
+    dry_run(capsys, "--profile", "demo")
+    monkeypatch.setenv(environment.FAST, "require")
+    assert "serves on a CPU" in error_of(capsys, "--profile", "demo", "--dry-run")
+
+
 @pytest.mark.parametrize(("release", "notes"), [("0.5.17", 0), ("0.5.23", 2)])
 def test_what_a_release_serves_without_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, release: str, notes: int

@@ -94,7 +94,8 @@ def test_warmup_says_how_the_same_is_launched(
     monkeypatch.setattr(start, "warm", lambda *_, **__: warmed)
     chosen = ["--profile", "b1", "--target", "a/b", "--tree", "3,1,4", "--tp", "4", "--no-fast"]
     flags = ["--", "--log-level", "a b"]
-    assert main(["warmup", *chosen, "--seams", "--out", str(tmp_path), *flags]) == 0
+    switches = ["--seams", "chain"]
+    assert main(["warmup", *chosen, *switches, "--out", str(tmp_path), *flags]) == 0
     (line,) = (x for x in capsys.readouterr().err.splitlines() if x.startswith("use it: "))
-    words = [*chosen, "--seams", "--caches", str(tmp_path), *flags]
+    words = [*chosen, *switches, "--caches", str(tmp_path), *flags]
     assert shlex.split(line)[3:] == ["launch", *words]
