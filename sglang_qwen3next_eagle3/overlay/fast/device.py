@@ -18,6 +18,11 @@ INTERPRETED: Final[bool] = bool(triton.knobs.runtime.interpret)
 DOT_DTYPE: Final = tl.float32 if INTERPRETED else tl.bfloat16
 """What bf16 operands of `tl.dot` are converted to: the interpreter multiplies bf16 as integers."""
 
+BF16_RUN: Final = 4 if triton.__version__.startswith("3.6.") else 2
+"""How many columns in sequence Triton gives a thread of a bf16 operand of `tl.dot`: with 3.6 (of
+SGLang 0.5.17) four where it has loaded eight, with 3.8 (0.5.23) two. With the other number results
+are right, too, but operands change threads on their way (tests/kernels/test_compiles.py)."""
+
 PDL_ENVIRONMENT: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST_PDL"
 """`0` turns programmatic dependent launch off. The results must not depend on it."""
 

@@ -32,6 +32,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.fast.device import (
+    BF16_RUN,
     DOT_DTYPE,
     MAX_ROWS,
     dependent_launch,
@@ -40,6 +41,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
 )
 
 _BF16 = tl.constexpr(DOT_DTYPE)
+_RUN = tl.constexpr(BF16_RUN)
 
 
 @triton.jit
@@ -56,15 +58,16 @@ def _chunks(
     MASKED: tl.constexpr,
     CACHE: tl.constexpr,
 ):
-    """Eight rows of a matrix [rows, K] from `row` on: COUNT tiles [8, SHARES, WIDTH].
+    """Eight rows of a matrix [rows, K] from `row` on: COUNT tiles [SHARES * 8, WIDTH].
 
     Beyond the last row the last is repeated, which spares the loads a predicate. Tile c holds the
     columns first + c * WIDTH of every share of K. WIDTH is 64 bytes, so that four threads load a
     row of the tile and a warp loads the eight.
     """
-    r = tl.minimum(row + tl.arange(0, 8), rows - 1)
-    k = tl.arange(0, SHARES)[None, :, None] * SHARE + tl.arange(0, WIDTH)[None, None, :] + first
-    at = matrix + r[:, None, None] * K + k
+    line = tl.arange(0, SHARES * 8)[:, None]
+    r = tl.minimum(row + line % 8, rows - 1)
+    k = line // 8 * SHARE + tl.arange(0, WIDTH)[None, :] + first
+    at = matrix + r * K + k
     tiles = ()
     for c in tl.static_range(COUNT):
         if MASKED:
@@ -77,9 +80,10 @@ def _chunks(
 
 @triton.jit
 def _operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
-    """Tile [8, SHARES, WIDTH] -> [SHARES, 8, WIDTH] with K renamed to what threads hold."""
-    tile = tl.reshape(tile, [8, SHARES, 4, 2, WIDTH // 8])
-    tile = tl.reshape(tl.permute(tile, [1, 0, 3, 2, 4]), [SHARES, 8, WIDTH])
+    """Tile [SHARES * 8, WIDTH] -> [SHARES, 8, WIDTH] with K renamed to what threads hold."""
+    RUN: tl.constexpr = 8 if FP8 else _RUN
+    tile = tl.reshape(tile, [SHARES, 8, 4, WIDTH // 4 // RUN, RUN])
+    tile = tl.reshape(tl.permute(tile, [0, 1, 3, 2, 4]), [SHARES, 8, WIDTH])
     return tile.to(tl.float16) if FP8 else tile.to(_BF16)
 
 
