@@ -2,108 +2,204 @@
 
     python -m tests.gpu.soak_seams --out OUT [--seams cycle,requests,...] [--tp 2] [--seconds 400]
 
-Two servers with the demo pair and 3,1,4 run side by side on the same GPUs, one with SGLang's own
-cycles. Both are asked the same greedy questions one at a time: there every answer must be the same.
-Then 200 mixed requests, 16 at once: greedy, sampled, with a grammar, with logprobs, with penalties,
-and some that are given up. In bf16 the size of the batch, which depends on the time, moves greedy
-answers; so under load the shares of equal answers of the two servers stand beside each other. A
-table is printed last. `--profile demo` is for the CPU, where nothing is recorded.
+Two servers with the demo pair and 3,1,4, one with SGLang's own cycles. Both are asked the same
+questions one at a time: there every answer must be the same. Then each gets 200 mixed requests, 16
+at once: greedy, sampled, with a grammar, logprobs or penalties, hung up on in the stream or before
+an answer, aborted, and every 13th step takes one request its place (as SGLang does where its
+memory is full). In bf16 the size of the batch, which depends on the time, moves greedy answers; so
+under load the shares of equal answers of the two servers stand beside each other. At the end all
+is asked one at a time again. A table is printed last, and soak.json has the same.
+
+It ends by itself at --seconds. `--profile demo` is for a CPU, where seams are left to SGLang
+(answers do not depend on the batch there, so all of them must be equal under load, too).
 """
 
 import argparse
-import json
-import os
+import math
 import re
+import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import yaml
 
+from sglang_qwen3next_eagle3.base import provenance
+from sglang_qwen3next_eagle3.base.errors import ServerFailed
 from sglang_qwen3next_eagle3.base.files import data_dir, write_json
 from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
+from sglang_qwen3next_eagle3.base.redact import without_paths
+from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL
 
-GPU_FLAGS = (
+GPU_FLAGS: Final = (
     "--dtype bfloat16 --mem-fraction-static 0.2 --max-running-requests 16 --skip-server-warmup "
     "--cuda-graph-bs-decode 1 2 4 8 16 --disable-prefill-cuda-graph --max-total-tokens 32768 "
     "--context-length 4096"
 ).split()
-KINDS = (
-    "greedy", "greedy", "sampled", "greedy", "grammar", "greedy", "logprobs", "greedy",
-    "penalties", "given up",
+RETRACTING: Final = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "13"}
+KINDS: Final = (
+    "greedy", "sampled", "greedy", "grammar", "greedy", "hung up", "logprobs", "greedy",
+    "penalties", "aborted", "sampled", "left",
 )  # fmt: skip
-SAME = ("greedy", "grammar", "logprobs", "penalties")
+SAME: Final = ("greedy", "grammar", "logprobs", "penalties")
 """Kinds whose answer is known beforehand."""
+GRAMMAR: Final = "(yes|no), because [a-z ]{1,40}"
+PATIENCE: Final = 120.0
+LEFT_AFTER: Final = 0.4
+"""Seconds after which a client is gone that has seen nothing of its answer."""
 _TASKS = ("Write a class for {}.", "Explain {}.", "Sort {} by its values.", "Test {}.")
 _THINGS = ("a stack", "a heap", "a queue", "a trie", "a graph", "a matrix", "a date")
 
 
-def body(number: int) -> dict[str, Any]:
-    """Of /generate; the same number is the same request."""
-    kind = KINDS[number % len(KINDS)]
-    task = _TASKS[number % len(_TASKS)].format(_THINGS[number // 4 % len(_THINGS)])
-    sampling: dict[str, Any] = {"temperature": 0, "max_new_tokens": 16 + number * 7 % 80}
-    made = {"text": f"<|im_start|>user\n{task} Case {number}.<|im_end|>\n<|im_start|>assistant\n"}
+class Limit:
+    """When all of it ends."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds."""
+        return self._ends - time.monotonic()
+
+
+def kind_of(number: int) -> str:
+    return KINDS[number % len(KINDS)]
+
+
+def body(number: int, longest: int) -> dict[str, Any]:
+    """Of /generate; the same number is the same request. longest: tokens of an answer."""
+    kind = kind_of(number)
+    task = _TASKS[number % len(_TASKS)].format(_THINGS[number // len(_TASKS) % len(_THINGS)])
+    sampling: dict[str, Any] = {"temperature": 0, "max_new_tokens": 8 + number * 7 % (longest - 7)}
+    asked: dict[str, Any] = {
+        "text": f"<|im_start|>user\n{task} Case {number}.<|im_end|>\n<|im_start|>assistant\n",
+        "sampling_params": sampling,
+    }
     if kind == "sampled":
-        sampling |= {"temperature": 0.8, "top_p": 0.9}
+        # Half of them with all three; the other half is what most clients send.
+        sampling |= {"temperature": 0.8, "top_p": 0.9} | ({"top_k": 20} if number % 3 else {})
     elif kind == "grammar":
-        sampling["regex"] = "(yes|no), because [a-z ]{1,40}"
+        sampling["regex"] = GRAMMAR
     elif kind == "penalties":
         sampling |= {"frequency_penalty": 0.3, "min_new_tokens": 8}
     elif kind == "logprobs":
-        made |= {"return_logprob": True, "top_logprobs_num": 2}  # type: ignore[dict-item]
-    return {**made, "sampling_params": sampling}
+        asked |= {"return_logprob": True, "top_logprobs_num": 2}
+    elif kind not in SAME:
+        sampling |= {"max_new_tokens": 1500, "ignore_eos": True}
+    return asked
 
 
-def ask(client: httpx.Client, url: str, number: int) -> str:
-    """Its text; of what is given up, what came until then.
+class Asking:
+    """A server, and what its answers were when they came one at a time."""
 
-    Raises:
-        httpx.HTTPError: it was not answered.
-    """
-    asked = body(number)
-    if KINDS[number % len(KINDS)] == "given up":
-        with client.stream("POST", f"{url}/generate", json={**asked, "stream": True}) as reply:
-            reply.raise_for_status()
-            for count, line in enumerate(reply.iter_lines()):
-                if count > 4:
-                    return line
-        return ""
-    reply = client.post(f"{url}/generate", json=asked)
-    reply.raise_for_status()
-    return str(reply.json()["text"])
+    def __init__(self, url: str, limit: Limit, longest: int) -> None:
+        self.url, self._limit, self._longest = url, limit, longest
+        self._client = httpx.Client(
+            trust_env=False, limits=httpx.Limits(max_connections=64, max_keepalive_connections=16)
+        )
+        self.known: dict[int, str] = {}
 
+    def patience(self) -> float:
+        return max(1.0, min(PATIENCE, self._limit.left()))
 
-def load(client: httpx.Client, url: str, count: int, known: dict[int, str]) -> Counter[str]:
-    """`count` requests, 16 at once."""
+    def ask(self, number: int) -> str:
+        """The text of a request whose answer comes whole.
 
-    def one(number: int) -> str:
-        kind = KINDS[number % len(KINDS)]
+        Raises:
+            httpx.HTTPError: it was not answered. ValueError: the answer is not what was asked for.
+        """
+        reply = self._client.post(
+            f"{self.url}/generate", json=body(number, self._longest), timeout=self.patience()
+        )
+        reply.raise_for_status()
+        answer = reply.json()
+        said, meta = str(answer["text"]), answer["meta_info"]
+        ended = meta["finish_reason"]["type"] == "stop"
+        if kind_of(number) == "grammar" and ended and re.fullmatch(GRAMMAR, said) is None:
+            raise ValueError("not of its grammar")
+        if kind_of(number) == "logprobs":
+            told = [each[0] for each in meta["output_token_logprobs"]]
+            if len(told) != meta["completion_tokens"]:
+                raise ValueError("not as many logprobs as tokens")
+            if not all(math.isfinite(each) and each <= 0 for each in told):
+                raise ValueError("a logprob that is none")
+        return said
+
+    def whole(self, numbers: list[int]) -> dict[int, str]:
+        """Answers, one at a time."""
+        return {number: self.ask(number) for number in numbers}
+
+    def under_load(self, number: int, turn: int) -> str:
+        """What became of one of many at once."""
+        kind = kind_of(number)
         try:
-            said = ask(client, url, number % len(known))
+            if kind in ("hung up", "aborted"):
+                return self._broken_off(number, f"{turn}-{number}", abort=kind == "aborted")
+            if kind == "left":
+                try:
+                    self._client.post(
+                        f"{self.url}/generate", json=body(number, self._longest), timeout=LEFT_AFTER
+                    )
+                except httpx.ReadTimeout:
+                    return "left"
+                return "answered before its client left"
+            said = self.ask(number)
         except httpx.HTTPError as error:
-            return f"lost: {type(error).__name__}"
-        if kind not in SAME:
-            return "other"
-        return "equal" if said == known[number % len(known)] else "another text"
+            return f"lost: {kind}: {type(error).__name__}"
+        except ValueError as error:
+            return f"wrong: {kind}: {error}"
+        if kind == "sampled":
+            return "sampled"
+        return "equal" if said == self.known[number] else "another text"
 
-    with ThreadPoolExecutor(16) as pool:
-        return Counter(pool.map(one, range(count)))
+    def _broken_off(self, number: int, name: str, *, abort: bool) -> str:
+        asked = body(number, self._longest) | {"stream": True, "rid": name}
+        with self._client.stream(
+            "POST", f"{self.url}/generate", json=asked, timeout=self.patience()
+        ) as reply:
+            reply.raise_for_status()
+            events = 0
+            for line in reply.iter_lines():
+                events += line.startswith("data: ")
+                if events == 3 and not abort:
+                    return "hung up"
+                if events == 3:
+                    httpx.post(
+                        f"{self.url}/abort_request",
+                        json={"rid": name},
+                        timeout=self.patience(),
+                        trust_env=False,
+                    )
+        # To its end: an answer that is aborted ends, too.
+        return "aborted"
+
+    def load(self, count: int, distinct: int) -> dict[str, Any]:
+        """`count` requests, 16 at once."""
+        begun = time.monotonic()
+
+        def one(turn: int) -> str:
+            if self._limit.left() < 1:
+                return "lost: no time"
+            return self.under_load(turn % distinct, turn)
+
+        with ThreadPoolExecutor(16) as pool:
+            came = dict(sorted(Counter(pool.map(one, range(count))).items()))
+        return {**came, "seconds": round(time.monotonic() - begun, 1)}
 
 
 def command_of(arguments: argparse.Namespace, folder: Path, port: int) -> list[str]:
     words = ["-m", "sglang_qwen3next_eagle3.launch", "--port", str(port)]
     if arguments.profile == "demo":
-        return [*words, "--profile", "demo"]
+        words += ["--profile", "demo", "--tree", "3,1,4"]
+        return [*words, "--", *arguments.flags] if arguments.flags else words
     pair = demo_pair()
     profile = yaml.safe_load((data_dir("launch") / "h200-fp8.yaml").read_text())
     profile["tree"] = {"steps": 3, "topk": 1, "draft-tokens": 4}
@@ -114,61 +210,92 @@ def command_of(arguments: argparse.Namespace, folder: Path, port: int) -> list[s
     return [*words, "--", *GPU_FLAGS, *arguments.flags]
 
 
-def measured(
-    arguments: argparse.Namespace, urls: dict[str, str], left: Callable[[], float]
-) -> dict[str, Any]:
-    distinct, found = arguments.distinct, {}
-    with httpx.Client(timeout=120, trust_env=False) as client:
-        # Twice: cycles are recorded at the first time.
-        alone: dict[str, list[dict[int, str]]] = {name: [] for name in urls}
-        for _ in range(2):
-            for name, url in urls.items():
-                answers = {number: ask(client, url, number) for number in range(distinct)}
-                alone[name].append(answers)
-        numbers = [n for n in range(distinct) if KINDS[n % len(KINDS)] in SAME]
-        reference = alone["off"][0]
-        found["alone"] = {
-            f"{name} {turn + 1}": sum(answers[n] == reference[n] for n in numbers)
-            for name, turns in alone.items()
-            for turn, answers in enumerate(turns)
-        } | {"of": len(numbers)}
-        for name, url in urls.items():
-            begun = time.monotonic()
-            count = arguments.requests if left() > 60 else 0
-            found[f"load {name}"] = dict(load(client, url, count, alone[name][0]))
-            found[f"load {name}"]["seconds"] = round(time.monotonic() - begun, 1)
-            again = {number: ask(client, url, number) for number in numbers[:5]}
-            found[f"load {name}"]["the same afterwards"] = sum(
-                again[number] == reference[number] for number in again
-            )
-    return found
+def measure(
+    arguments: argparse.Namespace, urls: dict[str, str], limit: Limit, found: dict[str, Any]
+) -> None:
+    """How many answers were the same before, under and after the load; found: by server."""
+    asking = {name: Asking(url, limit, arguments.longest) for name, url in urls.items()}
+    numbers = [number for number in range(arguments.distinct) if kind_of(number) in SAME]
+    found |= {name: {"of": len(numbers)} for name in urls}
+    # Several times: a cycle is recorded when a size of a batch comes the third time.
+    for turn in ("first", "again"):
+        for name, one in asking.items():
+            answers = one.whole(numbers)
+            one.known = one.known or answers
+            same = sum(answers[number] == asking["off"].known[number] for number in numbers)
+            found[name][f"alone, {turn}"] = same
+    for name, one in asking.items():
+        found[name]["load"] = one.load(arguments.requests, arguments.distinct)
+    for name, one in asking.items():
+        answers = one.whole(numbers)
+        same = sum(answers[number] == asking["off"].known[number] for number in numbers)
+        found[name]["alone, afterwards"] = same
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seams", default=",".join(ALL))
-    parser.add_argument("--profile", default="h200-fp8", choices=["h200-fp8", "demo"])
-    parser.add_argument("--tp", type=int, default=1)
-    parser.add_argument("--devices", nargs=2, help="CUDA_VISIBLE_DEVICES of each: start at once")
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--distinct", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=400, help="for all of it")
-    parser.add_argument("flags", nargs="*", help="further flags of SGLang, behind --")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    ends = time.monotonic() + arguments.seconds
+def read(log: Path) -> dict[str, Any]:
+    """What a server's log tells of the load."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    retracted = sum(map(int, re.findall(r"#retracted_reqs: (\d+)", text)))
+    said = re.findall(r"sglang-qwen3next-eagle3: (seams on.*|.*cycles.*|requests are .*)", text)
+    return {
+        "retracted": retracted,
+        "tracebacks": text.count("Traceback"),
+        "said": sorted(set(said)),
+    }  # fmt: skip
+
+
+def wrong(found: dict[str, Any], requests: int, exact: bool) -> list[str]:
+    """Why the soak has failed; empty where it has not. exact: also under load all must be equal."""
+    reasons = []
+    for name, figures in found.items():
+        of, load = figures["of"], figures.get("load", {})
+        for turn in ("first", "again", "afterwards"):
+            if (same := figures.get(f"alone, {turn}", 0)) != of:
+                reasons.append(f"{name}: {same} of {of} alone, {turn}")
+        reasons += [f"{name}: {key} ({count})" for key, count in load.items()
+                    if key.startswith(("lost", "wrong"))]  # fmt: skip
+        if exact and load.get("another text"):
+            reasons.append(f"{name}: another text under load ({load['another text']})")
+        never = [kind for kind in ("equal", "sampled", "hung up", "aborted", "left")
+                 if not load.get(kind)]  # fmt: skip
+        if requests >= 4 * len(KINDS):
+            reasons += [f"{name}: nothing was {kind}" for kind in never]
+            reasons += [] if figures["retracted"] else [f"{name}: nothing was retracted"]
+        if figures["tracebacks"]:
+            reasons.append(f"{name}: {figures['tracebacks']} tracebacks in its log")
+    return reasons
+
+
+def table(found: dict[str, Any]) -> str:
+    """A column a server."""
+    rows: dict[str, list[str]] = {}
+    for place, figures in enumerate(found.values()):
+        flat = {key: value for key, value in figures.items() if key not in ("load", "said", "of")}
+        flat |= {f"load: {key}": value for key, value in figures.get("load", {}).items()}
+        for key, value in flat.items():
+            told = f"{value} of {figures['of']}" if key.startswith("alone") else str(value)
+            rows.setdefault(key, [markdown.NOTHING] * len(found))[place] = told
+    return markdown.table(["", *found], [[key, *values] for key, values in rows.items()])
+
+
+def soak(arguments: argparse.Namespace, limit: Limit, found: dict[str, Any]) -> None:
+    """found: by server, what was seen, also where it did not come to its end.
+
+    Raises:
+        ServerFailed, httpx.HTTPError, ValueError: it did not.
+    """
+    logs = {name: arguments.out / f"{name}.log" for name in ("off", "on")}
     with ExitStack() as stack:
         urls: dict[str, str] = {}
-        logs = {name: arguments.out / f"{name}.log" for name in ("off", "on")}
         servers: dict[str, Child] = {}
 
         def wait(name: str) -> None:
-            servers[name].wait_until(lambda: healthy(urls[name]), ends - time.monotonic())
+            took = servers[name].wait_until(lambda: healthy(urls[name]), limit.left())
+            print(f"{name}: ready after {took:.0f} s more", flush=True)
 
         for place, name in enumerate(logs):
-            port, environment = free_port(), {**os.environ}
-            environment[SEAMS] = arguments.seams if name == "on" else "off"
+            port = free_port()
+            environment = {SEAMS: arguments.seams if name == "on" else "off", **RETRACTING}
             if arguments.devices:
                 environment["CUDA_VISIBLE_DEVICES"] = arguments.devices[place]
             urls[name] = f"http://127.0.0.1:{port}"
@@ -179,25 +306,54 @@ def main() -> int:
                 wait(name)
         for name in logs:
             wait(name)
-        found = measured(arguments, urls, lambda: ends - time.monotonic())
-    said = re.findall(
-        r"sglang-qwen3next-eagle3: (.*cycles.*|requests are .*)", logs["on"].read_text()
+        try:
+            measure(arguments, urls, limit, found)
+            for server in servers.values():
+                server.check()
+        finally:
+            for name in found:
+                found[name] |= read(logs[name])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found["said"] = sorted(set(said))
-    found["tracebacks"] = {name: log.read_text().count("Traceback") for name, log in logs.items()}
-    write_json(arguments.out / "soak.json", {"seams": arguments.seams, **found})
-    for name, figures in found.items():
-        print(f"{name}: {json.dumps(figures)}")
-    alone, of = found["alone"], found["alone"]["of"]
-    load_on = found["load on"]
-    passed = (
-        all(count == of for count in alone.values())
-        and not any(key.startswith("lost") for key in load_on)
-        and load_on["the same afterwards"] == 5
-        and not found["tracebacks"]["on"]
-    )
-    print("passed" if passed else "FAILED")
-    return 0 if passed else 1
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seams", default=",".join(ALL))
+    parser.add_argument("--profile", default="h200-fp8", choices=["h200-fp8", "demo"])
+    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--devices", nargs=2, help="CUDA_VISIBLE_DEVICES of each: start at once")
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--distinct", type=int, default=3 * len(KINDS))
+    parser.add_argument("--longest", type=int, default=96, help="tokens of an answer")
+    parser.add_argument("--seconds", type=float, default=400, help="for all of it")
+    parser.add_argument("flags", nargs="*", help="further flags of SGLang, behind --")
+    arguments = parser.parse_args()
+    if arguments.distinct % len(KINDS):
+        parser.error(f"--distinct: a multiple of {len(KINDS)}, so that every kind is known")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    try:
+        soak(arguments, Limit(arguments.seconds), found)
+        reasons = wrong(found, arguments.requests, exact=arguments.profile == "demo")
+    except (ServerFailed, httpx.HTTPError, ValueError) as error:
+        reasons = [f"{type(error).__name__}: {error}"]
+    words = ["python", "-m", "tests.gpu.soak_seams", *without_paths(sys.argv[1:])]
+    result = {
+        "provenance": provenance.describe([]) | {"command": shlex.join(words)},
+        "seams": arguments.seams,
+        "servers": found,
+        "passed": not reasons,
+        "why not": reasons,
+    }
+    write_json(arguments.out / "soak.json", result, indent=1)
+    for line in found.get("on", {}).get("said", ()):
+        print(line)
+    if found:
+        print(table(found))
+    print("\n".join(["FAILED", *reasons]) if reasons else "passed")
+    return 1 if reasons else 0
 
 
 if __name__ == "__main__":
