@@ -19,7 +19,7 @@ from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, rope, shards
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.environment import FAST, LIMITS, SEAMS, is_on
-from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.fast import stages, trials
 from sglang_qwen3next_eagle3.overlay.requests import bounds
 from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.serving import (
@@ -337,6 +337,7 @@ def _check_switches(given: Parsed, environment: Mapping[str, str], chosen: Profi
     the log of one that cannot have it, unless it is spelled wrong or required."""
     there = {**os.environ, **environment}
     fast, at_seams = stages.parse(there.get(FAST)), seams.parse(there.get(SEAMS))
+    trials.parse(there.get(trials.TRY))
     if fast is not None and (FAST in environment or fast.required):
         _check_fast(given, chosen, fast)
     if at_seams and SEAMS in environment and chosen.cpu_engine:

@@ -6,6 +6,7 @@ weights where SGLang holds them.
 
 hooks         the SGLang symbols that it replaces, and when
 stages        the steps of a layer that can be given back to stock, one by one
+trials        what was not measured and can be switched on to be
 conditions    on what it serves at all
 preparation   from SGLang's model to the layers here; made_up, selfcheck: these against stock's
 ranks         what those of tensor parallelism add up and agree on

@@ -1,6 +1,7 @@
 """From what was asked for to a checked `FastPath`, or to a log line that says why not."""
 
 import logging
+import os
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastLayer,
 )
 from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Stage, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 logger = logging.getLogger(__name__)
 PREFIX = "sglang-qwen3next-eagle3: fast path"
@@ -61,6 +63,8 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         _off("no layer passed its check", wanted)
         return None
     ours = sum(bool(layer.stages) for layer in path.layers.values())
+    if TRY in os.environ:
+        logger.info("%s tries what was not measured: %s", PREFIX, os.environ[TRY])
     logger.info(
         "%s on: %s; %d of %d layers; checked in %.1f s",
         PREFIX,

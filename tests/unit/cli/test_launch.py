@@ -9,6 +9,7 @@ from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import contract, environment
+from sglang_qwen3next_eagle3.overlay.fast import trials
 from sglang_qwen3next_eagle3.serving import preflight
 from tests.support.checkpoints import CODER_NEXT, FP8, SMALL_HEAD, SMALL_TARGET, write_config
 from tests.support.launching import dry_run, error_of
@@ -290,6 +291,12 @@ UNKNOWN_SEAM = "'turbo' is not one of on, off and the seams requests, commit"
             f"environment: {{{environment.FAST}: turbo}}",
             {},
             f"{environment.FAST}=turbo: {UNKNOWN_STAGE}",
+        ),
+        (
+            (),
+            "",
+            {trials.TRY: "rows,turbo"},
+            f"{trials.TRY}=rows,turbo: 'turbo' is not one of rows",
         ),
         (("--seams", "turbo"), "", {}, f"--seams turbo: {UNKNOWN_SEAM}"),
         (("--seams=",), "", {}, "--seams: it names nothing"),

@@ -20,7 +20,7 @@ One file of more than 400 lines, since its parts are one thing: the launches sha
 tilings, and are nothing one without the other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -41,6 +41,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import (
     reference_quantize,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
+from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
@@ -349,7 +350,7 @@ def experts(
     """
     quantized = w13_scale is not None
     up = up or (UP if quantized else UP_BF16)
-    down = down or (DOWN if quantized else DOWN_BF16)
+    down = down or replace(DOWN if quantized else DOWN_BF16, prefetch=tries("prefetch"))
     x = routed.codes if quantized else routed.normed
     assert x is not None
     width, routing, device = w2.shape[2], routed.routing, x.device

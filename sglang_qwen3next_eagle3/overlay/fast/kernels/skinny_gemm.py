@@ -39,6 +39,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     launch_options,
     to_bfloat16,
 )
+from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 _BF16 = tl.constexpr(DOT_DTYPE)
 _RUN = tl.constexpr(BF16_RUN)
@@ -305,7 +306,7 @@ class GemmTiling(NamedTuple):
     """How a weight is divided. `shares` sets the order of summation: the same for every T."""
 
     rows: int
-    """Rows of the weight a program owns: 16, 32 or 64; `tiling` says 16 for every weight."""
+    """Rows of the weight a program owns: 16, 32 or 64."""
     shares: int
     """Into how many parts, one a warp, K is divided: a power of two."""
     extra_passes: int = 1
@@ -318,17 +319,26 @@ class GemmTiling(NamedTuple):
     Of many rows of x, more rows of the weight share what a program reads of x."""
 
 
-def tiling(k: int, fp8: bool) -> GemmTiling:
-    """The division that was the fastest on an H200 at 1 to 8 rows, or one that fits.
+def tiling(k: int, fp8: bool, n: int = 0, rows: int = 1, parts: bool | None = None) -> GemmTiling:
+    """The division of a weight [n, k] for so many rows of x, which does not change a row's bits.
 
-    A warp holds 64 registers of weights. Fewer warps with more work each have less to start and
-    to add up: 4, 8 and 16 warps for 16 rows of 2048 cost 8.2, 9.9 and 20.4 us at 12288 rows.
+    The one that was the fastest on an H200 at 1 to 8 rows, or one that fits. A warp holds 64
+    registers of weights. Fewer warps with more work each have less to start and to add up: 4, 8 and
+    16 warps for 16 rows of 2048 cost 8.2, 9.9 and 20.4 us at 12288 rows.
+
+    parts: of more than 8 rows, the weight in parts (None: as `trials` has it), and of a weight of
+    many rows 32 a program, so that less of x is read and widened again.
     """
     shares, step = (4, 128) if fp8 and k <= 2048 else (8, 128 if fp8 else 32)
     while shares > 1 and k % (shares * step):
         shares //= 2
     # A bf16 share of 512 columns would take twice the registers of an fp8 one.
-    return GemmTiling(16, shares, extra_passes=2 if fp8 and k == 512 * shares else 1)
+    few = GemmTiling(16, shares, extra_passes=2 if fp8 and k == 512 * shares else 1)
+    passes = max(p for p in (1, 2, 4) if triton.cdiv(k, shares * step) % p == 0)
+    if rows <= 8 or passes == 1 or not (tries("parts") if parts is None else parts):
+        return few
+    large = n >= 8192
+    return GemmTiling(32 if large else 16, shares, passes, 168 if fp8 and large else 128, passes)
 
 
 def skinny_gemm(
@@ -355,7 +365,7 @@ def skinny_gemm(
         raise ValueError("either both operands are e4m3 with scales or both are bf16")
     if fp8 and (n % 16 or k % 128):
         raise ValueError(f"an fp8 weight of {n} x {k} is not in whole tiles of 16 x 128")
-    rows_, shares, extra_passes, registers, passes = divided or tiling(k, fp8)
+    rows_, shares, extra_passes, registers, passes = divided or tiling(k, fp8, n, rows)
     width = 128 if fp8 else 32
     share = triton.cdiv(k, shares * width) * width
     out = torch.empty(rows, n, dtype=torch.bfloat16, device=codes.device)

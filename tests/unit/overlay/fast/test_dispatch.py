@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernels.tree import chain_paths
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES
+from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 
 class Layer:
@@ -118,6 +120,17 @@ def test_lifted_limits_are_those_of_the_kernels(
     layer = path.layer(1)
     assert layer is not None
     assert layer.stages == {"dense", "moe", "gdn"}
+
+
+def test_rows_that_are_on_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dispatch.served_rows() == dispatch.MEASURED
+    monkeypatch.setenv(TRY, "parts, rows")
+    tried = dispatch.served_rows()
+    assert {stage for stage in tried if tried[stage] == 32} == {"dense", "moe", "lm_head"}
+    assert tried["head"] == 8
+    monkeypatch.setenv(TRY, "parts,turbo")
+    with pytest.raises(UserError, match="'turbo' is not one of rows, parts, prefetch"):
+        dispatch.served_rows()
 
 
 def test_a_commit_belongs_to_whoever_ran_the_verify(path: FastPath) -> None:

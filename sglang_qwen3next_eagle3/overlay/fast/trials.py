@@ -1,0 +1,33 @@
+"""What is written and was not measured: off unless one environment variable names it.
+
+The bits of a row are the same with and without each of them. Importing this loads neither torch nor
+sglang, so that a launcher can check a spelling.
+"""
+
+import os
+from typing import Final, Literal, get_args
+
+from sglang_qwen3next_eagle3.base.errors import UserError
+
+TRY: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST_TRY"
+"""Trials joined by commas; none without it. Read where kernels are launched into a graph."""
+Trial = Literal["rows", "parts", "prefetch"]
+TRIALS: Final[tuple[Trial, ...]] = get_args(Trial)
+"""rows: `dense`, `moe` and `lm_head` serve passes of up to 32 rows instead of 8. parts: of more
+than 8 rows, a weight in parts (`GemmTiling.passes`). prefetch: the experts' second product asks
+for its weights ahead (`ExpertTiling.prefetch`)."""
+
+
+def parse(text: str | None) -> frozenset[Trial]:
+    """What the variable asks for. Raises UserError: it names something that is no trial."""
+    words = [word.strip() for word in (text or "").lower().split(",") if word.strip()]
+    known = {trial: trial for trial in TRIALS}
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise UserError(f"{TRY}={text}: {unknown[0]!r} is not one of {', '.join(TRIALS)}")
+    return frozenset(known[word] for word in words)  # type: ignore[index]
+
+
+def tries(trial: Trial) -> bool:
+    """Whether this process is to try it. Raises UserError as `parse` does."""
+    return trial in parse(os.environ.get(TRY))
