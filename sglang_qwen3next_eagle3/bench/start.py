@@ -307,8 +307,10 @@ def warm(
         ]
         log = logs / "logs" / f"{slug(contender.name)}.log"
         before = measure(one, log, prompts, stall_seconds, folder)
+        caches.note_filled(folder)
         kept = tuple(caches.kept(folder))
         behind = measure(one, log, prompts, stall_seconds, folder) if again else None
+        caches.note_filled(folder)
     return Warmed(folder, before, behind, kept)
 
 

@@ -147,8 +147,8 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read a server's log instead, by SGLang's whole seconds; repeatable",
     )
-    _add_synthetic(what, StartOptions)
-    _add_servers(parser, StartOptions)
+    _add_synthetic(what, StartOptions, answers=False)
+    _add_servers(parser, StartOptions, at_once=False)
     out = parser.add_argument_group("what comes out")
     out.add_argument("--out", type=Path, metavar="FOLDER", help="for result, report and logs")
     out.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -171,15 +171,16 @@ def _add_cycle(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--no-stacks", dest="stacks", action="store_false", help="times only, no sampled stacks"
     )
-    _add_servers(parser, CycleOptions)
+    _add_servers(parser, CycleOptions, at_once=False)
     out = parser.add_argument_group("what comes out")
     out.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="goes on if begun")
     out.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def _add_synthetic(group: Any, defaults: "type[SyntheticOptions]") -> None:
+def _add_synthetic(group: Any, defaults: "type[SyntheticOptions]", *, answers: bool = True) -> None:
     group.add_argument("--input-tokens", type=positive, default=defaults.input_tokens)
-    group.add_argument("--output-tokens", type=positive, default=defaults.output_tokens)
+    if answers:
+        group.add_argument("--output-tokens", type=positive, default=defaults.output_tokens)
     group.add_argument("--seed", type=int, default=defaults.seed, help="of the random tokens")
     group.add_argument(
         "--precision",
@@ -212,7 +213,10 @@ def _add_batches(group: Any, defaults: "type[BenchOptions]", summary: str | None
     )
 
 
-def _add_servers(parser: argparse.ArgumentParser, defaults: "type[BenchOptions]") -> None:
+def _add_servers(
+    parser: argparse.ArgumentParser, defaults: "type[BenchOptions]", *, at_once: bool = True
+) -> None:
+    """at_once: several may be up at the same time."""
     how = parser.add_argument_group("how it is served")
     how.add_argument(
         "--profile",
@@ -234,12 +238,13 @@ def _add_servers(parser: argparse.ArgumentParser, defaults: "type[BenchOptions]"
         default=defaults.stall_seconds,
         help="without a byte, then a server counts as stalled (default %(default)s)",
     )
-    how.add_argument(
-        "--side-by-side",
-        action="store_true",
-        help="start all servers at once, ask one at a time; give each a share of the memory, "
-        "with flags after --",
-    )
+    if at_once:
+        how.add_argument(
+            "--side-by-side",
+            action="store_true",
+            help="start all servers at once, ask one at a time; give each a share of the memory, "
+            "with flags after --",
+        )
     add_sglang_flags(parser, "flags for every SGLang, untouched; they win", dest="flags")
 
 

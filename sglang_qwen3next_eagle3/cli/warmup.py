@@ -16,6 +16,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.redact import masked
 from sglang_qwen3next_eagle3.cli import launch
 from sglang_qwen3next_eagle3.cli.arguments import add_sglang_flags, positive
+from sglang_qwen3next_eagle3.serving import caches
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,3 +83,9 @@ def _how_to_go_on(arguments: argparse.Namespace) -> None:
         f"{spelled}",
         file=sys.stderr,
     )
+    if arguments.out.absolute() != caches.IN_THE_IMAGE:
+        print(
+            f"in an image they lie at {caches.IN_THE_IMAGE}, where FlashInfer compiles again what "
+            "was filled elsewhere: deploy/caches/Dockerfile says how to fill them in its container",
+            file=sys.stderr,
+        )

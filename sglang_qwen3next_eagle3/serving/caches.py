@@ -1,17 +1,21 @@
 """What is compiled at a first start, and where it is kept: in a folder of one's own, if named.
 
-Triton, DeepGEMM, FlashInfer, torch inductor, TVM FFI (SGLang's own CUDA kernels of this model) and
-the driver keep what they compile; our kernels are Triton's. The image has the same in /caches
-(Dockerfile).
+Triton, DeepGEMM, FlashInfer, torch inductor, CuTe, SGLang for its own CUDA kernels (with TVM FFI in
+0.5.17, in a place of its own from 0.5.23 on) and the driver keep what they compile; our kernels are
+Triton's. Each of them knows by version and architecture what is its own, so that one folder may
+serve several releases. The image has the same in /caches (Dockerfile).
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
+from sglang_qwen3next_eagle3.base import provenance
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import expanded
+from sglang_qwen3next_eagle3.base.files import expanded, read_json, write_json
 
 _PLACES = {
     "Triton": ("TRITON_CACHE_DIR", "triton", "triton"),
@@ -19,9 +23,20 @@ _PLACES = {
     "FlashInfer": ("FLASHINFER_WORKSPACE_BASE", "", ".cache/flashinfer"),
     "torch inductor": ("TORCHINDUCTOR_CACHE_DIR", "inductor", "inductor"),
     "TVM FFI": ("TVM_FFI_CACHE_DIR", "tvm-ffi", "tvm-ffi"),
+    "CuTe": ("CUTE_DSL_CACHE_DIR", "cute", "cute"),
+    "SGLang's kernels": ("SGLANG_JIT_CACHE_DIR", "jit", "jit"),
+    "SGLang": ("SGLANG_CACHE_DIR", "sglang", "sglang"),
     "CUDA driver": ("CUDA_CACHE_PATH", "cuda", "cuda"),
 }
-"""By what keeps it: its variable, what that names below the folder, and where files come to lie."""
+"""By what keeps it: its variable, what that names below the folder, and where files come to lie.
+
+SGLang (~/.cache/sglang unless it is told, whatever XDG_CACHE_HOME says) keeps what it tuned, and
+with several ranks which GPUs reach each other: where it cannot, they do not start."""
+IN_THE_IMAGE: Final = Path("/caches")
+_OF_THIS_MACHINE: Final = "sglang/gpu_p2p_access_cache_for_*.json"
+"""Which GPUs reach each other: no other machine may believe it."""
+_FILLED: Final = "filled.json"
+_PACKAGES: Final = ("sglang", "torch", "triton", "flashinfer-python", "sgl-deep-gemm")
 
 
 @dataclass(frozen=True)
@@ -50,10 +65,55 @@ def check(folder: Path) -> None:
     there = next((place for place in (found, *found.absolute().parents) if place.exists()), found)
     if not there.is_dir():
         raise UserError(f"caches {folder}: {there} is a file, a folder is needed")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(
-            f"caches {folder}: nothing may be written there; what is compiled at a start has to be"
+    places = (found / place for _, _, place in _PLACES.values())
+    for place in (there, *(place for place in places if place.is_dir())):
+        if not os.access(place, os.W_OK | os.X_OK):
+            where = "there" if place == there else f"in {place}"
+            raise UserError(
+                f"caches {folder}: nothing may be written {where}; what is compiled at a start has "
+                "to be, and FlashInfer locks what it reads: name a copy, or a volume"
+            )
+
+
+def note_filled(folder: Path) -> None:
+    """Leave in it by what it was filled, and nothing that is true of this machine alone.
+
+    Raises OSError.
+    """
+    found = expanded(folder).absolute()
+    for path in found.glob(_OF_THIS_MACHINE):
+        path.unlink()
+    write_json(found / _FILLED, _here(found))
+
+
+def doubts(folder: Path) -> list[str]:
+    """Why what lies in it may not be found by a server of this installation, for people."""
+    found = expanded(folder).absolute()
+    if not (found / _FILLED).is_file():
+        return []
+    before = read_json(found / _FILLED, "delete it")
+    if not isinstance(before, dict) or not isinstance(before.get("versions"), dict):
+        return []
+    here = _here(found)
+    other = [
+        f"{name} {before['versions'].get(name, 'missing')} and not {version}"
+        for name, version in here["versions"].items()
+        if before["versions"].get(name) != version
+    ]
+    told = []
+    if other:
+        told.append(f"they were compiled with {', '.join(other)}: what differs is compiled again")
+    if (before.get("folder"), before.get("python")) != (here["folder"], here["python"]):
+        told.append(
+            f"they were filled as {before.get('folder')} by {before.get('python')}: FlashInfer, "
+            "whose files name where they and it lie, compiles again"
         )
+    return [f"caches {folder}: {one}" for one in told]
+
+
+def _here(folder: Path) -> dict[str, Any]:
+    versions = provenance.versions(_PACKAGES)
+    return {"folder": str(folder), "python": sys.prefix, "versions": versions}
 
 
 def _count(name: str, path: Path) -> CompileCache:

@@ -189,6 +189,8 @@ def _decide(
     if asked.adaptive is not None:
         launch = launch.adding({}, states_of(asked, options.extra).note)
     launch = launch.adding({}, *machine.not_in_this_release(asked))
+    if options.caches is not None:
+        launch = launch.adding({}, *caches.doubts(options.caches))
     overrides = given.overrides()
     target = _target_of(asked, found)
     if found.whole and target is not None:

@@ -62,3 +62,14 @@ def test_numbers_that_are_none_are_told_in_a_sentence(
 ) -> None:
     assert main(["bench", "speed", "--out", "x", *words]) == 2
     assert f"error: {words[0]}: {cause}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [("start", "--side-by-side"), ("start", "--output-tokens=4"), ("cycle", "--side-by-side")],
+)
+def test_nothing_is_taken_that_would_be_dropped(
+    capsys: pytest.CaptureFixture[str], verb: str, option: str
+) -> None:
+    assert main(["bench", verb, "--out", "x", option]) == 2
+    assert f"no such option: {option.partition('=')[0]}" in capsys.readouterr().err

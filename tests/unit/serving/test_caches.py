@@ -1,5 +1,6 @@
 """Where what is compiled is kept."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.base import provenance
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.serving import caches
 from tests.support.launching import dry_run
@@ -35,6 +37,50 @@ def test_what_lies_there_is_counted_by_what_keeps_it(tmp_path: Path) -> None:
 def test_a_launch_gets_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = dry_run(capsys, "--profile", "b1", "--caches", str(tmp_path / "new"))["environment"]
     assert found["TRITON_CACHE_DIR"] == str(tmp_path / "new" / "triton")
+
+
+def test_a_folder_of_another_place_or_version_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the machine that found out which GPUs reach each other may believe it."""
+    folder = tmp_path / "filled"
+    reached = folder / "sglang" / "gpu_p2p_access_cache_for_0,1.json"
+    tuned = folder / "sglang" / "flashinfer" / "tuned.json"
+    tuned.parent.mkdir(parents=True)
+    for file in (reached, tuned):
+        file.touch()
+    installed = {"sglang": "0.5.17", "triton": "3.6.0"}
+    monkeypatch.setattr(provenance, "versions", lambda names: dict(installed))
+    assert caches.doubts(folder) == []
+    caches.note_filled(folder)
+    assert (reached.exists(), tuned.exists()) == (False, True)
+    assert caches.doubts(folder) == []
+
+    def notes(place: Path) -> list[str]:
+        found = dry_run(capsys, "--profile", "b1", "--caches", str(place))["notes"]
+        return [line for line in found if line.startswith("caches ")]
+
+    assert notes(folder) == []
+    folder.rename(tmp_path / "moved")
+    (moved,) = notes(tmp_path / "moved")
+    assert "FlashInfer" in moved
+    assert f"filled as {folder}" in moved
+    (tmp_path / "moved").rename(folder)
+    installed["sglang"] = "0.5.23"
+    (other,) = notes(folder)
+    assert "sglang 0.5.17 and not 0.5.23" in other
+    assert "triton" not in other
+
+
+def test_what_may_not_be_written_is_refused_below_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a container has filled it as another user."""
+    place = tmp_path / "triton"
+    place.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != place)
+    with pytest.raises(UserError, match=f"nothing may be written in {place}"):
+        caches.check(tmp_path)
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
