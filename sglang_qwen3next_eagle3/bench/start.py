@@ -20,7 +20,7 @@ from sglang_qwen3next_eagle3.bench.options import StartOptions
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
 from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration
 from sglang_qwen3next_eagle3.bench.trees import synthetic
-from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model import hub, precision
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.serving import caches, startup
 from sglang_qwen3next_eagle3.serving.profile import Profile
@@ -317,8 +317,9 @@ def warm(
 def _with_dummies(profile: Profile, scratch: Path, own: bool) -> tuple[Profile, list[str]]:
     if own or profile.target == hub.DEMO:
         return profile, []
-    precision: synthetic.Precision = "fp8" if "fp8" in profile.target.lower() else "bf16"
-    target = synthetic.write_target(scratch / f"Qwen3-Coder-Next-{precision}", precision)
+    quantized = precision.of_checkpoint(profile.target) == "fp8"
+    like: synthetic.Precision = "fp8" if quantized else "bf16"
+    target = synthetic.write_target(scratch / f"Qwen3-Coder-Next-{like}", like)
     fields: dict[str, Any] = {"target": str(target)}
     words = list(synthetic.FLAGS)
     if profile.algorithm == "eagle3":

@@ -3,6 +3,7 @@
 target              layer kinds and sizes, from its config.json
 published           the configs of the published checkpoints, for where these are not
 hub                 a checkpoint by path, by hub name, or as `demo`
+precision           what its weights are stored in
 shards              whether its files are all there and whole
 safetensors_header  what a file holds, read without its tensors
 rope                how long a context its rotary positions allow
@@ -16,6 +17,7 @@ __all__ = [
     "chat_format",
     "embeddings",
     "hub",
+    "precision",
     "published",
     "rope",
     "safetensors_header",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir, expanded
+from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.overlay.adaptive import states as files
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.serving import flags
@@ -44,15 +45,23 @@ class ChosenStates:
     note: str
 
 
-def choose(profile: "Profile", *, tp: int, fast: bool, seams: bool = False) -> ChosenStates:
+def choose(
+    profile: "Profile",
+    *,
+    tp: int,
+    fast: bool,
+    seams: bool = False,
+    quantization: str | None = None,
+) -> ChosenStates:
     """The file of states of a profile that asks for one. fast: whether our kernels serve; seams:
-    whether what is between a cycle's graphs is launched together.
+    whether what is between a cycle's graphs is launched together. quantization: that weights are
+    loaded with, if the flags name one.
 
     Raises:
         UserError: there is no such file, or it says no costs.
     """
     asked = profile.adaptive or MEASURED
-    wanted: dict[str, object] = {"tp": tp, "precision": _precision(profile.target)}
+    wanted: dict[str, object] = {"tp": tp, "precision": _precision(profile.target, quantization)}
     wanted |= {"fast": fast, "seams": seams}
     if asked != MEASURED:
         path = _path(asked)
@@ -111,8 +120,12 @@ def _folder() -> Path:
     return data_dir("launch") / FOLDER
 
 
-def _precision(target: str) -> str:
-    return "fp8" if "fp8" in target.lower() else "bf16"
+def _precision(target: str, quantization: str | None) -> str:
+    """As it is served: weights that are not quantized may be when they are loaded."""
+    stored = precision.of_checkpoint(target)
+    if stored not in precision.UNQUANTIZED or quantization in (None, "unquant"):
+        return stored
+    return str(quantization)
 
 
 def _like(states: DraftStates) -> bool:

@@ -128,13 +128,15 @@ def _speculation(profile: Profile, extra: Sequence[str]) -> list[str]:
 
 def states_of(profile: Profile, extra: Sequence[str] = ()) -> adaptive.ChosenStates:
     """extra: the user's flags, which win. Raises UserError: there is no such file of states."""
-    tp = flags.parse([*_sglang(profile), *extra]).number("--tp-size")
+    given = flags.parse([*_sglang(profile), *extra])
+    tp = given.number("--tp-size")
     set_here = {**os.environ, **build_environment(profile)}
     return adaptive.choose(
         profile,
         tp=1 if tp is None else tp,
         fast=stages.parse(set_here.get(variables.FAST)) is not None,
         seams=bool(seams.parse(set_here.get(variables.SEAMS))),
+        quantization=given.value("--quantization"),
     )
 
 

@@ -187,7 +187,7 @@ def _decide(
         environment=environment,
     )
     if asked.adaptive is not None:
-        launch = launch.adding({}, states_of(asked, options.extra).note)
+        launch = launch.adding({}, states_of(served, options.extra).note)
     launch = launch.adding({}, *machine.not_in_this_release(asked))
     if options.caches is not None:
         launch = launch.adding({}, *caches.doubts(options.caches))

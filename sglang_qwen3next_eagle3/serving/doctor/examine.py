@@ -12,7 +12,7 @@ from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning,
 from sglang_qwen3next_eagle3.head import inspect as head_inspect
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
-from sglang_qwen3next_eagle3.model import hub, published
+from sglang_qwen3next_eagle3.model import hub, precision, published
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay import environment as variables
@@ -98,7 +98,7 @@ class _Server:
             attention = name == "--dp-size" and self.given.of("--enable-dp-attention")
             ranks *= 1 if attention else self.given.number(name) or 1
         nodes = self.given.number("--nnodes") or 1
-        fp8 = self.target is not None and self.target.fp8_block is not None
+        fp8 = self.target is not None and precision.of_config(self.target.config) == "fp8"
         first = self.given.number("--base-gpu-id") or 0
         step = self.given.number("--gpu-id-step") or 1
         return Needs(self.on_gpu, max(1, ranks // nodes), fp8, first, step)

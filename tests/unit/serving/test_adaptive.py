@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.files import data_dir
+from sglang_qwen3next_eagle3.model.published import CODER_NEXT, CODER_NEXT_FP8
 from sglang_qwen3next_eagle3.overlay.adaptive.states import read
 from sglang_qwen3next_eagle3.serving import adaptive
 from sglang_qwen3next_eagle3.serving.profile import load
@@ -99,6 +100,28 @@ def test_what_was_measured_on_something_else_is_told(capsys: pytest.CaptureFixtu
     (note,) = (note for note in found["notes"] if note.startswith("auto: "))
     assert "precision fp8 and not bf16: `bench auto` measures yours" in note
     assert "tp 1 and not 8" in adaptive.choose(load("auto"), tp=8, fast=False).note
+
+
+def test_an_fp8_folder_counts_as_fp8_whatever_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, config in (("ours", CODER_NEXT_FP8), ("once-fp8", CODER_NEXT)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        found = dry_run(capsys, *words_of("--target", str(folder)))
+        (note,) = (note for note in found["notes"] if note.startswith("auto: "))
+        assert ("precision fp8 and not bf16" in note) == (config is CODER_NEXT)
+
+
+def test_weights_that_are_quantized_as_they_are_loaded_count_as_that(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for flag, told in (("fp8", False), ("unquant", True)):
+        words = words_of("--target", "Qwen/Qwen3-Coder-Next", "--", "--quantization", flag)
+        found = dry_run(capsys, *words)
+        (note,) = (note for note in found["notes"] if note.startswith("auto: "))
+        assert ("precision fp8 and not bf16" in note) == told
 
 
 def test_a_fixed_tree_takes_their_place(capsys: pytest.CaptureFixture[str]) -> None:
