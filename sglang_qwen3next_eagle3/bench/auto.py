@@ -17,7 +17,6 @@ from sglang_qwen3next_eagle3.base import figures, provenance
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import write_text
 from sglang_qwen3next_eagle3.base.progress import Progress
-from sglang_qwen3next_eagle3.base.redact import masked, without_paths
 from sglang_qwen3next_eagle3.bench import reports, servers, speed
 from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.measure import Outcome
@@ -32,8 +31,6 @@ from sglang_qwen3next_eagle3.bench.results.records import (
 )
 from sglang_qwen3next_eagle3.bench.servers import Loop, ServedConfiguration, Session, Work
 from sglang_qwen3next_eagle3.bench.trees import adaptive, cost, synthetic
-from sglang_qwen3next_eagle3.model import hub
-from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.overlay.simulate import OFF, AcceptLength, SharedNumber
@@ -81,8 +78,7 @@ class _Auto:
             variables.STEPS: str(scratch / "steps"),
         }
         base = self._options.base()
-        config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
-        self._vocabulary = Target.from_path(config).vocab_size
+        self._target = speed.target_of(base)
         self._none = self._served(Contender(NONE, base.override(algorithm="none")), {})
         chosen = base.model_copy(update={"tree": None}).override(adaptive=str(self._file))
         served = self._served(Contender(AUTO, chosen), self._environment)
@@ -124,7 +120,7 @@ class _Auto:
 
     def _result(self) -> Result:
         rows = [self._none.configuration, *self._forced, self._auto.configuration]
-        settings = without_paths({**_request(self._asked), "flags": masked(self._flags)})
+        settings = speed.settings(_request(self._asked), self._target, self._flags)
         return self._journal.result("speed", self._described, settings, rows)
 
     def _keys(self, names: Sequence[str], lengths: Sequence[float | None]) -> list[PassKey]:
@@ -170,7 +166,7 @@ class _Auto:
         options = self._options
         sampling = {"temperature": 0, "max_new_tokens": options.output_tokens, "ignore_eos": True}
         seed = options.seed + key.repetition
-        asked = synthetic.dialogues(key.batch, options.input_tokens, self._vocabulary, seed)
+        asked = synthetic.dialogues(key.batch, options.input_tokens, self._target.vocab_size, seed)
         tree = {row.name: row.tree for row in self._forced}.get(key.configuration)
         place = key.configuration, key.batch
         if key.configuration == AUTO:
@@ -214,20 +210,11 @@ def _before_measuring(options: AutoOptions) -> DraftStates:
 
 
 def _request(options: AutoOptions) -> dict[str, Any]:
-    return {
-        "kind": "auto",
-        "input_tokens": options.input_tokens,
-        "output_tokens": options.output_tokens,
-        "seed": options.seed,
-        "precision": options.precision,
-        "profile": options.profile,
-        "target": options.target,
-        "head": options.head,
-        "tp": options.tp,
-        "steps": list(options.steps),
-        "batches": list(options.batches),
-        "accept_lengths": list(options.accept_lengths),
-        "repeats": options.repeats,
-        "changes": options.changes,
-        "flags": masked(options.flags),
-    }
+    return options.request(
+        "auto",
+        steps=list(options.steps),
+        batches=list(options.batches),
+        accept_lengths=list(options.accept_lengths),
+        repeats=options.repeats,
+        changes=options.changes,
+    )

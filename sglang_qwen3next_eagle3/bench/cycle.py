@@ -15,7 +15,7 @@ from sglang_qwen3next_eagle3.base import processes, provenance
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
 from sglang_qwen3next_eagle3.base.files import read_json, slug, write_json, write_text
 from sglang_qwen3next_eagle3.base.progress import Progress
-from sglang_qwen3next_eagle3.base.redact import masked, text_without_secrets, without_paths
+from sglang_qwen3next_eagle3.base.redact import text_without_secrets, without_paths
 from sglang_qwen3next_eagle3.base.schema import validate
 from sglang_qwen3next_eagle3.bench import configurations, servers
 from sglang_qwen3next_eagle3.bench.configurations import Contender
@@ -25,10 +25,8 @@ from sglang_qwen3next_eagle3.bench.results.cycles import CycleMeasurement, Cycle
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
 from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration
-from sglang_qwen3next_eagle3.bench.speed import all_served, synthetic_pair
+from sglang_qwen3next_eagle3.bench.speed import all_served, settings, synthetic_pair, target_of
 from sglang_qwen3next_eagle3.bench.trees import synthetic
-from sglang_qwen3next_eagle3.model import hub
-from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.cycle import recording
 from sglang_qwen3next_eagle3.overlay.cycle.recording import Control
@@ -47,15 +45,16 @@ def run_cycle(options: CycleOptions) -> tuple[CycleResult, str, bool]:
         UserError: something in the options or the folder does not allow it.
     """
     described = provenance.describe(options.words)
+    request = options.request("cycle", accept_length=options.accept_length, stacks=options.stacks)
     with (
-        claim(options.out, _request(options), provenance.stamp(described)) as journal,
+        claim(options.out, request, provenance.stamp(described)) as journal,
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
     ):
         scratch = Path(folder)
         served, flags = synthetic_pair(options, scratch)
         base = served.base()
-        config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
-        measuring = _Measuring(options, journal, scratch, Target.from_path(config).vocab_size)
+        target = target_of(base)
+        measuring = _Measuring(options, journal, scratch, target.vocab_size)
         contenders = configurations.parse(options.configurations, base, served.given)
         compared = all_served(contenders, options, flags, measuring.environment)
         for one in compared:
@@ -72,7 +71,7 @@ def run_cycle(options: CycleOptions) -> tuple[CycleResult, str, bool]:
         rows = [one.configuration for one in compared]
         result = CycleResult(
             provenance=dict(described),
-            settings=_settings(options, flags),
+            settings=settings(request, target, flags, batches=list(options.batches)),
             configurations=tuple(known.get(row.name, row) for row in rows),
             cells=tuple(measuring.cells(rows)),
         )
@@ -187,26 +186,3 @@ class _Measuring:
         if not found:
             raise ServerFailed("its schedulers record nothing; its log says why", server.log_tail())
         return found
-
-
-def _request(options: CycleOptions) -> dict[str, Any]:
-    return {
-        "kind": "cycle",
-        "input_tokens": options.input_tokens,
-        "output_tokens": options.output_tokens,
-        "accept_length": options.accept_length,
-        "stacks": options.stacks,
-        "seed": options.seed,
-        "precision": options.precision,
-        "profile": options.profile,
-        "target": options.target,
-        "head": options.head,
-        "tp": options.tp,
-        "flags": masked(options.flags),
-    }
-
-
-def _settings(options: CycleOptions, flags: Sequence[str]) -> dict[str, Any]:
-    asked = {**_request(options), "batches": list(options.batches), "flags": masked(flags)}
-    cleaned: dict[str, Any] = without_paths(asked)
-    return cleaned

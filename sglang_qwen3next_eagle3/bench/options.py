@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from sglang_qwen3next_eagle3.base.redact import masked
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.serving.profile import Profile
@@ -86,7 +88,7 @@ class RunOptions(BenchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticOptions(BenchOptions):
-    """What `bench speed` and `bench cycle` share.
+    """What the benchmarks of a synthetic target share: speed, auto, start and cycle.
 
     input_tokens: random, of every request; seed: of them. output_tokens: of every answer.
     precision: of the synthetic target.
@@ -101,6 +103,27 @@ class SyntheticOptions(BenchOptions):
     def with_pair(self, target: Path, head: str) -> Self:
         """The same with a synthetic target, and the head unless one was asked for."""
         return replace(self, target=str(target), head=self.head or head)
+
+    def request(self, kind: str, **more: Any) -> dict[str, Any]:
+        """What has to be the same for a rerun to go on in a folder, as JSON.
+
+        kind: of the benchmark; more: what it asks for besides. The servers' own arguments are
+        compared one by one, so what is not named here may be added to (configurations, batches,
+        repetitions).
+        """
+        return {
+            "kind": kind,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "seed": self.seed,
+            "precision": self.precision,
+            "profile": self.profile,
+            "target": self.target,
+            "head": self.head,
+            "tp": self.tp,
+            **more,
+            "flags": masked(self.flags),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +162,7 @@ class StartOptions(SyntheticOptions):
     caches: a folder for what is compiled, in place of the caller's own places.
     """
 
+    output_tokens: int = 16
     caches: Path | None = None
 
 

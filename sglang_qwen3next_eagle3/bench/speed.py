@@ -19,7 +19,7 @@ from sglang_qwen3next_eagle3.bench.results.journal import PassKey, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
 from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration, Work
 from sglang_qwen3next_eagle3.bench.trees import synthetic
-from sglang_qwen3next_eagle3.model import hub
+from sglang_qwen3next_eagle3.model import hub, precision
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
@@ -39,8 +39,9 @@ def run_speed(options: SpeedOptions) -> Outcome:
     if options.plots:
         figures.require("--no-plots")
     described = provenance.describe(options.words)
+    request = options.request("speed")
     with (
-        claim(options.out, _request(options), provenance.stamp(described)) as journal,
+        claim(options.out, request, provenance.stamp(described)) as journal,
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
     ):
         scratch = Path(folder)
@@ -50,15 +51,23 @@ def run_speed(options: SpeedOptions) -> Outcome:
         environment = {variables.SIMULATE: str(scratch / "accept-length")}
         contenders = configurations.parse(options.configurations, base, served.given)
         compared = all_served(contenders, options, flags, environment)
-        config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
+        target = target_of(base)
         benchmark = Benchmark(
             kind="speed",
             label="bench speed",
             compared=compared,
             keys=_keys(options, contenders),
-            work=_work(options, shared, Target.from_path(config).vocab_size),
+            work=_work(options, shared, target.vocab_size),
             requests=lambda key: key.batch,
-            settings=_settings(options, flags),
+            settings=settings(
+                request,
+                target,
+                flags,
+                batches=list(options.batches),
+                accept_lengths=list(options.accept_lengths),
+                repeats=options.repeats,
+                side_by_side=options.side_by_side,
+            ),
             side_by_side=options.side_by_side,
             restart=False,
         )
@@ -104,6 +113,12 @@ def synthetic_pair(options: Synthetic, scratch: Path) -> tuple[Synthetic, list[s
     target = synthetic.write_target(folder, options.precision)
     head = options.head or str(synthetic.write_head(scratch / "head"))
     return options.with_pair(target, head), [*synthetic.FLAGS, *flags]
+
+
+def target_of(base: Profile) -> Target:
+    """The target that a profile serves, by its config. Raises UserError: it is not to be had."""
+    config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
+    return Target.from_path(config)
 
 
 def head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
@@ -166,30 +181,13 @@ def reachable(tree: tuple[int, int, int] | None, lengths: Sequence[float]) -> li
     return [length for length in lengths if length <= tree[0] + 1]
 
 
-def _request(options: SpeedOptions) -> dict[str, Any]:
-    return {
-        "kind": "speed",
-        "input_tokens": options.input_tokens,
-        "output_tokens": options.output_tokens,
-        "seed": options.seed,
-        "precision": options.precision,
-        "profile": options.profile,
-        "target": options.target,
-        "head": options.head,
-        "tp": options.tp,
-        "flags": masked(options.flags),
-    }
+def settings(
+    request: Mapping[str, Any], target: Target, flags: Sequence[str], **more: Any
+) -> dict[str, Any]:
+    """Of a result: the request, with what was served in place of what was asked for.
 
-
-def _settings(options: SpeedOptions, flags: Sequence[str]) -> dict[str, Any]:
-    cleaned: dict[str, Any] = without_paths(
-        {
-            **_request(options),
-            "batches": list(options.batches),
-            "accept_lengths": list(options.accept_lengths),
-            "repeats": options.repeats,
-            "side_by_side": options.side_by_side,
-            "flags": masked(flags),
-        }
-    )
+    flags: those of `synthetic_pair`; more: what else was asked for.
+    """
+    served = {"precision": precision.of_config(target.config), "flags": masked(flags)}
+    cleaned: dict[str, Any] = without_paths({**request, **more, **served})
     return cleaned

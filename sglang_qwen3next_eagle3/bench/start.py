@@ -11,7 +11,6 @@ from typing import Any
 from sglang_qwen3next_eagle3.base import processes, provenance, workfolder
 from sglang_qwen3next_eagle3.base.files import read_json, slug, write_json, write_text
 from sglang_qwen3next_eagle3.base.progress import Progress
-from sglang_qwen3next_eagle3.base.redact import masked, without_paths
 from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
 from sglang_qwen3next_eagle3.bench import configurations, markdown, servers, speed
 from sglang_qwen3next_eagle3.bench.configurations import Contender
@@ -21,7 +20,6 @@ from sglang_qwen3next_eagle3.bench.results.records import Configuration
 from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.model import hub, precision
-from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.serving import caches, startup
 from sglang_qwen3next_eagle3.serving.profile import Profile
 from sglang_qwen3next_eagle3.serving.server import Server
@@ -78,23 +76,13 @@ def run_start(options: StartOptions) -> tuple[StartResult, str]:
 
 
 def _request(options: StartOptions) -> dict[str, Any]:
-    names = ("configurations", "batches", "input_tokens", "seed", "target", "head")
-    return {
-        "kind": "start",
-        **{name: getattr(options, name) for name in names},
-        **_settings(options, options.flags),
-    }
-
-
-def _settings(options: StartOptions, flags: Sequence[str]) -> dict[str, Any]:
-    return {
-        "profile": options.profile,
-        "precision": options.precision,
-        "tp": options.tp,
-        "repeats": options.repeats,
-        "caches": None if options.caches is None else str(options.caches),
-        "flags": masked(flags),
-    }
+    return options.request(
+        "start",
+        configurations=list(options.configurations),
+        batches=list(options.batches),
+        repeats=options.repeats,
+        caches=None if options.caches is None else str(options.caches),
+    )
 
 
 def _finished(path: Path) -> StartResult:
@@ -109,7 +97,7 @@ def _started(options: StartOptions, described: Mapping[str, Any]) -> StartResult
         base = pair.base()
         names = options.configurations or (options.profile,)
         contenders = configurations.parse(names, base, pair.given)
-        vocabulary = _vocabulary(base)
+        target = speed.target_of(base)
         environment = {} if options.caches is None else caches.environment(options.caches)
         starts: list[MeasuredStart] = []
         rows: list[Configuration] = []
@@ -122,8 +110,15 @@ def _started(options: StartOptions, described: Mapping[str, Any]) -> StartResult
                 for repetition in range(options.repeats):
                     progress.say(f"{contender.name}: starting the server")
                     log = place / "logs" / f"{slug(contender.name)}.log"
-                    prompts = _prompts(options, vocabulary)
-                    found = measure(one, log, prompts, options.stall_seconds, options.caches)
+                    prompts = _prompts(options, target.vocab_size)
+                    found = measure(
+                        one,
+                        log,
+                        prompts,
+                        options.stall_seconds,
+                        options.caches,
+                        options.output_tokens,
+                    )
                     found = found.model_copy(update={"repetition": repetition})
                     if options.repeats > 1:
                         log.rename(log.with_stem(f"{log.stem}-{repetition + 1}"))
@@ -132,7 +127,7 @@ def _started(options: StartOptions, described: Mapping[str, Any]) -> StartResult
                     progress.advance()
     return StartResult(
         provenance=dict(described),
-        settings=without_paths(_settings(options, flags)),
+        settings=speed.settings(_request(options), target, flags),
         configurations=tuple(rows),
         starts=tuple(starts),
     )
@@ -144,10 +139,11 @@ def measure(
     prompts: Sequence[Sequence[int]],
     stall_seconds: float,
     folder: Path | None = None,
+    tokens: int = servers.WARM_TOKENS,
 ) -> MeasuredStart:
     """One start, up to the answers to all prompts, one after the other; it is ended then.
 
-    folder: where it keeps what it compiles.
+    folder: where it keeps what it compiles; tokens: of an answer.
 
     Raises:
         ServerFailed: it did not start, or did not answer.
@@ -159,7 +155,7 @@ def measure(
             while (server := poll()) is None:
                 time.sleep(processes.POLL_SECONDS)
             ready = time.monotonic() - stamped.begun
-            spent = [_ask(server, prompt, stall_seconds) for prompt in prompts]
+            spent = [_ask(server, prompt, tokens, stall_seconds) for prompt in prompts]
         lines = stamped.lines()
     found = startup.phases(lines, stamped.begun)
     phases = {phase.name: phase.seconds for phase in found.phases}
@@ -216,19 +212,14 @@ def _compiled(folder: Path | None) -> int | None:
     return None if folder is None else sum(one.bytes for one in caches.kept(folder))
 
 
-def _vocabulary(base: Profile) -> int:
-    config = hub.resolve(base.target, base.target_revision, "target", only_config=True)
-    return Target.from_path(config).vocab_size
-
-
 def _prompts(options: StartOptions, vocabulary: int) -> list[Sequence[int]]:
     asked = synthetic.dialogues(1, options.input_tokens, vocabulary, options.seed)
     return [ids for one in asked if (ids := one.turns(())) is not None]
 
 
-def _ask(server: Server, ids: Sequence[int], stall_seconds: float) -> float:
+def _ask(server: Server, ids: Sequence[int], tokens: int, stall_seconds: float) -> float:
     """Seconds until its answer. Raises ServerFailed."""
-    sampling = {"temperature": 0, "max_new_tokens": servers.WARM_TOKENS, "ignore_eos": True}
+    sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
     begun = time.monotonic()
     prompt = Dialogue("first", lambda answers: None if answers else ids)
     servers.ask(server, [prompt], 1, sampling, stall_seconds)
@@ -298,7 +289,7 @@ def warm(
         one = servers.served(
             contender, logs, [*words, *flags], start_seconds, caches.environment(folder)
         )
-        vocabulary = _vocabulary(served)
+        vocabulary = speed.target_of(served).vocab_size
         prompts = [
             ids
             for tokens in (SHORT, LONG)

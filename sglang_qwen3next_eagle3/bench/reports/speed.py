@@ -1,4 +1,5 @@
-"""A result of `bench speed` as Markdown: tables of speed, cycle times, and what a tree needs."""
+"""A result of `bench speed` or `bench auto` as Markdown: tables of speed, cycle times, and what a
+tree needs."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,6 +13,11 @@ from sglang_qwen3next_eagle3.bench.results.summary import Cell
 from sglang_qwen3next_eagle3.bench.trees.cost import TERMS, CostModel, Tree, spelled
 from sglang_qwen3next_eagle3.bench.trees.plan import PlanRow, needed, plan
 
+_TITLES = {
+    "speed": "Speed of draft trees at simulated accept lengths",
+    "auto": "Steps that follow load and acceptance, at simulated accept lengths",
+}
+"""By the benchmark that a result's settings name."""
 _UNPUBLISHED = 2.46
 """The accept length beside figures of the card that have none: the card's mean at B=1."""
 _APART = 0.2
@@ -58,7 +64,7 @@ def without_model(result: Result, why: str) -> str:
 
 
 def _head(result: Result) -> Iterator[str]:
-    yield "# Speed of draft trees at simulated accept lengths"
+    yield f"# {_TITLES.get(result.settings.get('kind', ''), _TITLES['speed'])}"
     if result.notes:
         yield "\n".join(f"- {note}" for note in result.notes)
     yield "## What was run"

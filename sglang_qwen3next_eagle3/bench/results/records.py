@@ -166,7 +166,8 @@ class Measurement(StrictRecord):
 class Result(StrictRecord):
     """A whole benchmark.
 
-    kind: "suites" of `bench run`, "speed" of `bench speed`.
+    kind: "suites" of `bench run`, "speed" of `bench speed` and `bench auto`, which the settings'
+        own "kind" tells apart.
     provenance: date, commit, dirty, versions, hardware, command, and what else was fixed.
     settings: what was asked for (suites with their revision and sampling, batches, repetitions,
         seeds, target, head, and the like).
@@ -219,8 +220,8 @@ class Result(StrictRecord):
         if not path.exists():
             raise UserError(f"there is no result {path}")
         data = read_json(path, "give a result of `bench`")
+        if (kind := data.get("kind")) in ("cycle", "start"):
+            raise UserError(f"{path} is of `bench {kind}`: read the report.md beside it")
         if data.get("format") != FORMAT:
             raise UserError(f"{path} is no result of `bench` in format {FORMAT}: run it again")
-        if data.get("kind") == "cycle":
-            raise UserError(f"{path} is of `bench cycle`: read the report.md beside it")
         return validate(cls, data, f"{path} is damaged")

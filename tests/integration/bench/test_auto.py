@@ -46,7 +46,10 @@ def test_costs_are_measured_and_then_the_choice(
         ("auto", 2.46),
     }  # fmt: skip
     assert sum(m.suite == CHANGING for m in result.measurements) == 3
+    # As the demo's weights are, whatever the default of a synthetic target is.
+    assert result.settings["precision"] == "bf16"
     printed = capsys.readouterr().out
+    assert printed.startswith("# Steps that follow load and acceptance, at simulated accept le")
     assert "## auto against none and the best number of steps" in printed
     assert "## auto while load and acceptance change" in printed
     written = states.read(tmp_path / auto.STATES)
@@ -154,6 +157,8 @@ def test_a_start_is_measured_with_its_first_request(
     assert main(argv) == 2
     assert "was begun with other arguments (caches: " in capsys.readouterr().err
     assert (tmp_path / "result.json").read_bytes() == before
+    assert main(["bench", "report", str(tmp_path)]) == 2
+    assert "is of `bench start`: read the report.md beside it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["auto", "start"])

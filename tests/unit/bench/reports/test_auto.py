@@ -3,7 +3,7 @@
 import pytest
 
 from sglang_qwen3next_eagle3.bench.reports import auto
-from sglang_qwen3next_eagle3.bench.reports.speed import speed_report
+from sglang_qwen3next_eagle3.bench.reports.speed import speed_report, without_model
 from sglang_qwen3next_eagle3.bench.results.records import (
     ADAPTIVE,
     CHANGING,
@@ -98,3 +98,16 @@ def test_changing_passes_are_in_no_other_table() -> None:
 @pytest.mark.parametrize("ratio", [0.979, 0.98])
 def test_what_is_reached(ratio: float) -> None:
     assert ("is reached" in auto._held(ratio, auto.OF_NONE)) == (ratio >= 0.98)
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [
+        ("auto", "# Steps that follow load and acceptance, at simulated accept lengths\n"),
+        ("speed", "# Speed of draft trees at simulated accept lengths\n"),
+    ],
+)
+def test_a_report_has_the_title_of_its_benchmark(kind: str, title: str) -> None:
+    measured = result().model_copy(update={"settings": {"kind": kind}})
+    assert speed_report(measured, cost.fit(measured)).startswith(title)
+    assert without_model(measured, "no baseline").startswith(title)
