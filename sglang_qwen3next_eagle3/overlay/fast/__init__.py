@@ -14,4 +14,4 @@ dispatch      which pass is served here; layers: by which steps
 kernel_table  what SGLang's objects are to the kernels; kernels, device: the kernels themselves
 """
 
-__all__ = ["hooks", "stages"]
+__all__ = ["hooks", "stages", "trials"]
