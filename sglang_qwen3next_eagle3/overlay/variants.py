@@ -6,13 +6,17 @@ those are put in place that it lists (`ReleaseManifest.hooked`).
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.overlay import contract
 
+if TYPE_CHECKING:
+    from sglang_qwen3next_eagle3.overlay.fast.boundaries import Boundaries
+
 LAYER_BOUNDARIES = "0.5.23"
-"""The first release that was run whose arguments are published to a process before it loads a
-model, and whose CPU operators of attention take the scales of an FP8 cache."""
+"""The first release that was run in which a batch holds its residual (`layer_boundary`), whose
+arguments are published to a process before it loads a model, and whose CPU operators of attention
+take the scales of an FP8 cache."""
 
 
 @cache
@@ -65,3 +69,10 @@ def place(scheduler: Any) -> Any:
     from sglang.srt.runtime_context import get_parallel
 
     return get_parallel()
+
+
+def boundaries() -> "Boundaries":
+    """How the layers of a pass hand the stream to one another."""
+    from sglang_qwen3next_eagle3.overlay.fast.boundaries import Pairs, Streams
+
+    return Streams() if has_layer_boundaries() else Pairs()

@@ -149,3 +149,10 @@ def block_scaled(
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def full_precision(processor: Any) -> bool:
+    """Whether a `LogitsProcessor` makes logits otherwise than as a product in bfloat16."""
+    names = ("use_fp32_lm_head", "use_fp32_lm_head_output")
+    wider = any(getattr(processor, name, False) for name in names)
+    return wider or processor.rl_on_policy_target is not None

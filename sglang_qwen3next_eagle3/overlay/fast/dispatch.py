@@ -160,12 +160,9 @@ def forward_layer(
     fast = path.layer(layer_id)
     if path.current is None or fast is None:
         return original()
-    return fast.forward(
-        path.current,
-        arguments["hidden_states"],
-        arguments["residual"],
-        arguments.get("captured_last_layer_outputs"),
-    )
+    captured = arguments.get("captured_last_layer_outputs")
+    left = fast.forward(path.current, *fast.boundaries.taken(arguments), captured)
+    return fast.boundaries.returned(*left)
 
 
 def commit(

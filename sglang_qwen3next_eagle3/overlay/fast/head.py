@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from sglang_qwen3next_eagle3.overlay.fast import ranks
-from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
+from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, full_precision
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
@@ -303,7 +303,7 @@ def check(model: Any) -> None:
             raise Unsupported("head", "a layer of the head has a bias")
         if weight.dim() == 2 and (weight.shape[1] % 8 or weight.shape[0] % 8):
             raise Unsupported("head", "a width of the head is no multiple of 8")
-    if processor.use_fp32_lm_head or processor.rl_on_policy_target is not None:
+    if full_precision(processor):
         raise Unsupported("head", "its logits are not a product in bfloat16")
     if processor.logit_scale is not None or processor.final_logit_softcapping is not None:
         raise Unsupported("head", "it scales or caps its logits")

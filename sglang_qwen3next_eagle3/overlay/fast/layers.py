@@ -1,7 +1,7 @@
 """One decoder layer of Qwen3-Next by our kernels, stage by stage, with stock's in between.
 
-A layer takes and returns (hidden_states, residual) as stock's does and appends the stream that
-enters it where it is captured. So a layer, and every stage of a layer, can be stock's or ours
+A layer takes and leaves (hidden, residual) as stock's does (`boundaries`) and appends the stream
+that enters it where it is captured. So a layer, and every stage of a layer, can be stock's or ours
 without its neighbours knowing.
 """
 
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast import ranks
+from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay.fast.boundaries import Left
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, block_scaled, weight_of
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
@@ -126,6 +127,7 @@ class FastLayer:
 
     def __init__(self, layer: Any, kernels: Kernels, stages: frozenset[Stage]) -> None:
         self.layer, self.kernels = layer, kernels
+        self.boundaries = variants.boundaries()
         self.stages = stages & {"dense", "moe", self.mixer}
         self.norm = layer.input_layernorm
         self.experts = Experts(layer.mlp, kernels) if "moe" in stages else None
@@ -141,10 +143,10 @@ class FastLayer:
     def forward(
         self,
         at: SmallPass,
-        hidden: torch.Tensor,
+        hidden: Any,
         residual: torch.Tensor | None,
         captured: list[torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> Left:
         """hidden [T, D] and residual [T, D] or None -> the same of the next layer."""
         rows, stream = self.enter(at, hidden, residual, captured)
         return self.leave(at, self.mix(at, rows), stream)
@@ -152,20 +154,18 @@ class FastLayer:
     def enter(
         self,
         at: SmallPass,
-        hidden: torch.Tensor,
+        hidden: Any,
         residual: torch.Tensor | None,
         captured: list[torch.Tensor] | None,
     ) -> tuple[Rows, torch.Tensor]:
         """The normed rows, and the stream that enters this layer."""
         if "dense" not in self.stages:
-            communicator = self.layer.layer_communicator
-            plain, stream = communicator.prepare_attn_and_capture_last_layer_outputs(
-                hidden, residual, at.batch, captured_last_layer_outputs=captured
+            plain, stream = self.boundaries.stock_enter(
+                at.batch, self.layer, hidden, residual, captured
             )
             return Rows(plain), stream
         normed = self.kernels.add_norm_quantize(
-            ranks.whole(hidden),
-            residual,
+            *self.boundaries.whole(at.batch, hidden, residual),
             self.norm.weight.data,
             self.norm.variance_epsilon,
             self.entry.quantized,
@@ -176,18 +176,12 @@ class FastLayer:
             captured.append(kept)
         return Rows(normed.normed, normed.codes, normed.scales), normed.residual
 
-    def leave(
-        self, at: SmallPass, hidden: torch.Tensor, residual: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def leave(self, at: SmallPass, hidden: torch.Tensor, residual: torch.Tensor) -> Left:
         """The experts: what was mixed and the stream -> (hidden, residual) of the next layer."""
         if self.experts is not None:
-            return self.experts.fast(hidden, residual, self.layer.post_attention_layernorm)
-        from sglang.srt.models import qwen3_next
-
-        out: tuple[torch.Tensor, torch.Tensor] = qwen3_next._apply_qwen3_next_mlp(
-            self.layer, hidden, residual, at.batch
-        )
-        return out
+            out = self.experts.fast(hidden, residual, self.layer.post_attention_layernorm)
+            return self.boundaries.left(at.batch, *out)
+        return self.boundaries.stock_leave(at.batch, self.layer, hidden, residual)
 
     def mix(self, at: SmallPass, rows: Rows) -> torch.Tensor:
         """Normed rows -> what attention or the Gated DeltaNet adds to the stream, [T, D] bf16."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import conditions, head_check, ranks, selfcheck
-from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
+from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, full_precision
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadKernels
 from sglang_qwen3next_eagle3.overlay.fast.head import check as check_head
@@ -208,6 +208,6 @@ def _lm_head(model: Any) -> Any:
     weight = getattr(head, "weight", None)
     if not isinstance(weight, torch.Tensor) or weight.dtype != torch.bfloat16:
         raise Unsupported("lm_head", "the head's weight is not bfloat16")
-    if processor.use_fp32_lm_head or processor.rl_on_policy_target is not None:
+    if full_precision(processor):
         raise Unsupported("lm_head", "the logits are not a product in bfloat16")
     return head

@@ -118,13 +118,15 @@ def _layer(layer: FastLayer, at: SmallPass, states: States) -> list[Deviation]:
         return probe_step(found, layer.layer.layer_id, stage, ours, wanted)
 
     hidden, residual = _random(at, layer, 1), _random(at, layer, 2)
-    normed, stream = stock.enter(at, hidden.clone(), residual.clone(), None)
+    between = layer.boundaries
+    given = between.left(at.batch, hidden.clone(), residual.clone())
+    normed, stream = stock.enter(at, *given, None)
     assert normed.plain is not None
     plain, rows = normed.plain, normed
 
     def enter() -> Tensors:
         nonlocal rows
-        rows, entered = layer.enter(at, hidden, residual, None)
+        rows, entered = layer.enter(at, *between.left(at.batch, hidden, residual), None)
         assert rows.plain is not None
         return entered, rows.plain
 
@@ -144,8 +146,8 @@ def _layer(layer: FastLayer, at: SmallPass, states: States) -> list[Deviation]:
     if {"dense", layer.mixer} <= stages and right:
         probe(layer.mixer, mix(stages, rows), mixed_by_both=expected)
     if "moe" in stages:
-        output, after = stock.leave(at, expected.clone(), stream.clone())
-        output = ranks.whole(output)
+        left, after = stock.leave(at, expected.clone(), stream.clone())
+        output, _ = between.whole(at.batch, left, after)
         leave = lambda: layer.leave(at, expected.clone(), stream.clone())  # noqa: E731
         probe("moe", leave, experts=output, stream_behind=after)
     return found
