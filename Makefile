@@ -45,7 +45,12 @@ DOCKER ?= docker
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+ifeq ($(SGLANG),$(DEFAULT))
 train-env: .venv/.installed  ## .venv, with what training needs too: SpecForge beside the default SGLang
+else
+train-env:
+	$(error SGLANG=$(SGLANG): training runs beside SGLang $(DEFAULT) only, leave SGLANG out)
+endif
 
 environments:  ## .venv, and those of the other releases that tests are run with
 	+$(MAKE) --no-print-directory -j2 .venv/.installed $(OTHERS:%=.venv-%/.installed)
@@ -96,7 +101,7 @@ readme: $(INSTALLED)  ## README's tables from benchmarks/results
 licences: $(INSTALLED)  ## The licence of every pinned package; fails for one that says none
 	$(BIN)/python -m tests.support.licences $(CONSTRAINTS)
 
-audit: $(INSTALLED) $(TOOLS)/.installed  ## Known vulnerabilities of the pinned packages; needs a network
+audit: $(INSTALLED) $(TOOLS)/.installed  ## Known vulnerabilities of all releases' pins; needs a network
 	$(BIN)/python -m tests.support.audit $(TOOLS)/bin/pip-audit
 
 sbom: $(INSTALLED) $(TOOLS)/.installed  ## dist/sbom.json: the Python packages of .venv, or of IMAGE=name

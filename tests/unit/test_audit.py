@@ -55,6 +55,42 @@ def program(folder: Path, prints: str, says: str, status: int) -> str:
     return str(path)
 
 
+def test_the_pins_of_every_release_are_asked_about(tmp_path: Path) -> None:
+    """By what pip-audit is called with: a file at a time, and all of them."""
+    calls = tmp_path / "calls"
+    path = tmp_path / "pip-audit"
+    path.write_text(f'#!/bin/sh\necho "$@" >> {calls}\necho \'{{"dependencies": []}}\'\n')
+    os.chmod(path, 0o755)
+    assert audit.main(str(path)) == 2, "nothing was looked up"
+    others = sorted(file.name for file in audit.ROOT.glob("constraints-*.txt"))
+    assert others, "there is another release than the default"
+    asked = [line.split() for line in calls.read_text().splitlines()]
+    assert [Path(words[1]).name for words in asked] == ["constraints.txt", *others]
+    for words in asked:
+        assert words[0] == "--requirement"
+        assert Path(words[1]).is_file()
+        assert words[2:] == "--no-deps --disable-pip --format json --progress-spinner off".split()
+
+
+@pytest.mark.parametrize(
+    ("other", "status"), [([FINE], 0), ([KNOWN], 1), ([SKIPPED], 2), ([KNOWN, SKIPPED], 1)]
+)
+def test_what_is_wrong_with_one_release_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: list[dict[str, Any]], status: int
+) -> None:
+    answers = {True: [FINE], False: other}
+    fine, found = (json.dumps({"dependencies": answers[key]}) for key in (True, False))
+    path = tmp_path / "pip-audit"
+    path.write_text(
+        f"#!/bin/sh\ncase $2 in */constraints.txt) echo '{fine}';; *) echo '{found}';; esac\n"
+    )
+    os.chmod(path, 0o755)
+    assert audit.main(str(path)) == status
+    printed = capsys.readouterr().out
+    assert "constraints.txt: 1 of 1 packages looked up, 0 vulnerable" in printed
+    assert ("constraints-0.5.23.txt: sglang 0.5.17: GHSA-1" in printed) == (status == 1)
+
+
 def test_a_service_that_cannot_be_reached_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """What the distribution promises, read from the files that promise it."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -98,6 +99,18 @@ def test_releases_are_named_alike_wherever_they_are_chosen() -> None:
         assert ("make test" if default else f"make test SGLANG={release}") in ci.splitlines()
         looked_at = "make lint" if default else f"make licences SGLANG={release} >/dev/null"
         assert looked_at in ci.splitlines()
+
+
+def test_training_is_refused_beside_another_release() -> None:
+    for release in {*contract.known_releases()} - {contract.DEFAULT_RELEASE}:
+        words = ["make", "--dry-run", "train-env", f"SGLANG={release}"]
+        own = {key: value for key, value in os.environ.items() if key != "MAKEFLAGS"}
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=own)
+        assert done.returncode == 2
+        told = f"SGLANG={release}: training runs beside SGLang {contract.DEFAULT_RELEASE} only"
+        (line,) = done.stderr.splitlines()
+        assert told in line
+        assert "leave SGLANG out" in line
 
 
 OF_A_MACHINE = re.compile(r"(?<![\w.~-])/(work|root|home)/[\w.-]+")
