@@ -44,7 +44,7 @@ def register() -> None:
         if environment != aux_layers.OFF:
             _hook_capture(environment)
         if os.environ.get(variables.SIMULATE):
-            _simulate(Path(os.environ[variables.SIMULATE]))
+            _simulate(Path(os.environ[variables.SIMULATE]), os.environ.get(variables.ROUTING))
         _hook_fast(os.environ.get(variables.FAST))
         _hook_seams(os.environ.get(variables.SEAMS))
         if os.environ.get(variables.ADAPTIVE) == "1":
@@ -109,11 +109,13 @@ def _activate_cpu_engine() -> None:
     cpu_engine.activate(manifest.hooked("cpu_engine"))
 
 
-def _simulate(path: Path) -> None:
-    from sglang_qwen3next_eagle3.overlay import contract, hooks, simulate
+def _simulate(path: Path, routed: str | None) -> None:
+    from sglang_qwen3next_eagle3.overlay import contract, hooks, routing, simulate
 
     contract.require(["simulate"])
     hooks.apply(simulate.hooks(simulate.AcceptLength(path)))
+    if routed:
+        hooks.apply([routing.hook(routing.parse(routed))])
     logger.warning("acceptance is simulated: the text of this server means nothing")
 
 

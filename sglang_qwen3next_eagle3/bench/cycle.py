@@ -25,7 +25,13 @@ from sglang_qwen3next_eagle3.bench.results.cycles import CycleMeasurement, Cycle
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, claim
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
 from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration
-from sglang_qwen3next_eagle3.bench.speed import all_served, settings, synthetic_pair, target_of
+from sglang_qwen3next_eagle3.bench.speed import (
+    all_served,
+    settings,
+    simulating,
+    synthetic_pair,
+    target_of,
+)
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.cycle import recording
@@ -93,7 +99,7 @@ class _Measuring:
         self._recordings = scratch / "recordings"
         self._simulated = AcceptLength.create(scratch / "accept-length")
         self.environment = {
-            variables.SIMULATE: str(scratch / "accept-length"),
+            **simulating(options, scratch / "accept-length"),
             variables.CYCLE: str(self._recordings),
         }
 

@@ -91,7 +91,8 @@ class SyntheticOptions(BenchOptions):
     """What the benchmarks of a synthetic target share: speed, auto, start and cycle.
 
     input_tokens: random, of every request; seed: of them. output_tokens: of every answer.
-    precision: of the synthetic target.
+    precision: of the synthetic target. routing: by which its routers choose experts; `dummy` as
+    its weights have it, of one token.
     """
 
     profile: str = "h200-fp8"
@@ -99,6 +100,12 @@ class SyntheticOptions(BenchOptions):
     output_tokens: int = 256
     seed: int = 0
     precision: Literal["fp8", "bf16"] = "fp8"
+    routing: Literal["dummy", "uniform", "text"] = "dummy"
+
+    @property
+    def routed(self) -> dict[str, str]:
+        """The routing where it is not the dummies': asked for and measured with."""
+        return {} if self.routing == "dummy" else {"routing": self.routing}
 
     def with_pair(self, target: Path, head: str) -> Self:
         """The same with a synthetic target, and the head unless one was asked for."""
@@ -121,6 +128,7 @@ class SyntheticOptions(BenchOptions):
             "target": self.target,
             "head": self.head,
             "tp": self.tp,
+            **self.routed,
             **more,
             "flags": masked(self.flags),
         }

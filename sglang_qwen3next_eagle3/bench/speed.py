@@ -48,7 +48,7 @@ def run_speed(options: SpeedOptions) -> Outcome:
         served, flags = synthetic_pair(options, scratch)
         base = served.base()
         shared = AcceptLength.create(scratch / "accept-length")
-        environment = {variables.SIMULATE: str(scratch / "accept-length")}
+        environment = simulating(options, scratch / "accept-length")
         contenders = configurations.parse(options.configurations, base, served.given)
         compared = all_served(contenders, options, flags, environment)
         target = target_of(base)
@@ -72,6 +72,14 @@ def run_speed(options: SpeedOptions) -> Outcome:
             restart=False,
         )
         return measure(benchmark, journal, options, described)
+
+
+def simulating(options: SyntheticOptions, accept_length: Path) -> dict[str, str]:
+    """What makes a server simulate the accept length in a file, and its routing if it is asked."""
+    told = {variables.SIMULATE: str(accept_length)}
+    if options.routed:
+        told[variables.ROUTING] = options.routing
+    return told
 
 
 def all_served(

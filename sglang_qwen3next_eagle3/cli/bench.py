@@ -89,6 +89,7 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--repeats", type=positive, default=SpeedOptions.repeats, metavar="N")
     _add_synthetic(what, SpeedOptions)
+    _add_routing(what, SpeedOptions)
     _add_servers(parser, SpeedOptions)
     _add_output(parser)
 
@@ -168,6 +169,7 @@ def _add_cycle(parser: argparse.ArgumentParser) -> None:
         help="simulated (default %(default)s); a tree that cannot reach it accepts all",
     )
     _add_synthetic(what, CycleOptions)
+    _add_routing(what, CycleOptions)
     what.add_argument(
         "--no-stacks", dest="stacks", action="store_false", help="times only, no sampled stacks"
     )
@@ -187,6 +189,16 @@ def _add_synthetic(group: Any, defaults: "type[SyntheticOptions]", *, answers: b
         choices=("fp8", "bf16"),
         default=defaults.precision,
         help="of the synthetic target (default %(default)s; bf16 needs two H200)",
+    )
+
+
+def _add_routing(group: Any, defaults: "type[SyntheticOptions]") -> None:
+    group.add_argument(
+        "--routing",
+        choices=("dummy", "uniform", "text"),
+        default=defaults.routing,
+        help="how its routers choose experts: as dummy weights do of one token (default), evenly "
+        "for every row anew, or with the frequencies and the agreement of text",
     )
 
 

@@ -11,6 +11,7 @@ requests      what a request may ask for, and that speculation does not change w
 metrics       figures of a cycle, beside SGLang's own
 simulate      acceptance that `bench speed` sets while a server runs
 adaptive      how many steps the next cycle drafts
+routing       which experts rows reach whose weights are dummies
 seams         the host's work between the graphs, made less
 fast          our own kernels for passes of few rows
 cycle         where the host's time goes in a cycle

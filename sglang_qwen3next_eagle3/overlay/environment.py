@@ -7,6 +7,9 @@ CPU_ENGINE = "SGLANG_QWEN3NEXT_EAGLE3_CPU_ENGINE"
 """Set to 1, it lets stock SGLang run Qwen3-Next without a GPU (the demo profile sets it)."""
 SIMULATE = "SGLANG_QWEN3NEXT_EAGLE3_SIMULATE"
 """Names the file that holds the accept length to simulate (`bench speed` sets it)."""
+ROUTING = "SGLANG_QWEN3NEXT_EAGLE3_ROUTING"
+"""`uniform` or `text`: how routers of dummy weights choose beside it (overlay/routing.py; `bench
+speed --routing` and `bench cycle --routing` set it)."""
 FAST = "SGLANG_QWEN3NEXT_EAGLE3_FAST"
 """`on`, `off`, `require` (refuse to serve without it), or stages of the fast path (fast/stages.py)
 joined by commas."""

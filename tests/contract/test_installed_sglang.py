@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.files import data_dir
-from sglang_qwen3next_eagle3.overlay import capture, contract, environment, simulate
+from sglang_qwen3next_eagle3.overlay import capture, contract, environment, routing, simulate
 from sglang_qwen3next_eagle3.overlay.adaptive import hooks as adaptive
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
 from sglang_qwen3next_eagle3.overlay.cycle import hooks as cycle
@@ -57,6 +57,7 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     listed = {(s.target, s.why) for s in manifest.symbols if s.role == "hooked"}
     shared = AcceptLength.create(tmp_path / "number")
     tables = [*capture.hooks(capture.choose_by(None)), *HOOKS, *simulate.hooks(shared)]
+    tables += [*map(routing.hook, routing.ROUTINGS)]
     tables += [*request_hooks.ENTRIES, *request_hooks.HOOKS]
     tables += fast.hooks(Wanted(frozenset({"head"})))
     registry = CollectorRegistry()

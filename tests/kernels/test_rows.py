@@ -1,13 +1,20 @@
 """A row alone and among 8, 9, 16 and 32 has the same bits, in Triton's interpreter: in every kernel
 of a stage that serves few rows, as it is launched, with and without what is on trial."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast.kernels import experts, norm_quantize, router, skinny_gemm
+from sglang_qwen3next_eagle3.overlay.fast.kernels import (
+    experts,
+    norm_quantize,
+    quantize,
+    router,
+    skinny_gemm,
+)
 from sglang_qwen3next_eagle3.overlay.fast.kernels.lm_head import lm_head
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import GemmTiling, tiling
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
@@ -21,17 +28,17 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def some(rows: int, *whole: torch.Tensor) -> list[torch.Tensor]:
+def some(rows: int, whole: torch.Tensor) -> torch.Tensor:
     """The first so many rows, or the one that is looked at."""
     chosen = slice(PLACE, PLACE + 1) if rows == 1 else slice(0, rows)
-    return [one[chosen].contiguous() for one in whole]
+    return whole[chosen].contiguous()
 
 
 def looked_at(rows: int, out: torch.Tensor) -> torch.Tensor:
     return out[0 if rows == 1 else PLACE]
 
 
-def equal(results: list[tuple[torch.Tensor, ...]]) -> None:
+def equal(results: Sequence[tuple[torch.Tensor, ...]]) -> None:
     first = results[0]
     assert all(float(part.float().abs().max()) > 0 for part in first)
     for other in results[1:]:
@@ -56,7 +63,7 @@ def test_projections_in_fp8_with_gates(monkeypatch: pytest.MonkeyPatch, trials: 
     results = []
     for rows in ROWS:
         normed = norm_quantize.add_norm_quantize(
-            *some(rows, plain, residual), torch.zeros(2048).bfloat16(), 1e-6, True
+            some(rows, plain), some(rows, residual), torch.zeros(2048).bfloat16(), 1e-6, True
         )
         assert normed.codes is not None
         assert normed.scales is not None
@@ -74,7 +81,7 @@ def test_logits(monkeypatch: pytest.MonkeyPatch, trials: str) -> None:
     launched(monkeypatch, trials)
     assert tiling(2048, False, 64, 32).passes == (4 if trials else 1), "as it is launched below"
     x, weight = random(32, 2048).bfloat16(), random(48, 2048, seed=1).bfloat16()
-    equal([(looked_at(rows, lm_head(*some(rows, x), weight)),) for rows in ROWS])
+    equal([(looked_at(rows, lm_head(some(rows, x), weight)),) for rows in ROWS])
 
 
 @pytest.mark.parametrize("trials", ["", "parts,prefetch"])
@@ -89,7 +96,7 @@ def test_the_sparse_block(monkeypatch: pytest.MonkeyPatch, trials: str) -> None:
     for name in ("UP", "DOWN"):  # larger tiles than on a GPU, which the interpreter is faster with
         monkeypatch.setattr(experts, name, replace(getattr(experts, name), tile=128))
     asked: list[bool] = []
-    quantize_rows = experts.quantize_rows
+    quantize_rows = quantize.quantize_rows
 
     def seen(values: torch.Tensor, early: bool = False) -> Any:
         asked.append(early)
@@ -99,7 +106,8 @@ def test_the_sparse_block(monkeypatch: pytest.MonkeyPatch, trials: str) -> None:
     results = []
     for rows in ROWS:
         routed = router.route(
-            *some(rows, hidden, residual),
+            some(rows, hidden),
+            some(rows, residual),
             torch.zeros(D).bfloat16(),
             1e-6,
             gate,

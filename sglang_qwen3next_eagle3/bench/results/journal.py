@@ -34,9 +34,16 @@ _ABOUT_SPEED = (
     "Acceptance is simulated: these figures say what a tree costs at a given accept length, not "
     "which accept length a head reaches.",
     "At one accept length a larger tree looks worse than it is: with one head it accepts more.",
-    "All answers repeat one token, so expert routing is that of dummy weights, not of text.",
 )
 """Notes in every result of `bench speed`."""
+_ABOUT_ROUTING = {
+    "dummy": "All answers repeat one token, so expert routing is that of dummy weights, not of "
+    "text.",
+    "uniform": "Every row of a pass chooses its experts anew and evenly, so that a pass reaches "
+    "more of them than with text.",
+    "text": "Experts are chosen by a model of text (overlay/routing.py), not by a text.",
+}
+"""And one of these."""
 
 
 @dataclass(frozen=True, order=True)
@@ -192,13 +199,17 @@ class Journal:
             configurations=tuple(rows.values()),
             measurements=tuple(measured),
             notes=(
-                *(_ABOUT_SPEED if kind == "speed" else ()),
+                *(_about_speed(settings) if kind == "speed" else ()),
                 *lost,
                 *_capped(rows.values(), measured),
                 *_short(measured),
                 *_of_several_machines(self.stamps()),
             ),
         )
+
+
+def _about_speed(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    return *_ABOUT_SPEED, _ABOUT_ROUTING[settings.get("routing", "dummy")]
 
 
 @contextmanager

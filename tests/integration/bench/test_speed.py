@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.bench import speed
+from sglang_qwen3next_eagle3.bench import servers, speed
 from sglang_qwen3next_eagle3.bench.options import SpeedOptions
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import synthetic
+from sglang_qwen3next_eagle3.overlay import environment
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving import server
@@ -49,6 +51,28 @@ def test_every_cell_is_measured_in_one_start_a_tree(
     assert (tmp_path / "cost-model.json").is_file()
     assert main(["bench", "plan", "--result", str(tmp_path), "--accept-lengths", "2.2"]) == 0
     assert "2,1,3" in capsys.readouterr().out
+
+
+def test_a_routing_is_asked_for_told_to_the_server_and_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    served = servers.served
+
+    def seen(contender: Any, out: Any, flags: Any, seconds: Any, set_there: Any) -> Any:
+        told.append(set_there.get(environment.ROUTING))
+        return served(contender, out, flags, seconds, set_there)
+
+    monkeypatch.setattr(servers, "served", seen)
+    asked = words(tmp_path, "--batch", "1", "--repeats", "1", "--accept-lengths", "2.46")
+    assert main([*asked, "--routing", "uniform"]) == 0
+    result = Result.load(tmp_path)
+    assert result.settings["routing"] == "uniform"
+    assert told == ["uniform", "uniform"], "without speculation, too"
+    assert any("evenly" in note for note in result.notes)
+    capsys.readouterr()
+    assert main(asked) == 2, "another routing does not go into the folder"
+    assert "routing" in capsys.readouterr().err
 
 
 def test_parts_of_two_gpus_are_joined_with_their_cost_model(
