@@ -49,25 +49,31 @@ def choose(
     profile: "Profile",
     *,
     tp: int,
-    fast: bool,
-    seams: bool = False,
+    switches: Mapping[str, str],
     quantization: str | None = None,
 ) -> ChosenStates:
-    """The file of states of a profile that asks for one. fast: whether our kernels serve; seams:
-    whether what is between a cycle's graphs is launched together. quantization: that weights are
-    loaded with, if the flags name one.
+    """The file of states of a profile that asks for one. switches: as `files.switches` tells which
+    of our kernels and seams serve. quantization: that weights are loaded with, if the flags name
+    one.
 
     Raises:
-        UserError: there is no such file, or it says no costs.
+        UserError: there is no such file, it says no costs, or it is named and was measured on
+            another kind of server.
     """
     asked = profile.adaptive or MEASURED
     wanted: dict[str, object] = {"tp": tp, "precision": _precision(profile.target, quantization)}
-    wanted |= {"fast": fast, "seams": seams}
+    wanted |= switches
     if asked != MEASURED:
         path = _path(asked)
         states = files.read(path)
         if states is None:
             raise UserError(f"states {path} says no costs of cycles; {files.HOW_TO_MAKE}")
+        if not profile.cpu_engine and (other := _other(states, wanted, cpu=False)):
+            raise UserError(
+                f"states {asked} are of {', '.join(other)}: by their costs drafts may cost more "
+                "than they bring; serve as they were measured, measure yours (`bench auto`), or "
+                f"take what is nearest (--adaptive {MEASURED})"
+            )
         where = str(path)
         return ChosenStates(path, states, _note(states, where, wanted, profile.cpu_engine))
     found = {path: files.read(path) for path in sorted(_folder().glob("*.json"))}
@@ -83,19 +89,23 @@ def choose(
 def _note(states: DraftStates, where: str, wanted: Mapping[str, object], cpu: bool) -> str:
     """What was chosen, and what of this server it was not measured on."""
     note = f"{_says(states)} ({where})"
-    if not states.measured:  # Nobody knows of what.
-        return note
-    if cpu == _like(states):
-        other = ["a GPU and not a CPU" if cpu else "a CPU and not a GPU"]
-    elif cpu:
-        other = []
-    else:
-        other = [
-            f"{key} {_measured(states, key)} and not {value}"
-            for key, value in wanted.items()
-            if _measured(states, key) != value
-        ]
+    other = _other(states, wanted, cpu=cpu)
     return f"{note}; they are of {', '.join(other)}: `bench auto` measures yours" if other else note
+
+
+def _other(states: DraftStates, wanted: Mapping[str, object], *, cpu: bool) -> list[str]:
+    """What of a server its costs were not measured on."""
+    if not states.measured:  # Nobody knows of what.
+        return []
+    if cpu == _like(states):
+        return ["a GPU and not a CPU" if cpu else "a CPU and not a GPU"]
+    if cpu:
+        return []
+    return [
+        f"{key} {was} and not {value}"
+        for key, value in wanted.items()
+        if (was := _measured(states, key)) not in (value, None) and value is not None
+    ]
 
 
 def _says(states: DraftStates) -> str:
@@ -134,13 +144,21 @@ def _like(states: DraftStates) -> bool:
 
 
 def _measured(states: DraftStates, key: str) -> object:
-    """A file that does not say so was measured without our switches."""
-    return states.measured.get(key, False if key in ("fast", "seams") else None)
+    """A file that does not say so was measured without our switches, which older ones spell as
+    true and false."""
+    value = states.measured.get(key, False if key in ("fast", "seams") else None)
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-def _alike(states: DraftStates, wanted: Mapping[str, object]) -> int:
-    weights = {"tp": 8, "precision": 4, "fast": 2, "seams": 1}
-    return sum(weights[key] for key, value in wanted.items() if _measured(states, key) == value)
+def _alike(states: DraftStates, wanted: Mapping[str, object]) -> float:
+    weights = {"tp": 16, "precision": 8, "fast": 4, "seams": 2}
+    score = 0.0
+    for key, value in wanted.items():
+        was = _measured(states, key)
+        # Some of our kernels are nearer to all of them than none are.
+        near = key in ("fast", "seams") and "off" not in (was, value)
+        score += weights[key] * (1.0 if was == value else 0.5 if near else 0.0)
+    return score
 
 
 def check(given: Parsed) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.overlay.fast import stages
-from sglang_qwen3next_eagle3.overlay.seams import seams
+from sglang_qwen3next_eagle3.overlay.adaptive.states import switches
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
 from sglang_qwen3next_eagle3.serving import adaptive, flags, keys
 from sglang_qwen3next_eagle3.serving.flags import Parsed
@@ -134,8 +133,7 @@ def states_of(profile: Profile, extra: Sequence[str] = ()) -> adaptive.ChosenSta
     return adaptive.choose(
         profile,
         tp=1 if tp is None else tp,
-        fast=stages.parse(set_here.get(variables.FAST)) is not None,
-        seams=bool(seams.parse(set_here.get(variables.SEAMS))),
+        switches=switches(set_here),
         quantization=given.value("--quantization"),
     )
 

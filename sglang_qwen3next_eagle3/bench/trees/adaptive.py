@@ -14,7 +14,7 @@ from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, Tree, spelled
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates, chain_lengths
+from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates, chain_lengths, switches
 
 SHARES: tuple[float, ...] = (0.62, 0.58, 0.55, 0.53, 0.51, 0.5, 0.5)
 """Of a head that nobody measured: drafts accepted at positions 1, 2, ..., of those whose
@@ -22,6 +22,7 @@ predecessors were."""
 MOST_STATES = 6
 LOSS = 0.04
 """That a choice of states may lose against all chains, at the acceptance that suits it least."""
+_SAID = {"fast": "fast path", "seams": "seams"}
 _SIMULATED = (1.6, 2.46, 3.0)
 """Accept lengths of `bench speed`, which simulates so many tokens and never more."""
 
@@ -121,24 +122,39 @@ def plan_states(
 def of_result(result: Result) -> dict[str, Any]:
     """Where costs come from: hardware, ranks, precision, our switches, commit, date."""
     settings, provenance = result.settings, result.provenance
-    served = [c for c in result.configurations if c.algorithm in ("eagle3", "adaptive")]
-    fast, seams = (_is_on(served, name) for name in (variables.FAST, variables.SEAMS))
-    ranks = settings.get("tp") or next(iter(_ranks(served)), 1)
+    rows = [c for c in result.configurations if c.algorithm in ("none", "eagle3", "adaptive")]
+    on = _switches(rows, provenance.get("environment") or {})
+    ranks = settings.get("tp") or next(iter(_ranks(rows)), 1)
     names = [str(gpu.get("name")) for gpu in provenance.get("gpus") or ()]
+    if any(variables.CPU_ENGINE in row.environment for row in rows):
+        names = []
     precision = settings.get("precision", "fp8")
     hardware = f"{ranks}x {names[0]}" if names else str(provenance.get("host", {}).get("cpu"))
-    on = f"{hardware}, {precision.upper() if precision == 'fp8' else precision}"
-    on += ", fast path" * fast + ", seams" * seams
+    parts = [hardware, {"fp8": "FP8"}.get(precision, precision)]
+    for key, said in _SAID.items():
+        if on[key] != "off":
+            parts.append(said if on[key] == "on" else f"{said} {on[key]}")
+    of = {"tp": ranks, "precision": precision, **on}
     return {
-        "on": on,
+        "on": ", ".join(parts),
         "date": str(provenance.get("date", ""))[:10],
         "commit": str(provenance.get("commit", ""))[:12],
-        **({"tp": ranks, "precision": precision, "fast": fast, "seams": seams} if names else {}),
+        **(of if names else {}),
     }
 
 
-def _is_on(served: Sequence[Any], name: str) -> bool:
-    return any(one.environment.get(name, "off") != "off" for one in served)
+def _switches(rows: Sequence[Any], caller: Mapping[str, str]) -> dict[str, str]:
+    """What of ours was on while all of them were measured. caller: the environment that they were
+    started in. Raises UserError: it was not the same."""
+    found = [switches({**caller, **row.environment}) for row in rows]
+    for row, one in zip(rows, found, strict=True):
+        if one != found[0]:
+            raise UserError(
+                f"{rows[0].name} was measured with fast {found[0]['fast']}, seams "
+                f"{found[0]['seams']}, and {row.name} with fast {one['fast']}, seams "
+                f"{one['seams']}: costs of one file are of one kind of server"
+            )
+    return found[0] if found else switches(caller)
 
 
 def _ranks(served: Sequence[Any]) -> Iterator[int]:

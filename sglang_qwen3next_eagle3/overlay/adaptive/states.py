@@ -17,6 +17,9 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import expanded, parse_json
+from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.seams import seams
 
 KEY = "qwen3next_eagle3"
 FORMAT = 1
@@ -92,6 +95,19 @@ class DraftStates:
         lines += ["  }"]
         slots = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in data.items()]
         return "\n".join(["{", f' "{KEY}": {{', *lines, " },", ",\n".join(slots), "}", ""])
+
+
+def switches(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of ours a server with this environment has on, spelled in one way; `off` for none.
+
+    Raises:
+        UserError: a variable names something that is none.
+    """
+    fast = stages.parse(environment.get(variables.FAST))
+    return {
+        "fast": "off" if fast is None else fast.spelled,
+        "seams": seams.spelled(seams.parse(environment.get(variables.SEAMS))),
+    }
 
 
 def _spelled(costs: Mapping[int, float]) -> dict[str, float]:

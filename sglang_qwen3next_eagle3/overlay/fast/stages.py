@@ -33,6 +33,14 @@ class Wanted:
     stages: frozenset[Stage]
     required: bool = False
 
+    @property
+    def spelled(self) -> str:
+        """In one way, whatever was written: `on`, and the stages in their order."""
+        rest: list[str] = [stage for stage in STAGES if stage in self.stages]
+        if self.stages >= set(OF_TARGET):
+            rest = ["on", *(stage for stage in rest if stage not in OF_TARGET)]
+        return ",".join(rest)
+
 
 def parse(text: str | None, said: str = f"{FAST}=") -> Wanted | None:
     """What the variable asks for; None for off and for nothing.

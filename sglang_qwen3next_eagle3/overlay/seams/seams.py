@@ -17,6 +17,13 @@ mask. slots: memory for a cycle's tokens. cycle: all that SGLang launches in a c
 batch, recorded for each size of one. What is not taken is SGLang's."""
 
 
+def spelled(wanted: frozenset[Seam]) -> str:
+    """In one way, whatever was written: `off`, `on`, or the seams in their order."""
+    if len(wanted) in (0, len(ALL)):
+        return "on" if wanted else "off"
+    return ",".join(seam for seam in ALL if seam in wanted)
+
+
 def parse(text: str | None, said: str = f"{SEAMS}=") -> frozenset[Seam]:
     """What the variable asks for; none for off and for nothing.
 

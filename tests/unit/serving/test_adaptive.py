@@ -8,7 +8,8 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.model.published import CODER_NEXT, CODER_NEXT_FP8
-from sglang_qwen3next_eagle3.overlay.adaptive.states import read
+from sglang_qwen3next_eagle3.overlay.adaptive.states import read, switches
+from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 from sglang_qwen3next_eagle3.serving import adaptive
 from sglang_qwen3next_eagle3.serving.profile import load
 from tests.support.launching import dry_run, error_of
@@ -99,7 +100,8 @@ def test_what_was_measured_on_something_else_is_told(capsys: pytest.CaptureFixtu
     found = dry_run(capsys, *words_of("--target", "Qwen/Qwen3-Coder-Next"))
     (note,) = (note for note in found["notes"] if note.startswith("auto: "))
     assert "precision fp8 and not bf16: `bench auto` measures yours" in note
-    assert "tp 1 and not 8" in adaptive.choose(load("auto"), tp=8, fast=False).note
+    chosen = adaptive.choose(load("auto"), tp=8, switches=switches({}))
+    assert "tp 1 and not 8" in chosen.note
 
 
 def test_an_fp8_folder_counts_as_fp8_whatever_its_name(
@@ -203,16 +205,73 @@ def note_of(found: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--adaptive", "h200-fp8", "--", "--tp", "4"), "they are of tp 1 and not 4: `bench auto`"),
-        (("--adaptive", "h200-fp8", "--seams"), "they are of seams False and not True"),
-        (("--seams",), "they are of seams False and not True"),
-        (("--fast", "--seams"), "fast False and not True, seams False and not True"),
+        (("--tp", "2"), "they are of tp 1 and not 2: `bench auto`"),
+        (("--seams",), "they are of seams off and not on"),
+        (("--fast", "--seams"), "fast off and not on, seams off and not on"),
+        (("--fast", "moe,dense", "--seams", "off"), "they are of fast off and not dense,moe:"),
     ],
 )
 def test_what_no_file_was_measured_with_is_told(
     capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
 ) -> None:
     assert told in note_of(dry_run(capsys, *words_of(*flags)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--", "--tp", "4"), "h200-fp8 are of tp 1 and not 4: "),
+        (("--", "--tensor-parallel-si=4"), "of tp 1 and not 4: "),
+        (("--fast",), "of fast off and not on: "),
+        (("--seams", "cycle"), "of seams off and not cycle: "),
+        (("--target", "Qwen/Qwen3-Coder-Next"), "of precision fp8 and not bf16: "),
+    ],
+)
+def test_a_named_file_of_another_kind_of_server_is_refused(
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], told: str
+) -> None:
+    # Options come before the dashes.
+    error = error_of(capsys, *words_of("--dry-run", "--adaptive", "h200-fp8", *flags))
+    assert told in error
+    assert "measure yours (`bench auto`)" in error
+
+
+def test_a_variable_of_the_caller_s_counts_like_the_flag(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FAST, "on")
+    argv = words_of("--adaptive", "h200-fp8")
+    assert "of fast off and not on" in error_of(capsys, *argv, "--dry-run")
+    assert dry_run(capsys, *argv, "--no-fast")
+
+
+def test_the_nearest_of_several_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what is on; some of our kernels are nearer to all of them than none are."""
+    ours = data_dir("launch") / "adaptive" / "h200-fp8.json"
+    kinds: dict[str, dict[str, Any]] = {
+        "stock": {"fast": False},
+        "fast": {"fast": "on", "seams": "off"},
+        "both": {"fast": "on", "seams": "on"},
+    }
+    for name, measured in kinds.items():
+        data = json.loads(ours.read_text(encoding="utf-8"))
+        data["qwen3next_eagle3"]["measured"] = {"tp": 1, "precision": "fp8", **measured}
+        (tmp_path / f"{name}.json").write_text(json.dumps(data), encoding="utf-8")
+    monkeypatch.setattr(adaptive, "_folder", lambda: tmp_path)
+    auto = load("auto")
+    for fast, seams, name in [
+        ("off", "off", "stock"),
+        ("on", "off", "fast"),
+        ("require", "on", "both"),
+        ("on", "cycle", "both"),
+        ("dense", "off", "fast"),
+        ("off", "on", "stock"),
+    ]:
+        on = switches({FAST: fast, SEAMS: seams})
+        chosen = adaptive.choose(auto, tp=1, switches=on)
+        assert chosen.path.stem == name, (fast, seams)
+        nearest = (fast, seams) in (("on", "cycle"), ("dense", "off"), ("off", "on"))
+        assert ("measures yours" in chosen.note) == nearest
 
 
 def test_costs_of_a_gpu_are_told_of_on_a_cpu(
@@ -229,5 +288,8 @@ def test_costs_of_a_gpu_are_told_of_on_a_cpu(
         file.write_text(json.dumps(data), encoding="utf-8")
         note = note_of(dry_run(capsys, "--profile", "demo", "--adaptive", str(file)))
         assert "measures yours" not in note
-        note = note_of(dry_run(capsys, *words_of("--adaptive", str(file))))
-        assert ("a CPU and not a GPU" in note) == bool(measured)
+        argv = words_of("--adaptive", str(file))
+        if measured:
+            assert "of a CPU and not a GPU: " in error_of(capsys, *argv, "--dry-run")
+        else:
+            assert "measures yours" not in note_of(dry_run(capsys, *argv))

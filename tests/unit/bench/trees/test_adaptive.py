@@ -11,6 +11,7 @@ from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import adaptive, cost
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, CycleCell
 from sglang_qwen3next_eagle3.overlay.adaptive import states
+from sglang_qwen3next_eagle3.overlay.environment import CPU_ENGINE, FAST, SEAMS
 
 RESULTS = Path(__file__).parents[4] / "benchmarks" / "results"
 
@@ -99,12 +100,65 @@ def test_the_command_writes_a_file_that_a_launch_takes(
     assert written is not None
     assert written.steps == (0, 1, 3)
     assert written.shares == pytest.approx((0.7, 0.7143, 0.7))
-    assert written.measured["tp"] == 1
+    measured = {key: written.measured[key] for key in ("tp", "precision", "fast", "seams")}
+    assert measured == {"tp": 1, "precision": "fp8", "fast": "off", "seams": "off"}
     assert printed["states"] == json.loads(file.read_text(encoding="utf-8"))
-    assert main(["launch", "--profile", "b1", "--adaptive", str(file), "--dry-run"]) == 0
+    assert main(["launch", "--profile", "h200-fp8", "--adaptive", str(file), "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert f"--speculative-adaptive-config {file}" in shown
     assert "# auto: drafts 0, 1, 3 steps" in shown
+
+
+def _measured_with(**environments: dict[str, str]) -> Result:
+    """The H200's result, its servers with these variables: of none, of chains, of the caller."""
+    result = Result.load(RESULTS / "h200x1-speed")
+    rows = []
+    for row in result.configurations:
+        added = environments.get("none" if row.algorithm == "none" else "chains", {})
+        rows.append(row.model_copy(update={"environment": {**row.environment, **added}}))
+    provenance = {**result.provenance, "environment": environments.get("caller", {})}
+    update = {"configurations": tuple(rows), "provenance": provenance}
+    return result.model_copy(update=update)
+
+
+@pytest.mark.parametrize(
+    ("fast", "seams", "told", "said"),
+    [
+        ("on", "off", {"fast": "on", "seams": "off"}, "fast path"),
+        (
+            "dense,moe,gdn,attention,lm_head",
+            "cycle,requests",
+            {"fast": "on", "seams": "requests,cycle"},
+            "fast path, seams requests,cycle",
+        ),
+        ("require,head", "on", {"fast": "on,head", "seams": "on"}, "fast path on,head, seams"),
+        ("off", "", {"fast": "off", "seams": "off"}, "FP8"),
+    ],
+)
+def test_a_file_says_what_of_ours_was_on(
+    fast: str, seams: str, told: dict[str, str], said: str
+) -> None:
+    """In one spelling, whether a profile said so or the environment of whoever measured."""
+    variables = {FAST: fast, SEAMS: seams}
+    for result in (
+        _measured_with(none=variables, chains=variables),
+        _measured_with(caller=variables),
+        _measured_with(caller={FAST: "moe", SEAMS: "chain"}, none=variables, chains=variables),
+    ):
+        found = adaptive.of_result(result)
+        assert {key: found[key] for key in told} == told
+        assert found["on"].endswith(said)
+
+
+def test_costs_of_two_kinds_of_servers_are_no_file() -> None:
+    """None was measured without what the chains had."""
+    with pytest.raises(UserError, match="none was measured with fast off, seams off, and"):
+        adaptive.of_result(_measured_with(chains={FAST: "on"}))
+
+
+def test_a_result_of_the_cpu_engine_is_a_cpu_s_wherever_it_ran() -> None:
+    engine = {CPU_ENGINE: "1"}
+    assert "tp" not in adaptive.of_result(_measured_with(none=engine, chains=engine))
 
 
 @pytest.mark.parametrize(
