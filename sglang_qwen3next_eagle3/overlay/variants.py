@@ -12,6 +12,7 @@ from sglang_qwen3next_eagle3.overlay import contract
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.overlay.fast.boundaries import Boundaries
+    from sglang_qwen3next_eagle3.overlay.seams.host import CycleHost
 
 LAYER_BOUNDARIES = "0.5.23"
 """The first release that was run in which a batch holds its residual (`layer_boundary`), whose
@@ -76,3 +77,10 @@ def boundaries() -> "Boundaries":
     from sglang_qwen3next_eagle3.overlay.fast.boundaries import Pairs, Streams
 
     return Streams() if has_layer_boundaries() else Pairs()
+
+
+def host() -> "CycleHost":
+    """What a scheduler's process does between the graphs of a cycle."""
+    from sglang_qwen3next_eagle3.overlay.seams.host import CycleHost, PlanningCycleHost
+
+    return PlanningCycleHost() if has_layer_boundaries() else CycleHost()

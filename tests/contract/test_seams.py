@@ -5,9 +5,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sglang_qwen3next_eagle3.overlay import contract
 from tests.support.parts import needs
 
 ROOT = Path(__file__).parents[2]
+OWN = {"0.5.17": set[str](), "0.5.23": {"commit", "cycle"}}
+"""The seams of a release that are SGLang's own there."""
+CHECKED = {
+    "commit": "60 batches",
+    "relay": "6 batches",
+    "metadata": "8 batches",
+    "chain": "24 batches",
+    "slots": "18 batches",
+}
 
 
 @needs("seams")
@@ -17,9 +27,8 @@ def test_seams_give_what_sglang_gives() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = dict(line.split(": ") for line in ended.stdout.splitlines() if ": " in line)
-    assert lines["commit"] == "60 batches"
-    assert lines["relay"] == "6 batches"
-    assert lines["metadata"] == "8 batches"
-    assert lines["chain"] == "24 batches"
-    assert lines["slots"] == "18 batches"
-    assert lines["requests"].startswith("600 turns, ")
+    installed = contract.installed_sglang()
+    assert installed is not None
+    assert lines.pop("requests").startswith("600 turns, ")
+    left = OWN[installed.release]
+    assert lines == {name: said for name, said in CHECKED.items() if name not in left}

@@ -1,7 +1,8 @@
 """The seams of a cycle against the functions of the installed SGLang, on a CPU.
 
 The kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), on random batches; the requests of
-two ranks go over gloo, through SGLang's own receiver. Prints a line for each that holds.
+two ranks go over gloo, through SGLang's own receiver. Prints a line for each that holds, of the
+seams that this release's manifest lists.
 """
 
 import multiprocessing
@@ -23,8 +24,9 @@ from sglang.srt.mem_cache import allocation, allocation_sizing
 from sglang.srt.speculative import eagle_utils, spec_utils
 from torch import distributed
 
+from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.hooks import apply
-from sglang_qwen3next_eagle3.overlay.seams import hooks, kernels
+from sglang_qwen3next_eagle3.overlay.seams import hooks, kernels, seams
 
 POOL = 24
 TURNS = 600
@@ -71,6 +73,8 @@ def relay(need_topk: bool, need_hidden: bool) -> Any:
     )
     made.req_pool_size, made.device = POOL, "cpu"
     made._forward_buf_initialized, made.dsa_topk_indices_buf = False, None
+    made.need_topk = made.need_hidden_states = False
+    made._relay = made.draft_probs_buf = None
     made.output_tokens_buf = torch.zeros(POOL, dtype=torch.int64)
     spec_utils.spec_need_hidden_states = lambda: need_hidden
     return made
@@ -91,10 +95,11 @@ def check_stash(chance: random.Random) -> int:
     for need_topk, need_hidden in ((True, True), (True, False)):
         stock, own = relay(need_topk, need_hidden), relay(need_topk, need_hidden)
         for each in (stock, own):
-            each._lazy_init_forward_buf(left(1, generator))
-            for name in ("topk_p_buf", "topk_index_buf", "hidden_states_buf"):
-                if hasattr(each, name) and getattr(each, name) is not None:
-                    getattr(each, name).zero_()
+            each.stash(torch.tensor([0]), left(1, generator))
+            for name in ("output_tokens", "topk_p", "topk_index", "hidden_states"):
+                rows = getattr(each, f"{name}_buf", None)
+                if rows is not None:
+                    rows.zero_()
         for batch in (1, 2, 9):
             payload = left(batch, generator)
             places = torch.tensor(chance.sample(range(POOL), batch))
@@ -123,9 +128,41 @@ def backend(window: int | None = None) -> Any:
     for first in (made.kv_indptr, made.mask_indptr):
         first[0] = 0  # is never written
     made.cuda_graph_kv_indices = torch.full((POOL * 1300,), -1, dtype=torch.int64)
-    buffer = torch.zeros(8 * POOL * 1300, dtype=torch.bool)
+    buffer = torch.zeros(8 * POOL * 1300, dtype=MASKED)
     made._verify_mask = SimpleNamespace(buffer=buffer)
+    if NEWER:
+        made.target_verify_num_tokens_per_req, made.dcp_size = 8, 1
+        made.kv_index_translator = translator(made.req_to_token)
     return made
+
+
+NEWER = variants.has_layer_boundaries()
+MASKED = torch.uint8 if NEWER else torch.bool
+"""What a mask is of, in the backend."""
+
+
+def translator(table: Any, translates: bool = False) -> Any:
+    """SGLang's, of a pool whose slots are read as they are, or of one that translates them."""
+    from sglang.srt.mem_cache.kv_index_translator import KVIndexTranslator
+
+    made = object.__new__(KVIndexTranslator)
+    made.req_to_token, made.is_translating, made._spaces = table, translates, {}
+    return made
+
+
+def in_verify(batch: int, seq_lens: Any, places: Any, spec_info: Any) -> tuple[Any, ...]:
+    """What a backend is given before the graph of a verify."""
+    if NEWER:
+        return None, batch, seq_lens, spec_info, places
+    return batch, seq_lens, places, spec_info
+
+
+def in_extend(batch: int, seq_lens: Any, places: Any, spec_info: Any) -> tuple[Any, ...]:
+    """The same before that of a draft extend."""
+    mode = SimpleNamespace(is_draft_extend_v2=lambda: True)
+    if NEWER:
+        return None, batch, seq_lens, mode, spec_info, places
+    return batch, seq_lens, places, mode, spec_info
 
 
 BUFFERS = ("kv_indptr", "qo_indptr", "mask_indptr", "cuda_graph_kv_indices")
@@ -148,55 +185,63 @@ def check_metadata(chance: random.Random) -> int:
     hooks._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
     verify = TritonAttnBackend._update_target_verify_buffers
     extend = TritonAttnBackend._update_draft_extend_buffers
-    mode = SimpleNamespace(is_draft_extend_v2=lambda: True)
-
-    def none(*args: Any) -> Any:
-        raise AssertionError("left to SGLang")
-
     for batch in (1, 2, 5, 16):
         for kind in (torch.int64, torch.int32):
             lens = [chance.choice([1, 3, 511, 512, 513, 1025]) for _ in range(batch)]
-            seq_lens = torch.tensor(lens, dtype=kind)
-            places = torch.tensor(chance.sample(range(POOL), batch))
+            of = (
+                batch,
+                torch.tensor(lens, dtype=kind),
+                torch.tensor(chance.sample(range(POOL), batch)),
+            )
             for tokens in (None, 4, 8):
                 stock, own = backend(), backend()
                 info = [
-                    SimpleNamespace(draft_token_num=tokens, custom_mask=each._verify_mask.buffer)
+                    SimpleNamespace(
+                        draft_token_num=tokens,
+                        num_tokens_per_req=tokens or -1,
+                        custom_mask=each._verify_mask.buffer,
+                    )
                     for each in (stock, own)
                 ]
-                theirs = verify(stock, batch, seq_lens, places, info[0])
-                ours = hooks._verify_metadata(none, own, batch, seq_lens, places, info[1])
+                theirs = verify(stock, *in_verify(*of, info[0]))
+                ours = hooks._verify_metadata(built_not, own, *in_verify(*of, info[1]))
                 same(theirs, ours, stock, own)
             stock, own = backend(), backend()
-            theirs = verify(stock, batch, seq_lens, places, None)
-            same(
-                theirs, hooks._verify_metadata(none, own, batch, seq_lens, places, None), stock, own
-            )
+            theirs = verify(stock, *in_verify(*of, None))
+            ours = hooks._verify_metadata(built_not, own, *in_verify(*of, None))
+            same(theirs, ours, stock, own)
             for taken in (None, torch.full((batch,), 8, dtype=torch.int32)):
                 stock, own = backend(), backend()
                 spec = SimpleNamespace(extend_seq_lens_tensor=taken)
-                theirs = extend(stock, batch, seq_lens, places, mode, spec)
-                ours = hooks._extend_metadata(none, own, batch, seq_lens, places, mode, spec)
+                theirs = extend(stock, *in_extend(*of, spec))
+                ours = hooks._extend_metadata(built_not, own, *in_extend(*of, spec))
                 same(theirs, ours, stock, own)
             done += 1
-    # What is not plain is SGLang's: a window, and a mask that lies somewhere else.
+    # What is not plain is SGLang's: a window, a mask that lies somewhere else, translated slots.
     asked: list[Any] = []
 
     def original(*args: Any) -> None:
         asked.append(args)
 
-    seq_lens, places = torch.tensor([5]), torch.tensor([1])
-    hooks._verify_metadata(original, backend(window=128), 1, seq_lens, places, None)
-    elsewhere = SimpleNamespace(draft_token_num=4, custom_mask=torch.ones(36, dtype=torch.bool))
-    hooks._verify_metadata(original, backend(), 1, seq_lens, places, elsewhere)
-    hooks._extend_metadata(original, backend(window=128), 1, seq_lens, places, mode, None)
-    assert len(asked) == 3
+    one = 1, torch.tensor([5]), torch.tensor([1])
+    elsewhere = SimpleNamespace(draft_token_num=4, custom_mask=torch.ones(36, dtype=MASKED))
+    left = [(backend(window=128), None), (backend(), elsewhere)]
+    if NEWER:
+        left.append((backend(), None))
+        left[-1][0].kv_index_translator = translator(left[-1][0].req_to_token, translates=True)
+    for each, spec in left:
+        hooks._verify_metadata(original, each, *in_verify(*one, spec))
+    hooks._extend_metadata(original, backend(window=128), *in_extend(*one, None))
+    assert [each for each, *_ in asked] == [*(each for each, _ in left), asked[-1][0]]
     return done
 
 
 def check_chain(chance: random.Random) -> int:
     """Against SGLang's own kernel in Triton, which stands for its CUDA one on another GPU."""
-    eagle_utils._is_cpu, eagle_utils._is_xpu = False, True
+    of_trees: Any = (
+        sys.modules["sglang.kernels.ops.speculative.spec_tree"] if NEWER else eagle_utils
+    )
+    of_trees._is_cpu, of_trees._is_xpu = False, True
     hooks._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
     built = eagle_utils.build_tree_kernel_efficient
     chains = hooks.Chains()
@@ -213,7 +258,7 @@ def check_chain(chance: random.Random) -> int:
                 cells = int((nodes * (lens + nodes)).sum())
                 results = []
                 for build in (built, lambda *of, **to: chains.around(built_not, *of, **to)):
-                    mask = torch.zeros(cells + 50, dtype=torch.bool)
+                    mask = torch.zeros(cells + 50, dtype=MASKED)
                     words = bonus, parents, order, drafts, lens, 0, 1, steps, nodes
                     mode = eagle_utils.TreeMaskMode.FULL_MASK
                     results.append(build(*words, mode, mask, fill_prefix_mask=fills))
@@ -238,11 +283,11 @@ def asking(lens: list[tuple[int, int]], places: list[int]) -> Any:
         return torch.tensor([next(taken) for _ in range(count)])
 
     requests = [
-        SimpleNamespace(
-            kv=SimpleNamespace(kv_allocated_len=held), kv_committed_len=filled, decode_batch_idx=2
-        )
-        for held, filled in lens
+        SimpleNamespace(kv=SimpleNamespace(kv_allocated_len=held), decode_batch_idx=2)
+        for held, _ in lens
     ]
+    for request, (_, filled) in zip(requests, lens, strict=True):
+        (request.kv if NEWER else request).kv_committed_len = filled
     allocator = SimpleNamespace(page_size=1, alloc=alloc)
     return SimpleNamespace(
         reqs=requests,
@@ -256,6 +301,9 @@ def asking(lens: list[tuple[int, int]], places: list[int]) -> Any:
         ),
         req_pool_indices=torch.tensor(places),
         device="cpu",
+        seq_lens_cpu=None,
+        max_seq_len_host=None,
+        hisparse_coordinator=None,
     )
 
 
@@ -278,6 +326,7 @@ def check_slots(chance: random.Random) -> int:
             assert torch.equal(*tables)
             for theirs, ours in zip(stock.reqs, own.reqs, strict=True):
                 assert theirs == ours
+            assert stock.max_seq_len_host == own.max_seq_len_host
             done += 1
     paged = asking([(4, 4)], [1])
     paged.token_to_kv_pool_allocator.page_size = 64
@@ -296,6 +345,11 @@ def requests_of(turn: int) -> list[dict[str, Any]]:
     return [{"turn": turn, "ids": list(range(turn))}] if chance.random() < 0.1 else []
 
 
+def decided_in(turn: int) -> list[dict[str, Any]]:
+    """What the first rank of a newer SGLang has decided on itself."""
+    return [{"aborts": turn}] if NEWER and turn % 37 == 5 else []
+
+
 def rank(number: int, folder: str, counts: Any) -> None:
     """A receiver's turns; what it has received is compared with what the first rank had."""
     store = distributed.FileStore(f"{folder}/store", 2)
@@ -303,7 +357,12 @@ def rank(number: int, folder: str, counts: Any) -> None:
         "gloo", store=store, rank=number, world_size=2, timeout=timedelta(seconds=120)
     )
     group = distributed.new_group([0, 1], backend="gloo")
-    parallel = SimpleNamespace(enable_dp_attention=False)
+    ps = SimpleNamespace(tp_rank=number, tp_size=2, pp_rank=0, pp_size=1)
+    tp_group = SimpleNamespace(rank=number, ranks=[0, 1], cpu_group=group)
+    if NEWER:
+        parallel = SimpleNamespace(attn_dp_enabled=False, tp_group=tp_group, **vars(ps))
+    else:
+        parallel = SimpleNamespace(enable_dp_attention=False)
     request_receiver.get_parallel = lambda: parallel
     runtime = sys.modules["sglang.srt.runtime_context"]
     runtime.get_parallel = lambda: parallel  # type: ignore[attr-defined]
@@ -317,19 +376,18 @@ def rank(number: int, folder: str, counts: Any) -> None:
 
     request_receiver.broadcast_pyobj = counted
     fields: dict[str, Any] = dict.fromkeys(SchedulerRequestReceiver.__dataclass_fields__)
-    fields |= {
-        "ps": SimpleNamespace(tp_rank=number, tp_size=2, pp_rank=0, pp_size=1),
-        "tp_group": SimpleNamespace(rank=number, ranks=[0, 1]),
-        "tp_cpu_group": group,
-        "server_args": SimpleNamespace(nnodes=1),
-    }
+    fields["server_args"] = SimpleNamespace(nnodes=1)
+    if not NEWER:
+        fields |= {"ps": ps, "tp_group": tp_group, "tp_cpu_group": group}
     receiver = SchedulerRequestReceiver(**fields)
     chance = random.Random(number)
     for turn in range(TURNS):
         if chance.random() < 0.02:
             time.sleep(chance.random() / 200)
         mine = requests_of(turn) if number == 0 else None
-        assert receiver._broadcast_reqs_across_ranks(mine) == requests_of(turn), turn
+        decided = ([] if number else decided_in(turn),) if NEWER else ()
+        found = receiver._broadcast_reqs_across_ranks(mine, *decided)
+        assert found == requests_of(turn) + decided_in(turn), turn
     counts.put(broadcasts)
     distributed.barrier()
 
@@ -346,7 +404,7 @@ def check_requests() -> str:
         for process in ranks:
             process.join(200)
             assert process.exitcode == 0, process.exitcode
-    some = sum(bool(requests_of(turn)) for turn in range(TURNS))
+    some = sum(bool(requests_of(turn) or decided_in(turn)) for turn in range(TURNS))
     assert [counts.get(), counts.get()] == [some, some], "no empty list was broadcast"
     new = {path.name for path in set(hooks._SHARED.iterdir()) - before}
     assert not [name for name in new if name.startswith("qwen3next-eagle3-")], "nothing is left"
@@ -355,12 +413,21 @@ def check_requests() -> str:
 
 def main() -> None:
     assert Path(kernels.__file__).is_file()
+    installed = contract.installed_sglang()
+    assert installed is not None
+    listed = contract.read_manifest(installed.release).hooked("seams")
+    ours = hooks.served(frozenset(seams.ALL), listed)
     chance = random.Random(3)
-    print("commit:", check_commit(chance), "batches", flush=True)
-    print("relay:", check_stash(chance), "batches", flush=True)
-    print("metadata:", check_metadata(chance), "batches", flush=True)
-    print("chain:", check_chain(chance), "batches", flush=True)
-    print("slots:", check_slots(chance), "batches", flush=True)
+    checks = {
+        "commit": check_commit,
+        "relay": check_stash,
+        "metadata": check_metadata,
+        "chain": check_chain,
+        "slots": check_slots,
+    }
+    for name, check in checks.items():
+        if name in ours:
+            print(f"{name}: {check(chance)} batches", flush=True)
     print("requests:", check_requests(), flush=True)
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 from sglang_qwen3next_eagle3.overlay.seams.agreement import Agreement, size
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL, Seam
@@ -36,8 +37,15 @@ _FULL_MASK = 0
 _SHARED = Path("/dev/shm")
 
 
+def served(wanted: frozenset[Seam], listed: frozenset[str]) -> frozenset[Seam]:
+    """Of the seams that are wanted, those whose symbols a release's manifest lists as hooked."""
+    return frozenset(
+        seam for seam in wanted if all(hook.target in listed for hook in hooks(frozenset({seam})))
+    )
+
+
 def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
-    """Those of the seams that are wanted."""
+    """Those of the seams that are wanted, on whatever release."""
     every: dict[Seam, tuple[Hook, ...]] = {
         "requests": (
             Hook(
@@ -74,7 +82,7 @@ def announcing(wanted: frozenset[Seam]) -> Hook:
     names = ", ".join(seam for seam in ALL if seam in wanted)
 
     def run_event_loop(original: Callable[..., None], scheduler: Any) -> None:
-        if scheduler.ps.tp_rank == 0:
+        if variants.place(scheduler).tp_rank == 0:
             logger.info("sglang-qwen3next-eagle3: seams on: %s", names)
         original(scheduler)
 
@@ -106,34 +114,39 @@ class Broadcasts:
         self._agreement: Agreement | None = None
 
     def around(
-        self, original: Callable[..., list[Any]], receiver: Any, recv_reqs: list[Any] | None
+        self,
+        original: Callable[..., list[Any]],
+        receiver: Any,
+        recv_reqs: list[Any] | None,
+        *decided: list[Any] | None,
     ) -> list[Any]:
+        """decided: of a newer SGLang, aborts that the rank has decided on itself."""
         if receiver is not self._receiver:
             # In the first turn of all ranks alike.
             self._receiver, self._agreement = receiver, _agree(receiver)
         agreement = self._agreement
         if agreement is None:
-            return original(receiver, recv_reqs)
+            return original(receiver, recv_reqs, *decided)
         if agreement.rank == 0:
-            agreement.tell(bool(recv_reqs))
-            if not recv_reqs:
+            some = bool(recv_reqs) or any(decided)
+            agreement.tell(some)
+            if not some:
                 return [] if recv_reqs is None else recv_reqs
-            found = original(receiver, recv_reqs)
+            found = original(receiver, recv_reqs, *decided)
             agreement.received_by_all()
             return found
         if not agreement.ask():
             return []
-        found = original(receiver, recv_reqs)
+        found = original(receiver, recv_reqs, *decided)
         agreement.received()
         return found
 
 
 def _agree(receiver: Any) -> Agreement | None:
     """The ranks' agreement, or None on all of them where one of them cannot have it."""
-    from sglang.srt.runtime_context import get_parallel
-
-    ps = receiver.ps
-    if ps.tp_size == 1 or get_parallel().enable_dp_attention:
+    host = variants.host()
+    ps = host.ranks(receiver)
+    if ps.tp_size == 1 or host.has_dp_attention():
         return None
     if ps.pp_size > 1 or receiver.server_args.nnodes > 1:
         logger.warning(
@@ -144,7 +157,7 @@ def _agree(receiver: Any) -> Agreement | None:
     import torch
     from torch import distributed
 
-    group, first = receiver.tp_cpu_group, receiver.tp_group.ranks[0]
+    group, first = host.requests_group(receiver)
     path = _shared_file(ps.tp_size) if ps.tp_rank == 0 else None
     told = [None if path is None else str(path)]
     distributed.broadcast_object_list(told, src=first, group=group)
@@ -203,12 +216,14 @@ def _slots(original: Callable[..., None], batch: Any) -> None:
     if batch.sampling_info.penalizer_orchestrator.is_required:
         batch.cumulate_penalty_output_tokens()
     reserve = get_alloc_reserve_per_decode()
+    host = variants.host()
     begins, counts = [], []
     for request in batch.reqs:
         held = request.kv.kv_allocated_len
         begins.append(held)
-        counts.append(max(0, request.kv_committed_len + reserve - held))
+        counts.append(max(0, host.committed(request) + reserve - held))
         request.decode_batch_idx += 1
+    host.tell_longest(batch, begins)
     needed = sum(counts)
     if needed:
         slots = alloc_token_slots(batch.tree_cache, needed)
@@ -258,10 +273,10 @@ def _stash(original: Callable[..., None], relay: Any, future_indices: Any, paylo
 def _pairs(relay: Any, payload: Any) -> list[tuple[Any, Any]] | None:
     """What is stashed and where, or None where it is SGLang's to do."""
     if (
-        not relay._forward_buf_initialized
-        or relay.spec_algo.is_ngram()
+        relay.spec_algo.is_ngram()
         or payload.draft_probs is not None
         or payload.dsa_topk_indices is not None
+        or not variants.host().has_relay_rows(relay, payload)
     ):
         return None
     pairs = [(payload.bonus_tokens, relay.output_tokens_buf)]
@@ -277,29 +292,22 @@ def _pairs(relay: Any, payload: Any) -> list[tuple[Any, Any]] | None:
     return pairs if fits and len(pairs) > 1 else None
 
 
-def _verify_metadata(
-    original: Callable[..., Any],
-    backend: Any,
-    bs: int,
-    seq_lens: Any,
-    req_pool_indices: Any,
-    spec_info: Any,
-) -> Any:
-    asked = getattr(spec_info, "draft_token_num", None)
+def _verify_metadata(original: Callable[..., Any], backend: Any, *asked: Any) -> Any:
+    bs, seq_lens, req_pool_indices, spec_info = variants.host().of_verify(asked)
     mask = backend._verify_mask
     given = getattr(spec_info, "custom_mask", None)
     # The tree was written where it is read: copying a mask onto itself changes nothing.
     here = given is not None and mask is not None and _starts(given, mask.buffer)
     ours = _has_plain_places(backend, req_pool_indices, seq_lens)
     if not ours or not (given is None or here) or len(seq_lens) != bs:
-        return original(backend, bs, seq_lens, req_pool_indices, spec_info)
+        return original(backend, *asked)
     from sglang_qwen3next_eagle3.overlay.seams import kernels
 
     kernels.attention_metadata(
         backend.req_to_token,
         req_pool_indices,
         seq_lens,
-        backend.num_draft_tokens if asked is None else int(asked),
+        variants.host().verify_tokens(backend, spec_info),
         backend.qo_indptr,
         backend.kv_indptr,
         backend.cuda_graph_kv_indices,
@@ -318,15 +326,8 @@ def _verify_metadata(
     )
 
 
-def _extend_metadata(
-    original: Callable[..., Any],
-    backend: Any,
-    bs: int,
-    seq_lens: Any,
-    req_pool_indices: Any,
-    forward_mode: Any,
-    spec_info: Any,
-) -> Any:
+def _extend_metadata(original: Callable[..., Any], backend: Any, *asked: Any) -> Any:
+    bs, seq_lens, req_pool_indices, spec_info, forward_mode = variants.host().of_draft_extend(asked)
     taken = getattr(spec_info, "extend_seq_lens_tensor", None)
     seq_lens = seq_lens[:bs]
     some = [] if taken is None else [taken]
@@ -335,7 +336,7 @@ def _extend_metadata(
         or len(req_pool_indices) != bs
         or not _has_plain_places(backend, req_pool_indices, seq_lens, *some)
     ):
-        return original(backend, bs, seq_lens, req_pool_indices, forward_mode, spec_info)
+        return original(backend, *asked)
     from sglang_qwen3next_eagle3.overlay.seams import kernels
 
     kernels.attention_metadata(
@@ -355,8 +356,10 @@ def _extend_metadata(
 def _has_plain_places(backend: Any, *tensors: Any) -> bool:
     """Whether a backend keeps every token's place, and no window of them besides."""
     window = backend.sliding_window_size
-    return (window is None or window <= 0) and _is_ours(
-        backend.req_to_token, backend.qo_indptr, backend.kv_indptr, *tensors
+    return (
+        (window is None or window <= 0)
+        and variants.host().reads_slots_as_they_are(backend)
+        and _is_ours(backend.req_to_token, backend.qo_indptr, backend.kv_indptr, *tensors)
     )
 
 

@@ -38,3 +38,52 @@ def test_elsewhere_there_is_nothing_to_publish(
 ) -> None:
     monkeypatch.setattr(contract, "installed_sglang", lambda: installed)
     variants.publish(SimpleNamespace(), "arguments", 0)
+
+
+@pytest.fixture(params=["0.5.17", "0.5.23"])
+def release(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    installed = Installed(request.param, Path())
+    monkeypatch.setattr(contract, "installed_sglang", lambda: installed)
+    return installed.release
+
+
+def test_what_a_backend_is_given_before_a_graph_is_read_in_the_order_of_its_release(
+    release: str,
+) -> None:
+    in_verify = {
+        "0.5.17": ("requests", "lengths", "places", "info"),
+        "0.5.23": ("plan", "requests", "lengths", "info", "places"),
+    }
+    in_extend = {
+        "0.5.17": ("requests", "lengths", "places", "mode", "info"),
+        "0.5.23": ("plan", "requests", "lengths", "mode", "info", "places"),
+    }
+    expected = ("requests", "lengths", "places", "info")
+    assert variants.host().of_verify(in_verify[release]) == expected
+    assert variants.host().of_draft_extend(in_extend[release]) == (*expected, "mode")
+
+
+def test_a_relay_that_makes_its_rows_by_itself_does_so_first(release: str) -> None:
+    asked: list[Any] = []
+    relay = SimpleNamespace(
+        _forward_buf_initialized=False, _maybe_init_forward_bufs=asked.append, _relay=None
+    )
+    assert variants.host().has_relay_rows(relay, "payload") is (release == "0.5.23")
+    assert asked == (["payload"] if release == "0.5.23" else [])
+    relay._forward_buf_initialized, relay._relay = True, "rows that a graph fills"
+    assert variants.host().has_relay_rows(relay, "payload") is (release == "0.5.17")
+
+
+def test_slots_that_are_translated_are_not_read_as_they_are(release: str) -> None:
+    backend = SimpleNamespace(kv_index_translator=SimpleNamespace(is_translating=True))
+    assert variants.host().reads_slots_as_they_are(backend) is (release == "0.5.17")
+    backend.kv_index_translator.is_translating = False
+    assert variants.host().reads_slots_as_they_are(backend)
+
+
+def test_the_longest_row_is_told_where_lengths_are_on_the_gpu_alone(release: str) -> None:
+    for lengths in (None, "on the host"):
+        batch = SimpleNamespace(seq_lens_cpu=lengths, max_seq_len_host=None)
+        variants.host().tell_longest(batch, [3, 9, 4])
+        told = release == "0.5.23" and lengths is None
+        assert batch.max_seq_len_host == (9 if told else None)

@@ -126,6 +126,15 @@ def test_each_seam_has_its_hook() -> None:
     assert hook.target == hooks.COMMIT_STEPS
 
 
+def test_a_seam_is_served_where_all_of_its_symbols_are_listed() -> None:
+    every = frozenset(hook.target for hook in hooks.hooks(frozenset(seams.ALL)))
+    wanted = frozenset({"chain", "metadata", "commit"})
+    assert hooks.served(wanted, every) == wanted
+    one_of_metadata = next(iter(hooks.hooks(frozenset({"metadata"})))).target
+    assert hooks.served(wanted, every - {one_of_metadata}) == {"chain", "commit"}
+    assert hooks.served(wanted, frozenset()) == frozenset()
+
+
 def test_the_first_rank_says_which_are_on(caplog: pytest.LogCaptureFixture) -> None:
     hook = hooks.announcing(frozenset({"chain", "commit"}))
     begun: list[Any] = []
