@@ -352,7 +352,7 @@ def decided_in(turn: int) -> list[dict[str, Any]]:
 
 def rank(number: int, folder: str, counts: Any) -> None:
     """A receiver's turns; what it has received is compared with what the first rank had."""
-    store = distributed.FileStore(f"{folder}/store", 2)
+    store = distributed.FileStore(f"{folder}/store", 2)  # type: ignore[attr-defined]
     distributed.init_process_group(
         "gloo", store=store, rank=number, world_size=2, timeout=timedelta(seconds=120)
     )

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from streams import StreamRunner
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.overlay import capture
+from tests.support.streams import StreamRunner
 
 
 def main() -> None:

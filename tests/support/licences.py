@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TO_BE_LOOKED_AT = re.compile(r"\b(A?GPL|GNU (Affero )?General Public|SSPL|non-?commercial)", re.I)
@@ -35,7 +36,7 @@ def names(constraints: str = "constraints.txt") -> list[str]:
 
 def licence(found: Distribution) -> str:
     """Its expression (PEP 639), else its classifiers, its licence field, or its licence's text."""
-    told = found.metadata
+    told: Any = found.metadata  # An email.message.Message, which is more than what is promised.
     if expression := told.get("License-Expression"):
         return str(expression)
     classifiers = [

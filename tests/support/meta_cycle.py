@@ -98,10 +98,11 @@ def prepare(topk: int, nodes: int) -> Any:
     device = SimpleNamespace(
         current_stream=lambda *_: stream, Event=lambda: SimpleNamespace(record=nothing)
     )
-    torch.get_device_module = lambda *_: device
-    torch.Tensor.record_stream = nothing  # type: ignore[method-assign,assignment]
-    torch.cuda.current_stream = lambda *_: "a side"  # type: ignore[assignment,return-value]
-    torch.cuda.default_stream = lambda *_: "the default"  # type: ignore[assignment,return-value]
+    cuda: Any = torch.cuda
+    setattr(torch, "get_device_module", lambda *_: device)  # noqa: B010
+    setattr(torch.Tensor, "record_stream", nothing)  # noqa: B010
+    cuda.current_stream = lambda *_: "a side"
+    cuda.default_stream = lambda *_: "the default"
     arguments = SimpleNamespace(
         page_size=1, speculative_use_rejection_sampling=False, enable_lora=False,
         speculative_num_steps=STEPS, speculative_eagle_topk=topk, pp_size=1, device=device,

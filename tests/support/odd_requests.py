@@ -6,7 +6,7 @@ next answer.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 GENERATE, CHAT, COMPLETIONS = "/generate", "/v1/chat/completions", "/v1/completions"
@@ -28,7 +28,7 @@ KNOWN_INTERNAL_ERRORS: frozenset[tuple[str, str]] = frozenset(
 """Route and field, of what SGLang answers with 500 and serves on."""
 
 
-def generate(sampling: dict[str, Any] | None = None, **body: Any) -> Request:
+def generate(sampling: dict[str, Any] | None = None, /, **body: Any) -> Request:
     where = {} if {"input_ids", "input_embeds", "text"} & body.keys() else {"text": "def f("}
     asked = {"temperature": 0, "max_new_tokens": 2, **(sampling or {})}
     return GENERATE, {**where, "sampling_params": asked, **body}
@@ -78,6 +78,7 @@ def _prompts() -> Iterator[Request]:
     yield completions(prompt=[200_000])
     yield from (completions(prompt=prompt) for prompt in ("", [""]))
     yield generate(text="")
+    rows: Sequence[Sequence[float]]
     for rows in ([[0.1]], [[0.1] * 191], [[]], [], [[1e39] * 192], [[0.1] * 192]):
         yield generate(input_embeds=rows)
 

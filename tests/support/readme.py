@@ -4,6 +4,7 @@ A block stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.bench.reports import speed
@@ -69,13 +70,15 @@ def _row(rows: tuple[PlanRow, ...], name: str, batch: int) -> PlanRow:
     return next(row for row in rows if (row.name, row.batch) == (name, batch))
 
 
+def _between(content: str, marks: re.Match[str]) -> str:
+    return f"{marks[1]}{content}\n{marks[2]}"
+
+
 def filled(text: str) -> str:
     """The text with every block made again."""
     for name, content in blocks().items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, count = re.subn(
-            pattern, lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text, flags=re.DOTALL
-        )
+        text, count = re.subn(pattern, partial(_between, content), text, flags=re.DOTALL)
         assert count == 1, f"README has no block {name}"
     return text
 

@@ -108,9 +108,12 @@ def of_law(
     measurements = []
     for batch in batches:
         for tree in trees:
-            reached = [x for x in LENGTHS if tree is not None and x <= tree[0] + 1] or [None]
+            reached: list[float | None] = [
+                x for x in LENGTHS if tree is not None and x <= tree[0] + 1
+            ]
             measurements += [
-                measurement(name_of(tree), batch, cycle(batch, tree), length) for length in reached
+                measurement(name_of(tree), batch, cycle(batch, tree), length)
+                for length in reached or [None]
             ]
         measurements += [
             measurement("mtp", batch, 1.1 * cycle(batch, (3, 1, 4)), length) for length in LENGTHS

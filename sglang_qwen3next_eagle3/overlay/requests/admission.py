@@ -7,6 +7,7 @@ tokenized, which answers with 400, and once more where the scheduler takes it ov
 plugin is not loaded in additional tokenizer processes.
 """
 
+import importlib
 import math
 import re
 import struct
@@ -24,6 +25,8 @@ MOST_TOP_LOGPROBS = 1024
 
 _UNCHECKED = {"input_ids", "input_embeds", "mm_inputs", "mm_data_mooncake", "time_stats"}
 _INT64 = range(-(2**63), 2**63)
+_PARSER: Any = importlib.import_module("re._parser")
+"""Of regular expressions; none of `re`'s public names."""
 
 
 @dataclass(frozen=True)
@@ -245,14 +248,14 @@ def _repeats_without_end(pattern: str) -> bool:
     """Whether an unbounded repetition contains another: the usual cause of a search that takes
     exponential time."""
     try:
-        parsed = re._parser.parse(pattern)  # type: ignore[attr-defined]
+        parsed = _PARSER.parse(pattern)
     except (re.error, RecursionError, OverflowError):
         return False  # SGLang has said so before
     return _nests(parsed, inside=False)
 
 
 def _nests(part: Any, inside: bool) -> bool:
-    if isinstance(part, re._parser.SubPattern):  # type: ignore[attr-defined]
+    if isinstance(part, _PARSER.SubPattern):
         return any(_nests(item, inside) for item in part)
     if isinstance(part, tuple) and len(part) == 2 and "REPEAT" in str(part[0]):
         _, most, repeated = part[1]
