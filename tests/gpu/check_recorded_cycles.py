@@ -19,6 +19,8 @@ from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, copy_to_cpu
 from tests.support.made_up_cycles import POOL, Relay, Worker, turn_of
 
 TURNS = 400
+ASKED = (None, (True, True, False), None, (False, True, False), (True, False, True))
+"""Of batches by turns: top_k, top_p, min_p; None is greedy."""
 
 
 def stand_in() -> None:
@@ -53,8 +55,11 @@ def stock_to_host(result: Any, **_: Any) -> None:
     result.copy_done.record()
 
 
-def run(relayed: bool) -> None:
-    cycles = Cycles(relayed=relayed)
+def run(relayed: bool, sampled: bool) -> None:
+    """sampled: two of three batches are, in three ways; both draw from a generator that is where
+    the other's was."""
+    cycles = Cycles(relayed=relayed, sampled=sampled)
+    chances = {False: torch.cuda.get_rng_state(), True: torch.cuda.get_rng_state()}
     ours, theirs = Worker(cycles, "cuda"), Worker(Cycles(), "cuda")
     own, stock = Relay(cycles, "cuda"), Relay(cycles, "cuda")
     graphed(ours)
@@ -71,9 +76,12 @@ def run(relayed: bool) -> None:
         for worker, relay, around in ((theirs, stock, None), (ours, own, cycles)):
             with torch.cuda.stream(forward):
                 forward.wait_stream(torch.cuda.default_stream())
+                torch.cuda.set_rng_state(chances[around is not None])
+                asked = ASKED[turn % 5] if sampled else None
                 begun = time.perf_counter()
-                result = turn_of(worker, relay, around, places, turn)
+                result = turn_of(worker, relay, around, places, turn, asked)
                 host[around is not None].append(time.perf_counter() - begun)
+                chances[around is not None] = torch.cuda.get_rng_state()
                 result.copy_done = torch.cuda.Event()
             copying.wait_stream(forward)
             with torch.cuda.stream(copying):
@@ -88,10 +96,12 @@ def run(relayed: bool) -> None:
     for name, rows in own.rows.items():
         assert torch.equal(rows, stock.rows[name]), name
     plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.CyclePlan)]
-    assert len(plans) == 3, cycles._said
+    assert len(plans) == (12 if sampled else 3), cycles._said
+    assert torch.equal(*chances.values()), "as many numbers are drawn"
     late = {name: sorted(times[TURNS // 2 :]) for name, times in host.items()}
     print(
-        f"relayed {relayed}: {TURNS} turns equal, {ours.said} of them the worker's own; host: "
+        f"relayed {relayed}, sampled {sampled}: {TURNS} turns equal, {ours.said} of them the "
+        "worker's own; host: "
         f"{late[False][TURNS // 4] * 1e6:.0f} us without, {late[True][TURNS // 4] * 1e6:.0f} with",
         flush=True,
     )
@@ -107,8 +117,8 @@ def compare(turn: int, expected: Any, found: Any) -> None:
 def main() -> None:
     stand_in()
     with torch.inference_mode():
-        for relayed in (False, True):
-            run(relayed)
+        for relayed, sampled in ((False, False), (True, False), (False, True), (True, True)):
+            run(relayed, sampled)
 
 
 if __name__ == "__main__":

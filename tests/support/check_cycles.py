@@ -1,6 +1,6 @@
 """Whether what the installed SGLang launches in a cycle can be recorded; on tensors without memory.
 
-    python -m tests.support.check_cycles TOPK NODES REQUESTS [relayed]
+    python -m tests.support.check_cycles TOPK NODES REQUESTS [relayed] [sampled]
 
 Prints what was recorded, and which operations of it used tensors of the batch itself: none may,
 since another batch has others.
@@ -30,10 +30,12 @@ class Uses(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[str, Any]] = []
+        self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if recording.current() is not None:
             name = func.overloadpacket.__name__
+            self.names.append(name)
             self.seen += [(name, leaf) for leaf in tree_leaves((args, kwargs))]
         return func(*args, **(kwargs or {}))
 
@@ -61,7 +63,8 @@ def main() -> None:
     worker, relay = meta_cycle.worker_of(topk, nodes), meta_cycle.relay_of(topk)
     recorded._read_done = lambda runner: None
     recorded._published = lambda relay: None
-    cycles = Cycles(Graph, DEVICE, relayed="relayed" in sys.argv)
+    sampled = "sampled" in sys.argv
+    cycles = Cycles(Graph, DEVICE, relayed="relayed" in sys.argv, sampled=sampled)
     table = {
         hooks.CYCLE: cycles.around, hooks.REPLAY: cycles.replay, hooks.RESOLVE: cycles.resolve,
         hooks.STASH: cycles.stash, hooks.TRACKING: recorded.prepare_tracking,
@@ -70,7 +73,7 @@ def main() -> None:
     launches, uses, results = Launches(), Uses(), []
     kept: list[Any] = []
     for turn in range(4):
-        batch = meta_cycle.batch_of(requests, topk, worker)
+        batch = meta_cycle.batch_of(requests, topk, worker, sampled=sampled)
         overlap_utils.resolve_forward_inputs(batch, relay)
         own = own_of(batch)
         kept.append(own)
@@ -87,6 +90,8 @@ def main() -> None:
             mine = {storage(tensor) for tensor in own}
             seen = [it for it in (*uses.seen, *launches.seen) if isinstance(it[1], torch.Tensor)]
             wrong = sorted({name for name, tensor in seen if storage(tensor) in mine})
+            drawn = sum(name in ("rand", "rand_like") for name in uses.names)
+            print(f"numbers are drawn {drawn} times")
             print("used of the batch:", ", ".join(wrong) or "nothing")
             assert len(seen) > 100
         if turn >= 2:

@@ -22,12 +22,33 @@ class Backend:
         return self._outputs[key]
 
 
+def sampled(logits: torch.Tensor, info: Any) -> torch.Tensor:
+    """Tokens [rows], as SGLang draws them: cut by what is asked for, coins of torch's generator."""
+    if info.is_all_greedy:
+        return logits.argmax(-1)
+    of: dict[str, torch.Tensor] = {
+        name: getattr(info, name).view(-1).repeat_interleave(N)[:, None]
+        for name in ("temperatures", "top_ps", "top_ks", "min_ps")
+    }
+    probs: torch.Tensor = (logits / of["temperatures"]).softmax(-1)
+    if info.need_top_k_sampling:
+        order = probs.argsort(-1, descending=True).argsort(-1)
+        probs = probs.masked_fill(order >= of["top_ks"], 0.0)
+    if info.need_top_p_sampling:
+        probs = probs.masked_fill(probs < (1 - of["top_ps"]) * 0.1, 0.0)
+    if info.need_min_p_sampling:
+        probs = probs.masked_fill(probs < probs.amax(-1, keepdim=True) * of["min_ps"], 0.0)
+    coins = torch.rand_like(probs[:, 0]) * probs.sum(-1)
+    return (probs.cumsum(-1) > coins[:, None]).to(torch.int32).argmax(-1)
+
+
 class Worker:
     """As SGLang's: fills places, lets a graph run, looks at what it wrote, and so on."""
 
     def __init__(self, cycles: Cycles, device: str = "cpu") -> None:
         self._cycles, self.said, self.device = cycles, 0, device
         self.speculative_num_draft_tokens = N
+        self.server_args = SimpleNamespace(tp_size=1)
         self.speculative_num_steps = 1  # a verify and a draft extend replay a graph, no draft does
         self.war_fastpath_runner = SimpleNamespace(war_fastpath_read_done_event=None)
         self.draft_worker = SimpleNamespace(
@@ -65,7 +86,7 @@ class Worker:
             self.rows[:size] += batch.mamba_track_indices[:, None]
         around = self._cycles.replay
         logits = around(lambda backend, key: backend.replay(key), self.backend, "all")
-        predict = logits[: size * N].argmax(-1).to(torch.int32)
+        predict = sampled(logits[: size * N], batch.sampling_info).to(torch.int32)
         lens = (predict.view(size, N).sum(-1) % N + 1).to(torch.int32)
         on_publish(batch.seq_lens + lens)
         self.war_fastpath_runner.war_fastpath_read_done_event = "theirs"
@@ -89,11 +110,27 @@ def result_of(predict: Any, lens: Any, bonus: Any, topk_index: Any, hidden: Any)
     )  # fmt: skip
 
 
-def batch_of(size: int, seed: int, tracks: bool = False, device: str = "cpu") -> Any:
+def batch_of(
+    size: int,
+    seed: int,
+    tracks: bool = False,
+    device: str = "cpu",
+    asked: tuple[bool, bool, bool] | None = None,
+) -> Any:
+    """asked: sampled, with top_k, top_p, min_p or without."""
     chance = torch.Generator().manual_seed(seed)
+    top_k, top_p, min_p = asked or (False, False, False)
+    of = torch.Generator().manual_seed(seed + 1000)
+
+    def each(*shape: int) -> torch.Tensor:
+        return torch.rand(size, *shape, generator=of).to(device)
+
     info = SimpleNamespace(
-        is_all_greedy=True, acc_additive_penalties=None, acc_scaling_penalties=None,
-        logit_bias=None, has_custom_logit_processor=False,
+        is_all_greedy=asked is None, acc_additive_penalties=None, acc_scaling_penalties=None,
+        logit_bias=None, has_custom_logit_processor=False, sampling_seed=None,
+        return_sampling_masks=[False] * size, need_top_k_sampling=top_k, need_top_p_sampling=top_p,
+        need_min_p_sampling=min_p, temperatures=0.2 + each(1), top_ps=each(), min_ps=0.3 * each(),
+        top_ks=(1 + 9 * each()).to(torch.int32),
     )  # fmt: skip
     tracked = torch.arange(size, device=device) if tracks else None
     spec = SimpleNamespace(
@@ -151,9 +188,16 @@ class Relay:
         self.new_seq_lens_buf[indices] = lens
 
 
-def turn_of(worker: Worker, relay: Relay, cycles: Cycles | None, places: Any, seed: int) -> Any:
+def turn_of(
+    worker: Worker,
+    relay: Relay,
+    cycles: Cycles | None,
+    places: Any,
+    seed: int,
+    asked: tuple[bool, bool, bool] | None = None,
+) -> Any:
     """A turn of the scheduler, with or without recordings."""
-    batch = batch_of(len(places), seed, device=worker.device)
+    batch = batch_of(len(places), seed, device=worker.device, asked=asked)
     batch.req_pool_indices = batch.spec_info.future_indices = places
     batch.seq_lens = relay.new_seq_lens_buf[places]
 

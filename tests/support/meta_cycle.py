@@ -7,14 +7,15 @@ process of its own (tests/support/check_cycles.py).
 """
 
 import contextlib
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 import triton
 from sglang.kernels.ops.mamba import mamba_state_scatter_triton
 from sglang.kernels.ops.speculative import cache_locs
-from sglang.srt import runtime_context
+from sglang.srt import distributed, runtime_context
 from sglang.srt.layers.attention.hybrid_linear_attn_backend import HybridLinearAttnBackend
 from sglang.srt.layers.attention.linear.gdn_backend import GDNAttnBackend
 from sglang.srt.layers.attention.triton_backend import (
@@ -110,7 +111,8 @@ def prepare(topk: int, nodes: int) -> Any:
         enable_memory_saver=False, disaggregation_mode="null", attention_backend="triton",
         speculative_num_draft_tokens=nodes, enable_mamba_extra_buffer=lambda: True,
         enable_mamba_extra_buffer_lazy=lambda: False, enable_eplb=False,
-        expert_distribution_recorder_mode=None, msprobe_dump_config=None,
+        expert_distribution_recorder_mode=None, msprobe_dump_config=None, tp_size=1,
+        speculative_accept_threshold_single=1.0, speculative_accept_threshold_acc=1.0,
     )  # fmt: skip
     parallel = SimpleNamespace(enable_dp_attention=False, moe_ep_size=1)
     runtime_context.get_parallel = forward_batch_info.get_parallel = lambda: parallel
@@ -137,10 +139,29 @@ def prepare(topk: int, nodes: int) -> Any:
     eagle_utils.verify_tree_greedy_func = lambda **given: (
         given["predicts"], given["accept_index"], given["accept_token_num"]
     )  # fmt: skip
+    sys.modules["sgl_kernel"] = sampling_kernels()
+    distributed.get_tp_group = lambda: SimpleNamespace(world_size=1)
     eagle_worker_common.build_tree_kernel_efficient = tree
     for name in ("fused_mamba_state_scatter_with_mask", "fused_conv_window_scatter_with_mask"):
         setattr(mamba_state_scatter_triton, name, nothing)
     return arguments
+
+
+def sampling_kernels() -> Any:
+    """CUDA's, which read what they are given."""
+
+    def cut(probs: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+        return probs * limits[:, None]
+
+    def draw(predicts: torch.Tensor, **given: Any) -> None:
+        given["target_probs"].sum(-1)
+        predicts.add_(given["uniform_samples"].sum().int())
+        given["accept_index"].add_(given["uniform_samples_for_final_sampling"][:, None].int())
+
+    made_up: Any = ModuleType("sgl_kernel")
+    made_up.top_k_renorm_prob = made_up.top_p_renorm_prob = cut
+    made_up.tree_speculative_sampling_target_only = draw
+    return made_up
 
 
 def track(batch: Any, positions: Any = None) -> None:
@@ -344,12 +365,13 @@ def relay_of(topk: int) -> Any:
     )  # fmt: skip
 
 
-def batch_of(requests: int, topk: int, worker: Any) -> Any:
-    """A `ScheduleBatch` that is decoded, greedy."""
+def batch_of(requests: int, topk: int, worker: Any, *, sampled: bool = False) -> Any:
+    """A `ScheduleBatch` that is decoded, greedy or sampled with all limits."""
     info = SamplingBatchInfo(
         temperatures=zeros(requests, 1), top_ps=zeros(requests), top_ks=zeros(requests),
-        min_ps=zeros(requests), is_all_greedy=True, is_any_greedy=True, need_top_p_sampling=False,
-        need_top_k_sampling=False, need_min_p_sampling=False, vocab_size=VOCABULARY, device=DEVICE,
+        min_ps=zeros(requests), is_all_greedy=not sampled, is_any_greedy=True,
+        need_top_p_sampling=sampled, need_top_k_sampling=sampled, need_min_p_sampling=sampled,
+        vocab_size=VOCABULARY, device=DEVICE,
     )  # fmt: skip
     sampling = SimpleNamespace(
         presence_penalty=0, frequency_penalty=0, repetition_penalty=1, min_new_tokens=0

@@ -16,12 +16,16 @@ class OpGraph(TorchDispatchMode):
         super().__init__()
         self._done: list[tuple[Any, Any, Any, Any]] = []
         self._before: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._chance = torch.empty(0)
 
     def capture_begin(self, pool: Any, capture_error_mode: str) -> None:
+        self._chance = torch.get_rng_state()
         self.__enter__()
 
     def capture_end(self) -> None:
         self.__exit__(None, None, None)
+        # What is captured draws nothing.
+        torch.set_rng_state(self._chance)
         for tensor, values in reversed(self._before):
             tensor.copy_(values)
 

@@ -5,6 +5,10 @@ prepares anew. Where a batch is plain (greedy, without grammar, penalties, logpr
 on the batch's size and on tensors only. So what SGLang itself launches for a batch of a size is
 recorded the third time, as graphs between its own, and handed over from then on: the same kernels
 on the same memory in the same order, without the host's work.
+
+A batch with sampled requests depends on their temperatures and limits besides, and on numbers that
+are drawn in it. torch draws in a graph what it would have drawn without: a graph asks the generator
+at each replay where it stands, and leaves it where the same draws would have.
 """
 
 import copy
@@ -49,7 +53,13 @@ _OF_PREFILLS: Final = (
 """What a prefill leaves in a batch until its size changes, so that a request which is served alone
 keeps it to its end; SGLang applies it in prefills only."""
 
-
+_SAMPLING: Final = ("temperatures", "top_ps", "top_ks", "min_ps")
+"""Tensors [B, ...] of SGLang's `SamplingBatchInfo` that sampling reads."""
+_NEEDS: Final = ("need_top_k_sampling", "need_top_p_sampling", "need_min_p_sampling")
+"""Which of them it reads: batches that differ in it launch other kernels."""
+_SAMPLED_ROWS: Final = 64
+"""Rows that are verified in a sampled batch at most: the graphs' memory holds some five tensors of
+fp32 over the vocabulary, 0.6 MB a row each, that SGLang would hold for a moment only."""
 _OF_STEPS: Final = ("_topk1_parents_prealloc", "_topk1_score_indices_prealloc")
 
 
@@ -157,7 +167,7 @@ def inputs_of(batch: Any) -> list[torch.Tensor]:
         spec.topk_p,
         spec.hidden_states,
     ]
-    return given + _tracked(batch)
+    return given + _others(batch)
 
 
 def put(batch: Any, tensors: list[torch.Tensor]) -> None:
@@ -170,34 +180,53 @@ def put(batch: Any, tensors: list[torch.Tensor]) -> None:
         spec.topk_index,
         spec.topk_p,
         spec.hidden_states,
-        *tracked,
+        *others,
     ) = tensors
-    batch.mamba_track_indices = tracked[0] if tracked else None
+    _put_others(batch, others)
 
 
 def places_of(batch: Any) -> list[torch.Tensor]:
     """The same where all else is taken from SGLang's relay."""
-    return [batch.spec_info.future_indices, batch.req_pool_indices, *_tracked(batch)]
+    return [batch.spec_info.future_indices, batch.req_pool_indices, *_others(batch)]
 
 
 def put_places(batch: Any, tensors: list[torch.Tensor]) -> None:
-    batch.spec_info.future_indices, batch.req_pool_indices, *tracked = tensors
-    batch.mamba_track_indices = tracked[0] if tracked else None
+    batch.spec_info.future_indices, batch.req_pool_indices, *others = tensors
+    _put_others(batch, others)
 
 
-def _tracked(batch: Any) -> list[torch.Tensor]:
-    return [] if batch.mamba_track_indices is None else [batch.mamba_track_indices]
+def _others(batch: Any) -> list[torch.Tensor]:
+    """How it is sampled, if it is, and which states are tracked, if any are."""
+    tracked = [] if batch.mamba_track_indices is None else [batch.mamba_track_indices]
+    if batch.sampling_info.is_all_greedy:
+        return tracked
+    return [*(getattr(batch.sampling_info, name) for name in _SAMPLING), *tracked]
+
+
+def _put_others(batch: Any, tensors: list[torch.Tensor]) -> None:
+    if not batch.sampling_info.is_all_greedy:
+        # The batch's own stays as it is.
+        batch.sampling_info = copy.copy(batch.sampling_info)
+        for name in _SAMPLING:
+            setattr(batch.sampling_info, name, tensors.pop(0))
+    batch.mamba_track_indices = tensors[0] if tensors else None
 
 
 class Cycles:
     """What stands around a worker's cycle, and what it needs to be told meanwhile."""
 
     def __init__(
-        self, graph: Graph | None = None, device: str = "cuda", *, relayed: bool = False
+        self,
+        graph: Graph | None = None,
+        device: str = "cuda",
+        *,
+        relayed: bool = False,
+        sampled: bool = False,
     ) -> None:
         """relayed: what a cycle takes from the one before and leaves for the next is recorded,
-        too."""
+        too. sampled: so are batches with sampled requests."""
         self._graph, self._device, self._relayed = graph or torch.cuda.CUDAGraph, device, relayed
+        self._sampled = sampled
         self._pool: Any = None
         self._plans: dict[tuple[Any, ...], CyclePlan | int | None] = {}
         self._said: set[str] = set()
@@ -219,7 +248,7 @@ class Cycles:
     ) -> Any:
         ungathered, self._ungathered = self._ungathered is batch, None
         self._worker, self._left = worker, None
-        recorded = on_publish is not None and is_plain(batch)
+        recorded = on_publish is not None and self._is_plain(worker, batch)
         plan = self._plan(original, worker, batch) if recorded else None
         if ungathered and (plan is None or plan.relay is None) and self._gather is not None:
             self._gather(self._relay, batch)
@@ -243,11 +272,27 @@ class Cycles:
             _track(batch)
         return plan
 
+    def _is_plain(self, worker: Any, batch: Any) -> bool:
+        if not is_plain(batch):
+            return False
+        info = batch.sampling_info
+        return bool(
+            info.is_all_greedy
+            or (
+                self._sampled
+                and info.sampling_seed is None
+                and not any(info.return_sampling_masks or ())
+                and len(batch.reqs) * worker.speculative_num_draft_tokens <= _SAMPLED_ROWS
+                # Ranks would tell each other what they accept within the recording.
+                and worker.server_args.tp_size == 1
+            )
+        )
+
     def _key(self, worker: Any, batch: Any) -> tuple[Any, ...]:
         size = batch.req_pool_indices.shape[0]
         # It is what the original begins with, and decides which graphs there are.
         worker.activate_step_by_batch(size)
-        return (size, *map(id, _runners_of(worker)))
+        return (size, _drawn(batch), *map(id, _runners_of(worker)))
 
     def _found(self, key: tuple[Any, ...], worker: Any) -> CyclePlan | int | None:
         """What is known of this key: a plan, how often it came, or that it is SGLang's."""
@@ -264,7 +309,7 @@ class Cycles:
         """Around what takes from the relay what the last cycle left: a recorded cycle does so."""
         if current() is None:
             self._relay, self._gather = relay, original
-            if self._worker is not None and is_plain(batch):
+            if self._worker is not None and self._is_plain(self._worker, batch):
                 plan = self._found(self._key(self._worker, batch), self._worker)
                 if isinstance(plan, CyclePlan) and plan.relay is relay:
                     self._ungathered = batch
@@ -309,6 +354,7 @@ class Cycles:
 
     def _record(self, original: Callable[..., Any], worker: Any, batch: Any) -> CyclePlan | None:
         size = batch.req_pool_indices.shape[0]
+        kind = "" if batch.sampling_info.is_all_greedy else "sampled "
         spec, collects = batch.spec_info, gc.isenabled()
         before, spec_before = dict(vars(batch)), dict(vars(spec))
         recording = None
@@ -350,7 +396,7 @@ class Cycles:
                 # A pool that no graph holds any more cannot be captured into again.
                 self._pool = None
             self._say(
-                f"cycles of {size} requests stay SGLang's: {type(error).__name__}: "
+                f"cycles of {size} {kind}requests stay SGLang's: {type(error).__name__}: "
                 f"{str(error).partition(chr(10))[0]} (at {_where(error)})"
             )
             logger.debug("A cycle could not be recorded", exc_info=True)
@@ -363,8 +409,9 @@ class Cycles:
             if collects:
                 gc.enable()
         logger.info(
-            "sglang-qwen3next-eagle3: cycles of %d requests are recorded: %d steps",
+            "sglang-qwen3next-eagle3: cycles of %d %srequests are recorded: %d steps",
             size,
+            kind,
             len(recording.steps),
         )
         return plan
@@ -433,8 +480,15 @@ def prepare_tracking(original: Callable[..., None], batch: Any) -> None:
         batch.mamba_track_mask = batch.mamba_track_seqlens = None
 
 
+def _drawn(batch: Any) -> tuple[bool, ...] | None:
+    """What is asked of sampling; None where nothing is drawn."""
+    info = batch.sampling_info
+    return None if info.is_all_greedy else tuple(bool(getattr(info, name)) for name in _NEEDS)
+
+
 def is_plain(batch: Any) -> bool:
-    """Whether a cycle of this `ScheduleBatch` depends on its size and on `inputs_of` only."""
+    """Whether a cycle of this `ScheduleBatch` depends on its size, on `inputs_of` and on what is
+    asked of sampling only."""
     info, spec = batch.sampling_info, batch.spec_info
     return bool(
         batch.forward_mode.is_decode()
@@ -442,11 +496,11 @@ def is_plain(batch: Any) -> bool:
         and not batch.has_grammar
         and not batch.return_logprob
         and not batch.return_hidden_states
-        and info.is_all_greedy
         and info.acc_additive_penalties is None
         and info.acc_scaling_penalties is None
         and info.logit_bias is None
         and not info.has_custom_logit_processor
+        and not getattr(info, "has_watermark_candidates", False)
         and spec is not None
         and spec.topk_p is not None
         and spec.topk_index is not None

@@ -39,9 +39,10 @@ _SHARED = Path("/dev/shm")
 
 def served(wanted: frozenset[Seam], listed: frozenset[str]) -> frozenset[Seam]:
     """Of the seams that are wanted, those whose symbols a release's manifest lists as hooked."""
-    return frozenset(
+    found = frozenset(
         seam for seam in wanted if all(hook.target in listed for hook in hooks(frozenset({seam})))
     )
+    return found if "cycle" in found else found - {"sampled"}
 
 
 def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
@@ -72,7 +73,8 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
         ),
         "chain": (Hook(TREE, Chains().around, "The tree of a chain, in one launch."),),
         "slots": (Hook(SLOTS, _slots, "Places for a cycle's tokens, without asking the GPU."),),
-        "cycle": _cycle_hooks("relay" in wanted) if "cycle" in wanted else (),
+        "cycle": _cycle_hooks(wanted) if "cycle" in wanted else (),
+        "sampled": (),
     }
     return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
 
@@ -89,10 +91,11 @@ def announcing(wanted: frozenset[Seam]) -> Hook:
     return Hook(LOOP, run_event_loop, "Says which seams are on.")
 
 
-def _cycle_hooks(relayed: bool) -> tuple[Hook, ...]:
+def _cycle_hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
     from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, copy_to_cpu, prepare_tracking
 
-    cycles = Cycles(relayed=relayed)
+    relayed = "relay" in wanted
+    cycles = Cycles(relayed=relayed, sampled="sampled" in wanted)
     relay = (
         Hook(RESOLVE, cycles.resolve, "A recorded cycle takes from the relay by itself."),
         Hook(STASH, cycles.stash, "A recorded cycle leaves in the relay by itself."),

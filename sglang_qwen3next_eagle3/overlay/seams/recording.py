@@ -92,6 +92,12 @@ class GraphRecording:
             # nothing that another stream has used.
             with suppress(AttributeError, RuntimeError):
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            # The generator, too, believes that it is captured, and would refuse to draw: an empty
+            # capture tells it otherwise.
+            with suppress(RuntimeError):
+                again = self._make()
+                again.capture_begin(pool=self._pool, capture_error_mode="relaxed")
+                again.capture_end()
         finally:
             self._open = None
             self.steps.clear()

@@ -8,20 +8,24 @@ from typing import Final, Literal, get_args
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
 
-Seam = Literal["requests", "commit", "relay", "metadata", "chain", "slots", "cycle"]
+Seam = Literal["requests", "commit", "relay", "metadata", "chain", "slots", "cycle", "sampled"]
 ALL: Final[tuple[Seam, ...]] = get_args(Seam)
 """requests: ranks learn through shared memory that a turn has none. commit: which states a verify
 commits. relay: what a cycle leaves for the next one. metadata: what the Triton backend's
 kernels of a verify and a draft extend read besides the batch. chain: a tree that is none, and its
 mask. slots: memory for a cycle's tokens. cycle: all that SGLang launches in a cycle of a plain
-batch, recorded for each size of one. What is not taken is SGLang's."""
+batch, recorded for each size of one. sampled: of plain batches with sampled requests, too. What is
+not taken is SGLang's."""
+ON: Final[tuple[Seam, ...]] = tuple(seam for seam in ALL if seam != "sampled")
+"""What `on` stands for; what was never run on a GPU has to be named."""
 
 
 def spelled(wanted: frozenset[Seam]) -> str:
     """In one way, whatever was written: `off`, `on`, or the seams in their order."""
-    if len(wanted) in (0, len(ALL)):
-        return "on" if wanted else "off"
-    return ",".join(seam for seam in ALL if seam in wanted)
+    rest = [seam for seam in ALL if seam in wanted]
+    if wanted >= set(ON):
+        return ",".join(["on", *(seam for seam in rest if seam not in ON)])
+    return ",".join(rest) or "off"
 
 
 def parse(text: str | None, said: str = f"{SEAMS}=") -> frozenset[Seam]:
@@ -35,12 +39,14 @@ def parse(text: str | None, said: str = f"{SEAMS}=") -> frozenset[Seam]:
     words = [word.strip() for word in (text or "").lower().split(",") if word.strip()]
     if not words or words == ["off"]:
         return frozenset()
-    if words == ["on"]:
-        return frozenset(ALL)
-    known = {seam: seam for seam in ALL}
+    known: dict[str, tuple[Seam, ...]] = {seam: (seam,) for seam in ALL}
+    known["on"] = ON
     unknown = [word for word in words if word not in known]
     if unknown:
         raise UserError(
             f"{said}{text}: {unknown[0]!r} is not one of on, off and the seams {', '.join(ALL)}"
         )
-    return frozenset(known[word] for word in words)  # type: ignore[index]
+    found = frozenset(seam for word in words for seam in known[word])
+    if "sampled" in found and "cycle" not in found:
+        raise UserError(f"{said}{text}: sampled is which cycles are recorded: name cycle, too")
+    return found

@@ -175,7 +175,7 @@ def test_only_plain_batches_are_recorded(cycles: Cycles) -> None:
         vars(batch).update(changes)
         assert not is_plain(batch), changes
     for changes in (
-        {"is_all_greedy": False},
+        {"has_watermark_candidates": True},
         {"acc_additive_penalties": torch.ones(2)},
         {"acc_scaling_penalties": torch.ones(2)},
         {"logit_bias": torch.ones(2)},
@@ -194,6 +194,70 @@ def test_only_plain_batches_are_recorded(cycles: Cycles) -> None:
         cycles.around(worker.cycle, worker, batch, on_publish=lambda lens: None)
     assert worker.said == 5
     assert worker.activated == []
+
+
+ASKED = [(False, False, False), (True, True, False), (False, True, False), (True, False, True)]
+"""Of sampled batches: top_k, top_p, min_p."""
+
+
+@pytest.fixture
+def sampled(cycles: Cycles) -> Cycles:
+    return Cycles(OpGraph, "cpu", sampled=True)
+
+
+def test_a_recorded_cycle_draws_what_the_worker_draws(sampled: Cycles) -> None:
+    """Greedy and sampled batches by turns, each with other temperatures and limits: the same
+    tokens where the generator begins at the same place, and it ends where it would have."""
+    ours, theirs = Worker(sampled), Worker(Cycles(OpGraph, "cpu"))
+    drawn = {}
+    for name, worker, cycles in (("ours", ours, sampled), ("theirs", theirs, None)):
+        torch.manual_seed(11)
+        found: list[Any] = []
+        for turn in range(80):
+            size, asked = 1 + turn // 2 % 2, [None, *ASKED][turn % 5]
+            batch, lens = batch_of(size, turn, asked=asked), Published()
+            info, before = batch.sampling_info, dict(vars(batch.sampling_info))
+            if cycles is None:
+                result = worker.cycle(worker, batch, lens)
+            else:
+                result = cycles.around(worker.cycle, worker, batch, on_publish=lens)
+            found.append(values(result, lens))
+            if turn > 40:
+                assert batch.sampling_info is info, "a recorded cycle leaves the batch alone"
+                assert vars(info) == before
+        drawn[name] = found, torch.rand(4)
+    for turn, (own, stock) in enumerate(zip(drawn["ours"][0], drawn["theirs"][0], strict=True)):
+        assert all(torch.equal(*pair) for pair in zip(own, stock, strict=True)), turn
+    assert torch.equal(drawn["ours"][1], drawn["theirs"][1])
+    assert ours.said == 3 * 2 * 5, "twice the worker's, once recorded, of each size and kind"
+    assert theirs.said == 80
+    again = set()
+    for _ in range(20):
+        batch = batch_of(1, 76, asked=ASKED[0])
+        found_now = sampled.around(ours.cycle, ours, batch, on_publish=lambda lens: None)
+        again.add(tuple(found_now.next_token_ids.tolist()))
+    assert len(again) > 1, "a replay draws anew"
+
+
+def test_which_sampled_batches_are_recorded(cycles: Cycles, sampled: Cycles) -> None:
+    worker = Worker(sampled)
+    batch = batch_of(2, 1, asked=ASKED[1])
+    assert sampled._is_plain(worker, batch)
+    assert not cycles._is_plain(worker, batch), "unless it is asked for"
+    assert cycles._is_plain(worker, batch_of(2, 1))
+    assert not sampled._is_plain(worker, batch_of(1 + 64 // N, 1, asked=ASKED[1]))
+    assert sampled._is_plain(worker, batch_of(1 + 64 // N, 1))
+    for changes in (
+        {"sampling_seed": torch.ones(2)},
+        {"return_sampling_masks": [False, True]},
+        {"acc_additive_penalties": torch.ones(2)},
+    ):
+        batch = batch_of(2, 1, asked=ASKED[1])
+        vars(batch.sampling_info).update(changes)
+        assert not sampled._is_plain(worker, batch), changes
+    worker.server_args.tp_size = 2
+    assert not sampled._is_plain(worker, batch_of(2, 1, asked=ASKED[1]))
+    assert sampled._is_plain(worker, batch_of(2, 1))
 
 
 def test_what_a_prefill_left_in_a_batch_does_not_make_it_another(cycles: Cycles) -> None:
@@ -355,14 +419,21 @@ def test_a_recording_that_breaks_leaves_nothing_behind() -> None:
 
 
 def test_a_capture_that_cuda_broke_off_is_left() -> None:
+    ended: list[Any] = []
+
     class Broken(OpGraph):
         def capture_end(self) -> None:
             super().capture_end()
-            raise RuntimeError("operation failed due to a previous error during capture")
+            ended.append(self)
+            if len(ended) == 1:
+                raise RuntimeError("operation failed due to a previous error during capture")
 
     recorded = GraphRecording(Broken, None, "cpu")
     recorded.begin()
     recorded.abandon()
+    # torch's generator draws again behind a capture that came to its end.
+    assert [len(graph._done) for graph in ended] == [0, 0]
+    assert ended[0] is not ended[1]
     assert recording.current() is None
     assert recorded.steps == []
 

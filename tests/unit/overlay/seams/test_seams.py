@@ -13,11 +13,34 @@ def test_without_a_word_they_are_sglangs(text: str | None) -> None:
 
 
 def test_all_or_some_are_asked_for() -> None:
-    assert seams.parse("on") == frozenset(seams.ALL)
+    assert seams.parse("on") == frozenset(seams.ON)
     assert seams.parse("commit, Requests") == {"commit", "requests"}
 
 
-@pytest.mark.parametrize("text", ["commits", "on,commit", "require"])
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        (None, "off"),
+        ("off", "off"),
+        ("on", "on"),
+        ("requests,cycle", "requests,cycle"),
+        ("sampled,on", "on,sampled"),
+        ("cycle,sampled", "cycle,sampled"),
+        (",".join(seams.ALL), "on,sampled"),
+    ],
+)
+def test_one_spelling_of_each(text: str | None, spelled: str) -> None:
+    wanted = seams.parse(text)
+    assert seams.spelled(wanted) == spelled
+    assert seams.parse(spelled) == wanted
+
+
+def test_sampled_cycles_are_cycles() -> None:
+    with pytest.raises(UserError, match="name cycle, too"):
+        seams.parse("commit,sampled")
+
+
+@pytest.mark.parametrize("text", ["commits", "on,commits", "require"])
 def test_another_word_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"{SEAMS}={text}: .* is not one of on, off and the seams"):
         seams.parse(text)
