@@ -79,6 +79,11 @@ def boundaries() -> "Boundaries":
     return Streams() if has_layer_boundaries() else Pairs()
 
 
+def draft_extend_reads_alone() -> bool:
+    """Whether a captured draft extend returns only the rows of the last accepted tokens."""
+    return has_layer_boundaries()
+
+
 def host() -> "CycleHost":
     """What a scheduler's process does between the graphs of a cycle."""
     from sglang_qwen3next_eagle3.overlay.seams.host import CycleHost, PlanningCycleHost

@@ -19,6 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast import conditions, head_check, hooks, preparation
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadKernels, HeadPass, check
@@ -34,18 +35,10 @@ REQUESTS, LENGTH = 2, 90
 
 def worker_of(runner: Any) -> Any:
     """SGLang's `EagleDraftWorker` beside a loaded target, without graphs."""
-    from sglang.srt.runtime_context import get_context
-    from sglang.srt.speculative.draft_worker_common import draft_server_args_copy
-    from sglang.srt.speculative.eagle_worker_v2 import EagleDraftWorker
-
-    arguments = draft_server_args_copy(
-        server_args=runner.server_args, target_model_config=runner.model_config
-    )
     target = SimpleNamespace(
-        model_runner=runner, device=runner.device, model_config=runner.model_config
+        model_runner=runner, device=runner.device, model_config=runner.model_config, random_seed=1
     )
-    get_context().set_server_args(arguments)
-    worker = EagleDraftWorker(arguments, runner.gpu_id, runner.ps, 0, target)
+    worker = (_worker if variants.has_layer_boundaries() else _worker_of_a_copy)(runner, target)
     worker.alloc_memory_pool(
         memory_pool_config=runner.memory_pool_config,
         req_to_token_pool=runner.req_to_token_pool,
@@ -54,6 +47,25 @@ def worker_of(runner: Any) -> Any:
     worker.init_attention_backends()
     worker.draft_worker.init_cuda_graphs(capture_decode_cuda_graph=False)
     return worker
+
+
+def _worker(runner: Any, target: Any) -> Any:
+    from sglang.srt.speculative.eagle_worker_v2 import EagleDraftWorker
+
+    return EagleDraftWorker(runner.server_args, runner.gpu_id, 0, target)
+
+
+def _worker_of_a_copy(runner: Any, target: Any) -> Any:
+    """0.5.17: its drafts have arguments of their own, and so has the process while they load."""
+    from sglang.srt.runtime_context import get_context
+    from sglang.srt.speculative.draft_worker_common import draft_server_args_copy
+    from sglang.srt.speculative.eagle_worker_v2 import EagleDraftWorker
+
+    arguments = draft_server_args_copy(
+        server_args=runner.server_args, target_model_config=runner.model_config
+    )
+    get_context().set_server_args(arguments)
+    return EagleDraftWorker(arguments, runner.gpu_id, runner.ps, 0, target)
 
 
 @torch.no_grad()
@@ -218,6 +230,8 @@ def unread(head: FastHead, worker: Any) -> bool:
         backend.init_forward_metadata(batch)
         at = head.extending(batch, backend, len(places.lengths), nodes)
         logits = head.forward(at).next_token_logits
+        if at.alone:
+            return len(logits) == at.requests and not (logits == -7).any()
         read = torch.arange(at.requests) * nodes + batch.spec_info.num_accept_tokens - 1
         others = [row for row in range(len(logits)) if row not in read.tolist()]
         return bool((logits[others] == -7).all()) and not (logits[read] == -7).any()

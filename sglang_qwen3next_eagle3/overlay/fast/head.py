@@ -36,6 +36,8 @@ class HeadPass:
     batch: SGLang's `ForwardBatch`. backend: the attention backend that has its metadata.
     requests: rows whose logits are read. nodes: rows of a request; 1 in a draft step.
     accepted: [requests] int32, of a draft extend: row accepted - 1 of a request is read.
+    alone: whether the results are of these rows alone, [requests, ...] (0.5.23), or have a place
+    for every row.
     """
 
     batch: Any
@@ -44,6 +46,12 @@ class HeadPass:
     nodes: int = 1
     accepted: torch.Tensor | None = None
     paths: torch.Tensor | None = None
+    alone: bool = False
+
+    @property
+    def places(self) -> torch.Tensor | None:
+        """`accepted` where it says in which rows of the results those that are read lie."""
+        return None if self.alone else self.accepted
 
 
 class HeadKernels:
@@ -125,9 +133,10 @@ class FastHead:
         nodes, logits = spec.num_tokens_per_req, batch.next_token_logits_buffer
         if rows != requests * nodes or rows > MAX_ROWS or spec.num_accept_tokens is None:
             return None
-        if spec.select_index is not None or spec.num_front_tokens:
+        read = rows if spec.select_index is None else requests
+        if logits is None or tuple(logits.shape) != (read, self.vocabulary):
             return None
-        if logits is None or tuple(logits.shape) != (rows, self.vocabulary):
+        if spec.num_front_tokens:
             return None
         return self.extending(batch, get_attn_backend(), requests, nodes)
 
@@ -143,7 +152,9 @@ class FastHead:
             device = self.embedding.device
             self._paths[nodes] = tree.chain_paths(MAX_ROWS // nodes, nodes, device)
         paths = self._paths[nodes][: requests * nodes]
-        return HeadPass(batch, backend, requests, nodes, batch.spec_info.num_accept_tokens, paths)
+        spec = batch.spec_info
+        alone = spec.select_index is not None
+        return HeadPass(batch, backend, requests, nodes, spec.num_accept_tokens, paths, alone)
 
     @torch.no_grad()
     def forward(self, at: HeadPass) -> Any:
@@ -198,7 +209,7 @@ class FastHead:
         """(what lm_head multiplies [requests, D], what the next step reads), both bf16.
 
         hidden: [T, D] or the target's streams. The second is [T, D]: of a draft extend, only the
-        rows that are read are written. table, first: as for `head_enter`.
+        rows that are read are written, or it has only these. table, first: as for `head_enter`.
         """
         kernels, layer, norm = self.kernels, self.layer, self.model.model.norm
         if hidden.shape[1] != self.embedding.shape[1]:
@@ -210,7 +221,8 @@ class FastHead:
         )  # fmt: skip
         qkv = self._linear(both, self.attn.qkv_proj.weight.data)
         mixed = kernels.attention(at, self.attn, qkv)
-        read, write = (at.nodes, at.nodes) if at.accepted is not None else (0, 0)
+        read = at.nodes if at.accepted is not None else 0
+        write = at.nodes if at.places is not None else 0
         mixed = self._summed(kernels.linear(mixed, self.attn.o_proj.weight.data))
         stream, normed = kernels.norm(
             mixed, hidden, layer.post_attention_layernorm.weight.data, self.eps,
@@ -255,13 +267,13 @@ class FastHead:
 
     def _logits(self, at: HeadPass, normed: torch.Tensor, logits: torch.Tensor) -> None:
         if self.ranks == 1:
-            self.kernels.logits(normed, self.lm_head[: self.vocabulary], logits, at.accepted)
+            self.kernels.logits(normed, self.lm_head[: self.vocabulary], logits, at.places)
             return
         whole = self._gathered(normed)
-        if at.accepted is None:
+        if at.places is None:
             logits.copy_(whole)
         else:
-            rows = self._order[: at.requests] * at.nodes + at.accepted - 1
+            rows = self._order[: at.requests] * at.nodes + at.places - 1
             logits.index_copy_(0, rows, whole.float())
 
     def _choose(

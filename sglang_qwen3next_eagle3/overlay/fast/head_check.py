@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadPass
@@ -57,7 +58,7 @@ def _compare(
     with forward_context(ForwardContext(attn_backend=backend)):
         backend.init_forward_metadata(batch)
         rows = torch.arange(requests, device=own.device)
-        if extends:
+        if extends and batch.spec_info.select_index is None:
             rows = rows * nodes + batch.spec_info.num_accept_tokens - 1
         # On a GPU stock adds the layer's output to the state that it is given, in place.
         hidden = batch.spec_info.hidden_states.clone()
@@ -133,7 +134,7 @@ def _batch(head: FastHead, worker: Any, places: Places, nodes: int, mode: Any, *
         positions=places.positions(nodes),
         return_logprob=False,
         spec_algorithm=worker.draft_runner.spec_algorithm,
-        capture_hidden_mode=CaptureHiddenMode.FULL,
+        capture_hidden_mode=CaptureHiddenMode.LAST,
         **more,
     )
 
@@ -150,6 +151,7 @@ def extend_batch(head: FastHead, worker: Any, places: Places, nodes: int) -> tup
 
     device, requests = places.used.device, len(places.lengths)
     rows = requests * nodes
+    alone = variants.draft_extend_reads_alone()
     lengths = torch.full((requests,), nodes, dtype=torch.int32, device=device)
     starts = torch.arange(requests, dtype=torch.int32, device=device) * nodes
     batch = _batch(
@@ -160,7 +162,9 @@ def extend_batch(head: FastHead, worker: Any, places: Places, nodes: int) -> tup
         extend_prefix_lens_cpu=list(places.lengths),
         extend_start_loc=starts,
         extend_num_tokens=rows,
-        next_token_logits_buffer=torch.zeros(rows, head.vocabulary, device=device),
+        next_token_logits_buffer=torch.zeros(
+            requests if alone else rows, head.vocabulary, device=device
+        ),
     )  # fmt: skip
     accepted = [1 + (1 + request) % nodes for request in range(requests)]
     accept = torch.tensor(accepted, dtype=torch.int32, device=device)
@@ -169,7 +173,8 @@ def extend_batch(head: FastHead, worker: Any, places: Places, nodes: int) -> tup
         num_correct_drafts=accept - 1,
         num_accept_tokens=accept,
         num_tokens_per_req=nodes,
-        num_tokens_for_logprob_per_req=nodes,
+        num_tokens_for_logprob_per_req=1 if alone else nodes,
+        select_index=starts.long() + accept - 1 if alone else None,
     )
     return batch, worker.draft_extend_attn_backend or worker.draft_runner.attn_backend
 

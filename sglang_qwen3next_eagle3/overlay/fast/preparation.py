@@ -147,7 +147,9 @@ def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHea
     attn = model.model.layers[0].self_attn
     path = worker.target_worker.model_runner.attn_backend.__dict__.get(PATH)
     targets = None if path is None else path.kernels.workspace
-    return FastHead(model, kernels(attn, context, worker.device, targets), worker.ps.tp_size)
+    return FastHead(
+        model, kernels(attn, context, worker.device, targets), worker.server_args.tp_size
+    )
 
 
 def _off(reason: str, wanted: Wanted) -> None:
