@@ -72,6 +72,16 @@ def place(scheduler: Any) -> Any:
     return get_parallel()
 
 
+def arguments_of(runner: Any) -> Any:
+    """The arguments of a `ModelRunner` or a worker of drafts as SGLang took them; newer releases
+    keep what was given on the command line and what came of it apart."""
+    if not has_layer_boundaries():
+        return runner.server_args
+    from sglang.srt.arg_groups.overrides import resolved_view
+
+    return resolved_view(runner.server_args)
+
+
 def boundaries() -> "Boundaries":
     """How the layers of a pass hand the stream to one another."""
     from sglang_qwen3next_eagle3.overlay.fast.boundaries import Pairs, Streams

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, Stage
 
 CAPABILITY = (9, 0)
@@ -55,6 +56,14 @@ def of_server(arguments: Any) -> str | None:
     for name in switches:
         if getattr(arguments, name):
             return f"it does not go with {_flag(name)}"
+    # Flags that 0.5.17 does not have.
+    newer = ("enable_paged_experts", "enable_nvidia_megakernel", "enable_layernorm_sp")
+    for name in newer:
+        if getattr(arguments, name, False):
+            return f"it does not go with {_flag(name)}"
+    if getattr(arguments, "startup_weight_load_mode", "serial") != "serial":
+        mode = arguments.startup_weight_load_mode
+        return f"it is checked with weights that --startup-weight-load-mode {mode} loads later"
     if arguments.moe_a2a_backend != "none":
         return f"it does not go with --moe-a2a-backend {arguments.moe_a2a_backend}"
     return None
@@ -100,7 +109,7 @@ def of_drafts(worker: Any) -> str | None:
     )
     from sglang.srt.model_executor.cuda_graph_config import Backend, Phase, check_cuda_graph_backend
 
-    arguments, runner = worker.server_args, worker.draft_runner
+    arguments, runner = variants.arguments_of(worker), worker.draft_runner
     for name in ("speculative_adaptive", "speculative_use_rejection_sampling"):
         if getattr(arguments, name):
             return f"it does not go with {_flag(name)}"

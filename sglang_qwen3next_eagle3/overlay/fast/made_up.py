@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, SmallPass
 
@@ -66,7 +67,7 @@ def made_up(path: FastPath, runner: Any) -> Iterator[tuple[SmallPass, States]]:
     from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 
     backend = runner.attn_backend
-    arguments = runner.server_args
+    arguments = variants.arguments_of(runner)
     nodes = arguments.speculative_num_draft_tokens if _speculates(runner) else None
     tree = bool(nodes) and (arguments.speculative_eagle_topk or 1) > 1
     lengths = list(LENGTHS[: min(len(LENGTHS), runner.req_to_token_pool.size)])
@@ -183,7 +184,7 @@ def _verify(runner: Any, lengths: list[int], parents: list[int], tree: bool) -> 
         torch.cat([torch.ones(nodes, length if whole else 0, dtype=torch.bool), sees], 1).flatten()
         for length in lengths
     ]
-    arguments = runner.server_args
+    arguments = variants.arguments_of(runner)
 
     def links(values: list[int]) -> torch.Tensor:
         return torch.tensor([values] * requests, dtype=torch.int64, device=device)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast import conditions, head_check, ranks, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, full_precision
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
@@ -37,7 +38,7 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     started = time.monotonic()
     reason = (
         conditions.of_device(str(runner.device))
-        or conditions.of_server(runner.server_args)
+        or conditions.of_server(variants.arguments_of(runner))
         or conditions.of_runner(runner)
     )
     path: FastPath
@@ -77,7 +78,7 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
 
 
 def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
-    if runner.server_args.load_format == "dummy":
+    if variants.arguments_of(runner).load_format == "dummy":
         without_invented_scales(runner.model)
     kernels = Kernels(runner.model.model, runner.attn_backend, most_rows(), runner.device)
     return build(runner, kernels, wanted.stages - {"head"})
@@ -97,7 +98,7 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     started = time.monotonic()
     reason = (
         conditions.of_device(str(worker.device))
-        or conditions.of_server(worker.server_args)
+        or conditions.of_server(variants.arguments_of(worker))
         or conditions.of_drafts(worker)
     )
     head: FastHead
@@ -147,9 +148,8 @@ def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHea
     attn = model.model.layers[0].self_attn
     path = worker.target_worker.model_runner.attn_backend.__dict__.get(PATH)
     targets = None if path is None else path.kernels.workspace
-    return FastHead(
-        model, kernels(attn, context, worker.device, targets), worker.server_args.tp_size
-    )
+    tp_size = variants.arguments_of(worker).tp_size
+    return FastHead(model, kernels(attn, context, worker.device, targets), tp_size)
 
 
 def _off(reason: str, wanted: Wanted) -> None:

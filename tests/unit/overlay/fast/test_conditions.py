@@ -19,6 +19,8 @@ OFF = (
     "enable_symm_mem",
 )  # fmt: skip
 
+NEWER = ("enable_paged_experts", "enable_nvidia_megakernel", "enable_layernorm_sp")
+
 
 def server(**changed: Any) -> SimpleNamespace:
     usual = dict.fromkeys(("tp_size", *SINGLE), 1) | dict.fromkeys(OFF, False)
@@ -46,6 +48,18 @@ def test_ranks_over_which_the_shapes_divide(ranks: int, served: bool) -> None:
 def test_flags_that_change_what_a_layer_computes(name: str) -> None:
     reason = conditions.of_server(server(**{name: True}))
     assert reason == f"it does not go with --{name.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_flags_of_newer_releases(name: str) -> None:
+    reason = conditions.of_server(server(**{name: True}))
+    assert reason == f"it does not go with --{name.replace('_', '-')}"
+
+
+def test_weights_that_are_not_there_at_the_check() -> None:
+    assert conditions.of_server(server(startup_weight_load_mode="serial")) is None
+    reason = conditions.of_server(server(startup_weight_load_mode="overlap"))
+    assert "--startup-weight-load-mode overlap loads later" in str(reason)
 
 
 def test_experts_elsewhere() -> None:

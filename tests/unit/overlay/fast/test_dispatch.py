@@ -8,6 +8,7 @@ import torch
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast.boundaries import Pairs
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernels.tree import chain_paths
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
@@ -16,6 +17,8 @@ from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 
 class Layer:
+    boundaries = Pairs()
+
     def __init__(self, stages: frozenset[str] = frozenset({"dense", "moe", "gdn"})) -> None:
         self.stages = stages
 
