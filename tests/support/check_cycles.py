@@ -63,21 +63,49 @@ def main() -> None:
     worker, relay = meta_cycle.worker_of(topk, nodes), meta_cycle.relay_of(topk)
     recorded._read_done = lambda runner: None
     recorded._published = lambda relay: None
-    sampled = "sampled" in sys.argv
-    cycles = Cycles(Graph, DEVICE, relayed="relayed" in sys.argv, sampled=sampled)
+    cycles = Cycles(Graph, DEVICE, relayed="relayed" in sys.argv, sampled=True)
     table = {
         hooks.CYCLE: cycles.around, hooks.REPLAY: cycles.replay, hooks.RESOLVE: cycles.resolve,
         hooks.STASH: cycles.stash, hooks.TRACKING: recorded.prepare_tracking,
     }  # fmt: skip
     apply(Hook(target, replacement, "is checked") for target, replacement in table.items())
-    launches, uses, results = Launches(), Uses(), []
+    launches, uses = Launches(), Uses()
+    for sampled in (False, True)[: 1 + ("sampled" in sys.argv)]:
+        turns(worker, relay, launches, uses, requests, topk, sampled=sampled)
+    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.CyclePlan)]
+    print(f"recorded: {[len(plan.recording.steps) for plan in plans]} steps")
+    print(f"graphs: {Graph.captured}")
+    print("takes from the relay:", all(plan.relay is not None for plan in plans))
+    if "sampled" in sys.argv:
+        # Last: it puts other kernels in place of CUDA's.
+        from tests.support import check_sampling
+
+        equal, taken = check_sampling.compare()
+        print(f"sampled alike: {equal} batches")
+        assert taken > equal, "drafts are taken"
+
+
+def turns(
+    worker: Any,
+    relay: Any,
+    launches: Launches,
+    uses: Uses,
+    requests: int,
+    topk: int,
+    *,
+    sampled: bool,
+) -> None:
+    """Four cycles of one kind of batch: two by SGLang, one that is recorded, and it again."""
+    results: list[Any] = []
     kept: list[Any] = []
+    uses.names.clear()
     for turn in range(4):
         batch = meta_cycle.batch_of(requests, topk, worker, sampled=sampled)
         overlap_utils.resolve_forward_inputs(batch, relay)
         own = own_of(batch)
         kept.append(own)
-        launches.seen.clear()
+        for seen_before in (launches.seen, uses.seen):
+            seen_before.clear()
         before = dict(vars(batch))
         with uses:
             result = worker.forward_batch_generation(
@@ -98,10 +126,6 @@ def main() -> None:
             changed = [name for name, value in vars(batch).items() if before[name] is not value]
             print("changed in the batch:", ", ".join(changed) or "nothing")
     assert results[1] == results[2] == results[3], results
-    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.CyclePlan)]
-    steps = len(plans[0].recording.steps)
-    print(f"recorded: {len(plans)} plan of {steps} steps, {Graph.captured} graphs")
-    print("takes from the relay:", plans[0].relay is not None)
 
 
 if __name__ == "__main__":
