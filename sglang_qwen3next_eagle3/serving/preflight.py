@@ -370,6 +370,11 @@ def _check_fast(given: Parsed, chosen: Profile, wanted: stages.Wanted) -> None:
         reason = "does not go with steps that follow load (--adaptive off)"
     if reason is not None:
         raise UserError(f"fast: the stage head {reason}; leave it out")
+    if "allreduce" in wanted.stages and _ranks(given, "--tp-size", "TP") == 1:
+        raise UserError(
+            "fast: the stage allreduce adds up what several GPUs have, and this server has one; "
+            "leave it out"
+        )
 
 
 def _check_backends(given: Parsed) -> None:

@@ -137,3 +137,9 @@ def test_ranks_of_tensor_parallelism_add_up_as_stock_does(tmp_path: Path) -> Non
         assert found["streams"]["taken"] == [False, True, True, True, True]
         assert 0 < max(found["streams"]["off"]) < 0.03
         assert not any(found["unequal"].values())
+        # With the sums in one launch with what follows, which a reference adds up as SGLang does.
+        fused = found["fused"]
+        assert "allreduce" in fused["stages"]
+        assert max(finding["typical"] for finding in fused["findings"]) < 0.015
+        assert fused["streams"]["taken"] == found["streams"]["taken"]
+        assert fused["streams"]["off"] == found["streams"]["off"]

@@ -25,6 +25,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     head_steps,
     lm_head,
     norm_quantize,
+    peer_sum,
     router,
     skinny_gemm,
     tree,
@@ -106,6 +107,18 @@ def dense_and_experts(count: int, ranks: int = 1, quantized: bool = True) -> Non
     inner = INNER // ranks
     up, down = weight(EXPERTS + 1, 2 * inner, WIDTH), weight(EXPERTS + 1, WIDTH, inner)
     experts.experts(routed, *up, *down)
+
+
+def sums(count: int, ranks: int) -> None:
+    """What opens a block behind a sum over ranks."""
+    hidden, gain = empty(count, WIDTH), empty(WIDTH)
+    peers = peer_sum.Peers(
+        torch.zeros(ranks, dtype=INT64), torch.zeros(32, dtype=INT32), ranks - 1, WIDTH
+    )
+    for quantize in (True, False):
+        peer_sum.sum_norm_quantize(peers, hidden, hidden, gain, 1e-6, quantize)
+        gate = empty(1, WIDTH), empty(count)
+        peer_sum.sum_norm_quantize(peers, hidden, hidden, gain, 1e-6, quantize, *gate)
 
 
 def attention_width(ranks: int) -> int:
@@ -240,6 +253,7 @@ def every() -> None:
     for shape in ((64, 1), (128, 1), (16, 4), (32, 4), (8, 8), (16, 8)):
         gdn_and_attention(*shape, False)
     for ranks in (2, 4):
+        sums(32, ranks)
         for quantized in (True, False):
             for count in (1, 8, 32):
                 dense_and_experts(count, ranks, quantized)
@@ -255,6 +269,7 @@ def main() -> None:
     gdn_and_attention(1, 1)
     gdn_and_attention(2, 4)
     draft_head(2, 4)
+    sums(4, 2)
     if "--every" in sys.argv:
         every()
     print(json.dumps(compiled))

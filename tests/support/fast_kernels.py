@@ -100,6 +100,9 @@ class ReferenceKernels(InterpretedKernels):
     route = staticmethod(router.reference_route)
     experts = staticmethod(experts.reference_experts)
 
+    def sum_norm(self, part: Any, *others: Any) -> Any:
+        return self.add_norm_quantize(self.summed(part), *others)
+
     def skinny_gemm(self, rows: Any, weight: Any, scale: Any, extra: Any) -> Any:
         x = rows.plain if scale is None else (rows.codes, rows.scales)
         out = skinny_gemm.reference_skinny_gemm(x, weight, scale).bfloat16()

@@ -19,7 +19,12 @@ Taken = tuple[Any, torch.Tensor | None]
 
 
 class Boundaries(Protocol):
-    """What stock's layers and ours hand to one another. batch: SGLang's `ForwardBatch`."""
+    """What stock's layers and ours hand to one another. batch: SGLang's `ForwardBatch`.
+
+    parts: whether a layer of ours may leave its sum over ranks to the next one.
+    """
+
+    parts: bool
 
     def taken(self, arguments: Mapping[str, Any]) -> Taken:
         """What a layer is called with, by the names of its forward's arguments."""
@@ -46,6 +51,8 @@ class Boundaries(Protocol):
 
 class Pairs:
     """The residual is handed from layer to layer beside the hidden states (0.5.17)."""
+
+    parts = True
 
     def taken(self, arguments: Mapping[str, Any]) -> Taken:
         return arguments["hidden_states"], arguments["residual"]
@@ -79,6 +86,8 @@ class Pairs:
 class Streams:
     """The residual is in the batch, whose `ResidualStream` also knows of what is still to be added
     to it, and of the sum over ranks that this may lack (0.5.23)."""
+
+    parts = False
 
     def taken(self, arguments: Mapping[str, Any]) -> Taken:
         return arguments["hidden_states"], None

@@ -12,25 +12,27 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
-from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
+from sglang_qwen3next_eagle3.overlay.fast.stages import NAMED, Stage
 from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 LIMITS: Mapping[Stage, int] = {
     "dense": MAX_ROWS, "moe": MAX_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
-    "head": MAX_ROWS,
+    "head": MAX_ROWS, "allreduce": MAX_ROWS,
 }  # fmt: skip
 """Rows (requests times draft tokens) up to which a stage's kernels are right."""
 MEASURED: Mapping[Stage, int] = {
     "dense": 8, "moe": 8, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
+    "allreduce": MAX_ROWS,
 }  # fmt: skip
 """Rows up to which a stage was faster than stock's where both were measured on an H200, among 1, 4,
 8, 16, 32, 64 and 128 (benchmarks/results/h200x1-fast); of `head` the requests, or the rows of a
-draft step, up to which its products, the same as those of `lm_head`, were."""
+draft step, up to which its products, the same as those of `lm_head`, were. `allreduce` was not
+measured; it is where `moe` and `dense` are ours."""
 
 
 def served_rows() -> Mapping[Stage, int]:
     """Rows up to which a stage is ours, of which some may be on trial."""
-    more = tuple(stage for stage in MEASURED if stage != "head") if tries("rows") else ()
+    more = tuple(stage for stage in MEASURED if stage not in NAMED) if tries("rows") else ()
     return {**MEASURED, **{stage: LIMITS[stage] for stage in more}}
 
 
@@ -69,7 +71,8 @@ class FastPath:
     def stages(self) -> frozenset[Stage]:
         """The stages that are ours in some layer."""
         ours = {stage for layer in self.layers.values() for stage in layer.stages}
-        return frozenset(ours | ({"lm_head"} if self.lm_head is not None else set()))
+        ours |= {"lm_head"} if self.lm_head is not None else set()
+        return frozenset(ours | ({"allreduce"} if self.kernels.peers is not None else set()))
 
     def layer(self, layer_id: int) -> FastLayer | None:
         """A layer with the stages that are ours in the current pass; None: it is stock's."""

@@ -17,19 +17,25 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     gdn_verify,
     lm_head,
     norm_quantize,
+    peer_sum,
     router,
     skinny_gemm,
     tree,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import AttentionOutput
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import GdnOutput
+from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import Normed
+from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.overlay.fast.layers import Rows, SmallPass
 
 
 class Kernels:
-    """The package's own kernels, and the buffers that all layers share."""
+    """The package's own kernels, and the buffers that all layers share.
+
+    peers: the ranks' memory, where sums over them are ours (`allreduce`).
+    """
 
     def __init__(self, model: Any, backend: Any, rows: int, device: torch.device | str) -> None:
         """model: `Qwen3NextModel`. backend: its `HybridLinearAttnBackend`. rows: the most of a
@@ -39,6 +45,7 @@ class Kernels:
         states = backend.linear_attn_backend.req_to_token_pool.mamba_pool.mamba_cache
         heads = gdn.attn.num_k_heads, gdn.attn.num_v_heads
         self.ranks = int(full.attn_tp_size)
+        self.peers: Peers | None = None
         self.arrivals = gdn_decode.gdn_arrivals(rows, heads[0], device)
         self.kept = gdn_verify.GdnKept.empty(
             states.temporal.shape[0], rows, *heads, gdn.head_k_dim, gdn.head_v_dim, device
@@ -54,6 +61,22 @@ class Kernels:
     route = staticmethod(router.route)
     experts = staticmethod(experts.experts)
     lm_head = staticmethod(lm_head.lm_head)
+
+    def sum_norm(
+        self,
+        part: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        quantize: bool,
+        gate: torch.Tensor | None = None,
+        gated: torch.Tensor | None = None,
+    ) -> Normed:
+        """`add_norm_quantize` of the sum over all ranks, where `peers` are there."""
+        assert self.peers is not None
+        return peer_sum.sum_norm_quantize(
+            self.peers, part, residual, weight, eps, quantize, gate, gated
+        )
 
     def summed(self, part: torch.Tensor) -> torch.Tensor:
         """A rank's part of a sum -> the sum over all ranks, as SGLang adds it."""

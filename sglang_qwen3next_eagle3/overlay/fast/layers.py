@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay.fast import ranks
 from sglang_qwen3next_eagle3.overlay.fast.boundaries import Left
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, block_scaled, weight_of
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
@@ -94,11 +95,15 @@ class Experts:
         self.quantized = self.up[1] is not None
 
     def fast(
-        self, hidden: torch.Tensor, residual: torch.Tensor, norm: Any
+        self, hidden: torch.Tensor, residual: torch.Tensor, norm: Any, later: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden: this rank's part of what was mixed. The result is whole on every rank."""
-        routed = self._kernels.route(
-            self._kernels.summed(hidden),
+        """hidden: this rank's part of what was mixed. The result is whole on every rank, or with
+        `later` again a part, marked as stock does it: whoever takes it adds it up."""
+        kernels = self._kernels
+        fused = kernels.peers is not None
+        how: dict[str, Any] = {"norm": kernels.sum_norm} if fused else {}
+        routed = kernels.route(
+            hidden if fused else kernels.summed(hidden),
             residual,
             norm.weight.data,
             norm.variance_epsilon,
@@ -107,9 +112,13 @@ class Experts:
             self.top_k,
             self.renormalize,
             self.quantized,
+            **how,
         )
-        out = self._kernels.experts(routed, *self.up, *self.down)
-        return self._kernels.summed(out), routed.residual
+        out = kernels.experts(routed, *self.up, *self.down)
+        if later:
+            setattr(out, ranks.LATER, True)
+            return out, routed.residual
+        return kernels.summed(out), routed.residual
 
 
 class FastLayer:
@@ -130,6 +139,7 @@ class FastLayer:
         self.boundaries = variants.boundaries()
         self.stages = stages & {"dense", "moe", self.mixer}
         self.norm = layer.input_layernorm
+        self.last = layer.layer_id == layer.config.num_hidden_layers - 1
         self.experts = Experts(layer.mlp, kernels) if "moe" in stages else None
 
     def with_stages(self, stages: frozenset[Stage]) -> "FastLayer":
@@ -164,12 +174,13 @@ class FastLayer:
                 at.batch, self.layer, hidden, residual, captured
             )
             return Rows(plain), stream
-        normed = self.kernels.add_norm_quantize(
-            *self.boundaries.whole(at.batch, hidden, residual),
-            self.norm.weight.data,
-            self.norm.variance_epsilon,
-            self.entry.quantized,
-        )
+        norm = self.norm.weight.data, self.norm.variance_epsilon, self.entry.quantized
+        if self.kernels.peers is not None and getattr(hidden, ranks.LATER, False):
+            assert residual is not None
+            normed = self.kernels.sum_norm(hidden, residual, *norm)
+        else:
+            whole = self.boundaries.whole(at.batch, hidden, residual)
+            normed = self.kernels.add_norm_quantize(*whole, *norm)
         if captured is not None:
             # Stock's MoE block adds to the stream in place.
             kept = normed.residual if "moe" in self.stages else normed.residual.clone()
@@ -179,7 +190,9 @@ class FastLayer:
     def leave(self, at: SmallPass, hidden: torch.Tensor, residual: torch.Tensor) -> Left:
         """The experts: what was mixed and the stream -> (hidden, residual) of the next layer."""
         if self.experts is not None:
-            out = self.experts.fast(hidden, residual, self.layer.post_attention_layernorm)
+            later = self.kernels.peers is not None and self.boundaries.parts and not self.last
+            norm = self.layer.post_attention_layernorm
+            out = self.experts.fast(hidden, residual, norm, later)
             return self.boundaries.left(at.batch, *out)
         return self.boundaries.stock_leave(at.batch, self.layer, hidden, residual)
 

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
-from sglang_qwen3next_eagle3.overlay.fast import conditions, head_check, ranks, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast import (
+    conditions,
+    head_check,
+    peers,
+    ranks,
+    selfcheck,
+)
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, full_precision
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadKernels
@@ -19,7 +25,7 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastGdnLayer,
     FastLayer,
 )
-from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Stage, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import NAMED, PATH, Stage, Wanted
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 logger = logging.getLogger(__name__)
@@ -46,6 +52,8 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     if reason is None:
         path, reason = ranks.first_failure(lambda: _unchecked(runner, wanted))
     if reason is None and ranks.several():
+        if "allreduce" in wanted.stages:
+            _open_peers(path, runner)
         # No way back to stock where it raises: the others are in sums that this rank has left.
         off = selfcheck.differing(path, runner)
     elif reason is None:
@@ -56,7 +64,7 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     found = selfcheck.settle(path, off)
     for line in found:
         logger.warning("%s: %s", PREFIX, line)
-    asked = wanted.stages - {"head"}
+    asked = wanted.stages - ({"head"} if ranks.several() else NAMED)
     if wanted.required and (found or path.stages != asked):
         missing = ", ".join(sorted(asked - path.stages)) or "some layers"
         raise SystemExit(f"{PREFIX}: {missing} stay with stock, but it is required: {found}")
@@ -77,11 +85,23 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     return path
 
 
+def _open_peers(path: FastPath, runner: Any) -> None:
+    """Sums over ranks by our kernel, if all ranks can and their first sums are right; a line in the
+    log where not."""
+    width, kernels = runner.model.config.hidden_size, path.kernels
+    kernels.peers, reason = ranks.first_failure(lambda: peers.opened(width, runner.device))
+    if reason is None:
+        reason = ranks.first_reason(selfcheck.wrong_sums(kernels, runner.device))
+    if reason is not None:
+        kernels.peers = None
+        logger.warning("%s: allreduce stays with stock: %s", PREFIX, reason)
+
+
 def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
     if variants.arguments_of(runner).load_format == "dummy":
         without_invented_scales(runner.model)
     kernels = Kernels(runner.model.model, runner.attn_backend, most_rows(), runner.device)
-    return build(runner, kernels, wanted.stages - {"head"})
+    return build(runner, kernels, wanted.stages - NAMED)
 
 
 def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:

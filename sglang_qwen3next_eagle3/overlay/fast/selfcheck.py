@@ -14,6 +14,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ranks
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
+from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Rows, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.made_up import States, made_up
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Stage
@@ -25,7 +26,7 @@ TYPICAL = 0.08
 other way before a quantization moves an e4m3 by a sixteenth."""
 WORST: Mapping[Stage, float] = {
     "dense": 0.3, "gdn": 0.3, "attention": 0.3, "lm_head": 0.3, "moe": 0.9,
-    "head": 0.3,
+    "head": 0.3, "allreduce": 0.3,
 }  # fmt: skip
 """How far any row may be. Where two experts are equally good, the other one may be chosen, which
 moves a row by far more than rounding does."""
@@ -148,7 +149,11 @@ def _layer(layer: FastLayer, at: SmallPass, states: States) -> list[Deviation]:
     if "moe" in stages:
         left, after = stock.leave(at, expected.clone(), stream.clone())
         output, _ = between.whole(at.batch, left, after)
-        leave = lambda: layer.leave(at, expected.clone(), stream.clone())  # noqa: E731
+
+        def leave() -> Tensors:
+            left, after = layer.leave(at, expected.clone(), stream.clone())
+            return ranks.whole(left), after
+
         probe("moe", leave, experts=output, stream_behind=after)
     return found
 
@@ -194,6 +199,25 @@ def _head(path: FastPath, at: SmallPass) -> list[Deviation]:
         found, -1, "lm_head", lambda: (path.kernels.lm_head(hidden, weight),), {"logits": stock}
     )
     return found
+
+
+@torch.no_grad()
+def wrong_sums(kernels: Kernels, device: torch.device | str) -> str | None:
+    """How sums over ranks by our kernel differ from SGLang's, or None. Every rank has to ask; a few
+    in a row, each of other parts, so that one read too soon is seen."""
+    assert kernels.peers is not None
+    width = kernels.peers.width
+    gain = torch.zeros(width, dtype=torch.bfloat16, device=device)
+    for turn in range(8):
+        generator = torch.Generator().manual_seed(100 * turn + kernels.peers.rank)
+        part = torch.randn(4, width, generator=generator).to(device, torch.bfloat16)
+        stream = torch.full_like(part, turn)
+        got = kernels.sum_norm(part, stream, gain, 1e-6, False)
+        stock = ranks.summed(part.clone()) + stream
+        found = _finding(-1, "allreduce", "sums", got.residual, stock)
+        if found.off:
+            return f"it differs from stock in {found}"
+    return None
 
 
 def probe_step(

@@ -9,13 +9,17 @@ from typing import Final, Literal, get_args
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import FAST
 
-Stage = Literal["dense", "moe", "gdn", "attention", "lm_head", "head"]
+Stage = Literal["dense", "moe", "gdn", "attention", "lm_head", "head", "allreduce"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 """dense: norms, quantization and the projections. moe: router and experts. gdn: the Gated DeltaNet
 between its projections, and the commit of accepted drafts. attention: full attention between its
-projections. lm_head: the logits. head: the EAGLE3 head, whole. What is not taken is stock's."""
-OF_TARGET: Final[tuple[Stage, ...]] = tuple(stage for stage in STAGES if stage != "head")
-"""Those that `on` and `require` stand for; the head's has to be named."""
+projections. lm_head: the logits. head: the EAGLE3 head, whole. allreduce: of several ranks, the sum
+of their parts in one launch with the norm behind it, where `moe` and `dense` are ours. What is not
+taken is stock's."""
+NAMED: Final[frozenset[Stage]] = frozenset({"head", "allreduce"})
+"""What no server on a GPU has served with yet."""
+OF_TARGET: Final[tuple[Stage, ...]] = tuple(stage for stage in STAGES if stage not in NAMED)
+"""Those that `on` and `require` stand for; the others have to be named."""
 RANKS: Final = (1, 2, 4)
 """Ranks of tensor parallelism over which the published shapes divide: experts of 512 in FP8 blocks
 of 128; two key and value heads, which four ranks have twice."""

@@ -338,6 +338,13 @@ def test_the_stage_head_where_it_cannot_be_is_refused(
     assert environment.FAST in dry_run(capsys, *asked[:-1], "--fast")["environment"]
 
 
+def test_sums_over_ranks_want_several(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("--profile", "b1", "--fast", "on,allreduce", "--dry-run", "--tp")
+    assert "adds up what several GPUs have" in error_of(capsys, *asked, "1")
+    planned = dry_run(capsys, *asked[:4], "--tp", "2")
+    assert planned["environment"][environment.FAST] == "on,allreduce"
+
+
 def test_what_the_environment_requires_is_refused_and_what_it_asks_for_is_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,40 @@ class Normed(NamedTuple):
 
 
 @triton.jit
+def norm_and_store(
+    x,
+    gain,
+    along,
+    row,
+    column,
+    inside,
+    residual_out,
+    normed_out,
+    codes_out,
+    scales_out,
+    gated_out,
+    eps,
+    D: tl.constexpr,
+    GROUPS: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+    GATE: tl.constexpr,
+):
+    """A row x [GROUPS, 128] in fp32, with zeros where it is not inside, as `Normed` has it."""
+    at = row * D + column
+    tl.store(residual_out + at, to_bfloat16(x), mask=inside)
+    mean = tl.sum(tl.sum(x * x, 1), 0) / D
+    normed = to_bfloat16(x * tl.rsqrt(mean + eps) * gain)
+    tl.store(normed_out + at, normed, mask=inside)
+    if GATE:
+        chance = tl.sum(tl.sum(along * normed.to(tl.float32), 1), 0)
+        tl.store(gated_out + row, to_bfloat16(chance))
+    if QUANTIZE:
+        codes, scales = quantize_groups(normed.to(tl.float32))
+        tl.store(codes_out + at, codes)
+        tl.store(scales_out + row * GROUPS + tl.arange(0, GROUPS), scales)
+
+
+@triton.jit
 def _add_norm_quantize(
     hidden,
     residual,
@@ -69,6 +103,7 @@ def _add_norm_quantize(
     if PDL:
         gdc_launch_dependents()
     gain = 1.0 + tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    along = gain
     if GATE:
         along = tl.load(gate + column, mask=inside, other=0.0).to(tl.float32)
     if PDL:
@@ -76,17 +111,10 @@ def _add_norm_quantize(
     x = tl.load(hidden + at, mask=inside, other=0.0).to(tl.float32)
     if ADD:
         x += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-    tl.store(residual_out + at, to_bfloat16(x), mask=inside)
-    mean = tl.sum(tl.sum(x * x, 1), 0) / D
-    normed = to_bfloat16(x * tl.rsqrt(mean + eps) * gain)
-    tl.store(normed_out + at, normed, mask=inside)
-    if GATE:
-        chance = tl.sum(tl.sum(along * normed.to(tl.float32), 1), 0)
-        tl.store(gated_out + tl.program_id(0), to_bfloat16(chance))
-    if QUANTIZE:
-        codes, scales = quantize_groups(normed.to(tl.float32))
-        tl.store(codes_out + at, codes)
-        tl.store(scales_out + tl.program_id(0) * GROUPS + group, scales)
+    norm_and_store(
+        x, gain, along, tl.program_id(0), column, inside, residual_out, normed_out, codes_out,
+        scales_out, gated_out, eps, D, GROUPS, QUANTIZE, GATE,
+    )  # fmt: skip
 
 
 def add_norm_quantize(

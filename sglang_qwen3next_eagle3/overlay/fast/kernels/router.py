@@ -13,6 +13,7 @@ softmax over all experts in fp32, equal logits to the lower expert, the shared e
 bf16. Their division by their sum is left to whoever reads the weights.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import (
     reference_routing,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import (
+    Normed,
     add_norm_quantize,
     reference_add_norm_quantize,
 )
@@ -68,12 +70,14 @@ def route(
     renormalize: bool,
     quantize: bool = True,
     tiling: RouterTiling | None = None,
+    norm: Callable[..., Normed] = add_norm_quantize,
 ) -> Routed:
     """Norm, router and choice of experts of up to MAX_ROWS rows.
 
     hidden, residual: [T, D] bf16; norm_weight: [D]; router_weight: [E, D] bf16;
     shared_gate_weight: [1, D] bf16, or None where no shared expert is fused.
     quantize: whether the experts' weights are e4m3; D is then 128 times a power of two.
+    norm: what opens the block, with the arguments of `add_norm_quantize`.
     """
     rows, width = hidden.shape
     if rows > MAX_ROWS:
@@ -81,9 +85,7 @@ def route(
     shared = None
     if shared_gate_weight is not None:
         shared = torch.empty(rows, dtype=torch.bfloat16, device=hidden.device)
-    normed = add_norm_quantize(
-        hidden, residual, norm_weight, eps, quantize, shared_gate_weight, shared
-    )
+    normed = norm(hidden, residual, norm_weight, eps, quantize, shared_gate_weight, shared)
     logits, _ = skinny_gemm(normed.normed, router_weight, divided=_divided(width, rows))
     return Routed(*normed, choose(logits, shared, top_k, renormalize, tiling))
 
@@ -98,9 +100,10 @@ def reference_route(
     top_k: int,
     renormalize: bool,
     quantize: bool = True,
+    norm: Callable[..., Normed] = reference_add_norm_quantize,
 ) -> Routed:
     """`route` in plain torch."""
-    normed = reference_add_norm_quantize(hidden, residual, norm_weight, eps, quantize)
+    normed = norm(hidden, residual, norm_weight, eps, quantize)
     row = normed.normed.float()
     logits = (row @ router_weight.float().T).bfloat16()
     shared = None

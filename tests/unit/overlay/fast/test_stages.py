@@ -14,9 +14,9 @@ def test_on_and_require_are_all_stages_of_the_target() -> None:
     assert parse("Require") == Wanted(frozenset(OF_TARGET), required=True)
 
 
-def test_the_head_is_named() -> None:
-    assert parse("on,head") == Wanted(frozenset(STAGES))
-    assert parse("require, head") == Wanted(frozenset(STAGES), required=True)
+def test_the_head_and_sums_over_ranks_are_named() -> None:
+    assert parse("on,head,allreduce") == Wanted(frozenset(STAGES))
+    assert parse("require, head") == Wanted(frozenset({*OF_TARGET, "head"}), required=True)
     assert parse("head") == Wanted(frozenset({"head"}))
 
 
