@@ -44,7 +44,7 @@ class Ranks:
         quantize: bool = True, gate: torch.Tensor | None = None,
     ) -> list[tuple[Normed, torch.Tensor]]:  # fmt: skip
         """What every rank makes of it, and the product with the gate."""
-        out = []
+        out: list[tuple[Normed, torch.Tensor]] = []
         for steps in ((True, False), (False, True)):
             out = []
             for peers, part in zip(self.peers, parts, strict=True):

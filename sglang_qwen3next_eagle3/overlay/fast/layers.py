@@ -179,8 +179,8 @@ class FastLayer:
             assert residual is not None
             normed = self.kernels.sum_norm(hidden, residual, *norm)
         else:
-            whole = self.boundaries.whole(at.batch, hidden, residual)
-            normed = self.kernels.add_norm_quantize(*whole, *norm)
+            whole, before = self.boundaries.whole(at.batch, hidden, residual)
+            normed = self.kernels.add_norm_quantize(whole, before, *norm)
         if captured is not None:
             # Stock's MoE block adds to the stream in place.
             kept = normed.residual if "moe" in self.stages else normed.residual.clone()

@@ -33,12 +33,12 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     to_bfloat16,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import (
-    GROUP,
     WARPS,
     Normed,
     norm_and_store,
     reference_add_norm_quantize,
 )
+from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP
 
 
 class Peers(NamedTuple):
