@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -354,15 +355,28 @@ def test_what_the_environment_requires_is_refused_and_what_it_asks_for_is_not(
     assert "serves on a CPU" in error_of(capsys, "--profile", "demo", "--dry-run")
 
 
-@pytest.mark.parametrize(("release", "notes"), [("0.5.17", 0), ("0.5.23", 2)])
+@pytest.mark.parametrize(
+    ("lacks", "noted"), [((), []), (("seams",), ["seams"]), (("fast", "seams"), ["fast", "seams"])]
+)
 def test_what_a_release_serves_without_is_told(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, release: str, notes: int
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    lacks: tuple[str, ...],
+    noted: list[str],
 ) -> None:
-    installed = contract.Installed(release, Path("x"))
+    read = contract.read_manifest
+
+    def lacking(release: str) -> contract.ReleaseManifest:
+        whole = read(release)
+        left = tuple(symbol for symbol in whole.symbols if symbol.part not in lacks)
+        return replace(whole, symbols=left)
+
+    installed = contract.Installed("0.5.17", Path("x"))
     monkeypatch.setattr(contract, "installed_sglang", lambda: installed)
+    monkeypatch.setattr(contract, "read_manifest", lacking)
     found = dry_run(capsys, "--profile", "b1", "--fast", "--seams")["notes"]
-    told = [note for note in found if f"not for SGLang {release}, which serves without" in note]
-    assert len(told) == notes
+    told = [note for note in found if "not for SGLang 0.5.17, which serves without" in note]
+    assert [note.split(": ")[1] for note in told] == noted
 
 
 def test_caches_that_are_no_folder_are_refused_by_a_dry_run_too(
