@@ -1,4 +1,6 @@
-""".ci/run: what it could not test for want of a tool is said, and it fails as what it runs does."""
+""".ci/run: what it could not test for want of a tool is said, it fails as what it runs does, and
+what it installed leaves the disk before more is installed.
+"""
 
 import os
 import re
@@ -11,17 +13,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(folder: Path, tools: list[str], status: int) -> tuple[int, str]:
-    """In a clone with a `make` that does nothing, where these tools alone are there."""
-    for name in ("bash", "dirname"):
-        (folder / name).symlink_to(str(shutil.which(name)))
+def run(folder: Path, tools: list[str], does: str) -> tuple[int, str]:
+    """In a clone whose `make` does this, where these tools alone are there."""
+    commands = folder / "commands"
+    commands.mkdir()
+    for name in ("bash", "dirname", "mkdir", "rm"):
+        (commands / name).symlink_to(str(shutil.which(name)))
     for name in tools:
-        (folder / name).symlink_to("/bin/true")
-    (folder / "make").write_text(f"#!{folder}/bash\nexit {status}\n")
-    (folder / "make").chmod(0o755)
+        (commands / name).symlink_to("/bin/true")
+    (commands / "make").write_text(f"#!{commands}/bash\n{does}\n")
+    (commands / "make").chmod(0o755)
+    script = folder / "clone" / ".ci" / "run"
+    script.parent.mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", script)
     done = subprocess.run(
-        [str(folder / "bash"), str(ROOT / ".ci" / "run")],
-        env={**os.environ, "PATH": str(folder)},
+        [str(commands / "bash"), str(script)],
+        env={**os.environ, "PATH": str(commands)},
         capture_output=True,
         text=True,
         check=False,
@@ -51,4 +58,27 @@ def test_every_tool_that_a_test_is_skipped_without_is_named() -> None:
 def test_what_is_missing_is_the_last_line(
     tmp_path: Path, tools: list[str], missing: str, status: int
 ) -> None:
-    assert run(tmp_path, tools, status) == (status, f"tests skipped for want of a tool: {missing}")
+    said = f"tests skipped for want of a tool: {missing}"
+    assert run(tmp_path, tools, f"exit {status}") == (status, said)
+
+
+# As the Makefile: the release's environment is made if it is not there. One at a time is what fits.
+MAKES = r"""
+asked="$*"
+environment=.venv
+if [[ "$asked" == *SGLANG=* ]]; then environment=.venv-${asked##*SGLANG=}; fi
+mkdir -p "$environment"
+if [[ -e .venv && -e .venv-0.5.23 ]]; then exit 28; fi
+"""
+
+
+def test_one_environment_at_a_time_and_none_is_left(tmp_path: Path) -> None:
+    assert run(tmp_path, [], MAKES)[0] == 0
+    assert not list((tmp_path / "clone").glob(".venv*"))
+
+
+def test_an_environment_that_was_there_stays(tmp_path: Path) -> None:
+    kept = tmp_path / "clone" / ".venv-0.5.23" / "bin"
+    kept.mkdir(parents=True)
+    assert run(tmp_path, [], "exit 0")[0] == 0
+    assert kept.exists()
