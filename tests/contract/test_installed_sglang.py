@@ -28,7 +28,7 @@ from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 
 ROOT = Path(__file__).parents[2]
-LEFT_TO_STOCK: dict[str, set[contract.Part]] = {"0.5.23": {"fast"}}
+LEFT_TO_STOCK: dict[str, set[contract.Part]] = {}
 """Parts that are not there with a release."""
 
 
