@@ -8,7 +8,7 @@ serve several releases. The image has the same in /caches (Dockerfile).
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from typing import Any, Final
 from sglang_qwen3next_eagle3.base import provenance
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import expanded, read_json, write_json
+from sglang_qwen3next_eagle3.serving.flags import Parsed
 
 _PLACES = {
     "Triton": ("TRITON_CACHE_DIR", "triton", "triton"),
@@ -109,6 +110,27 @@ def doubts(folder: Path) -> list[str]:
             "whose files name where they and it lie, compiles again"
         )
     return [f"caches {folder}: {one}" for one in told]
+
+
+def compiled_first(given: Parsed, environment: Mapping[str, str]) -> str | None:
+    """What a start of several ranks waits for without a word in SGLang's log, for people; None
+    where it is compiled, or is not used.
+
+    SGLang 0.5.17 and 0.5.23 take FlashInfer's all-reduce for this architecture by themselves on
+    Hopper (arg_groups/overrides.py, _flashinfer_allreduce_fusion_auto_enable).
+    """
+    unused = ("--enforce-disable-flashinfer-allreduce-fusion", "--enable-dp-attention")
+    if (given.number("--tp-size") or 1) < 2 or any(map(given.of, unused)):
+        return None
+    base = environment.get("FLASHINFER_WORKSPACE_BASE") or Path.home()
+    modules = Path(base) / ".cache" / "flashinfer"
+    if any(modules.glob("*/*/cached_ops/trtllm_comm/trtllm_comm.so")):
+        return None
+    return (
+        "with several ranks on Hopper SGLang lets FlashInfer compile its all-reduce first, which "
+        f"takes minutes, and says nothing meanwhile (it is not in {modules} yet); "
+        "-- --enforce-disable-flashinfer-allreduce-fusion goes without it"
+    )
 
 
 def _here(folder: Path) -> dict[str, Any]:

@@ -191,6 +191,9 @@ def _decide(
     launch = launch.adding({}, *machine.not_in_this_release(asked))
     if options.caches is not None:
         launch = launch.adding({}, *caches.doubts(options.caches))
+    if found.whole and not asked.cpu_engine:
+        note = caches.compiled_first(given, {**os.environ, **environment})
+        launch = launch.adding({}, *filter(None, [note]))
     overrides = given.overrides()
     target = _target_of(asked, found)
     if found.whole and target is not None:

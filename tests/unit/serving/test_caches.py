@@ -10,7 +10,7 @@ import pytest
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.base import provenance
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.serving import caches
+from sglang_qwen3next_eagle3.serving import caches, flags
 from tests.support.launching import dry_run
 
 ROOT = Path(__file__).parents[3]
@@ -81,6 +81,31 @@ def test_what_may_not_be_written_is_refused_below_too(
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != place)
     with pytest.raises(UserError, match=f"nothing may be written in {place}"):
         caches.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--tp 2", True),
+        ("--tensor-parallel-si=4", True),
+        ("", False),
+        ("--tp 1", False),
+        ("--tp 2 --enforce-disable-flashinfer-allreduce-fusion", False),
+        ("--tp 2 --enforce-disable-flashinfer-allred", False),
+        ("--tp 2 --enable-dp-attention", False),
+    ],
+)
+def test_what_several_ranks_compile_first_is_told(tmp_path: Path, words: str, told: bool) -> None:
+    environment = {"FLASHINFER_WORKSPACE_BASE": str(tmp_path)}
+    given = flags.parse(shlex.split(words))
+    note = caches.compiled_first(given, environment)
+    assert (note is not None) == told
+    if told:
+        assert str(tmp_path) in str(note)
+    module = tmp_path / ".cache/flashinfer/0.6.15/90a/cached_ops/trtllm_comm/trtllm_comm.so"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    assert caches.compiled_first(given, environment) is None
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
