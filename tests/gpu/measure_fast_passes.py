@@ -38,6 +38,7 @@ from sglang_qwen3next_eagle3.overlay.fast import (
     dispatch,
     hooks,
     kernel_table,
+    peers,
     preparation,
     ranks,
     selfcheck,
@@ -50,6 +51,7 @@ OWN = 256
 """Places in the cache for the tokens of a pass, behind those of all requests' contexts."""
 MEMORY = 0.98
 """The contexts and requests alone size the caches: the GPU may be somebody else's as well."""
+SUMS: Stage = "allreduce"
 STOCK, ANY_ROWS, FAILED = "stock", ":any", "FAILED"
 began = time.monotonic()
 
@@ -276,9 +278,12 @@ def launches(graph: Any) -> list[dict[str, Any]]:
 
 def stages_of(spelled: str) -> frozenset[Stage]:
     words = spelled.removesuffix(ANY_ROWS)
-    wanted = frozenset(OF_TARGET) if words == "all" else frozenset(words.split(","))
-    if not wanted <= frozenset(OF_TARGET):
-        raise SystemExit(f"--stages {spelled}: stages are {', '.join(OF_TARGET)}")
+    every = (*OF_TARGET, SUMS)
+    wanted = frozenset(words.split(","))
+    if "all" in wanted:
+        wanted = (wanted - {"all"}) | frozenset(OF_TARGET)
+    if not wanted <= frozenset(every):
+        raise SystemExit(f"--stages {spelled}: stages are {', '.join(every)}")
     return wanted  # type: ignore[return-value]
 
 
@@ -301,6 +306,7 @@ class Measurements:
         self.failures: list[str] = []
         self.kernels: kernel_table.Kernels | None = None
         self.path: dispatch.FastPath | None = None
+        self._opened: Any = None
         self._checked: frozenset[Stage] = frozenset()
 
     def write(self) -> None:
@@ -339,8 +345,8 @@ class Measurements:
     def set_of(self, spelled: str) -> None:
         """One set of stages, checked where some of them were not yet."""
         asked = stages_of(spelled)
-        if not asked <= self._checked:
-            self.step(f"checking {spelled}", lambda: self._check(self._checked | asked))
+        if not asked - {SUMS} <= self._checked:
+            self.step(f"checking {spelled}", lambda: self._check(self._checked | asked - {SUMS}))
         if self.path is not None and asked & self.path.stages:
             self.step(spelled, lambda: self._measure(spelled, asked))
 
@@ -358,6 +364,8 @@ class Measurements:
 
     def _measure(self, spelled: str, asked: frozenset[Stage]) -> None:
         path = only(self.path, asked, self.runner.device) if self.path and asked else None
+        if self.kernels is not None:
+            self.kernels.peers = self._peers() if SUMS in asked else None
         limits = dispatch.ROWS
         if spelled.endswith(ANY_ROWS):
             dispatch.ROWS = dispatch.LIMITS
@@ -370,6 +378,13 @@ class Measurements:
             self.passes.append({"set": spelled, "stages": stages, **row})
             say(f"{spelled:24} {row['rows']:3} rows {row['ms']:7.3f} ms "
                 f"(median {row['median_ms']:7.3f}), {row['kernels']} kernels")  # fmt: skip
+
+    def _peers(self) -> Any:
+        """The memory that sums over ranks go through, which is asked for once."""
+        if self._opened is None:
+            self._opened = peers.opened(self.runner.model.config.hidden_size, self.runner.device)
+            ranks.of_all(None)
+        return self._opened
 
     def stock(self) -> None:
         self.step(STOCK, lambda: self._measure(STOCK, frozenset()))
