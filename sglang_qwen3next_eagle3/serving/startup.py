@@ -2,7 +2,7 @@
 
 Every line has the time at which it came, or else the one that SGLang wrote before it, in whole
 seconds. A phase lasts from a line that begins it to the next such line. Of several ranks the first
-one's lines count. Texts are those of SGLang 0.5.17 and of this package.
+one's lines count. Texts are those of SGLang 0.5.17, of 0.5.23 and of this package.
 """
 
 import re
@@ -35,6 +35,7 @@ _BEGIN = (
     ("it will answer at http", MODULES),
     ("server_args=", PROCESSES),
     ("Init torch distributed begin", RANKS),
+    ("Init parallel begin", RANKS),  # the same in 0.5.23
     ("Load weight end", MEMORY),
     ("Memory pool end", BACKENDS),
     ("CUDA graph end", BACKENDS),

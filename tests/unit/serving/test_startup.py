@@ -38,8 +38,11 @@ SKIPPED = (
 )
 
 
-def test_a_phase_lasts_to_the_next_one() -> None:
-    found = startup.phases((*LOG, *WARMED), 0.0)
+@pytest.mark.parametrize("ranks", ["Init torch distributed begin.", "Init parallel begin."])
+def test_a_phase_lasts_to_the_next_one(ranks: str) -> None:
+    """As 0.5.17 and 0.5.23 call the ranks' communication."""
+    lines = [(when, f"{line[:26]}{ranks}" if when == 20.0 else line) for when, line in LOG]
+    found = startup.phases((*lines, *WARMED), 0.0)
     assert found.ready
     assert {phase.name: phase.seconds for phase in found.phases} == {
         startup.LAUNCHER: 2.0,
