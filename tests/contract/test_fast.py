@@ -17,10 +17,12 @@ import pytest
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from tests.support.demo_server import cpu_environment
+from tests.support.parts import elsewhere
 
 LAYERS = 8
 ATTENTION = (3, 7)
 TREES = {"none": None, "chain": (3, 1, 4), "tree": (3, 4, 8)}
+MODES = ("none", "tree") if elsewhere() else tuple(TREES)
 FLAGS = (
     "--load-format dummy --skip-tokenizer-init --device cpu --attention-backend intel_amx "
     "--dtype bfloat16 --disable-cuda-graph --skip-server-warmup --mem-fraction-static 0.2 "
@@ -47,7 +49,7 @@ def started(
     return subprocess.Popen([*command, "--", *flags], env=merged)
 
 
-@pytest.fixture(scope="module", params=TREES)
+@pytest.fixture(scope="module", params=MODES)
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What tests/support/check_fast.py found, for decoding and for verifying chains and trees."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -86,6 +88,8 @@ def test_the_check_leaves_the_states_as_they_were(report: Any) -> None:
 
 
 def test_what_is_off_goes_back_to_stock(report: Any) -> None:
+    if "spoilt" not in report:
+        pytest.skip("the check is the same code")
     spoilt = report["spoilt"]
     everything = set(OF_TARGET)
     gdn = "gdn_decode" if report["mode"] == "none" else "gdn_verify"
@@ -117,6 +121,7 @@ def test_a_verify_is_the_decode_steps_that_it_stands_for(report: Any) -> None:
     assert report["unequal"] == {"1 chain of 4": [], "2 chains of 4": [], "1 tree of 8": []}
 
 
+@pytest.mark.skipif(elsewhere(), reason="run by hand")
 def test_ranks_of_tensor_parallelism_add_up_as_stock_does(tmp_path: Path) -> None:
     """Two processes with half the heads and half of every expert each: step by step, and through
     whole passes, in which a sum that is missing or too much would not stay unseen."""

@@ -1,4 +1,4 @@
-"""Tests of a part of the overlay, where the installed SGLang has that part."""
+"""Tests of a part of the overlay: whether the installed SGLang has it, and how many run there."""
 
 import pytest
 
@@ -12,3 +12,11 @@ def needs(part: Part) -> pytest.MarkDecorator:
     assert installed is not None
     there = bool(contract.read_manifest(installed.release).of(part))
     return pytest.mark.skipif(not there, reason=f"SGLang {installed.release}: {part} is its own")
+
+
+def elsewhere() -> bool:
+    """Whether another release than the default is installed: what is the same code there is tested
+    with the default one, and by hand."""
+    installed = contract.installed_sglang()
+    assert installed is not None
+    return installed.release != contract.DEFAULT_RELEASE
