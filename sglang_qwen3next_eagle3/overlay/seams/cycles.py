@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.requests.penalties import wants_penalties
 from sglang_qwen3next_eagle3.overlay.seams.recording import (
@@ -43,7 +44,9 @@ _PLAN: Final = "_qwen3next_eagle3_plan"
 _NOT_HELD: Final = (
     "input_embeds", "replace_embeds", "replace_positions", "ne_token_table",
     "ne_skip_token_table_update", "out_cache_loc_dsv4", "encoder_lens", "encoder_out_cache_loc",
-    "seq_lens_cpu", "seq_lens_sum", "global_num_tokens", "dllm_config",
+    "seq_lens_cpu", "seq_lens_sum", "global_num_tokens", "dllm_config", "engram_history",
+    "engram_staged_rows", "dp_spec_prefill_coordination_metadata", "draft_global_num_tokens",
+    "beam_tail",
 )  # fmt: skip
 """Of SGLang's `ScheduleBatch`: what a recording holds no place for."""
 _OF_PREFILLS: Final = (
@@ -115,6 +118,9 @@ class CyclePlan:
         """The result that all runs have; while they are recorded."""
         if result.routed_experts_output is not None or result.indexer_topk_output is not None:
             raise NotRecordable("it gives routings")
+        logits, others = result.logits_output, ("auxiliary_device_output", "sampling_mask_output")
+        if any(getattr(logits, name, None) is not None for name in others):
+            raise NotRecordable("it gives more than tokens")
         tokens, lens = self.split(self._out)
         for place, tensor in ((tokens, result.next_token_ids), (lens, result.accept_lens)):
             if tensor.dtype != place.dtype or tensor.shape != place.shape:
@@ -245,7 +251,9 @@ class Cycles:
         batch: Any,
         on_publish: Callable[[Any], None] | None = None,
         grammar_barrier: Any = None,
+        **others: Any,
     ) -> Any:
+        """others: of a newer SGLang, what a stage of a pipeline is handed."""
         ungathered, self._ungathered = self._ungathered is batch, None
         self._worker, self._left = worker, None
         recorded = on_publish is not None and self._is_plain(worker, batch)
@@ -253,7 +261,9 @@ class Cycles:
         if ungathered and (plan is None or plan.relay is None) and self._gather is not None:
             self._gather(self._relay, batch)
         if plan is None or on_publish is None:
-            return original(worker, batch, on_publish=on_publish, grammar_barrier=grammar_barrier)
+            return original(
+                worker, batch, on_publish=on_publish, grammar_barrier=grammar_barrier, **others
+            )
         if plan.relay is None:
             return plan.run(inputs_of(batch), on_publish)
         self._left = plan
@@ -331,10 +341,10 @@ class Cycles:
         recording = current()
         if recording is None:
             return original(backend, shape_key, *args, **kwargs)
-        runner, steps = self._runner, []
-        if runner.war_fastpath_read_done_event is not None:
+        host, runner, steps = variants.host(), self._runner, []
+        if host.read_done(runner) is not None:
             # SGLang just recorded an event for the scheduler: each cycle needs one of its own.
-            runner.war_fastpath_read_done_event = None
+            host.say_read_done(runner, None)
             steps.append(lambda: _read_done(runner))
         self._replayed += 1
         graph = backend._graphs[shape_key]
@@ -374,8 +384,8 @@ class Cycles:
             recording = GraphRecording(self._graph, self._pool, self._device)
             given = inputs_of(batch) if relay is None else places_of(batch)
             plan = CyclePlan(recording, given, worker.speculative_num_draft_tokens)
-            self._runner = worker.war_fastpath_runner
-            self._runner.war_fastpath_read_done_event = None
+            self._runner = variants.host().last_reader(worker)
+            variants.host().say_read_done(self._runner, None)
             plan.relay = relay
             plan.of(_runners_of(worker))
             draft, self._replayed = worker.draft_worker, 0
@@ -403,7 +413,7 @@ class Cycles:
             return None
         finally:
             if self._runner is not None:
-                self._runner.war_fastpath_read_done_event = None
+                variants.host().say_read_done(self._runner, None)
             vars(batch).update(before)
             vars(spec).update(spec_before)
             if collects:
@@ -477,7 +487,7 @@ def prepare_tracking(original: Callable[..., None], batch: Any) -> None:
     if current() is None:
         original(batch)
     else:
-        batch.mamba_track_mask = batch.mamba_track_seqlens = None
+        variants.host().forget_tracking(batch)
 
 
 def _drawn(batch: Any) -> tuple[bool, ...] | None:
@@ -518,11 +528,11 @@ def _hindrance(worker: Any) -> str | None:
     from sglang.srt.model_executor.runner_backend.full_cuda_graph_backend import (
         FullCudaGraphBackend,
     )
-    from sglang.srt.runtime_context import get_parallel
     from sglang.srt.speculative import spec_utils
     from sglang.srt.speculative.eagle_worker_v2 import EAGLEWorkerV2
 
-    args, draft = worker.server_args, worker.draft_worker
+    host = variants.host()
+    args, draft = host.arguments(worker), worker.draft_worker
     target = worker.target_worker.model_runner
     graphs = [draft.cuda_graph_runner_for_draft_extend, target.decode_cuda_graph_runner]
     if worker.speculative_num_steps > 1:
@@ -534,7 +544,7 @@ def _hindrance(worker: Any) -> str | None:
         "graphs of another kind": any(type(each) is not FullCudaGraphBackend for each in backends),
         "the default stream": torch.cuda.current_stream() == torch.cuda.default_stream(),
         "a stream for plans": bool(worker.plan_stream) or bool(draft.plan_stream),
-        "DP attention": get_parallel().enable_dp_attention,
+        "DP attention": host.has_dp_attention(),
         "--pp-size": args.pp_size > 1,
         "--enable-lora": bool(args.enable_lora),
         "--enable-two-batch-overlap": args.enable_two_batch_overlap,
@@ -552,6 +562,7 @@ def _hindrance(worker: Any) -> str | None:
         or draft.draft_runner.canary_manager is not None,
         "SGLANG_SIMULATE_ACC_LEN": envs.SGLANG_SIMULATE_ACC_LEN.get() > 0
         or spec_utils.SIMULATE_ACC_TOKEN_MODE != "fixed",
+        **host.hindrances(worker),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -569,7 +580,7 @@ def _holds_all(relay: Any) -> bool:
 
     return bool(
         relay is not None
-        and relay._forward_buf_initialized
+        and variants.host().is_relay_made(relay)
         and relay.publish_ready is not None
         and relay.need_topk
         and relay.need_hidden_states
@@ -610,4 +621,4 @@ def _nobody(lens: Any) -> None:
 def _read_done(runner: Any) -> None:
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
-    runner.war_fastpath_read_done_event = event
+    variants.host().say_read_done(runner, event)

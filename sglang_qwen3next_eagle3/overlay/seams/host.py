@@ -51,6 +51,34 @@ class CycleHost:
     def tell_longest(self, batch: Any, held: list[int]) -> None:
         """What a decode's preparation says besides, of how many slots each of its requests held."""
 
+    def last_reader(self, worker: Any) -> Any:
+        """Of the worker's runners the one whose graph is a cycle's last to read what the scheduler
+        writes."""
+        return worker.war_fastpath_runner
+
+    def read_done(self, runner: Any) -> Any:
+        """The event by which it says that it has read; None: the scheduler waits for all."""
+        return runner.war_fastpath_read_done_event
+
+    def say_read_done(self, runner: Any, event: Any) -> None:
+        runner.war_fastpath_read_done_event = event
+
+    def is_relay_made(self, relay: Any) -> bool:
+        """Whether a `FutureMap` has all of its rows, and nobody else fills them."""
+        return bool(relay._forward_buf_initialized)
+
+    def forget_tracking(self, batch: Any) -> None:
+        """What is said of tracked states besides which they are holds for prefills."""
+        batch.mamba_track_mask = batch.mamba_track_seqlens = None
+
+    def arguments(self, worker: Any) -> Any:
+        """With what the server was started, as SGLang understood it."""
+        return worker.server_args
+
+    def hindrances(self, worker: Any) -> dict[str, bool]:
+        """What else keeps cycles from being recorded, by name: whether it holds."""
+        return {}
+
 
 class PlanningCycleHost(CycleHost):
     """0.5.23, which plans where a cycle's tokens lie, once for all of its graphs."""
@@ -89,6 +117,42 @@ class PlanningCycleHost(CycleHost):
 
     def committed(self, request: Any) -> int:
         return int(request.kv.kv_committed_len)
+
+    def last_reader(self, worker: Any) -> Any:
+        return worker.last_shared_read_runner
+
+    def read_done(self, runner: Any) -> Any:
+        return runner.shared_read_done_event
+
+    def say_read_done(self, runner: Any, event: Any) -> None:
+        runner.shared_read_done_event = event
+
+    def is_relay_made(self, relay: Any) -> bool:
+        return relay._relay is None
+
+    def forget_tracking(self, batch: Any) -> None:
+        super().forget_tracking(batch)
+        batch.mamba_prefill_track_mask_cpu = batch.mamba_track_seqlens_cpu = None
+
+    def arguments(self, worker: Any) -> Any:
+        from sglang.srt.arg_groups.model_override_base import resolved_view
+
+        return resolved_view(worker.server_args)
+
+    def hindrances(self, worker: Any) -> dict[str, bool]:
+        from sglang.srt.environ import envs
+        from sglang.srt.model_executor.runner_utils.pool import graph_pool_borrow_enabled
+        from sglang.srt.utils import is_confidential_compute
+
+        target = worker.target_worker.model_runner
+        return {
+            "SGLANG_ENABLE_GRAPH_POOL_BORROW": graph_pool_borrow_enabled(),
+            "SGLANG_ENABLE_METADATA_GLUE_GRAPH": envs.SGLANG_ENABLE_METADATA_GLUE_GRAPH.get(),
+            "copies by another thread": is_confidential_compute(),
+            "watermarks": target.watermark_state is not None,
+            "--enable-hisparse": target.hisparse_coordinator is not None,
+            "translated slots": target.kv_index_translator.is_translating,
+        }
 
     def tell_longest(self, batch: Any, held: list[int]) -> None:
         if batch.seq_lens_cpu is None:
