@@ -146,12 +146,7 @@ def _hook_seams(asked: str | None) -> None:
     from sglang_qwen3next_eagle3.overlay.seams import hooks as at_seams
 
     ours = at_seams.served(wanted, manifest.hooked("seams"))
-    for seam in seams.ALL:
-        if seam in wanted - ours:
-            release = manifest.release
-            logger.info("sglang-qwen3next-eagle3: seam %s is SGLang %s's own", seam, release)
-    if ours:
-        hooks.apply([at_seams.announcing(ours), *at_seams.hooks(ours)])
+    hooks.apply([at_seams.announcing(ours, wanted - ours), *at_seams.hooks(ours)])
 
 
 def _hook_adaptive(forced: str | None) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "metrics",
     "prefill",
     "requests",
+    "routing",
     "seams",
     "served_head",
     "server_flags",

@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from sglang_qwen3next_eagle3.overlay import variants
+from tests.support.parts import needs
+
 ROOT = Path(__file__).parents[2]
+NEWER = variants.has_layer_boundaries()
+STEPS = 9 if NEWER else 10
+"""0.5.23 says of no place in a draft extend that it has read all that is shared."""
+SAMPLED = "" if NEWER else "sampled"
+"""Sampled batches are recorded with 0.5.17 only."""
 
 
-@pytest.mark.parametrize("arguments", ["1 4 3 relayed sampled", "4 8 3"])
+@needs("seams")
+@pytest.mark.parametrize("arguments", [f"1 4 3 relayed {SAMPLED}", "4 8 3"])
 def test_a_cycle_needs_nothing_of_the_host(arguments: str) -> None:
     """A chain in a padded batch, greedy and sampled, and a tree."""
     command = [sys.executable, "-m", "tests.support.check_cycles", *arguments.split()]
@@ -22,7 +31,7 @@ def test_a_cycle_needs_nothing_of_the_host(arguments: str) -> None:
     assert lines.count("used of the batch: nothing") == kinds
     drawn = [line for line in lines if line.startswith("numbers are drawn")]
     assert drawn == ["numbers are drawn 0 times", "numbers are drawn 2 times"][:kinds]
-    assert f"recorded: {[10] * kinds} steps" in lines
+    assert f"recorded: {[STEPS] * kinds} steps" in lines
     assert f"graphs: {5 * kinds}" in lines
     assert f"takes from the relay: {'relayed' in arguments}" in lines
     changed = lines.count("changed in the batch: mamba_track_indices")

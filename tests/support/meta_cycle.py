@@ -44,6 +44,8 @@ from sglang.srt.speculative.eagle_info import EagleDraftInput
 from sglang.srt.speculative.eagle_utils import TreeMaskMode
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
+from sglang_qwen3next_eagle3.overlay import variants
+
 DEVICE = "meta"
 STEPS, MOST, VOCABULARY, HIDDEN, POOL, CONTEXT = 3, 4, 100, 16, 20, 64
 EAGLE3 = SpeculativeAlgorithm.EAGLE3
@@ -144,6 +146,8 @@ def prepare(topk: int, nodes: int) -> Any:
     eagle_worker_common.build_tree_kernel_efficient = tree
     for name in ("fused_mamba_state_scatter_with_mask", "fused_conv_window_scatter_with_mask"):
         setattr(mamba_state_scatter_triton, name, nothing)
+    if variants.has_layer_boundaries():
+        publish(arguments)
     return arguments
 
 
@@ -162,6 +166,29 @@ def sampling_kernels() -> Any:
     made_up.top_k_renorm_prob = made_up.top_p_renorm_prob = cut
     made_up.tree_speculative_sampling_target_only = draw
     return made_up
+
+
+def publish(arguments: Any) -> None:
+    """What a newer SGLang asks of its process's context instead."""
+    torch.Tensor.is_cuda = property(lambda tensor: tensor.device.type == DEVICE)  # type: ignore[assignment,misc]
+    parallel = SimpleNamespace(
+        attn_dp_enabled=False, moe_ep_size=1, pp_size=1, dp_size=1, attn_dcp_size=1, tp_size=1
+    )
+    mamba = SimpleNamespace(
+        mamba_track_interval=64, enable_mamba_extra_buffer=True,
+        enable_mamba_extra_buffer_lazy=False,
+    )  # fmt: skip
+    executes = SimpleNamespace(mamba=mamba, moe=SimpleNamespace(elastic_ep_backend=None))
+    contexts = {
+        "get_parallel": parallel, "get_exec": executes, "get_spec": arguments,
+        "get_schedule": SimpleNamespace(disable_overlap_schedule=False),
+        "get_model": SimpleNamespace(override=nothing), "get_lora": None, "get_memory": None,
+    }  # fmt: skip
+    asked = {name: lambda context=context: context for name, context in contexts.items()}
+    asked["mamba_track_grid"] = lambda page: 64
+    for module in [it for name, it in sys.modules.items() if name.startswith("sglang.")]:
+        for name in asked.keys() & vars(module).keys():
+            setattr(module, name, asked[name])
 
 
 def track(batch: Any, positions: Any = None) -> None:
@@ -187,6 +214,7 @@ def triton_backend(nodes: int, table: Any, mask: Any = None) -> Any:
         _translate_kv_loc=None, use_sliding_window_kv_pool=False, static_kv_splits=False,
         device_core_count=1, enable_deterministic=False, split_tile_size=None, max_kv_splits=8,
         num_head=4, num_kv_head=2, max_context_len=CONTEXT,
+        target_verify_num_tokens_per_req=nodes, kv_index_translator=translator(table),
         cuda_graph_num_kv_splits=zeros(POOL * 8, dtype=torch.int32),
     )  # fmt: skip
 
@@ -199,11 +227,25 @@ def gdn_backend(topk: int, nodes: int, pool: Any) -> Any:
     return made(
         GDNAttnBackend, topk=topk, device=DEVICE, req_to_token_pool=pool, forward_metadata=None,
         _fused_state_indices_ok=True, replayssm_write_pos_list=None,
+        kernel_dispatcher=SimpleNamespace(target_verify_supports_strided_qkv=nothing),
         state_indices_list=each(dtype=torch.int32),
         query_start_loc_list=each(more=1, dtype=torch.int32),
         cached_cuda_graph_verify_query_start_loc=starts, mamba_track_indices_buf=zeros(MOST),
         retrieve_next_token_list=each(nodes), retrieve_next_sibling_list=each(nodes),
         retrieve_parent_token_list=each(nodes), _translate_mamba_indices=lambda indices: indices,
+    )  # fmt: skip
+
+
+def translator(table: Any) -> Any:
+    """A newer SGLang's plan of where tokens lie: in the slots that a request's row holds."""
+    if not variants.has_layer_boundaries():
+        return None
+    from sglang.srt.mem_cache import kv_index_translator as plans
+
+    full = plans.IdSpaceKind.FULL
+    return made(
+        plans.KVIndexTranslator, req_to_token=table, is_translating=False, page_size=1,
+        device=DEVICE, defer_read_translate=False, _spaces={full: plans.IdSpace(key=(full, None))},
     )  # fmt: skip
 
 
@@ -226,6 +268,7 @@ def graph_runner(cls: Any, width: int, of: Any, attention: Any, gives: Any, **ot
     return made(
         cls, device=DEVICE, device_module=of.server_args.device, model_runner=of,
         require_gathered_buffer=False, require_mlp_tp_gather=False, require_mlp_sync=False,
+        require_attn_tp_gather=False,
         disable_padding=False, captured_req_width=width, capture_bs=[1, 2, 4], max_bs=MOST,
         deepep_adapter=SimpleNamespace(replay=nothing), seq_len_fill_value=1, backend=backend,
         attn_backend=attention, enable_pdmux=False, record_nolora_graph=False,
@@ -251,7 +294,14 @@ def worker_of(topk: int, nodes: int) -> Any:
     )  # fmt: skip
     pool = SimpleNamespace(
         req_to_token=table, req_index_to_mamba_index_mapping=zeros(POOL, dtype=torch.int32),
-        mamba_pool=SimpleNamespace(replayssm_spec_fold=False, replayssm_cache_base=None),
+        mamba_pool=SimpleNamespace(
+            replayssm_spec_fold=False, replayssm_cache_base=None,
+            mamba_cache=SimpleNamespace(
+                replayssm_rawv=None, replayssm_d=None, temporal=states.temporal
+            ),
+        ),
+        mamba_v2p_table=None, short_conv_pool=SimpleNamespace(conv_state=None),
+        ngram_pool=SimpleNamespace(context=None),
         get_speculative_mamba2_params_all_layers=lambda: states,
     )  # fmt: skip
     cells = zeros(MOST * nodes * (CONTEXT + nodes), dtype=torch.bool)
@@ -266,11 +316,17 @@ def worker_of(topk: int, nodes: int) -> Any:
         kv_indptr=zeros(STEPS, POOL * topk + 1, dtype=torch.int32), req_to_token_pool=pool,
         attn_backends=[triton_backend(nodes, table) for _ in range(STEPS - 1)], pool_len=CONTEXT,
         max_context_len=CONTEXT, page_size=1,
-        cuda_graph_kv_indices=zeros(STEPS, MOST * topk * CONTEXT),
+        cuda_graph_kv_indices=zeros(STEPS, MOST * topk * CONTEXT), window_rail=False,
+        cuda_graph_window_kv_indices=None, draft_window_size=0, draft_sink_size=0,
+        kv_index_translator=translator(table),
     )  # fmt: skip
     extend = triton_backend(nodes, table)
     config = SimpleNamespace(
-        vocab_size=VOCABULARY, model_is_mrope=False, spec_hidden_size=HIDDEN, dtype=torch.bfloat16
+        vocab_size=VOCABULARY,
+        model_is_mrope=False,
+        spec_hidden_size=HIDDEN,
+        dtype=torch.bfloat16,
+        requires_mm_token_modalities=False,
     )
 
     def runner(draft: bool, backend: Any) -> Any:
@@ -279,7 +335,10 @@ def worker_of(topk: int, nodes: int) -> Any:
             is_draft_worker=draft, model_config=config, req_to_token_pool=pool, tp_group=None,
             canary_manager=None, device_timer=None, war_fastpath_read_done_event=None,
             forward_pass_id=0, msprobe_debugger=None, enable_elastic_ep=False, eplb_manager=None,
-            hisparse_coordinator=None, dcp_size=1, model=None, attn_backend=backend,
+            hisparse_coordinator=None, dcp_size=1, attn_backend=backend,
+            model=SimpleNamespace(shared_experts_config=None),
+            kv_index_translator=translator(table), watermark_state=None, lora_manager=None,
+            shared_read_done_event=None,
             ngram_embedding_manager=SimpleNamespace(enabled=False),
         )  # fmt: skip
 
@@ -288,7 +347,7 @@ def worker_of(topk: int, nodes: int) -> Any:
         MOST * topk, out_cache_loc=zeros(MOST * topk * STEPS), rids_int=None, draft_probs=None,
         bootstrap_room_ids_int=None, topk_p=zeros(MOST, topk, dtype=torch.float32),
         topk_index=zeros(MOST, topk), hidden_states=zeros(MOST, HIDDEN, dtype=torch.bfloat16),
-        dsa_seed_topk=None,
+        dsa_seed_topk=None, sampling_seed=None,
     )  # fmt: skip
     counts = {
         name: zeros(MOST, dtype=torch.int32)
@@ -296,12 +355,13 @@ def worker_of(topk: int, nodes: int) -> Any:
     }
     of_extend = buffers(
         MOST * nodes, out_cache_loc=zeros(MOST * nodes), dsa_seed_topk_capture=None, **counts,
+        select_index=zeros(MOST), mamba_track_indices=None,
         hidden_states=zeros(MOST * nodes, 3 * HIDDEN, dtype=torch.bfloat16),
     )  # fmt: skip
     of_target = buffers(
         MOST * nodes, out_cache_loc=zeros(MOST * nodes), mamba_track_indices=zeros(MOST),
         mamba_track_mask=zeros(MOST, dtype=torch.bool), encoder_lens=None,
-        ngram_embedding_info=None, pp_proxy_tensors=None,
+        ngram_embedding_info=None, pp_proxy_tensors=None, num_token_non_padded=None,
     )  # fmt: skip
     registry = build_decode_registry(
         device=torch.device(DEVICE), max_bs=MOST, max_num_token=MOST * nodes,
@@ -314,7 +374,10 @@ def worker_of(topk: int, nodes: int) -> Any:
         lambda requests: outputs(requests, nodes, 3 * HIDDEN), buffers=of_target,
         buffer_registry=registry, ragged_verify_mode=False, enable_two_batch_overlap=False,
         is_encoder_decoder=False, capture_forward_mode=ForwardMode.TARGET_VERIFY,
-        capture_hidden_mode=CaptureHiddenMode.FULL, is_dllm=False,
+        capture_hidden_mode=CaptureHiddenMode.FULL, is_dllm=False, dllm_uses_input_embeds=False,
+        dllm_input_preparation=None, attention_graph_variants=None, _metadata_glue=None,
+        _skip_glued_replay_view=False, _skips_prefilled_inputs=False,
+        in_graph_metadata_prep_done=SimpleNamespace(record=nothing),
     )  # fmt: skip
     runs_target = made(
         TpModelWorker, _model_runner=target, pp_group=SimpleNamespace(is_last_rank=True),
@@ -328,6 +391,7 @@ def worker_of(topk: int, nodes: int) -> Any:
     }  # fmt: skip
     drafts = made(
         eagle_worker_v2.EagleDraftWorker, **both, draft_runner=draft, target_worker=runs_target,
+        parallel_layout=SimpleNamespace(tp_group=None, disable_cp=False),
         seed_dsa_topk_from_draft_extend=False, draft_tp_context=nothing, hot_token_id=None,
         draft_extend_attn_backend=extend, draft_attn_backend=steps,
         cuda_graph_runner=graph_runner(
@@ -379,6 +443,7 @@ def batch_of(requests: int, topk: int, worker: Any, *, sampled: bool = False) ->
     asked = SimpleNamespace(sampling_params=sampling, lora_id=None, rid="1", token_type_ids=None)
     batch = ScheduleBatch(
         reqs=[asked] * requests, req_to_token_pool=worker.req_to_token_pool, device=DEVICE,
+        tree_cache=SimpleNamespace(page_size=1),
         token_to_kv_pool_allocator=worker.token_to_kv_pool_allocator, enable_overlap=True,
         model_config=worker.target_worker.model_runner.model_config,
     )  # fmt: skip

@@ -38,11 +38,13 @@ _SHARED = Path("/dev/shm")
 
 
 def served(wanted: frozenset[Seam], listed: frozenset[str]) -> frozenset[Seam]:
-    """Of the seams that are wanted, those whose symbols a release's manifest lists as hooked."""
+    """Of the seams that are wanted, those that the installed release is served with: all of their
+    symbols are listed as hooked in its manifest."""
     found = frozenset(
         seam for seam in wanted if all(hook.target in listed for hook in hooks(frozenset({seam})))
     )
-    return found if "cycle" in found else found - {"sampled"}
+    records = "cycle" in found and variants.host().samples_as_recorded
+    return found if records else found - {"sampled"}
 
 
 def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
@@ -79,13 +81,17 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
     return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
 
 
-def announcing(wanted: frozenset[Seam]) -> Hook:
-    """The hook by which the log says which of them are on, once a scheduler is ready."""
-    names = ", ".join(seam for seam in ALL if seam in wanted)
+def announcing(ours: frozenset[Seam], left: frozenset[Seam] = frozenset()) -> Hook:
+    """The hook by which the log says which of them are on, once a scheduler is ready, and which
+    were wanted and are left to the installed release."""
+    names = ", ".join(seam for seam in ALL if seam in ours) or "none"
+    others = ", ".join(seam for seam in ALL if seam in left)
 
     def run_event_loop(original: Callable[..., None], scheduler: Any) -> None:
         if variants.place(scheduler).tp_rank == 0:
             logger.info("sglang-qwen3next-eagle3: seams on: %s", names)
+            if others:
+                logger.info("sglang-qwen3next-eagle3: seams that are SGLang's own: %s", others)
         original(scheduler)
 
     return Hook(LOOP, run_event_loop, "Says which seams are on.")

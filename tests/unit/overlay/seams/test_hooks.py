@@ -138,7 +138,7 @@ def test_a_seam_is_served_where_all_of_its_symbols_are_listed() -> None:
 
 
 def test_the_first_rank_says_which_are_on(caplog: pytest.LogCaptureFixture) -> None:
-    hook = hooks.announcing(frozenset({"chain", "commit"}))
+    hook = hooks.announcing(frozenset({"chain", "metadata"}), frozenset({"commit"}))
     begun: list[Any] = []
     with caplog.at_level("INFO"):
         for rank in (0, 1):
@@ -146,7 +146,8 @@ def test_the_first_rank_says_which_are_on(caplog: pytest.LogCaptureFixture) -> N
             hook.replacement(begun.append, scheduler)
     assert len(begun) == 2
     assert [record.message for record in caplog.records] == [
-        "sglang-qwen3next-eagle3: seams on: commit, chain"
+        "sglang-qwen3next-eagle3: seams on: metadata, chain",
+        "sglang-qwen3next-eagle3: seams that are SGLang's own: commit",
     ]
 
 
