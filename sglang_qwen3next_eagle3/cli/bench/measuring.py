@@ -1,12 +1,8 @@
-"""`sglang-qwen3next-eagle3 bench`: run, speed, cycle, plan, join, compare, report, divergences,
-suites."""
+"""The actions of `bench` that measure: run, speed, auto, start, cycle."""
 
 import argparse
 import json
-import math
-import shlex
 import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, UserError
 from sglang_qwen3next_eagle3.cli.arguments import (
     Action,
-    add_actions,
     add_key_options,
     add_sglang_flags,
     folder,
@@ -23,26 +18,20 @@ from sglang_qwen3next_eagle3.cli.arguments import (
     options_of,
     positive,
 )
-from sglang_qwen3next_eagle3.overlay.adaptive.states import MOST_STEPS
+from sglang_qwen3next_eagle3.cli.bench.output import add_output, print_result
+from sglang_qwen3next_eagle3.cli.bench.values import (
+    length,
+    lengths,
+    numbers,
+    steps_argument,
+    whole_from_0,
+)
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.bench.measure import Outcome
     from sglang_qwen3next_eagle3.bench.options import BenchOptions, SyntheticOptions
-    from sglang_qwen3next_eagle3.bench.results.records import Result
-    from sglang_qwen3next_eagle3.bench.trees.cost import CostModel
-    from sglang_qwen3next_eagle3.bench.trees.plan import AcceptLengths
 
 MEASURED, INCOMPLETE = 0, 1
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_actions(parser, ACTIONS)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Raises UserError."""
-    status: int = arguments.call(arguments)
-    return status
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +59,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     theirs.add_argument("--base-url", metavar="URL", help="measure it instead of starting any")
     theirs.add_argument("--name", help="what to call it (default: its tree, or none)")
     add_key_options(theirs)
-    _add_output(parser)
+    add_output(parser)
 
 
 def _add_speed(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +80,7 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     _add_synthetic(what, SpeedOptions)
     _add_routing(what, SpeedOptions)
     _add_servers(parser, SpeedOptions)
-    _add_output(parser)
+    add_output(parser)
 
 
 def _add_auto(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +89,7 @@ def _add_auto(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--steps",
-        type=_steps_argument,
+        type=steps_argument,
         default=AutoOptions.steps,
         metavar="N,N,...",
         help="states to build, each of them seconds of the start and memory "
@@ -117,14 +106,14 @@ def _add_auto(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--repeats", type=positive, default=AutoOptions.repeats, metavar="N")
     what.add_argument(
         "--changes",
-        type=_whole,
+        type=whole_from_0,
         default=AutoOptions.changes,
         metavar="N",
         help="passes between which load and acceptance change (default %(default)s)",
     )
     _add_synthetic(what, AutoOptions)
     _add_servers(parser, AutoOptions)
-    _add_output(parser)
+    add_output(parser)
 
 
 def _add_start(parser: argparse.ArgumentParser) -> None:
@@ -163,7 +152,7 @@ def _add_cycle(parser: argparse.ArgumentParser) -> None:
     _add_batches(what, CycleOptions, "requests of a cycle (default 1)")
     what.add_argument(
         "--accept-length",
-        type=_length,
+        type=length,
         default=CycleOptions.accept_length,
         metavar="X",
         help="simulated (default %(default)s); a tree that cannot reach it accepts all",
@@ -260,17 +249,6 @@ def _add_servers(
     add_sglang_flags(parser, "flags for every SGLang, untouched; they win", dest="flags")
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    out = parser.add_argument_group("what comes out")
-    out.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="goes on if begun")
-    _add_no_plots(out, "no PNGs, no matplotlib needed")
-    out.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _add_no_plots(group: Any, summary: str) -> None:
-    group.add_argument("--no-plots", dest="plots", action="store_false", help=summary)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.bench.options import RunOptions
     from sglang_qwen3next_eagle3.bench.run import run_suites
@@ -344,267 +322,11 @@ def _cycle(arguments: argparse.Namespace) -> int:
 
 def _measured(outcome: "Outcome", as_json: bool) -> int:
     """0: all that was asked for is measured; 1: something is missing; 130: interrupted."""
-    _print(outcome.result, outcome.report, as_json)
+    print_result(outcome.result, outcome.report, as_json)
     if outcome.interrupted:
         print("interrupted: what is done is kept, the same command goes on", file=sys.stderr)
         return INTERRUPTED
     return MEASURED if outcome.complete else INCOMPLETE
-
-
-def _print(result: "Result", report: str, as_json: bool) -> None:
-    print(json.dumps(result.model_dump(mode="json"), indent=1) if as_json else report)
-
-
-def _add_plan(parser: argparse.ArgumentParser) -> None:
-    from sglang_qwen3next_eagle3.bench.options import HOW_TO_WRITE_ACCEPT_LENGTHS
-
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--result",
-        type=Path,
-        metavar="PATH",
-        help="a result of `bench speed` or `bench auto`, or its folder",
-    )
-    source.add_argument("--model", type=Path, metavar="FILE", help="a saved cost model")
-    parser.add_argument("--accept-lengths", metavar="SPEC", help=HOW_TO_WRITE_ACCEPT_LENGTHS)
-    parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
-    parser.add_argument(
-        "--adaptive",
-        type=Path,
-        metavar="FILE",
-        help="write the states that `launch --adaptive` takes, from measured chains",
-    )
-    parser.add_argument(
-        "--steps", metavar="N,N,...", help="with --adaptive: these in place of the fewest that do"
-    )
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="figures for scripts")
-    how.add_argument(
-        "--for-server",
-        metavar="S,K,D",
-        help="the variable that tells the metrics of a server what this tree's cycles take",
-    )
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench.results.records import Result
-    from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
-    from sglang_qwen3next_eagle3.bench.trees.plan import parse_accept_lengths, plan
-
-    if arguments.model:
-        model = CostModel.load(arguments.model)
-    else:
-        model = fit(Result.load(arguments.result))
-    if arguments.for_server:
-        from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
-        from sglang_qwen3next_eagle3.serving import profile
-
-        tree = profile.Tree.parse(arguments.for_server)
-        shape = (tree.steps, tree.topk, tree.draft_tokens)
-        costs = model.for_server(shape, _batches(arguments.batch))
-        print(f"{CYCLE_COSTS}={shlex.quote(costs)}")
-        return 0
-    spec = arguments.accept_lengths
-    given = None if spec is None else parse_accept_lengths(spec)
-    if arguments.adaptive:
-        return _plan_states(arguments, model, given)
-    if arguments.steps:
-        raise UserError("--steps says which states --adaptive FILE writes: give both")
-    found = plan(model, given, _batches(arguments.batch))
-    print(json.dumps(found.payload(model), indent=1) if arguments.json else found.text(model))
-    return 0
-
-
-def _plan_states(
-    arguments: argparse.Namespace, model: "CostModel", given: "AcceptLengths | None"
-) -> int:
-    from sglang_qwen3next_eagle3.base.files import expanded, write_text
-    from sglang_qwen3next_eagle3.bench.results.records import Result
-    from sglang_qwen3next_eagle3.bench.trees import adaptive
-    from sglang_qwen3next_eagle3.overlay.adaptive import states
-
-    file = expanded(arguments.adaptive)
-    if file.suffix != ".json" or file.is_dir():
-        raise UserError(f"--adaptive {file}: name a file that ends in .json, as a launch wants it")
-    if arguments.batch is not None:
-        raise UserError("--adaptive writes states of all batches that were measured: no --batch")
-    shares = adaptive.SHARES
-    if given is not None:
-        if not given.by_position:
-            raise UserError(
-                "--adaptive takes the shares of steps that accept at least 1, 2, ... drafts "
-                "(--accept-lengths 0.7,0.5,0.35), or none"
-            )
-        shares = states.conditional(given.by_position)
-    measured = adaptive.of_result(Result.load(arguments.result)) if arguments.result else {}
-    steps = () if arguments.steps is None else _steps(arguments.steps)
-    found = adaptive.plan_states(model, steps=steps, shares=shares, measured=measured)
-    write_text(file, found.states.text())
-    print(json.dumps(found.payload(), indent=1) if arguments.json else found.text())
-    print(f"{arguments.adaptive}: `launch --adaptive {arguments.adaptive}`", file=sys.stderr)
-    return 0
-
-
-def _steps(words: str) -> tuple[int, ...]:
-    """`0,1,3`. Raises UserError."""
-    parts = [word.strip() for word in words.split(",")]
-    if not all(word.isdecimal() and int(word) <= MOST_STEPS for word in parts):
-        raise UserError(f"--steps {words}: give whole numbers, 0 to {MOST_STEPS}, as 0,1,3")
-    return tuple(sorted(set(map(int, parts))))
-
-
-def _batches(words: str | None) -> tuple[int, ...]:
-    """Empty where they are not given. Raises UserError."""
-    if words is None:
-        return ()
-    parts = [word.strip() for word in words.split(",")]
-    if not all(word.isdigit() and int(word) > 0 for word in parts):
-        raise UserError(f"--batch {words}: give batch sizes as 1,8,32")
-    return tuple(map(int, parts))
-
-
-def _add_join(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="of `bench run` or `bench speed`, asked for the same but for configurations and "
-        "repetitions (and batches, of `bench run`); of a pass that several hold, the first one's "
-        "counts",
-    )
-    _add_output(parser)
-
-
-def _join(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench.join import join_results
-
-    joined = join_results(
-        arguments.folders, arguments.out, plots=arguments.plots, words=arguments.words
-    )
-    if joined.doubled:
-        print(
-            f"{joined.doubled} passes are in several folders: the first one's count",
-            file=sys.stderr,
-        )
-    _print(joined.result, joined.report, arguments.json)
-    return 0
-
-
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", type=Path, help="a result file or its folder")
-    parser.add_argument("b", type=Path, help="another")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench.reports.compare import compare
-    from sglang_qwen3next_eagle3.bench.results.records import Result
-
-    compared = compare(Result.load(arguments.a), Result.load(arguments.b))
-    print(json.dumps(compared.data, indent=2) if arguments.json else compared.markdown)
-    return 0
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("result", type=Path, help="a result file or its folder")
-    _add_no_plots(parser, "no PNGs")
-    parser.add_argument("--readme", action="store_true", help="print a README's table only")
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench.reports import readme_rows, write
-    from sglang_qwen3next_eagle3.bench.results.records import Result
-
-    result = Result.load(arguments.result)
-    if arguments.readme:
-        print(readme_rows(result))
-        return 0
-    folder = arguments.result if arguments.result.is_dir() else arguments.result.parent
-    print(write(result, folder, plots=arguments.plots))
-    return 0
-
-
-def _add_divergences(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of `bench run`")
-    parser.add_argument("--suite", default="humaneval", help="default %(default)s")
-    parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where its files are")
-    parser.add_argument(
-        "--target", default="demo", help="a folder or hub name, small enough for this machine "
-        "(default: the demo's)"
-    )  # fmt: skip
-
-
-def _divergences(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench.divergences import find_divergences
-
-    rows: Iterator[Mapping[str, Any]] = find_divergences(
-        arguments.folder, arguments.suite, arguments.target, arguments.data_dir
-    )
-    for row in rows:
-        print(json.dumps(row), flush=True)
-    return 0
-
-
-def _add_suites(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _suites(arguments: argparse.Namespace) -> int:
-    from sglang_qwen3next_eagle3.bench.suites import load_suite, suite_names
-
-    found = [load_suite(name) for name in suite_names()]
-    if arguments.json:
-        print(
-            json.dumps([suite.model_dump(mode="json", by_alias=True) for suite in found], indent=2)
-        )
-        return 0
-    width = max((len(suite.name) for suite in found), default=0)
-    for suite in found:
-        print(f"{suite.name:{width}}  {suite.description}")
-    return 0
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """`1,8,32`"""
-    try:
-        return tuple(sorted({positive(part) for part in text.split(",")}))
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers from 1, as 1,8,32") from None
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0")
-    return int(text)
-
-
-def _steps_argument(text: str) -> tuple[int, ...]:
-    try:
-        return _steps(text)
-    except UserError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: whole numbers from 0 to {MOST_STEPS}, as 0,1,3"
-        ) from None
-
-
-def lengths(text: str) -> tuple[float, ...]:
-    """`1.0,2.5`"""
-    try:
-        found = {float(part) for part in text.split(",")}
-    except ValueError:
-        found = set()
-    if not found or not all(1 <= length < math.inf for length in found):  # nan neither
-        raise argparse.ArgumentTypeError(f"{text!r}: accept lengths are 1 or more, as 1.0,2.5")
-    return tuple(sorted(found))
-
-
-def _length(text: str) -> float:
-    """`2.46`"""
-    (found, *more) = lengths(text)
-    if more:
-        raise argparse.ArgumentTypeError(f"{text!r}: one accept length")
-    return found
 
 
 ACTIONS = {
@@ -630,18 +352,4 @@ ACTIONS = {
         _add_cycle,
         _cycle,
     ),
-    "plan": Action(
-        "which tree pays at which accept length, from a result of `bench speed`", _add_plan, _plan
-    ),
-    "join": Action(
-        "parts of one benchmark, measured on several GPUs or machines, as one", _add_join, _join
-    ),
-    "compare": Action("two results side by side", _add_compare, _compare),
-    "report": Action("write the report and the plots of a result again", _add_report, _report),
-    "divergences": Action(
-        "how close the target held the tokens at which greedy answers part, in fp32 on a CPU",
-        _add_divergences,
-        _divergences,
-    ),
-    "suites": Action("list the suites", _add_suites, _suites),
 }
