@@ -13,6 +13,10 @@ router: the experts of a million rows, ties among them, are those that stock's k
 numerics: each kernel beside its reference, products there in float64 and everything rounded where
 stock rounds: shares of results that differ, and by how many units in the last place of bf16.
 small: every kernel a few times, for compute-sanitizer; nothing is compared.
+
+Each result is printed as soon as it is known. Without a GPU the last two run under Triton's
+interpreter (TRITON_INTERPRET=1 and `--what small,numerics`), with fewer experts and tokens; the
+widths stay, so a product takes minutes there.
 """
 
 import argparse
@@ -35,6 +39,7 @@ from measure_kernels import (
     awaited,
     codes,
     count_launches,
+    device,
     normal,
     numbers,
     scales,
@@ -58,7 +63,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
 )
 
 EPS, HEADS, KV_HEADS, DIM, CHANNELS = 1e-6, 16, 2, 256, 8192
-device = torch.device("cuda")
 began = time.monotonic()
 
 
@@ -338,17 +342,17 @@ def units(got: torch.Tensor, want: torch.Tensor) -> dict[str, float]:
     }
 
 
-def numerics(model: Model, rows: int) -> dict[str, Any]:
-    """Every kernel on the same inputs as its reference."""
+def numerics(model: Model, rows: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Every kernel on the same inputs as its reference; each is given as soon as it is known."""
     requests, nodes = (rows // 4, 4) if rows > 1 else (1, 1)
-    given, found = model.inputs(requests, nodes), {}
+    given = model.inputs(requests, nodes)
     layer, full = model.layers[0], model.layers[3]
     hidden, residual = given["hidden"], normal(rows, D)
     normed = norm_quantize.add_norm_quantize(hidden, residual, layer.norms[0], EPS, True)
     want = norm_quantize.reference_add_norm_quantize(hidden, residual, layer.norms[0], EPS, True)
-    found["norm"] = units(normed.normed, want.normed)
+    yield "norm", units(normed.normed, want.normed)
     both = normed.codes.float(), want.codes.float()
-    found["norm, codes"] = {"equal": float((both[0] == both[1]).double().mean())}
+    yield "norm, codes", {"equal": float((both[0] == both[1]).double().mean())}
     x = normed.codes, normed.scales
     for name, pair, values in (
         ("qkvz", layer.entry, x),
@@ -357,12 +361,12 @@ def numerics(model: Model, rows: int) -> dict[str, Any]:
         ("b and a", (layer.ba, None), normed.normed),
     ):
         got = skinny_gemm.skinny_gemm(values, *pair)[0]
-        found[name] = units(got, skinny_gemm.reference_skinny_gemm(values, *pair).bfloat16())
+        yield name, units(got, skinny_gemm.reference_skinny_gemm(values, *pair).bfloat16())
     routed = router.route(
         hidden, residual, layer.norms[1], EPS, layer.router, layer.gate, TOP_K, True, True
     )
     want_experts = experts.reference_experts(routed, *layer.up, *layer.down)
-    found["experts"] = units(experts.experts(routed, *layer.up, *layer.down), want_experts)
+    yield "experts", units(experts.experts(routed, *layer.up, *layer.down), want_experts)
     projected, gates = skinny_gemm.skinny_gemm(x, *layer.entry, (normed.normed, layer.ba))
     common: dict[str, Any] = {
         "qkvz": projected * 0.05, "ba": gates, "conv_state": model.conv[0].clone(),
@@ -373,15 +377,15 @@ def numerics(model: Model, rows: int) -> dict[str, Any]:
     copied = {k: v.clone() if k in ("conv_state", "ssm_state") else v for k, v in common.items()}
     if nodes == 1:
         got = gdn_decode.gdn_decode(**common, quantize=False, arrivals=model.arrivals)[0]
-        found["gdn decode"] = units(got, gdn_decode.reference_gdn_decode(**copied))
+        yield "gdn decode", units(got, gdn_decode.reference_gdn_decode(**copied))
         error = (common["ssm_state"] - copied["ssm_state"]).norm() / copied["ssm_state"].norm()
-        found["gdn decode, state"] = {"relative": float(error)}
+        yield "gdn decode, state", {"relative": float(error)}
     else:
         paths = given["paths"]
         got = gdn_verify.gdn_verify(
             **common, quantize=False, paths=paths, kept=given["kept"], layer=0
         )[0]
-        found["gdn verify"] = units(got, gdn_verify.reference_gdn_verify(**copied, paths=paths))
+        yield "gdn verify", units(got, gdn_verify.reference_gdn_verify(**copied, paths=paths))
     qkv = skinny_gemm.skinny_gemm(x, *full.entry)[0] * 0.05
     caches = [[part.clone() for part in full.cache] for _ in range(2)]
     got, want = (
@@ -395,15 +399,15 @@ def numerics(model: Model, rows: int) -> dict[str, Any]:
             (attention.reference_attention, caches[1], ()),
         )
     )  # fmt: skip
-    found["attention"] = units(got[0], want)
-    return {f"{rows} rows": found}
+    yield "attention", units(got[0], want)
 
 
 def small(model: Model) -> dict[str, Any]:
     for requests, nodes in ((1, 1), (1, 4), (3, 4)):
         given = model.inputs(requests, nodes)
         model.run(given)
-    torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return {"ran": True}
 
 
@@ -442,22 +446,27 @@ def main() -> None:
     if arguments.warm:
         compile_share(*arguments.warm)
         return
-    started = workers(arguments.workers if "replays" in what else 0)
+    started = workers(arguments.workers if "replays" in what and device.type == "cuda" else 0)
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer"
     )
-    print(f"# {torch.cuda.get_device_name()}; compute-sanitizer: {sanitizer or 'not here'}")
+    gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name() if gpu else "no GPU"
+    print(f"# {name}; compute-sanitizer: {sanitizer or 'not here'}", flush=True)
+    if not gpu and what - {"small", "numerics"}:
+        parser.error("without a GPU only --what small,numerics, with TRITON_INTERPRET=1")
     # Cold caches and few cores: what is compiled takes longer than what is checked.
     torch.manual_seed(0)
-    result: dict[str, Any] = {"device": torch.cuda.get_device_name()}
+    result: dict[str, Any] = {"device": name}
     end = began + arguments.seconds
     try:
         if "small" in what:
             say("small", small(Model(4, 32, 4096, 3)))
         if what & {"numerics", "replays"}:
-            model = Model(4, 512, 151936, 8)
+            model = Model(4, 512, 151936, 8) if gpu else Model(4, 16, 256, 2)
         if "replays" in what:
             awaited(started, began + 0.6 * arguments.seconds)
+            print(f"{time.monotonic() - began:5.0f} s  compiled", flush=True)
             for requests, nodes in SHAPES:
                 if time.monotonic() < end - 4:
                     share = began + arguments.seconds * (0.75 if len(what) > 1 else 1)
@@ -468,12 +477,12 @@ def main() -> None:
             result["router"] = router_ids(arguments.router_rows, end)
             say("router", result["router"])
         if "numerics" in what:
-            for rows in (4, 1, 32):
+            for rows in (4, 1, 32) if gpu else (4, 1):
                 if time.monotonic() < end:
-                    for named, found in numerics(model, rows).items():
-                        result.setdefault("numerics", {})[named] = found
-                        for kernel, figures in found.items():
-                            say(f"{named}, {kernel}", figures)
+                    found = result.setdefault("numerics", {}).setdefault(f"{rows} rows", {})
+                    for kernel, figures in numerics(model, rows):
+                        found[kernel] = figures
+                        say(f"{rows} rows, {kernel}", figures)
     finally:
         if arguments.json:
             arguments.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -57,7 +57,7 @@ MODULES = (
     skinny_gemm, tree,
 )  # fmt: skip
 began = time.monotonic()
-device = torch.device("cuda")
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Launch = Callable[[int], Any]
 
 
