@@ -6,6 +6,7 @@ check            what it must be for SGLang to draft with it, as findings
 captured_layers  which states it is fed with, and who decided that
 record           what `head calibrate` measured of it
 inspect          all that of one head, for people
+convert          a head in another form, as SGLang reads it; parts: its tensors, read and written
 forward          its network in torch
 """
 

@@ -6,13 +6,11 @@ no code for is refused: no renaming makes it draft as it was trained (head/forma
 """
 
 import json
-import math
 import re
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,17 @@ from sglang_qwen3next_eagle3.head import check, formats
 from sglang_qwen3next_eagle3.head.files import Folder, content_hash, normalise
 from sglang_qwen3next_eagle3.head.formats import HeadFormat, Tap
 from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY, DraftVocabulary, Head, TensorInfo
-from sglang_qwen3next_eagle3.model import shards
+from sglang_qwen3next_eagle3.head.parts import (
+    TOKEN_MAPS,
+    Part,
+    integers,
+    listed,
+    made_of,
+    split_fused,
+    stored_parts,
+    token_map,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,23 +55,6 @@ _OF_OTHERS = {
 }  # fmt: skip
 _UNUSED = ("verifier_norm.", "verifier_lm_head.", "rotary_emb.")
 _LATER_LAYER = re.compile(r"layers\.([1-9]\d*)\.input_layernorm\.weight")
-_TOKEN_MAPS = {"speculative_token_map.pt": None, "eagle3_meta.pt": "selected_token_ids"}
-_COPIED = 8 * 2**20
-
-
-@dataclass(frozen=True)
-class Part:
-    """A tensor that is written. origin: its name in the source; read: bytes start .. stop of it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    origin: str
-    read: Callable[[int, int], bytes]
-
-    @property
-    def bytes(self) -> int:
-        return TensorInfo(self.shape, self.dtype).bytes
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ def plan(folder: Path, name: str, layers: Tap | None = None) -> Conversion:
     files = Folder(folder)
     config = files.config()
     safetensors = any(file.endswith(".safetensors") for file in files.sizes)
-    stored = _stored(files)
+    stored = stored_parts(files)
     tensors = {part.origin: part for part in stored}
     kind = formats.recognise(config, tensors)
     missing = formats.unservable(config, tensors)
@@ -162,7 +153,7 @@ def write(made: Conversion, out: Path) -> None:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as scratch:
             head = Path(scratch) / "head"
             head.mkdir()
-            _write_weights(head / WEIGHTS, made.parts)
+            write_weights(head / WEIGHTS, made.parts)
             base_files.write_json(head / CONFIG, made.config)
             origin = {
                 "converted": {
@@ -211,53 +202,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _stored(files: Folder) -> list[Part]:
-    """All tensors of a folder, safetensors or, of a training, a pickle of tensors alone."""
-    pickles = [name for name in files.sizes if Path(name).suffix in shards.PICKLES]
-    pickles = [name for name in sorted(pickles) if name not in _TOKEN_MAPS]
-    if any(name.endswith(".safetensors") for name in files.sizes) or len(pickles) != 1:
-        return [
-            Part(name, place.shape, place.dtype, name, partial(_within, files, file, place.start))
-            for name, (file, place) in shards.headers(files).items()
-        ]
-    return [_of_torch(name, tensor) for name, tensor in _unpickle(files, pickles[0]).items()]
-
-
-def _within(files: Folder, file: str, base: int, start: int, stop: int) -> bytes:
-    return files.read(file, base + start, base + stop)
-
-
-def _unpickle(files: Folder, file: str) -> dict[str, Any]:
-    """Tensors alone: nothing else that a pickle may hold is run."""
-    import torch
-
-    try:
-        loaded = torch.load(files.path / file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{files.name}/{file} cannot be read as tensors alone: {reason}") from None
-    if not isinstance(loaded, Mapping):
-        loaded = {"": loaded}
-    return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
-
-
-def _of_torch(name: str, tensor: Any) -> Part:
-    import torch
-
-    dtypes = {
-        torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-        torch.int32: "I32", torch.bool: "BOOL", torch.uint8: "U8",
-    }  # fmt: skip
-    if tensor.dtype not in dtypes:
-        raise UserError(f"{name} is stored as {tensor.dtype}: export it in bfloat16")
-    content = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return _made(name, tuple(tensor.shape), dtypes[tensor.dtype], content, origin=name)
-
-
-def _made(name: str, shape: tuple[int, ...], dtype: str, content: bytes, origin: str) -> Part:
-    return Part(name, shape, dtype, origin, lambda start, stop: content[start:stop])
-
-
 def _flat(config: Mapping[str, Any], kind: HeadFormat) -> dict[str, Any]:
     """The config's keys on one level, without those that only its own form has."""
     flat = dict(config)
@@ -288,7 +232,7 @@ def _renamed(
         if later:  # SGLang's later layers norm what they read by this name.
             plain = f"layers.{later[1]}.hidden_norm.weight"
         plain = {"draft_id_to_target_id": "d2t"}.get(plain, plain)
-        for made in _split(part, plain, config, where):
+        for made in split_fused(part, plain, config, where):
             if made.name in found:
                 raise UserError(f"{where} has {made.name} twice: as {found[made.name].origin} too")
             found[made.name] = made
@@ -300,40 +244,6 @@ def _renamed(
         dropped[own.origin] = "SGLang drafts with the target's embedding"
         del found["embed_tokens.weight"]
     return found, dropped
-
-
-def _split(part: Part, name: str, config: Mapping[str, Any], where: str) -> Iterator[Part]:
-    """A fused projection in its parts: rows of queries, keys and values, or of gate and up."""
-    fused = {
-        ".qkv_proj.": (".q_proj.", ".k_proj.", ".v_proj."),
-        ".gate_up_proj.": (".gate_proj.", ".up_proj."),
-    }
-    for word, names in fused.items():
-        if word not in name:
-            continue
-        rows = part.shape[0]
-        shares = [1, 1]
-        if len(names) == 3:
-            heads = config.get("num_attention_heads")
-            kv = config.get("num_key_value_heads") or heads
-            if not isinstance(heads, int) or not isinstance(kv, int):
-                raise UserError(f"{where} names no num_attention_heads, {name} cannot be split")
-            shares = [heads, kv, kv]
-        if rows % sum(shares):
-            raise UserError(f"{where}: the {rows} rows of {name} are not {shares} heads")
-        width = rows // sum(shares)
-        row, start = part.bytes // rows, 0
-        for share, one in zip(shares, names, strict=True):
-            shape = (share * width, *part.shape[1:])
-            shifted = partial(_shifted, part.read, start * row)
-            yield Part(name.replace(word, one), shape, part.dtype, part.origin, shifted)
-            start += share * width
-        return
-    yield Part(name, part.shape, part.dtype, part.origin, part.read)
-
-
-def _shifted(read: Callable[[int, int], bytes], by: int, start: int, stop: int) -> bytes:
-    return read(by + start, by + stop)
 
 
 def _vocabulary(
@@ -349,11 +259,11 @@ def _vocabulary(
         notes.append("it has no lm_head: SGLang drafts with the target's")
         return parts
     rows = head.shape[0]
-    known = _listed(parts.get("t2d"))
+    known = listed(parts.get("t2d"))
     stored = parts.get("d2t")
     ids: list[int] | None = None
     if stored is not None:
-        offsets = _integers(stored, where)
+        offsets = integers(stored, where)
         targets = [i + offset for i, offset in enumerate(offsets)]
         beyond = any(not 0 <= token < vocab for token in targets)
         as_ids = all(0 <= token < vocab for token in offsets)
@@ -363,42 +273,18 @@ def _vocabulary(
         elif stored.dtype != "I64":
             ids = targets
     elif rows != vocab:
-        ids = known if known and len(known) == rows else _token_map(files)
+        ids = known if known and len(known) == rows else token_map(files)
         if ids is None or len(ids) != rows:
             raise UserError(
                 f"{where} drafts {rows} of {vocab} tokens and does not say which: it has no d2t, "
-                f"no t2d and no {' or '.join(_TOKEN_MAPS)}"
+                f"no t2d and no {' or '.join(TOKEN_MAPS)}"
             )
         notes.append("d2t is made of the draft tokens that were listed beside it")
     if ids is None:
         return parts
     content = array("q", [token - i for i, token in enumerate(ids)]).tobytes()
     origin = stored.origin if stored is not None else "t2d" if known else "token map"
-    return {**parts, "d2t": _made("d2t", (len(ids),), "I64", content, origin)}
-
-
-def _integers(part: Part, where: str) -> list[int]:
-    code = {"I64": "q", "I32": "i"}.get(part.dtype)
-    if code is None:
-        raise UserError(f"{where}: {part.origin} is stored as {part.dtype}, not as whole numbers")
-    return list(array(code, part.read(0, part.bytes)))
-
-
-def _listed(part: Part | None) -> list[int] | None:
-    """Of t2d: the target's tokens that can be drafted, ascending."""
-    if part is None or part.dtype not in {"BOOL", "U8"}:
-        return None
-    return [token for token, has in enumerate(part.read(0, part.bytes)) if has]
-
-
-def _token_map(files: Folder) -> list[int] | None:
-    """The target's token of each draft token, where NeMo's recipe wrote it beside the weights."""
-    for name, key in _TOKEN_MAPS.items():
-        if name in files.sizes:
-            found = _unpickle(files, name).get(key or "")
-            if found is not None:
-                return [int(token) for token in found.flatten().tolist()]
-    return None
+    return {**parts, "d2t": made_of("d2t", (len(ids),), "I64", content, origin)}
 
 
 def _config(flat: Mapping[str, Any], parts: Mapping[str, Part], where: str) -> dict[str, Any]:
@@ -494,25 +380,5 @@ def _as_head(made: Conversion) -> Head:
     d2t = next((part for part in made.parts if part.name == "d2t"), None)
     vocabulary = None
     if d2t is not None:
-        vocabulary = DraftVocabulary(tuple(_integers(d2t, made.source)), None)
+        vocabulary = DraftVocabulary(tuple(integers(d2t, made.source)), None)
     return Head(Path(made.source), made.config, tensors, vocabulary)
-
-
-def _write_weights(path: Path, parts: tuple[Part, ...]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    # The wider first, as safetensors itself does: then all are aligned.
-    ordered = sorted(
-        parts, key=lambda part: (-part.bytes // max(1, math.prod(part.shape)), part.name)
-    )
-    for part in ordered:
-        place = [end, end + part.bytes]
-        header[part.name] = {"dtype": part.dtype, "shape": list(part.shape), "data_offsets": place}
-        end = place[1]
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for part in ordered:
-            for start in range(0, part.bytes, _COPIED):
-                file.write(part.read(start, min(start + _COPIED, part.bytes)))
