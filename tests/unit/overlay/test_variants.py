@@ -87,3 +87,35 @@ def test_the_longest_row_is_told_where_lengths_are_on_the_gpu_alone(release: str
         variants.host().tell_longest(batch, [3, 9, 4])
         told = release == "0.5.23" and lengths is None
         assert batch.max_seq_len_host == (9 if told else None)
+
+
+def test_the_event_of_a_cycles_last_reader_is_where_a_release_has_it(release: str) -> None:
+    names = {
+        "0.5.17": ("war_fastpath_runner", "war_fastpath_read_done_event"),
+        "0.5.23": ("last_shared_read_runner", "shared_read_done_event"),
+    }
+    of_worker, of_runner = names[release]
+    runner = SimpleNamespace(**{of_runner: None})
+    host = variants.host()
+    assert host.last_reader(SimpleNamespace(**{of_worker: runner})) is runner
+    assert host.read_done(runner) is None
+    host.say_read_done(runner, "an event")
+    assert host.read_done(runner) == vars(runner)[of_runner] == "an event"
+
+
+def test_what_a_prefill_tracked_is_forgotten_in_every_field_that_a_release_has(
+    release: str,
+) -> None:
+    batch = SimpleNamespace()
+    variants.host().forget_tracking(batch)
+    fields = {"mamba_track_mask", "mamba_track_seqlens"}
+    if release == "0.5.23":
+        fields |= {"mamba_prefill_track_mask_cpu", "mamba_track_seqlens_cpu"}
+    assert vars(batch) == dict.fromkeys(fields)
+
+
+def test_a_relay_that_a_graph_fills_is_not_recorded_with(release: str) -> None:
+    relay = SimpleNamespace(_forward_buf_initialized=release == "0.5.17", _relay=None)
+    assert variants.host().is_relay_made(relay)
+    relay._forward_buf_initialized, relay._relay = False, "rows that a graph fills"
+    assert not variants.host().is_relay_made(relay)
