@@ -10,7 +10,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from sglang_qwen3next_eagle3.demo.pair import DemoPair, demo_pair
-from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
+from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS, SEAMS
 from tests.support.demo_server import (
     RETRACT,
     Oracle,
@@ -100,11 +100,13 @@ def tree_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def chain_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
-    """Chain (3, 1, 4) by the card's plain command; the head's config names no layers."""
+    """Chain (3, 1, 4) by the card's plain command, with our seams; the head's config names no
+    layers."""
     port = free_port()
     head = with_ids(pair, logs / "head-without-ids", None)
     command = plain_command(pair.target, head, (3, 1, 4), port)
-    with running(command, port, logs / "chain.log", cpu_environment()) as server:
+    told = cpu_environment() | {SEAMS: "on"}
+    with running(command, port, logs / "chain.log", told) as server:
         yield server
 
 

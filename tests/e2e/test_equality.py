@@ -41,3 +41,10 @@ def test_greedy_text_equals_transformers_and_drafts_are_accepted(
     assert histogram[3] > 0, "three drafts accepted in one step"
     assert histogram[0] > 0, "and none in another"
     print(f"accept length {tokens / steps:.2f}, accepted drafts a step {histogram}")
+
+
+def test_seams_are_ours_where_they_were_asked_for(
+    chain_server: Server, narrow_server: Server
+) -> None:
+    assert "seams on: requests, " in chain_server.printed()
+    assert "seams on" not in narrow_server.printed()
