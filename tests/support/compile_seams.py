@@ -29,9 +29,10 @@ def main() -> None:
         table = torch.zeros(64, 8192, dtype=torch.int32)
         spans = [7] * batch, [3] * batch
         kernels.place_slots(table, torch.zeros(batch).long(), torch.zeros(3 * batch).long(), *spans)
-        for fills in (True, False):
+        # SGLang 0.5.23 keeps masks as bytes.
+        for fills, masked in ((True, torch.bool), (False, torch.bool), (True, torch.uint8)):
             of = [torch.zeros(batch, dtype=torch.int32), torch.zeros(batch, 3).long()]
-            of += [torch.zeros(batch).long(), torch.zeros(4096, dtype=torch.bool)]
+            of += [torch.zeros(batch).long(), torch.zeros(4096, dtype=masked)]
             kernels.chain(*of, fills=fills)
         for kind in (torch.int32, torch.int64):
             of = [
