@@ -74,10 +74,6 @@ class CycleHost:
         """What is said of tracked states besides which they are holds for prefills."""
         batch.mamba_track_mask = batch.mamba_track_seqlens = None
 
-    def arguments(self, worker: Any) -> Any:
-        """With what the server was started, as SGLang understood it."""
-        return worker.server_args
-
     def hindrances(self, worker: Any) -> dict[str, bool]:
         """What else keeps cycles from being recorded, by name: whether it holds."""
         return {}
@@ -138,11 +134,6 @@ class PlanningCycleHost(CycleHost):
     def forget_tracking(self, batch: Any) -> None:
         super().forget_tracking(batch)
         batch.mamba_prefill_track_mask_cpu = batch.mamba_track_seqlens_cpu = None
-
-    def arguments(self, worker: Any) -> Any:
-        from sglang.srt.arg_groups.model_override_base import resolved_view
-
-        return resolved_view(worker.server_args)
 
     def hindrances(self, worker: Any) -> dict[str, bool]:
         from sglang.srt.environ import envs
