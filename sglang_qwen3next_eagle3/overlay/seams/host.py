@@ -6,9 +6,6 @@ from typing import Any
 class CycleHost:
     """0.5.17."""
 
-    samples_as_recorded = True
-    """Whether its sampling, recorded, was seen to give what it gives."""
-
     def ranks(self, receiver: Any) -> Any:
         """Of a `SchedulerRequestReceiver`: `tp_rank`, `tp_size` and `pp_size`."""
         return receiver.ps
@@ -81,8 +78,6 @@ class CycleHost:
 
 class PlanningCycleHost(CycleHost):
     """0.5.23, which plans where a cycle's tokens lie, once for all of its graphs."""
-
-    samples_as_recorded = False
 
     def ranks(self, receiver: Any) -> Any:
         from sglang.srt.runtime_context import get_parallel
