@@ -77,7 +77,7 @@ def arguments_of(runner: Any) -> Any:
     keep what was given on the command line and what came of it apart."""
     if not has_layer_boundaries():
         return runner.server_args
-    from sglang.srt.arg_groups.overrides import resolved_view
+    from sglang.srt.arg_groups.model_override_base import resolved_view
 
     return resolved_view(runner.server_args)
 

@@ -1,5 +1,6 @@
 """The installed SGLang against its manifest, and the plugin inside it."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -50,6 +51,35 @@ def test_every_part_is_there_or_left_to_stock(installed: contract.Installed) -> 
     parts = {symbol.part for symbol in contract.read_manifest(installed.release).symbols}
     left = LEFT_TO_STOCK.get(installed.release, set())
     assert parts == set(get_args(contract.Part)) - {"training"} - left
+
+
+@pytest.mark.parametrize("file", ["fast/ranks.py", "variants.py"])
+def test_what_is_imported_from_sglang_is_in_the_manifest(
+    installed: contract.Installed, file: str
+) -> None:
+    """As far as the release has its module; what a package only hands on, where it is defined."""
+    listed = {symbol.target for symbol in contract.read_manifest(installed.release).symbols}
+    overlay = ROOT / "sglang_qwen3next_eagle3" / "overlay"
+    imports = [
+        (node.module, name.name)
+        for node in ast.walk(ast.parse((overlay / file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sglang.")
+        for name in node.names
+    ]
+    missing = []
+    for module, name in imports:
+        assert module is not None
+        base = installed.root.joinpath(*module.split("."))
+        if not base.with_suffix(".py").is_file() and not base.is_dir():
+            continue
+        if base.is_dir() and (base.joinpath(f"{name}.py").is_file() or (base / name).is_dir()):
+            # A module: its symbols are named where they are used.
+            continue
+        within = (target for target in listed if target.startswith((f"{module}:", f"{module}.")))
+        if not any(target.partition(":")[2].split(".")[0] == name for target in within):
+            missing.append(f"{module}:{name}")
+    assert len(imports) > 2
+    assert not missing
 
 
 def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: Path) -> None:
