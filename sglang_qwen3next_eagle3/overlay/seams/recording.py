@@ -76,11 +76,9 @@ class GraphRecording:
         self._begin_graph()
 
     def end(self) -> None:
-        """The recording is whole."""
-        try:
-            self._end_graph()
-        finally:
-            self._leave()
+        """The recording is whole; where that fails, it is to be abandoned."""
+        self._end_graph()
+        self._leave()
 
     def abandon(self) -> None:
         """Something went wrong: back to where what is launched runs."""
@@ -90,8 +88,7 @@ class GraphRecording:
         except RuntimeError:
             # CUDA had broken the capture off; torch may believe that it goes on, and then frees
             # nothing that another stream has used.
-            with suppress(AttributeError, RuntimeError):
-                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            self._leave_pool()
             # The generator, too, believes that it is captured, and would refuse to draw: an empty
             # capture tells it otherwise.
             with suppress(RuntimeError):
@@ -99,9 +96,16 @@ class GraphRecording:
                 again.capture_begin(pool=self._pool, capture_error_mode="relaxed")
                 again.capture_end()
         finally:
+            # Again: a capture leads memory into its pool before it begins, which may fail.
+            self._leave_pool()
             self._open = None
             self.steps.clear()
             self._leave()
+
+    def _leave_pool(self) -> None:
+        """Memory is allocated where it was before; where it is already, nothing happens."""
+        with suppress(AttributeError, RuntimeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
 
     def step(self, *steps: Step) -> None:
         """These stand at this place, and are not done now."""
@@ -126,21 +130,23 @@ class GraphRecording:
             step()
 
     def _begin_graph(self) -> None:
-        graph = self._make()
+        # Open from here on: one whose beginning fails has to be left, too.
+        self._open = graph = self._make()
         setattr(graph, GRAPH_OF, "")
         # Kernels may be loaded meanwhile, and other threads do what they like; what must not be
         # captured is told by the guard.
         graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
-        self._open = graph
 
     def _end_graph(self) -> None:
-        graph, self._open = self._open, None
-        graph.capture_end()
-        self.steps.append(graph.replay)
+        self._open.capture_end()
+        self.steps.append(self._open.replay)
+        self._open = None
 
     def _leave(self) -> None:
-        _current.remove(self)
-        self._guard.__exit__(None, None, None)
+        # Not where something failed before it began.
+        if self in _current:
+            _current.remove(self)
+            self._guard.__exit__(None, None, None)
 
 
 _current: list[GraphRecording] = []

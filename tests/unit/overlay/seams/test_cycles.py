@@ -438,6 +438,89 @@ def test_a_capture_that_cuda_broke_off_is_left() -> None:
     assert recorded.steps == []
 
 
+class Routed:
+    """Where torch allocates; a capture may fail at any of its steps, as CUDA's may."""
+
+    def __init__(self, *fails: str) -> None:
+        self.into_pool = False
+        self.calls: list[str] = []
+        self._fails = list(fails)
+
+    def graph(self) -> SimpleNamespace:
+        return SimpleNamespace(capture_begin=self._begin, capture_end=self._end, replay=None)
+
+    def leave(self, device: int, pool: Any) -> None:
+        if not self.into_pool:
+            raise RuntimeError("not currently recording to this pool")
+        self.into_pool = False
+
+    def _begin(self, pool: Any, capture_error_mode: str) -> None:
+        self.into_pool = True
+        self._step("begin")
+
+    def _end(self) -> None:
+        self._step("end")
+        self.into_pool = False
+
+    def _step(self, name: str) -> None:
+        self.calls.append(name)
+        if self._fails and self._fails[0] == name:
+            self._fails.pop(0)
+            raise RuntimeError(f"{name}: an error of CUDA's")
+
+
+@pytest.mark.parametrize("fails", [["end"], ["end", "begin"], ["end", "end"], []])
+def test_memory_is_allocated_where_it_was_whatever_fails(
+    monkeypatch: pytest.MonkeyPatch, fails: list[str]
+) -> None:
+    torch_has = Routed(*fails)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", torch_has.leave, raising=False)
+    recorded = GraphRecording(torch_has.graph, "a pool", "cpu")
+    recorded.begin()
+    assert torch_has.calls == ["begin"]
+    recorded.abandon()
+    assert not torch_has.into_pool
+    assert recording.current() is None
+
+
+@pytest.mark.parametrize("ends", ["end", "step"])
+def test_a_recording_whose_end_fails_is_left(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    torch_has = Routed("end", "end")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", torch_has.leave, raising=False)
+    recorded = GraphRecording(torch_has.graph, "a pool", "cpu")
+    recorded.begin()
+    with pytest.raises(RuntimeError, match="end: an error"):
+        getattr(recorded, ends)()
+    recorded.abandon()
+    assert not torch_has.into_pool
+    assert recording.current() is None
+    assert torch_has.calls == ["begin", "end", "end", "begin", "end"], "the generator is told"
+
+
+def test_a_recording_that_never_began_is_left() -> None:
+    recorded = GraphRecording(OpGraph, None, "cpu")
+    recorded.abandon()
+    assert recording.current() is None
+
+
+@pytest.mark.parametrize("again", ["begin", "none"])
+def test_a_capture_that_could_not_begin_is_left(
+    monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    torch_has = Routed("begin", "end", again)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", torch_has.leave, raising=False)
+    recorded = GraphRecording(torch_has.graph, "a pool", "cpu")
+    with pytest.raises(RuntimeError, match="begin: an error"):
+        recorded.begin()
+    recorded.abandon()
+    assert not torch_has.into_pool
+    assert recording.current() is None
+    assert torch_has.calls[:3] == ["begin", "end", "begin"], "the generator is told"
+
+
 @pytest.mark.parametrize("length", [-1, 1, 2, 3, 4, 9])
 def test_simulated_acceptance_on_the_device(length: int) -> None:
     """As SGLang's, which is held against it in tests/contract."""
