@@ -34,7 +34,9 @@ INTEGRATION := tests/integration
 # Kernels run in Triton's interpreter, which is chosen when triton is first imported.
 KERNELS := tests/kernels
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Python compiles a module when it is first imported: to compile all 33,000 here takes 2 minutes.
+# Python compiles a module when it is first imported: to compile all 33,000 here takes 2 minutes. It
+# has to be allowed to keep what it compiled, or each process would do it again.
+unexport PYTHONDONTWRITEBYTECODE
 QUIET := --disable-pip-version-check install --quiet --no-compile
 # What looks at packages is none of them: it has an environment of its own.
 TOOLS := .venv-tools

@@ -66,13 +66,13 @@ def run_cycle(options: CycleOptions) -> tuple[CycleResult, str, bool]:
         for one in compared:
             journal.admit(one.configuration)
         total = len(compared) * len(options.batches)
-        interrupted = False
+        stopped: KeyboardInterrupt | None = None
         with Progress("bench cycle", total, unit="cells") as progress:
             try:
                 for contender, one in zip(contenders, compared, strict=True):
                     measuring.server(contender, one, progress)
-            except KeyboardInterrupt:
-                interrupted = True
+            except KeyboardInterrupt as interrupt:
+                stopped = interrupt
         known = journal.configurations()
         rows = [one.configuration for one in compared]
         result = CycleResult(
@@ -84,8 +84,9 @@ def run_cycle(options: CycleOptions) -> tuple[CycleResult, str, bool]:
         write_json(options.out / "result.json", result.model_dump(mode="json"), indent=1)
         report = reports.cycle_report(result)
         write_text(options.out / "report.md", report)
-        if interrupted:
-            raise KeyboardInterrupt
+        if stopped is not None:
+            stopped.add_note("what is done is kept, the same command goes on")
+            raise stopped
         return result, report, len(result.cells) == total
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey, reading
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Pass
@@ -54,12 +55,14 @@ def find_divergences(
 
     model = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32).eval()
     smallest = min(key.batch for key in passes)
-    for key, found in sorted(passes.items()):
-        batch = smallest if key.configuration == NONE else key.batch
-        against = PassKey(NONE, key.suite, batch, 0)
-        if key != against and against in passes:
-            figures = margins(model, asked, found, passes[against])
-            yield {"configuration": key.configuration, "batch": key.batch, **figures}
+    with Progress("bench divergences", len(passes), unit="passes") as progress:
+        for key, found in sorted(passes.items()):
+            batch = smallest if key.configuration == NONE else key.batch
+            against = PassKey(NONE, key.suite, batch, 0)
+            if key != against and against in passes:
+                figures = margins(model, asked, found, passes[against])
+                yield {"configuration": key.configuration, "batch": key.batch, **figures}
+            progress.advance()
 
 
 def margins(

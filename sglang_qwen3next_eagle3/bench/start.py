@@ -297,10 +297,19 @@ def warm(
             if (ids := each.turns(())) is not None
         ]
         log = logs / "logs" / f"{slug(contender.name)}.log"
-        before = measure(one, log, prompts, stall_seconds, folder)
-        caches.note_filled(folder)
-        kept = tuple(caches.kept(folder))
-        behind = measure(one, log, prompts, stall_seconds, folder) if again else None
+        with Progress("warmup", 1 + again, unit="starts") as progress:
+            progress.say("warmup: starting a server, which compiles: minutes")
+            before = measure(one, log, prompts, stall_seconds, folder)
+            caches.note_filled(folder)
+            kept = tuple(caches.kept(folder))
+            progress.say(f"warmup: ready after {before.ready_seconds:.0f} s")
+            progress.advance()
+            behind = None
+            if again:
+                progress.say("warmup: starting it again, with what was compiled")
+                behind = measure(one, log, prompts, stall_seconds, folder)
+                progress.say(f"warmup: ready after {behind.ready_seconds:.0f} s")
+                progress.advance()
         caches.note_filled(folder)
     return Warmed(folder, before, behind, kept)
 

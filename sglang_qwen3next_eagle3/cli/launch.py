@@ -105,7 +105,7 @@ def _add_switch(group: Any, name: str, which: str, summary: str) -> None:
 def _add_clients_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to serve")
     how.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    how.add_argument("--port", type=int)
+    how.add_argument("--port", type=int, help="to listen on (default: the profile's)")
     how.add_argument(
         "--api-key-file",
         type=Path,

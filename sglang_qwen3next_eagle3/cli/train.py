@@ -204,7 +204,12 @@ def _capture_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--max-samples", type=int, metavar="N", help="the first N conversations only")
     how = parser.add_argument_group("how to capture")
-    how.add_argument("--backend", choices=(SGLANG, TRANSFORMERS), default=defaults["backend"])
+    how.add_argument(
+        "--backend",
+        choices=(SGLANG, TRANSFORMERS),
+        default=defaults["backend"],
+        help="what computes the states (default: %(default)s)",
+    )
     how.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     how.add_argument("--dtype", help="to compute in (default: float32 on cpu, else the target's)")
     how.add_argument("--tp", type=int, default=defaults["tp"], help="tensor-parallel ranks (GPUs)")

@@ -33,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--once", action="store_true", help="do not start a second time, to see what it brought"
     )
-    what.add_argument("--start-seconds", type=positive, default=1800, metavar="N")
+    what.add_argument(
+        "--start-seconds",
+        type=positive,
+        default=1800,
+        metavar="N",
+        help="that each start may take (default %(default)s)",
+    )
     what.add_argument("--json", action="store_true", help="print JSON")
     add_sglang_flags(parser, "flags for SGLang, untouched; they win")
 

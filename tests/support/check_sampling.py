@@ -4,7 +4,6 @@ On a CPU, chains only; what are CUDA's kernels in it is torch's here. For the pr
 tests/support/check_cycles.py, which has put a device's ways in place of a CPU's.
 """
 
-import sys
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from sglang.srt.speculative import eagle_utils
 
 from sglang_qwen3next_eagle3.overlay.requests import min_p
 from sglang_qwen3next_eagle3.overlay.seams.recording import GraphRecording
+from tests.support import meta_cycle
 from tests.support.op_graph import OpGraph
 
 REQUESTS, NODES, VOCABULARY = 3, 4, 60
@@ -111,7 +111,7 @@ def compare() -> tuple[int, int]:
     kernels: Any = ModuleType("sgl_kernel")
     kernels.top_k_renorm_prob, kernels.top_p_renorm_prob = top_k, top_p
     kernels.tree_speculative_sampling_target_only = partial(min_p.tree_sampling, chain)
-    sys.modules["sgl_kernel"] = kernels
+    meta_cycle.put_kernels(kernels)
     equal = taken = 0
     for kind in KINDS:
         places, _ = made_up(0, kind)

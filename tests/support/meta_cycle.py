@@ -141,7 +141,7 @@ def prepare(topk: int, nodes: int) -> Any:
     eagle_utils.verify_tree_greedy_func = lambda **given: (
         given["predicts"], given["accept_index"], given["accept_token_num"]
     )  # fmt: skip
-    sys.modules["sgl_kernel"] = sampling_kernels()
+    put_kernels(sampling_kernels())
     distributed.get_tp_group = lambda: SimpleNamespace(world_size=1)
     eagle_worker_common.build_tree_kernel_efficient = tree
     for name in ("fused_mamba_state_scatter_with_mask", "fused_conv_window_scatter_with_mask"):
@@ -149,6 +149,13 @@ def prepare(topk: int, nodes: int) -> Any:
     if variants.has_layer_boundaries():
         publish(arguments)
     return arguments
+
+
+def put_kernels(kernels: Any) -> None:
+    """Where 0.5.17 imports them from in each verify, and where 0.5.23 has them."""
+    sys.modules["sgl_kernel"] = kernels
+    for name in ("top_k_renorm_prob", "top_p_renorm_prob", "tree_speculative_sampling_target_only"):
+        setattr(eagle_utils, name, getattr(kernels, name))
 
 
 def sampling_kernels() -> Any:
@@ -170,9 +177,15 @@ def sampling_kernels() -> Any:
 
 def publish(arguments: Any) -> None:
     """What a newer SGLang asks of its process's context instead."""
-    torch.Tensor.is_cuda = property(lambda tensor: tensor.device.type == DEVICE)  # type: ignore[assignment,misc]
+    torch.Tensor.is_cuda = property(lambda tensor: tensor.device.type == DEVICE)  # type: ignore[assignment]
     parallel = SimpleNamespace(
-        attn_dp_enabled=False, moe_ep_size=1, pp_size=1, dp_size=1, attn_dcp_size=1, tp_size=1
+        attn_dp_enabled=False,
+        moe_ep_size=1,
+        pp_size=1,
+        dp_size=1,
+        attn_dcp_size=1,
+        tp_size=1,
+        tp_group=SimpleNamespace(world_size=1),
     )
     mamba = SimpleNamespace(
         mamba_track_interval=64, enable_mamba_extra_buffer=True,
@@ -184,7 +197,9 @@ def publish(arguments: Any) -> None:
         "get_schedule": SimpleNamespace(disable_overlap_schedule=False),
         "get_model": SimpleNamespace(override=nothing), "get_lora": None, "get_memory": None,
     }  # fmt: skip
-    asked = {name: lambda context=context: context for name, context in contexts.items()}
+    asked: dict[str, Any] = {
+        name: lambda context=context: context for name, context in contexts.items()
+    }
     asked["mamba_track_grid"] = lambda page: 64
     for module in [it for name, it in sys.modules.items() if name.startswith("sglang.")]:
         for name in asked.keys() & vars(module).keys():

@@ -82,3 +82,19 @@ def test_an_environment_that_was_there_stays(tmp_path: Path) -> None:
     kept.mkdir(parents=True)
     assert run(tmp_path, [], "exit 0")[0] == 0
     assert kept.exists()
+
+
+def test_what_make_runs_may_keep_what_python_compiled(tmp_path: Path) -> None:
+    """Packages are installed without it: each process would compile SGLang again otherwise."""
+    rules = tmp_path / "rules"
+    rules.write_text(f"include {ROOT / 'Makefile'}\nshow:\n\t@env\n")
+    done = subprocess.run(
+        ["make", "-f", str(rules), "show"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "MAKEFLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "PATH=" in done.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in done.stdout

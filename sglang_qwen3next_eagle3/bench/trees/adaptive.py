@@ -161,7 +161,7 @@ def _ranks(served: Sequence[Any]) -> Iterator[int]:
     for one in served:
         words = list(one.argv)
         for flag in ("--tp", "--tp-size", "--tensor-parallel-size"):
-            if flag in words[:-1] and words[words.index(flag) + 1].isdigit():
+            if flag in words[:-1] and words[words.index(flag) + 1].isdecimal():
                 yield int(words[words.index(flag) + 1])
 
 

@@ -46,8 +46,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="of `bench suites`, or a .yaml; repeatable",
     )
     _add_configurations(what, "none and --profile")
-    _add_batches(what, RunOptions, "requests in flight")
-    what.add_argument("--repeats", type=positive, default=RunOptions.repeats, metavar="N")
+    _add_batches(what, RunOptions)
+    _add_repeats(what, RunOptions)
     what.add_argument("--limit", type=positive, metavar="N", help="prompts of each suite")
     what.add_argument("--max-tokens", type=positive, metavar="N", help="of each answer")
     what.add_argument("--ignore-eos", action="store_true", help="every answer of full length")
@@ -76,7 +76,7 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         help="simulated; a tree skips those it cannot reach "
         f"(default {','.join(map(str, SpeedOptions.accept_lengths))})",
     )
-    what.add_argument("--repeats", type=positive, default=SpeedOptions.repeats, metavar="N")
+    _add_repeats(what, SpeedOptions)
     _add_synthetic(what, SpeedOptions)
     _add_routing(what, SpeedOptions)
     _add_servers(parser, SpeedOptions)
@@ -103,7 +103,7 @@ def _add_auto(parser: argparse.ArgumentParser) -> None:
         metavar="X,...",
         help=f"simulated (default {','.join(map(str, AutoOptions.accept_lengths))})",
     )
-    what.add_argument("--repeats", type=positive, default=AutoOptions.repeats, metavar="N")
+    _add_repeats(what, AutoOptions)
     what.add_argument(
         "--changes",
         type=whole_from_0,
@@ -122,7 +122,7 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is measured")
     _add_configurations(what, "--profile")
     _add_batches(what, StartOptions, "for which graphs are captured")
-    what.add_argument("--repeats", type=positive, default=StartOptions.repeats, metavar="N")
+    _add_repeats(what, StartOptions)
     what.add_argument(
         "--caches",
         type=folder,
@@ -149,7 +149,7 @@ def _add_cycle(parser: argparse.ArgumentParser) -> None:
 
     what = parser.add_argument_group("what is measured")
     _add_configurations(what, " ".join(CycleOptions.configurations))
-    _add_batches(what, CycleOptions, "requests of a cycle (default 1)")
+    _add_batches(what, CycleOptions, "requests of a cycle")
     what.add_argument(
         "--accept-length",
         type=length,
@@ -169,9 +169,21 @@ def _add_cycle(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_synthetic(group: Any, defaults: "type[SyntheticOptions]", *, answers: bool = True) -> None:
-    group.add_argument("--input-tokens", type=positive, default=defaults.input_tokens)
+    group.add_argument(
+        "--input-tokens",
+        type=positive,
+        default=defaults.input_tokens,
+        metavar="N",
+        help="of every request, drawn at random (default %(default)s)",
+    )
     if answers:
-        group.add_argument("--output-tokens", type=positive, default=defaults.output_tokens)
+        group.add_argument(
+            "--output-tokens",
+            type=positive,
+            default=defaults.output_tokens,
+            metavar="N",
+            help="of every answer (default %(default)s)",
+        )
     group.add_argument("--seed", type=int, default=defaults.seed, help="of the random tokens")
     group.add_argument(
         "--precision",
@@ -203,14 +215,26 @@ def _add_configurations(group: Any, default: str) -> None:
     )
 
 
-def _add_batches(group: Any, defaults: "type[BenchOptions]", summary: str | None = None) -> None:
+def _add_repeats(group: Any, defaults: "type[BenchOptions]") -> None:
+    group.add_argument(
+        "--repeats",
+        type=positive,
+        default=defaults.repeats,
+        metavar="N",
+        help="how often each is measured (default %(default)s)",
+    )
+
+
+def _add_batches(
+    group: Any, defaults: "type[BenchOptions]", summary: str = "requests in flight"
+) -> None:
     group.add_argument(
         "--batch",
         dest="batches",
         type=numbers,
         default=defaults.batches,
         metavar="N,...",
-        help=summary,
+        help=f"{summary} (default {','.join(map(str, defaults.batches))})",
     )
 
 
@@ -226,17 +250,19 @@ def _add_servers(
     )
     how.add_argument("--target", help="checkpoint folder or hub name instead of the profile's")
     how.add_argument("--head", help="EAGLE3 head instead of the profile's")
-    how.add_argument("--tp", type=int, help="tensor-parallel ranks")
+    how.add_argument("--tp", type=int, metavar="N", help="tensor-parallel ranks (GPUs)")
     how.add_argument(
         "--start-seconds",
         type=positive,
         default=defaults.start_seconds,
+        metavar="N",
         help="for a start (default %(default)s)",
     )
     how.add_argument(
         "--stall-seconds",
         type=positive,
         default=defaults.stall_seconds,
+        metavar="N",
         help="without a byte, then a server counts as stalled (default %(default)s)",
     )
     if at_once:

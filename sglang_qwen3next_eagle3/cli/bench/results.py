@@ -54,6 +54,13 @@ def _plan(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
     from sglang_qwen3next_eagle3.bench.trees.plan import parse_accept_lengths, plan
 
+    if arguments.for_server:
+        for option in ("accept_lengths", "adaptive", "steps"):
+            if getattr(arguments, option) is not None:
+                told = f"--{option.replace('_', '-')}"
+                raise UserError(
+                    f"--for-server prints what cycles take and no more: leave out {told}"
+                )
     if arguments.model:
         model = CostModel.load(arguments.model)
     else:

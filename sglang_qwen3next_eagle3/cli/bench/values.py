@@ -44,7 +44,7 @@ def batches_of(words: str | None) -> tuple[int, ...]:
     if words is None:
         return ()
     parts = [word.strip() for word in words.split(",")]
-    if not all(word.isdigit() and int(word) > 0 for word in parts):
+    if not all(word.isdecimal() and int(word) > 0 for word in parts):
         raise UserError(f"--batch {words}: give batch sizes as 1,8,32")
     return tuple(map(int, parts))
 

@@ -153,7 +153,7 @@ def read_all(path: str | Path) -> tuple[Mapping[int, tuple[int, ...]], DraftStat
 def _candidates(data: Mapping[str, Any]) -> dict[int, tuple[int, ...]]:
     found: dict[int, tuple[int, ...]] = {}
     for key, entry in data.items():
-        if not key.isdigit():
+        if not key.isdecimal():
             continue
         steps = entry.get("candidate_steps") if isinstance(entry, dict) else None
         if not isinstance(steps, list) or not steps or not all(map(_is_steps, steps)):

@@ -13,8 +13,11 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ranks
+from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
+from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import reference_add_norm_quantize
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Rows, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.made_up import States, made_up
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Stage
@@ -203,21 +206,37 @@ def _head(path: FastPath, at: SmallPass) -> list[Deviation]:
 
 @torch.no_grad()
 def wrong_sums(kernels: Kernels, device: torch.device | str) -> str | None:
-    """How sums over ranks by our kernel differ from SGLang's, or None. Every rank has to ask; a few
-    in a row, each of other parts, so that one read too soon is seen."""
+    """How sums over ranks by our kernel differ from SGLang's, or None. Every rank has to ask.
+
+    Eight of ours back to back, of as many rows as there is room for and each of other parts, so
+    that one read too soon is seen. A rank that finds one off goes on nevertheless: the others are
+    in the same launches, and would wait for those that it left out.
+    """
     assert kernels.peers is not None
-    width = kernels.peers.width
-    gain = torch.zeros(width, dtype=torch.bfloat16, device=device)
+    width, eps = kernels.peers.width, 1e-6
+    quantize = width % BLOCK == 0 and (width & (width - 1)) == 0
+    generator = torch.Generator().manual_seed(5)
+    gain = torch.randn(width, generator=generator).to(device, torch.bfloat16)
+    parts = []
     for turn in range(8):
         generator = torch.Generator().manual_seed(100 * turn + kernels.peers.rank)
-        part = torch.randn(4, width, generator=generator).to(device, torch.bfloat16)
-        stream = torch.full_like(part, turn)
-        got = kernels.sum_norm(part, stream, gain, 1e-6, False)
-        stock = ranks.summed(part.clone()) + stream
-        found = _finding(-1, "allreduce", "sums", got.residual, stock)
-        if found.off:
-            return f"it differs from stock in {found}"
-    return None
+        part = torch.randn(MAX_ROWS, width, generator=generator)
+        parts.append(part.to(device, torch.bfloat16))
+    streams = [torch.full_like(part, turn) for turn, part in enumerate(parts)]
+    ours = [
+        kernels.sum_norm(part, stream, gain, eps, quantize)
+        for part, stream in zip(parts, streams, strict=True)
+    ]
+    sums = [ranks.summed(part.clone()) for part in parts]
+    found: list[Deviation] = []
+    for got, total, stream in zip(ours, sums, streams, strict=True):
+        stock = reference_add_norm_quantize(total, stream, gain, eps, False)
+        pairs = {"sums": (got.residual, stock.residual), "norms": (got.normed, stock.normed)}
+        if got.codes is not None and got.scales is not None:
+            codes = got.codes.float().unflatten(-1, (-1, BLOCK)) * got.scales.unsqueeze(-1)
+            pairs["codes"] = codes.flatten(-2), stock.normed
+        found += [_finding(-1, "allreduce", what, *pair) for what, pair in pairs.items()]
+    return next((f"it differs from stock in {one}" for one in found if one.off), None)
 
 
 def probe_step(

@@ -532,7 +532,7 @@ def _hindrance(worker: Any) -> str | None:
     from sglang.srt.speculative.eagle_worker_v2 import EAGLEWorkerV2
 
     host = variants.host()
-    args, draft = host.arguments(worker), worker.draft_worker
+    args, draft = variants.arguments_of(worker), worker.draft_worker
     target = worker.target_worker.model_runner
     graphs = [draft.cuda_graph_runner_for_draft_extend, target.decode_cuda_graph_runner]
     if worker.speculative_num_steps > 1:

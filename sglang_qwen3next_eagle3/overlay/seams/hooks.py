@@ -43,8 +43,7 @@ def served(wanted: frozenset[Seam], listed: frozenset[str]) -> frozenset[Seam]:
     found = frozenset(
         seam for seam in wanted if all(hook.target in listed for hook in hooks(frozenset({seam})))
     )
-    records = "cycle" in found and variants.host().samples_as_recorded
-    return found if records else found - {"sampled"}
+    return found if "cycle" in found else found - {"sampled"}
 
 
 def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:

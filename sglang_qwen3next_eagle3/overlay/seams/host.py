@@ -6,9 +6,6 @@ from typing import Any
 class CycleHost:
     """0.5.17."""
 
-    samples_as_recorded = True
-    """Whether its sampling, recorded, was seen to give what it gives."""
-
     def ranks(self, receiver: Any) -> Any:
         """Of a `SchedulerRequestReceiver`: `tp_rank`, `tp_size` and `pp_size`."""
         return receiver.ps
@@ -74,10 +71,6 @@ class CycleHost:
         """What is said of tracked states besides which they are holds for prefills."""
         batch.mamba_track_mask = batch.mamba_track_seqlens = None
 
-    def arguments(self, worker: Any) -> Any:
-        """With what the server was started, as SGLang understood it."""
-        return worker.server_args
-
     def hindrances(self, worker: Any) -> dict[str, bool]:
         """What else keeps cycles from being recorded, by name: whether it holds."""
         return {}
@@ -85,8 +78,6 @@ class CycleHost:
 
 class PlanningCycleHost(CycleHost):
     """0.5.23, which plans where a cycle's tokens lie, once for all of its graphs."""
-
-    samples_as_recorded = False
 
     def ranks(self, receiver: Any) -> Any:
         from sglang.srt.runtime_context import get_parallel
@@ -138,11 +129,6 @@ class PlanningCycleHost(CycleHost):
     def forget_tracking(self, batch: Any) -> None:
         super().forget_tracking(batch)
         batch.mamba_prefill_track_mask_cpu = batch.mamba_track_seqlens_cpu = None
-
-    def arguments(self, worker: Any) -> Any:
-        from sglang.srt.arg_groups.model_override_base import resolved_view
-
-        return resolved_view(worker.server_args)
 
     def hindrances(self, worker: Any) -> dict[str, bool]:
         from sglang.srt.environ import envs

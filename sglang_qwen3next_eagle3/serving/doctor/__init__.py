@@ -2,12 +2,11 @@
 
 from sglang_qwen3next_eagle3.serving.doctor.examine import (
     Report,
-    as_data,
     before_the_launch,
     of_machine,
     of_profile,
 )
 from sglang_qwen3next_eagle3.serving.doctor.host import has_gpu
-from sglang_qwen3next_eagle3.serving.doctor.report import show
+from sglang_qwen3next_eagle3.serving.doctor.report import as_data, show
 
 __all__ = ["Report", "as_data", "before_the_launch", "has_gpu", "of_machine", "of_profile", "show"]

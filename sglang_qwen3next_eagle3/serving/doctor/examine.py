@@ -2,10 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning, worst
@@ -436,57 +435,3 @@ def _memory_of(
     else:
         basis = f"an idle GPU of {mib / 1024:.1f} GiB"
     return mib, (mib - RESERVED_MIB - taken) * MIB, basis
-
-
-def as_data(report: Report) -> dict[str, Any]:
-    """For scripts."""
-    data: dict[str, Any] = {
-        "profile": report.subject,
-        "status": report.status,
-        "findings": [vars(finding) for finding in report.findings],
-    }
-    if report.plan is not None:
-        data["plan"] = {
-            "basis": report.basis,
-            **plan_data(report.plan),
-            "choices": [
-                {"flag": c.flag, "costs": c.costs, **_outcome(c.plan)} for c in report.choices
-            ],
-        }
-    return data
-
-
-def plan_data(plan: Plan) -> Mapping[str, Any]:
-    """Bytes of one rank."""
-    return {
-        "tp": plan.settings.tp,
-        "mem_fraction_static": plan.settings.fraction,
-        "bytes": {
-            "before_weights": plan.before,
-            "weights": plan.weights.target,
-            "draft": plan.weights.draft,
-            "gdn_states": plan.states,
-            "verification": plan.verification,
-            "kv": plan.kv,
-            "draft_kv": plan.draft_kv,
-            "request_table": plan.table,
-            "rest": plan.rest,
-            "reserved_by_sglang": plan.reserve,
-        },
-        **_outcome(plan),
-    }
-
-
-def _outcome(plan: Plan) -> dict[str, Any]:
-    pools = plan.pools
-    if isinstance(pools, memory.DoesNotFit):
-        return {"fits": False, "reason": pools.reason, "missing_bytes": pools.missing}
-    return {
-        "fits": True,
-        "max_running_requests": pools.requests,
-        "capped_by": pools.capped_by or None,
-        "max_total_num_tokens": pools.tokens,
-        "max_mamba_cache_size": pools.slots,
-        "states_each": pools.slots_each,
-        "longest_request": plan.longest,
-    }

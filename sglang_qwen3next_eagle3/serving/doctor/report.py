@@ -1,7 +1,7 @@
-"""A doctor's report for people."""
+"""A doctor's report, for people and for scripts."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.findings import RANKS
 from sglang_qwen3next_eagle3.serving.doctor.examine import Report
@@ -120,3 +120,57 @@ def _choices(now: Plan, choices: tuple[Choice, ...]) -> "Table":
 
 def _gib(count: int) -> str:
     return f"{count / GIB:.2f} GiB" if count >= 10 * MIB else f"{count / MIB:.1f} MiB"
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """For scripts."""
+    data: dict[str, Any] = {
+        "profile": report.subject,
+        "status": report.status,
+        "findings": [vars(finding) for finding in report.findings],
+    }
+    if report.plan is not None:
+        data["plan"] = {
+            "basis": report.basis,
+            **plan_data(report.plan),
+            "choices": [
+                {"flag": c.flag, "costs": c.costs, **_outcome(c.plan)} for c in report.choices
+            ],
+        }
+    return data
+
+
+def plan_data(plan: Plan) -> Mapping[str, Any]:
+    """Bytes of one rank."""
+    return {
+        "tp": plan.settings.tp,
+        "mem_fraction_static": plan.settings.fraction,
+        "bytes": {
+            "before_weights": plan.before,
+            "weights": plan.weights.target,
+            "draft": plan.weights.draft,
+            "gdn_states": plan.states,
+            "verification": plan.verification,
+            "kv": plan.kv,
+            "draft_kv": plan.draft_kv,
+            "request_table": plan.table,
+            "rest": plan.rest,
+            "reserved_by_sglang": plan.reserve,
+        },
+        **_outcome(plan),
+    }
+
+
+def _outcome(plan: Plan) -> dict[str, Any]:
+    pools = plan.pools
+    if isinstance(pools, DoesNotFit):
+        return {"fits": False, "reason": pools.reason, "missing_bytes": pools.missing}
+    return {
+        "fits": True,
+        "max_running_requests": pools.requests,
+        "capped_by": pools.capped_by or None,
+        "max_total_num_tokens": pools.tokens,
+        "max_mamba_cache_size": pools.slots,
+        "states_each": pools.slots_each,
+        "longest_request": plan.longest,
+    }

@@ -161,6 +161,21 @@ def test_a_start_is_measured_with_its_first_request(
     assert "is of `bench start`: read the report.md beside it" in capsys.readouterr().err
 
 
+def test_a_warmup_says_how_far_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"warmup": {"per_chunk": 3}}))
+    assert main(["warmup", "--profile", "demo", "--out", str(tmp_path / "caches"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["behind"] is not None
+    said = [line for line in printed.err.splitlines() if line.startswith("warmup: ")]
+    first, ready, again, end = said
+    assert "which compiles" in first
+    assert "with what was compiled" in again
+    assert "ready after" in ready
+    assert "ready after" in end
+
+
 @pytest.mark.parametrize("verb", ["auto", "start"])
 def test_other_folders_and_machines_are_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str

@@ -1,12 +1,15 @@
 """`bench cycle` from the command line, with servers that pretend."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
+from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, ServerFailed, Terminated, UserError
+from sglang_qwen3next_eagle3.bench import cycle
+from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.results.cycles import CycleResult, RankCycles
 from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.overlay.cycle.recording import MARK, SHIFT, Recording
@@ -122,3 +125,22 @@ def test_one_accept_length_is_given(
 ) -> None:
     assert main(words(tmp_path, "--accept-length", length)) == 2
     assert "accept length" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ended", "status"), [(KeyboardInterrupt(), INTERRUPTED), (Terminated(signal.SIGTERM), 143)]
+)
+def test_what_ends_it_early_keeps_what_is_done_and_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ended: KeyboardInterrupt,
+    status: int,
+) -> None:
+    def server(measuring: cycle._Measuring, contender: Contender, *_: object) -> None:
+        raise ended
+
+    monkeypatch.setattr(cycle._Measuring, "server", server)
+    assert main(words(tmp_path)) == status
+    assert capsys.readouterr().err.endswith(": what is done is kept, the same command goes on\n")
+    assert CycleResult.load(tmp_path).cells == ()

@@ -65,6 +65,26 @@ def test_numbers_that_are_none_are_told_in_a_sentence(
 
 
 @pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["--batch", "\u00b2"], "--batch \u00b2: give batch sizes as 1,8,32"),
+        (["--batch", "1,"], "--batch 1,: give batch sizes"),
+        (["--for-server", "3,1,4", "--accept-lengths", "2"], "leave out --accept-lengths"),
+        (["--for-server", "3,1,4", "--adaptive", "x.json"], "leave out --adaptive"),
+        (["--for-server", "3,1,4", "--steps", "1"], "leave out --steps"),
+    ],
+)
+def test_a_plan_is_asked_for_in_one_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], cause: str
+) -> None:
+    speed.of_law().save(tmp_path / "result.json")
+    assert main(["bench", "plan", "--result", str(tmp_path), *words]) == 2
+    error = capsys.readouterr().err
+    assert cause in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("verb", "option"),
     [("start", "--side-by-side"), ("start", "--output-tokens=4"), ("cycle", "--side-by-side")],
 )

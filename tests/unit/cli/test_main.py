@@ -1,8 +1,10 @@
+import argparse
+import importlib
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,6 +12,7 @@ from sglang_qwen3next_eagle3 import __version__, launch
 from sglang_qwen3next_eagle3.__main__ import VERBS, main
 from sglang_qwen3next_eagle3.base.errors import INTERRUPTED, READER_GONE
 from sglang_qwen3next_eagle3.cli import bench, head, train
+from sglang_qwen3next_eagle3.cli.arguments import Parser
 
 
 def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +29,34 @@ def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str
         main([verb, "--help"])
     assert stopped.value.code == 0
     assert VERBS[verb][1] in capsys.readouterr().out.replace("\n", " ")
+
+
+def parsers() -> Iterator[tuple[str, Parser]]:
+    for verb, (module, _) in VERBS.items():
+        called = importlib.import_module(f"sglang_qwen3next_eagle3.{module}")
+        for name, action in getattr(called, "ACTIONS", {}).items():
+            parser = Parser(prog=f"{verb} {name}")
+            action.add(parser)
+            yield parser.prog, parser
+        if not hasattr(called, "ACTIONS"):
+            parser = Parser(prog=verb)
+            called.add_arguments(parser)
+            yield verb, parser
+            for option in parser._actions:
+                if isinstance(option, argparse._SubParsersAction):
+                    yield from ((f"{verb} {name}", one) for name, one in option.choices.items())
+
+
+def test_every_option_says_what_it_is() -> None:
+    found = dict(parsers())
+    assert {"launch", "warmup", "bench start", "train capture"} <= found.keys()
+    bare = {
+        f"{name} {' '.join(option.option_strings) or option.dest}"
+        for name, parser in found.items()
+        for option in parser._actions
+        if not option.help and not isinstance(option, argparse._SubParsersAction)
+    }
+    assert bare == set()
 
 
 def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:

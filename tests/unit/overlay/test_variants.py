@@ -119,3 +119,17 @@ def test_a_relay_that_a_graph_fills_is_not_recorded_with(release: str) -> None:
     assert variants.host().is_relay_made(relay)
     relay._forward_buf_initialized, relay._relay = False, "rows that a graph fills"
     assert not variants.host().is_relay_made(relay)
+
+
+def test_layers_hand_on_what_those_of_their_release_take(release: str) -> None:
+    between = variants.boundaries()
+    arguments = {"hidden_states": "hidden", "residual": "stream"}
+    assert between.taken(arguments) == ("hidden", "stream" if release == "0.5.17" else None)
+    returned = between.returned("hidden", "stream")  # type: ignore[arg-type]
+    assert returned == (("hidden", "stream") if release == "0.5.17" else "hidden")
+    assert variants.draft_extend_reads_alone() is (release == "0.5.23")
+
+
+def test_arguments_are_a_runners_own_where_nothing_is_resolved_beside_them() -> None:
+    runner = SimpleNamespace(server_args="as they were read")
+    assert variants.arguments_of(runner) == "as they were read"

@@ -61,6 +61,7 @@ def test_without_drafts_nothing_adapts(capsys: pytest.CaptureFixture[str]) -> No
         ('{"1": {"candidate_steps": [-1]}}', "expected candidates for batch sizes"),
         ('{"1": {"candidate_steps": 5}}', "expected candidates for batch sizes"),
         ('{"1": {}}', "expected candidates for batch sizes"),
+        ('{"\u00b2": {"candidate_steps": [5]}}', "expected candidates for batch sizes"),
         ("[]", "expected candidates for batch sizes"),
         ("{", "expected candidates for batch sizes"),
         (None, "cannot be read"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import peers, preparation, ranks
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import reference_add_norm_quantize
 from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers
 
@@ -19,16 +20,22 @@ RUNNER = SimpleNamespace(
 
 class Kernels:
     """Whose sums over two ranks, of which the other has the same part, are half of what stock's
-    are in the turn `wrong`."""
+    are in the turn `wrong`; its norms (`spoils` normed) or codes are spoilt there instead."""
 
-    def __init__(self, wrong: int = -1) -> None:
+    def __init__(self, wrong: int = -1, spoils: str = "sums") -> None:
         self.peers: Any = None
-        self.turn, self.wrong = -1, wrong
+        self.turn, self.wrong, self.spoils = -1, wrong, spoils
+        self.rows: set[int] = set()
 
     def sum_norm(self, part: torch.Tensor, residual: torch.Tensor, *others: Any) -> Any:
         self.turn += 1
-        total = part if self.turn == self.wrong else 2 * part
-        return reference_add_norm_quantize(total, residual, *others)
+        self.rows.add(len(part))
+        wrong = self.turn == self.wrong
+        total = part if wrong and self.spoils == "sums" else 2 * part
+        made = reference_add_norm_quantize(total, residual, *others)
+        if wrong and self.spoils != "sums":
+            made = made._replace(**{self.spoils: torch.zeros_like(getattr(made, self.spoils))})
+        return made
 
 
 @pytest.fixture(autouse=True)
@@ -54,16 +61,42 @@ def test_right_sums_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     opened(monkeypatch, kernels)
     assert kernels.peers.width == WIDTH
     assert kernels.turn > 2, "several in a row"
+    assert kernels.rows == {MAX_ROWS}
 
 
 @pytest.mark.parametrize("wrong", [0, 5])
+@pytest.mark.parametrize(
+    ("spoils", "said"), [("sums", "sums"), ("normed", "norms"), ("codes", "codes")]
+)
 def test_a_sum_that_is_off_leaves_them_to_stock(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: int
-) -> None:
-    kernels = Kernels(wrong)
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wrong: int, spoils: str,
+    said: str,
+) -> None:  # fmt: skip
+    kernels = Kernels(wrong, spoils)
     opened(monkeypatch, kernels)
     assert kernels.peers is None
-    assert "allreduce stays with stock: it differs from stock in sums by" in caplog.text
+    assert f"allreduce stays with stock: it differs from stock in {said} by" in caplog.text
+
+
+def test_a_rank_that_is_off_runs_all_sums_that_the_others_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They would wait for what it left out, and it for what they have to say."""
+    runs = []
+    for wrong in (-1, 0, 5):
+        done: list[str] = []
+
+        def summed(part: torch.Tensor, done: list[str] = done) -> torch.Tensor:
+            done.append("stock")
+            return 2 * part
+
+        monkeypatch.setattr(ranks, "summed", summed)
+        kernels = Kernels(wrong)
+        opened(monkeypatch, kernels)
+        runs.append((kernels.turn, done))
+    assert runs[0] == runs[1] == runs[2]
+    assert runs[0][0] == 7
+    assert len(runs[0][1]) == 8
 
 
 def test_memory_that_is_not_shared_leaves_them_to_stock(
