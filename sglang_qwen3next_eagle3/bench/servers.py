@@ -28,12 +28,16 @@ from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
+from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import server as serving
 from sglang_qwen3next_eagle3.serving.command_line import build_argv
 from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
 
 WARM_TOKENS = 16
+OURS = (variables.SIMULATE, variables.ROUTING, variables.STEPS, variables.CYCLE)
+"""What only a benchmark sets: whatever the caller's environment has, a server gets none of it that
+the benchmark does not name."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ def served(
     """A contender whose server the launcher starts. Raises UserError: it cannot be served.
 
     folder: gets its log below logs/, and below servers/ its profile, without secrets.
-    flags: of SGLang, after the profile's.
+    flags: of SGLang, after the profile's. environment: beyond the caller's, less `OURS`.
     """
+    told = {**dict.fromkeys(OURS, ""), **(environment or {})}
     log = folder / "logs" / f"{slug(contender.name)}.log"
     key = last_value([*build_argv(contender.profile), *flags], "--api-key")
 
@@ -69,7 +74,7 @@ def served(
             contender.write(folder / "servers", without_secrets)
             words = ["--profile", str(path), "--port", "{port}"]
             words += ["--", *flags] if flags else []
-            with serving.starting(words, log, environment or {}, start_seconds, key) as begun:
+            with serving.starting(words, log, told, start_seconds, key) as begun:
                 yield begun.poll
 
     return ServedConfiguration(contender.describe(flags), start)
