@@ -34,6 +34,8 @@ MEASURED = "measured"
 """In place of a file: the one of ours that was measured on what is most like this server."""
 FOLDER = "adaptive"
 """Below launch/, where ours are."""
+_SWITCHES = ("fast", "seams", "tries")
+"""What `files.switches` tells."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +148,17 @@ def _like(states: DraftStates) -> bool:
 def _measured(states: DraftStates, key: str) -> object:
     """A file that does not say so was measured without our switches, which older ones spell as
     true and false."""
-    value = states.measured.get(key, False if key in ("fast", "seams") else None)
+    value = states.measured.get(key, False if key in _SWITCHES else None)
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _alike(states: DraftStates, wanted: Mapping[str, object]) -> float:
-    weights = {"tp": 16, "precision": 8, "fast": 4, "seams": 2}
+    weights = {"tp": 16, "precision": 8, "fast": 4, "seams": 2, "tries": 1}
     score = 0.0
     for key, value in wanted.items():
         was = _measured(states, key)
         # Some of our kernels are nearer to all of them than none are.
-        near = key in ("fast", "seams") and "off" not in (was, value)
+        near = key in _SWITCHES and "off" not in (was, value)
         score += weights[key] * (1.0 if was == value else 0.5 if near else 0.0)
     return score
 

@@ -22,7 +22,7 @@ predecessors were."""
 MOST_STATES = 6
 LOSS = 0.04
 """That a choice of states may lose against all chains, at the acceptance that suits it least."""
-_SAID = {"fast": "fast path", "seams": "seams"}
+_SAID = {"fast": "fast path", "seams": "seams", "tries": "tries"}
 _SIMULATED = (1.6, 2.46, 3.0)
 """Accept lengths of `bench speed`, which simulates so many tokens and never more."""
 
@@ -149,10 +149,12 @@ def _switches(rows: Sequence[Any], caller: Mapping[str, str]) -> dict[str, str]:
     found = [switches({**caller, **row.environment}) for row in rows]
     for row, one in zip(rows, found, strict=True):
         if one != found[0]:
+            first, other = (
+                ", ".join(f"{k} {v}" for k, v in each.items()) for each in (found[0], one)
+            )
             raise UserError(
-                f"{rows[0].name} was measured with fast {found[0]['fast']}, seams "
-                f"{found[0]['seams']}, and {row.name} with fast {one['fast']}, seams "
-                f"{one['seams']}: costs of one file are of one kind of server"
+                f"{rows[0].name} was measured with {first}, and {row.name} with {other}: costs of "
+                "one file are of one kind of server"
             )
     return found[0] if found else switches(caller)
 

@@ -18,7 +18,7 @@ from typing import Any
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import expanded, parse_json
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.fast import stages, trials
 from sglang_qwen3next_eagle3.overlay.seams import seams
 
 KEY = "qwen3next_eagle3"
@@ -104,9 +104,12 @@ def switches(environment: Mapping[str, str]) -> dict[str, str]:
         UserError: a variable names something that is none.
     """
     fast = stages.parse(environment.get(variables.FAST))
+    tried = trials.parse(environment.get(trials.TRY))
     return {
         "fast": "off" if fast is None else fast.spelled,
         "seams": seams.spelled(seams.parse(environment.get(variables.SEAMS))),
+        # Of the fast path's kernels: without it there are none.
+        "tries": "off" if fast is None else trials.spelled(tried),
     }
 
 

@@ -28,6 +28,11 @@ def parse(text: str | None) -> frozenset[Trial]:
     return frozenset(known[word] for word in words)  # type: ignore[index]
 
 
+def spelled(wanted: frozenset[Trial]) -> str:
+    """In one way, whatever was written: `off`, or the trials in their order."""
+    return ",".join(trial for trial in TRIALS if trial in wanted) or "off"
+
+
 def tries(trial: Trial) -> bool:
     """Whether this process is to try it. Raises UserError as `parse` does."""
     return trial in parse(os.environ.get(TRY))

@@ -10,6 +10,7 @@ from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.model.published import CODER_NEXT, CODER_NEXT_FP8
 from sglang_qwen3next_eagle3.overlay.adaptive.states import read, switches
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 from sglang_qwen3next_eagle3.serving import adaptive
 from sglang_qwen3next_eagle3.serving.profile import load
 from tests.support.launching import dry_run, error_of
@@ -273,6 +274,31 @@ def test_the_nearest_of_several_is_taken(tmp_path: Path, monkeypatch: pytest.Mon
         assert chosen.path.stem == name, (fast, seams)
         nearest = (fast, seams) in (("on", "cycle"), ("dense", "off"), ("off", "on"))
         assert ("measures yours" in chosen.note) == nearest
+
+
+def test_costs_of_what_is_on_trial_are_of_nothing_else(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = data_dir("launch") / "adaptive" / "h200-fp8.json"
+    data = json.loads(ours.read_text(encoding="utf-8"))
+    file = tmp_path / "mine.json"
+    argv = words_of("--adaptive", str(file), "--fast")
+    for measured, variable, other in (
+        ("rows", "", "tries rows and not off"),
+        ("off", "rows", "tries off and not rows"),
+        (None, "rows", "tries off and not rows"),
+        ("rows,parts", "parts, rows", None),
+        (None, "", None),
+    ):
+        on = {"tp": 1, "precision": "fp8", "fast": "on", "seams": "off"}
+        on |= {} if measured is None else {"tries": measured}
+        data["qwen3next_eagle3"]["measured"] = on
+        file.write_text(json.dumps(data), encoding="utf-8")
+        monkeypatch.setenv(TRY, variable)
+        if other is None:
+            assert "measures yours" not in note_of(dry_run(capsys, *argv))
+        else:
+            assert f"are of {other}: " in error_of(capsys, *argv, "--dry-run")
 
 
 def test_costs_of_a_gpu_are_told_of_on_a_cpu(

@@ -12,6 +12,7 @@ from sglang_qwen3next_eagle3.bench.trees import adaptive, cost
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, CycleCell
 from sglang_qwen3next_eagle3.overlay.adaptive import states
 from sglang_qwen3next_eagle3.overlay.environment import CPU_ENGINE, FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 RESULTS = Path(__file__).parents[4] / "benchmarks" / "results"
 
@@ -150,9 +151,21 @@ def test_a_file_says_what_of_ours_was_on(
         assert found["on"].endswith(said)
 
 
+def test_a_file_says_what_was_on_trial() -> None:
+    found = adaptive.of_result(_measured_with(caller={FAST: "on", TRY: "parts, rows"}))
+    assert found["tries"] == "rows,parts"
+    assert found["on"].endswith("fast path, tries rows,parts")
+    assert adaptive.of_result(_measured_with(caller={TRY: "rows"}))["tries"] == "off"
+    one = _measured_with(caller={FAST: "on"}, chains={TRY: "rows"})
+    with pytest.raises(UserError, match="tries off, and .* tries rows"):
+        adaptive.of_result(one)
+
+
 def test_costs_of_two_kinds_of_servers_are_no_file() -> None:
     """None was measured without what the chains had."""
-    with pytest.raises(UserError, match="none was measured with fast off, seams off, and"):
+    with pytest.raises(
+        UserError, match="none was measured with fast off, seams off, tries off, and"
+    ):
         adaptive.of_result(_measured_with(chains={FAST: "on"}))
 
 
