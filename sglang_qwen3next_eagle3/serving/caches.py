@@ -92,9 +92,12 @@ def doubts(folder: Path) -> list[str]:
     found = expanded(folder).absolute()
     if not (found / _FILLED).is_file():
         return []
-    before = read_json(found / _FILLED, "delete it")
-    if not isinstance(before, dict) or not isinstance(before.get("versions"), dict):
-        return []
+    try:
+        before = read_json(found / _FILLED, "delete it")
+    except UserError as error:  # It is a note, and what it is about serves without it.
+        return [f"caches {folder}: by what they were filled is not known: {error}"]
+    if not isinstance(before.get("versions"), dict):
+        return [f"caches {folder}: by what they were filled is not known: {_FILLED} names none"]
     here = _here(found)
     other = [
         f"{name} {before['versions'].get(name, 'missing')} and not {version}"

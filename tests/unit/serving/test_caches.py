@@ -72,6 +72,27 @@ def test_a_folder_of_another_place_or_version_is_told_of(
     assert "triton" not in other
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"folder": "/x", "vers', "is damaged"),
+        (b"", "is damaged"),
+        (b"\xff", "is damaged"),
+        (b"[]", "is damaged"),
+        (b"{}", "names none"),
+    ],
+)
+def test_a_damaged_note_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, said: str
+) -> None:
+    """What it is about serves without it: the launch goes on, and says so."""
+    (tmp_path / "filled.json").write_bytes(content)
+    found = dry_run(capsys, "--profile", "b1", "--caches", str(tmp_path))["notes"]
+    (told,) = [line for line in found if line.startswith("caches ")]
+    assert "by what they were filled is not known: " in told
+    assert said in told
+
+
 def test_what_may_not_be_written_is_refused_below_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
