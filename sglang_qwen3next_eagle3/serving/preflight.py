@@ -342,12 +342,22 @@ def _check_switches(given: Parsed, environment: Mapping[str, str], chosen: Profi
     the log of one that cannot have it, unless it is spelled wrong or required."""
     there = {**os.environ, **environment}
     fast, at_seams = stages.parse(there.get(FAST)), seams.parse(there.get(SEAMS))
-    trials.parse(there.get(trials.TRY))
+    if trials.parse(there.get(trials.TRY)) and not there.get(FAST, "").strip():
+        raise UserError(
+            f"{trials.TRY}: what it tries is the fast path's, and nothing asks for that: pass "
+            "--fast, or --no-fast to try nothing"
+        )
     if fast is not None and (FAST in environment or fast.required):
         _check_fast(given, chosen, fast)
     if at_seams and SEAMS in environment and chosen.cpu_engine:
         raise UserError(
             "seams: they are launches on a GPU, and this profile serves on a CPU; pass --no-seams"
+        )
+    ranks = _ranks(given, "--tp-size", "TP")
+    if "sampled" in at_seams and SEAMS in environment and ranks > 1:
+        raise UserError(
+            f"seams: sampled is for one GPU, and TP is {ranks}: SGLang would sample as ever; leave "
+            "it out"
         )
 
 
@@ -373,6 +383,11 @@ def _check_fast(given: Parsed, chosen: Profile, wanted: stages.Wanted) -> None:
         reason = "does not go with steps that follow load (--adaptive off)"
     if reason is not None:
         raise UserError(f"fast: the stage head {reason}; leave it out")
+    if "allreduce" in wanted.stages and "moe" not in wanted.stages:
+        raise UserError(
+            "fast: the stage allreduce is for sums around experts that are ours: name moe, too, or "
+            "leave it out"
+        )
     if "allreduce" in wanted.stages and _ranks(given, "--tp-size", "TP") == 1:
         raise UserError(
             "fast: the stage allreduce adds up what several GPUs have, and this server has one; "

@@ -87,8 +87,11 @@ def announcing(ours: frozenset[Seam], left: frozenset[Seam] = frozenset()) -> Ho
     others = ", ".join(seam for seam in ALL if seam in left)
 
     def run_event_loop(original: Callable[..., None], scheduler: Any) -> None:
-        if variants.place(scheduler).tp_rank == 0:
+        place = variants.place(scheduler)
+        if place.tp_rank == 0:
             logger.info("sglang-qwen3next-eagle3: seams on: %s", names)
+            if "sampled" in ours and place.tp_size > 1:
+                logger.warning("sglang-qwen3next-eagle3: sampled is for one GPU: it is SGLang's")
             if others:
                 logger.info("sglang-qwen3next-eagle3: seams that are SGLang's own: %s", others)
         original(scheduler)

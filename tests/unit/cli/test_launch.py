@@ -339,6 +339,63 @@ def test_the_stage_head_where_it_cannot_be_is_refused(
     assert environment.FAST in dry_run(capsys, *asked[:-1], "--fast")["environment"]
 
 
+@pytest.mark.parametrize(
+    ("option", "line", "reason"),
+    [
+        (
+            ("--seams", "on,sampled"),
+            "seams: [on, sampled]",
+            "seams: sampled is for one GPU, and TP is 2",
+        ),
+        (
+            ("--seams=sampled,cycle",),
+            f"environment: {{{environment.SEAMS}: 'cycle,sampled'}}",
+            "seams: sampled is for one GPU, and TP is 2",
+        ),
+        (
+            ("--fast", "allreduce"),
+            "fast: allreduce",
+            "the stage allreduce is for sums around experts that are ours: name moe, too",
+        ),
+        (
+            ("--fast=dense,allreduce",),
+            f"environment: {{{environment.FAST}: 'allreduce,dense'}}",
+            "the stage allreduce is for sums around experts that are ours: name moe, too",
+        ),
+    ],
+)
+def test_what_would_be_dropped_on_several_gpus_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    option: tuple[str, ...],
+    line: str,
+    reason: str,
+) -> None:
+    own = own_profile(tmp_path, line)
+    for words in (("--tp", "2"), ("--", "--tensor-parallel-size=2")):
+        for asked in (("--profile", "h200-fp8", *option), ("--profile", own)):
+            assert reason in error_of(capsys, *asked, "--dry-run", *words)
+    if "seams" in reason:
+        dry_run(capsys, "--profile", "h200-fp8", *option)
+    dry_run(capsys, "--profile", "h200-fp8", "--seams", "on", "--fast", "moe", "--tp", "2")
+    dry_run(capsys, "--profile", "h200-fp8", "--fast", "allreduce,moe", "--tp", "2")
+
+
+def test_trials_of_a_fast_path_that_nobody_asks_for_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(environment.FAST, raising=False)
+    reason = f"{trials.TRY}: what it tries is the fast path's, and nothing asks for that"
+    own = own_profile(tmp_path, f"environment: {{{trials.TRY}: rows}}")
+    assert reason in error_of(capsys, "--profile", own, "--dry-run")
+    for words in (("--fast",), ("--no-fast",)):
+        dry_run(capsys, "--profile", own, *words)
+    monkeypatch.setenv(trials.TRY, "rows,parts")
+    assert reason in error_of(capsys, "--profile", "b1", "--dry-run")
+    monkeypatch.setenv(environment.FAST, "on")
+    dry_run(capsys, "--profile", "b1")
+
+
 def test_sums_over_ranks_want_several(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ("--profile", "b1", "--fast", "on,allreduce", "--dry-run", "--tp")
     assert "adds up what several GPUs have" in error_of(capsys, *asked, "1")

@@ -151,6 +151,15 @@ def test_the_first_rank_says_which_are_on(caplog: pytest.LogCaptureFixture) -> N
     ]
 
 
+@pytest.mark.parametrize(("ranks", "told"), [(1, 0), (2, 1)])
+def test_sampled_on_several_gpus_is_told_of(
+    caplog: pytest.LogCaptureFixture, ranks: int, told: int
+) -> None:
+    scheduler = SimpleNamespace(ps=SimpleNamespace(tp_rank=0, tp_size=ranks))
+    hooks.announcing(frozenset({"cycle", "sampled"})).replacement(lambda _: None, scheduler)
+    assert caplog.text.count("sampled is for one GPU: it is SGLang's") == told
+
+
 class Agreed:
     """Of one rank, with what it is told."""
 
