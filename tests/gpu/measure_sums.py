@@ -159,8 +159,10 @@ def rank(arguments: argparse.Namespace) -> int:
         backend="nccl",
     )
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=arguments.ranks)
-    view = peers.opened(WIDTH, device)
-    ranks.of_all(None)
+    view, reason = peers.agreed(WIDTH, device)
+    if reason is not None:
+        print(reason, flush=True)
+        return 1
     found = []
     for rows in arguments.rows:
         row = measured(view, rows, arguments, device)

@@ -89,7 +89,7 @@ def _open_peers(path: FastPath, runner: Any) -> None:
     """Sums over ranks by our kernel, if all ranks can and their first sums are right; a line in the
     log where not."""
     width, kernels = runner.model.config.hidden_size, path.kernels
-    kernels.peers, reason = ranks.first_failure(lambda: peers.opened(width, runner.device))
+    kernels.peers, reason = peers.agreed(width, runner.device)
     if reason is None:
         reason = ranks.first_reason(selfcheck.wrong_sums(kernels, runner.device))
     if reason is not None:

@@ -233,7 +233,7 @@ def wrong_sums(kernels: Kernels, device: torch.device | str) -> str | None:
         stock = reference_add_norm_quantize(total, stream, gain, eps, False)
         pairs = {"sums": (got.residual, stock.residual), "norms": (got.normed, stock.normed)}
         if got.codes is not None and got.scales is not None:
-            codes = got.codes.float().unflatten(-1, (-1, BLOCK)) * got.scales.unsqueeze(-1)
+            codes = got.codes.float().view(MAX_ROWS, -1, BLOCK) * got.scales.unsqueeze(-1)
             pairs["codes"] = codes.flatten(-2), stock.normed
         found += [_finding(-1, "allreduce", what, *pair) for what, pair in pairs.items()]
     return next((f"it differs from stock in {one}" for one in found if one.off), None)

@@ -1,7 +1,9 @@
 """Sums over ranks that cannot be ours, or are wrong, stay with stock, and the log says why."""
 
+import ctypes
 import logging
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast import peers, preparation, ranks
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import reference_add_norm_quantize
-from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers
+from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers, space
 
 WIDTH = 256
 RUNNER = SimpleNamespace(
@@ -45,12 +47,13 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, kernels: Kernels, fails: bool = False) -> None:
-    def answer(width: int, device: str) -> Peers:
+    def answer(own: Any, handles: Any, width: int, device: str) -> Peers:
         if fails:
             raise RuntimeError("peer access is not supported")
         addresses, counts = torch.zeros(2, dtype=torch.int64), torch.zeros(32, dtype=torch.int32)
         return Peers(addresses, counts, 1, width)
 
+    monkeypatch.setattr(peers, "allocated", lambda *_: peers.Space(1, "handle"))
     monkeypatch.setattr(peers, "opened", answer)
     path: Any = SimpleNamespace(kernels=kernels)
     preparation._open_peers(path, RUNNER)
@@ -107,3 +110,100 @@ def test_memory_that_is_not_shared_leaves_them_to_stock(
         opened(monkeypatch, kernels, fails=True)
     assert kernels.peers is None
     assert "allreduce stays with stock: RuntimeError: peer access is not supported" in caplog.text
+
+
+class OneRank:
+    """What one rank of two asks of the other, one question after the other."""
+
+    def __init__(self, others: list[Any]) -> None:
+        self.others, self.said = others, list[Any]()
+
+    def __call__(self, own: Any) -> list[Any]:
+        self.said.append(own)
+        return [own, self.others[len(self.said) - 1]]
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_ranks_ask_the_same_where_one_has_no_memory(
+    monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    """One question, whether all have it: handles of memory that there is not are not gathered."""
+
+    def allocated(*_: Any) -> peers.Space:
+        if here:
+            raise RuntimeError("out of memory")
+        return peers.Space(1, "handle")
+
+    asked = OneRank([None if here else "RuntimeError: out of memory"])
+    monkeypatch.setattr(ranks, "of_all", asked)
+    monkeypatch.setattr(peers, "allocated", allocated)
+    assert peers.agreed(WIDTH, "cpu") == (None, "RuntimeError: out of memory")
+    assert len(asked.said) == 1
+
+
+def test_what_is_opened_are_the_others_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "of_all", OneRank([None, "theirs", None]))
+    monkeypatch.setattr(peers, "allocated", lambda *_: peers.Space(1, "ours"))
+    monkeypatch.setattr(peers, "opened", lambda own, handles, *_: (own.address, handles))
+    answer: Any = peers.agreed(WIDTH, "cpu")
+    assert answer == ((1, ["ours", "theirs"]), None)
+
+
+class Library:
+    """CUDA's, in so far as it is asked here."""
+
+    def cudaMalloc(self, size: int) -> Any:
+        return ctypes.c_void_p(4096)
+
+    def cudaMemset(self, pointer: Any, value: int, size: int) -> None:
+        assert (pointer.value, value) == (4096, 0)
+        assert size == space(2, WIDTH)
+
+    def cudaIpcGetMemHandle(self, pointer: Any) -> str:
+        return "handle"
+
+    def cudaIpcOpenMemHandle(self, handle: str) -> Any:
+        return ctypes.c_void_p({"other": 8192}[handle])
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Ranks 0 and 1, this one 1, by stand-ins for SGLang's and CUDA's."""
+    group = SimpleNamespace(world_size=2, rank_in_group=1, ca_comm=None)
+    distributed, wrapper = ModuleType("distributed"), ModuleType("cuda_wrapper")
+    distributed.get_tp_group = lambda: group  # type: ignore[attr-defined]
+    wrapper.CudaRTLibrary = Library  # type: ignore[attr-defined]
+    name = "sglang.srt.distributed"
+    monkeypatch.setitem(sys.modules, name, distributed)
+    monkeypatch.setitem(sys.modules, f"{name}.device_communicators", ModuleType("communicators"))
+    monkeypatch.setitem(sys.modules, f"{name}.device_communicators.cuda_wrapper", wrapper)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    return group
+
+
+@pytest.mark.parametrize(
+    "custom",
+    [
+        None,
+        SimpleNamespace(disabled=True),
+        SimpleNamespace(disabled=True, full_nvlink=True),
+        SimpleNamespace(disabled=False, full_nvlink=False),
+    ],
+)
+def test_gpus_without_nvlink_between_them_are_refused(group: SimpleNamespace, custom: Any) -> None:
+    """PCIe may map the memory and yet not carry atomics: the ranks would wait for ever."""
+    group.ca_comm = custom
+    with pytest.raises(RuntimeError, match="connected by NVLink"):
+        peers.allocated(WIDTH, "cpu")
+
+
+@pytest.mark.parametrize(
+    "custom", [SimpleNamespace(disabled=False, full_nvlink=True), SimpleNamespace(disabled=False)]
+)
+def test_memory_is_opened_in_order_of_rank(group: SimpleNamespace, custom: Any) -> None:
+    group.ca_comm = custom
+    own = peers.allocated(WIDTH, "cpu")
+    assert (own.address, own.handle) == (4096, "handle")
+    view = peers.opened(own, ["other", "handle"], WIDTH, "cpu")
+    assert (view.addresses.tolist(), view.rank, view.width) == ([8192, 4096], 1, WIDTH)
+    assert not view.counts.any()
