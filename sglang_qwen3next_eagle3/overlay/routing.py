@@ -9,14 +9,12 @@ the same experts whatever runs beside it, decoded or verified.
 uniform: each row's is that of a token drawn evenly. Routers of random weights then choose every
 expert equally often and for each row anew: the most experts that a pass can be expected to reach.
 
-text: a model of text, in two parts that were published of text and of other models' routers;
-nobody measured Qwen3-Next's. Tokens are drawn as often as words are: the r-th most frequent with a
-probability in proportion to 1 / (r + 2.7) (S. T. Piantadosi, Zipf's word frequency law in natural
-language, 2014), so that frequent ones and their experts come again. And rows near each other agree:
-each mixes its token's embedding with one that 16 positions of a request share, so that the logits
-of two of them correlate by 0.35; of 8 experts a quarter of the rows then have their predecessor's
-first choice, as tokens of text have in Mixtral's middle layers, where chance would give an eighth
-(A. Q. Jiang et al., Mixtral of Experts, 2024, section 5).
+text: a model of text, whose parameters are chosen: nobody measured Qwen3-Next's routers, and these
+figures were held against no text. Tokens are drawn by the law of Zipf and Mandelbrot: the r-th most
+frequent with a probability in proportion to 1 / (r + 2.7), so that frequent ones and their experts
+come again. And rows near each other agree: each mixes its token's embedding with one that 16
+positions of a request share, so that the logits of two of them correlate by 0.35; of 8 experts a
+quarter of the rows then have their predecessor's first choice, where chance would give an eighth.
 
 It costs a decode or verify pass six small launches more (text: about twelve), stock's as ours.
 """
@@ -63,7 +61,7 @@ def drawn_tokens(vocabulary: int, routing: Routing) -> Any:
     generator = torch.Generator().manual_seed(1)
     if routing == "uniform":
         return first + torch.randint(usable, (_DRAWS,), generator=generator)
-    # The continuous form of the law: its distribution function is a logarithm.
+    # Zipf and Mandelbrot's law in its continuous form: its distribution function is a logarithm.
     start = _FREQUENT + 0.5
     share = torch.rand(_DRAWS, generator=generator, dtype=torch.float64)
     rank = start * torch.exp(share * math.log((usable + start) / start)) - start

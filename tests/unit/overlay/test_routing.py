@@ -109,7 +109,7 @@ def test_text_reaches_fewer(decoder: Decoder, requests: int, rows: int) -> None:
     assert 0.6 * evenly < text < 0.96 * evenly
 
 
-def test_of_eight_experts_neighbours_of_text_share_the_first_choice_as_often_as_mixtral_s(
+def test_of_eight_experts_neighbours_of_text_share_the_first_choice_more_often_than_by_chance(
     decoder: Decoder,
 ) -> None:
     for how, low, high in (("uniform", 0.08, 0.17), ("text", 0.2, 0.32)):
