@@ -37,6 +37,8 @@ Part = Literal[
 Role = Literal["hooked", "relied_on"]
 DEFAULT_RELEASE = "0.5.17"
 """What `[serve]` installs; every part was run with it."""
+SERVED_ON_GPUS = frozenset({"0.5.17"})
+"""The releases with which a GPU has run the fast path and the seams."""
 _MANIFEST_NAME = re.compile(r"sglang-(?P<release>.+)\.toml")
 
 
@@ -96,6 +98,14 @@ class Installed:
 def installed_sglang() -> Installed | None:
     """The SGLang that `import sglang` would find, without importing it; None if there is none."""
     return installed_package("sglang")
+
+
+def not_on_gpus() -> str | None:
+    """A sentence where no GPU has run the fast path and the seams with the installed SGLang."""
+    installed = installed_sglang()
+    if installed is None or installed.release in SERVED_ON_GPUS:
+        return None
+    return f"no GPU has run them with SGLang {installed.release} yet"
 
 
 def installed_package(name: str) -> Installed | None:

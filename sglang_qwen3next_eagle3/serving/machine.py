@@ -60,7 +60,7 @@ def check_installation(cpu_engine: bool, guards: Sequence[str] = ()) -> None:
 
 def not_in_this_release(asked: "Profile") -> list[str]:
     """What is asked for and was not written for the SGLang that is installed, which serves without
-    it; a line each."""
+    it, or was run on no GPU with it; a line each."""
     from sglang_qwen3next_eagle3.overlay import contract
 
     installed = contract.installed_sglang()
@@ -71,12 +71,16 @@ def not_in_this_release(asked: "Profile") -> list[str]:
         "fast": stages.parse(asked.fast) is not None,
         "seams": bool(seams.parse(asked.seams)),
     }
-    return [
-        f"warning: {part}: not for SGLang {installed.release}, which serves without; "
-        f"it is for {contract.DEFAULT_RELEASE}"
-        for part, wanted in parts.items()
-        if wanted and not manifest.of(part)
-    ]
+    doubt, lines = contract.not_on_gpus(), []
+    for part in (part for part, wanted in parts.items() if wanted):
+        if not manifest.of(part):
+            lines.append(
+                f"warning: {part}: not for SGLang {installed.release}, which serves without; "
+                f"it is for {contract.DEFAULT_RELEASE}"
+            )
+        elif doubt is not None:
+            lines.append(f"warning: {part}: {doubt}")
+    return lines
 
 
 def check_address(host: str, port: int) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, preparation
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead
@@ -33,6 +34,7 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
             path = preparation.prepare(runner, wanted)
             if path is not None:
                 install(path, runner)
+                _doubt("its kernels")
         return original(runner, *args, **kwargs)
 
     return (
@@ -50,6 +52,7 @@ def _head_hooks(wanted: Wanted) -> tuple[Hook, ...]:
         head = preparation.prepare_head(worker, wanted)
         if head is not None:
             install_head(head)
+            _doubt("the head's kernels")
         return original(worker)
 
     return (
@@ -57,6 +60,11 @@ def _head_hooks(wanted: Wanted) -> tuple[Hook, ...]:
         Hook(DRAFT, _draft, "drafts a chain by our kernels"),
         Hook(HEAD_FORWARD, _head_forward, "leads the head through our kernels"),
     )
+
+
+def _doubt(what: str) -> None:
+    if doubt := contract.not_on_gpus():
+        logger.warning("%s: %s: %s", preparation.PREFIX, what, doubt)
 
 
 def install_head(head: FastHead) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 from sglang_qwen3next_eagle3.overlay.seams.agreement import Agreement, size
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL, Seam
@@ -94,6 +94,8 @@ def announcing(ours: frozenset[Seam], left: frozenset[Seam] = frozenset()) -> Ho
                 logger.warning("sglang-qwen3next-eagle3: sampled is for one GPU: it is SGLang's")
             if others:
                 logger.info("sglang-qwen3next-eagle3: seams that are SGLang's own: %s", others)
+            if ours and (doubt := contract.not_on_gpus()):
+                logger.warning("sglang-qwen3next-eagle3: seams: %s", doubt)
         original(scheduler)
 
     return Hook(LOOP, run_event_loop, "Says which seams are on.")

@@ -436,6 +436,28 @@ def test_what_a_release_serves_without_is_told(
     assert [note.split(": ")[1] for note in told] == noted
 
 
+@pytest.mark.parametrize(
+    ("release", "asked", "noted"),
+    [
+        ("0.5.23", ("--fast", "--seams"), ["fast", "seams"]),
+        ("0.5.23", ("--seams", "chain"), ["seams"]),
+        ("0.5.23", (), []),
+        ("0.5.17", ("--fast", "--seams"), []),
+    ],
+)
+def test_what_no_gpu_has_run_with_a_release_is_told(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    release: str,
+    asked: tuple[str, ...],
+    noted: list[str],
+) -> None:
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed(release, Path()))
+    found = dry_run(capsys, "--profile", "b1", *asked)["notes"]
+    told = [note for note in found if "no GPU has run them with SGLang" in note]
+    assert [note.split(": ")[1] for note in told] == noted
+
+
 def test_caches_that_are_no_folder_are_refused_by_a_dry_run_too(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """Which batches the seams take, and what they leave to SGLang."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.seams import hooks, seams
 
 ORIGINAL = "SGLang's"
@@ -137,7 +139,14 @@ def test_a_seam_is_served_where_all_of_its_symbols_are_listed() -> None:
     assert hooks.served(frozenset({"cycle", "sampled"}), frozenset()) == frozenset()
 
 
-def test_the_first_rank_says_which_are_on(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("release", ["0.5.17", "0.5.23"])
+def test_the_first_rank_says_which_are_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, release: str
+) -> None:
+    installed = contract.Installed(release, Path())
+    monkeypatch.setattr(contract, "installed_sglang", lambda: installed)
+    monkeypatch.setattr(variants, "place", lambda scheduler: scheduler.ps)
+    doubts = ["sglang-qwen3next-eagle3: seams: no GPU has run them with SGLang 0.5.23 yet"]
     hook = hooks.announcing(frozenset({"chain", "metadata"}), frozenset({"commit"}))
     begun: list[Any] = []
     with caplog.at_level("INFO"):
@@ -148,6 +157,7 @@ def test_the_first_rank_says_which_are_on(caplog: pytest.LogCaptureFixture) -> N
     assert [record.message for record in caplog.records] == [
         "sglang-qwen3next-eagle3: seams on: metadata, chain",
         "sglang-qwen3next-eagle3: seams that are SGLang's own: commit",
+        *(doubts if release == "0.5.23" else []),
     ]
 
 

@@ -1,0 +1,31 @@
+"""What stands around a capture says what it has put in place, and what is not known of it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay.fast import hooks, preparation
+from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted
+
+
+@pytest.mark.parametrize("had", [True, False])
+@pytest.mark.parametrize("release", ["0.5.17", "0.5.23"])
+def test_what_no_gpu_has_run_with_a_release_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, release: str, had: bool
+) -> None:
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed(release, Path()))
+    had_of: Any = SimpleNamespace(lm_head=None, model=SimpleNamespace()) if had else None
+    monkeypatch.setattr(preparation, "prepare", lambda runner, wanted: had_of)
+    monkeypatch.setattr(preparation, "prepare_head", lambda worker, wanted: had_of)
+    model = SimpleNamespace(model=SimpleNamespace(layers=[]))
+    runner = SimpleNamespace(is_draft_worker=False, model=model, attn_backend=SimpleNamespace())
+    table = {hook.target: hook for hook in hooks.hooks(Wanted(frozenset(STAGES)))}
+    for target in (hooks.CAPTURE_GRAPHS, hooks.CAPTURE_DRAFTS):
+        table[target].replacement(lambda captured: None, runner)
+    told = [record.message for record in caplog.records]
+    of = ["its kernels", "the head's kernels"] if had and release == "0.5.23" else []
+    said = "sglang-qwen3next-eagle3: fast path: {}: no GPU has run them with SGLang 0.5.23 yet"
+    assert told == [said.format(what) for what in of]
