@@ -7,8 +7,10 @@ questions one at a time: there every answer must be the same. Then each gets 200
 at once: greedy, sampled, with a grammar, logprobs or penalties, hung up on in the stream or before
 an answer, aborted, and every 13th step takes one request its place (as SGLang does where its
 memory is full). In bf16 the size of the batch, which depends on the time, moves greedy answers; so
-under load the shares of equal answers of the two servers stand beside each other. At the end all
-is asked one at a time again. A table is printed last, and soak.json has the same.
+under load the shares of equal answers of the two servers stand beside each other, and it has failed
+where that with seams is below the other by more than chance makes it. Of sampled answers some are
+drawn among one token: these are greedy ones, and count as such. At the end all is asked one at a
+time again. A table is printed last, and soak.json has the same.
 
 It ends by itself at --seconds. `--profile demo` is for a CPU, where seams are left to SGLang
 (answers do not depend on the batch there, so all of them must be equal under load, too).
@@ -47,9 +49,9 @@ GPU_FLAGS: Final = (
 RETRACTING: Final = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "13"}
 KINDS: Final = (
     "greedy", "sampled", "greedy", "grammar", "greedy", "hung up", "logprobs", "greedy",
-    "penalties", "aborted", "sampled", "left",
+    "penalties", "aborted", "one of one", "sampled", "left",
 )  # fmt: skip
-SAME: Final = ("greedy", "grammar", "logprobs", "penalties")
+SAME: Final = ("greedy", "grammar", "logprobs", "penalties", "one of one")
 """Kinds whose answer is known beforehand."""
 GRAMMAR: Final = "(yes|no), because [a-z ]{1,40}"
 PATIENCE: Final = 120.0
@@ -83,7 +85,9 @@ def body(number: int, longest: int) -> dict[str, Any]:
         "text": f"<|im_start|>user\n{task} Case {number}.<|im_end|>\n<|im_start|>assistant\n",
         "sampling_params": sampling,
     }
-    if kind == "sampled":
+    if kind == "one of one":
+        sampling |= {"temperature": 0.8, "top_k": 1}
+    elif kind == "sampled":
         # Half of them with all three; the other half is what most clients send.
         sampling |= {"temperature": 0.8, "top_p": 0.9} | ({"top_k": 20} if number % 3 else {})
     elif kind == "grammar":
@@ -157,7 +161,7 @@ class Asking:
         except ValueError as error:
             return f"wrong: {kind}: {error}"
         if kind == "sampled":
-            return "sampled"
+            return "sampled" if said else "wrong: sampled: nothing"
         return "equal" if said == self.known[number] else "another text"
 
     def _broken_off(self, number: int, name: str, *, abort: bool) -> str:
@@ -244,6 +248,22 @@ def read(log: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def fewer(found: dict[str, Any]) -> str | None:
+    """Whether with seams fewer of the answers under load are those that came alone than without, by
+    more than three standard deviations of the difference of two shares of one chance."""
+    told = [found[name].get("load", {}) for name in ("off", "on") if name in found]
+    same = [load.get("equal", 0) for load in told]
+    of = [load.get("equal", 0) + load.get("another text", 0) for load in told]
+    if len(told) < 2 or not all(of):
+        return None
+    off, on = (each / whole for each, whole in zip(same, of, strict=True))
+    chance = sum(same) / sum(of)
+    allowed = 3 * math.sqrt(chance * (1 - chance) * sum(1 / whole for whole in of))
+    if off - on <= allowed:
+        return None
+    return f"on: {on:.0%} equal under load, without seams {off:.0%}: {allowed:.0%} would be chance"
+
+
 def wrong(found: dict[str, Any], requests: int, exact: bool) -> list[str]:
     """Why the soak has failed; empty where it has not. exact: also under load all must be equal."""
     reasons = []
@@ -263,7 +283,7 @@ def wrong(found: dict[str, Any], requests: int, exact: bool) -> list[str]:
             reasons += [] if figures["retracted"] else [f"{name}: nothing was retracted"]
         if figures["tracebacks"]:
             reasons.append(f"{name}: {figures['tracebacks']} tracebacks in its log")
-    return reasons
+    return [*reasons, *filter(None, [fewer(found)])]
 
 
 def table(found: dict[str, Any]) -> str:

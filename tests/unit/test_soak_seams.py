@@ -1,0 +1,60 @@
+"""What the soak of the seams asks, and how it judges two servers."""
+
+from typing import Any
+
+import pytest
+
+from tests.gpu import soak_seams
+from tests.gpu.soak_seams import KINDS, Asking, Limit, body, fewer, kind_of, wrong
+
+
+def server(equal: int, other: int = 0, **load: int) -> dict[str, Any]:
+    never = {"sampled": 9, "hung up": 9, "aborted": 9, "left": 9}
+    alone = {f"alone, {turn}": 21 for turn in ("first", "again", "afterwards")}
+    told = {"equal": equal, "another text": other, **never, **load}
+    return {"of": 21, **alone, "load": told, "retracted": 3, "tracebacks": 0}
+
+
+def test_both_servers_alike_pass() -> None:
+    assert wrong({"off": server(90, 30), "on": server(85, 35)}, 200, exact=False) == []
+    assert wrong({"off": server(120), "on": server(120)}, 200, exact=True) == []
+
+
+@pytest.mark.parametrize(("equal", "other"), [(60, 60), (1, 119), (66, 54)])
+def test_fewer_equal_answers_with_seams_than_chance_explains(equal: int, other: int) -> None:
+    found = {"off": server(90, 30), "on": server(equal, other)}
+    (said,) = wrong(found, 200, exact=False)
+    assert said.startswith("on: ")
+    assert "equal under load, without seams 75%" in said
+    assert fewer({"off": found["on"], "on": found["off"]}) is None, "more are no fault"
+
+
+def test_where_all_or_none_were_answered_there_is_no_doubt() -> None:
+    assert fewer({"off": server(120), "on": server(120)}) is None
+    assert fewer({"off": server(120), "on": server(119, 1)}) is None
+    assert fewer({"off": server(120), "on": server(90, 30)}) is not None
+    assert fewer({"off": server(120)}) is None
+    assert fewer({}) is None
+
+
+def test_an_empty_sampled_answer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = Asking("http://nobody", Limit(60), 96)
+    number = KINDS.index("sampled")
+    monkeypatch.setattr(asking, "ask", lambda number: "")
+    told = asking.under_load(number, 0)
+    assert told == "wrong: sampled: nothing"
+    found = {"off": server(120), "on": server(120, **{told: 1})}
+    assert wrong(found, 200, exact=True) == ["on: wrong: sampled: nothing (1)"]
+
+
+def test_of_what_is_sampled_some_is_known_beforehand() -> None:
+    number = KINDS.index("one of one")
+    sampling = body(number, 96)["sampling_params"]
+    assert sampling["top_k"] == 1
+    assert sampling["temperature"] > 0
+    assert kind_of(number) in soak_seams.SAME
+    asking = Asking("http://nobody", Limit(60), 96)
+    asking.known[number] = "as it was"
+    for said, told in (("as it was", "equal"), ("another", "another text")):
+        asking.ask = lambda number, said=said: said  # type: ignore[method-assign,misc]
+        assert asking.under_load(number, 0) == told
