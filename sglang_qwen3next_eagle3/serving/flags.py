@@ -20,6 +20,7 @@ from typing import Any
 from sglang_qwen3next_eagle3.base import schema
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir, expanded, parse_json
+from sglang_qwen3next_eagle3.base.redact import masked
 from sglang_qwen3next_eagle3.model import rope
 
 CONFIG = "--config"
@@ -220,6 +221,30 @@ def _meant(word: str) -> str:
 def last_value(argv: Sequence[str], name: str) -> str | None:
     """What SGLang will take for one flag of a command line: see `Parsed.value`."""
     return parse(argv).value(name)
+
+
+def overruled(words: Sequence[str], extra: Sequence[str]) -> list[str]:
+    """What a `--config` file among the user's flags asks for in vain: SGLang reads it before all
+    flags, so those of the profile count. A line each, for people.
+
+    words: of the profile; extra: the user's.
+    """
+    if CONFIG not in extra:
+        return []
+    at = list(extra).index(CONFIG)
+    file, own = parse(extra[at : at + 2]), parse(words)
+    named = parse([*extra[:at], *extra[at + 2 :]])
+    told = {}
+    for entry in file.given:
+        name = entry.word if entry.flag is None else entry.flag.longest
+        ours, theirs = own.of(name), file.of(name)
+        if ours and not named.of(name) and ours[-1].values != theirs[-1].values:
+            counts, read = (" ".join(masked([name, *one[-1].values])) for one in (ours, theirs))
+            told[name] = (
+                f"warning: {CONFIG}: the profile's {counts} counts and not the file's {read}, "
+                "which SGLang reads first: give it as a flag"
+            )
+    return list(told.values())
 
 
 def _with_config(words: Sequence[str]) -> list[str]:

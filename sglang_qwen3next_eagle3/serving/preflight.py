@@ -186,6 +186,7 @@ def _decide(
         guards=prefix_cache.guards(given, asked),
         environment=environment,
     )
+    launch = launch.adding({}, *flags.overruled(words, options.extra))
     if asked.adaptive is not None:
         launch = launch.adding({}, states_of(served, options.extra).note)
     launch = launch.adding({}, *machine.not_in_this_release(asked))

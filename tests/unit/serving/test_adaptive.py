@@ -301,6 +301,25 @@ def test_costs_of_what_is_on_trial_are_of_nothing_else(
             assert f"are of {other}: " in error_of(capsys, *argv, "--dry-run")
 
 
+def test_ranks_of_a_file_of_flags_count_where_the_profile_names_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """SGLang reads the file before all flags: what a profile names counts, and that is told."""
+    file, bare = tmp_path / "flags.yaml", tmp_path / "bare.yaml"
+    file.write_text("tp: 2\nport: 30000\n", encoding="utf-8")
+    text = (data_dir("launch") / "h200-fp8.yaml").read_text(encoding="utf-8")
+    bare.write_text(text.replace("  tp: 1\n", ""), encoding="utf-8")
+    asked = ("--adaptive", "h200-fp8", "--", "--config", str(file))
+    error = error_of(capsys, "--profile", str(bare), "--dry-run", *asked)
+    assert "are of tp 1 and not 2" in error
+    notes = dry_run(capsys, "--profile", "h200-fp8", *asked)["notes"]
+    told = "--config: the profile's --tp-size 1 counts and not the file's --tp-size 2"
+    assert [note for note in notes if "--config" in note and told not in note] == []
+    assert sum(told in note for note in notes) == 1
+    named = dry_run(capsys, "--profile", "h200-fp8", *asked[2:], "--tp", "4")["notes"]
+    assert not any("--config" in note for note in named)
+
+
 def test_costs_of_a_gpu_are_told_of_on_a_cpu(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
