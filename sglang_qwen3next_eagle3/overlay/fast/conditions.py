@@ -103,11 +103,6 @@ def of_runner(runner: Any) -> str | None:
 def of_drafts(worker: Any) -> str | None:
     """Why this `EagleDraftWorker`'s head cannot have it, or None: backends, caches and choices."""
     from sglang.srt.environ import envs
-    from sglang.srt.layers.attention.triton_backend import (
-        TritonAttnBackend,
-        TritonMultiStepDraftBackend,
-    )
-    from sglang.srt.model_executor.cuda_graph_config import Backend, Phase, check_cuda_graph_backend
 
     arguments, runner = variants.arguments_of(worker), worker.draft_runner
     for name in ("speculative_adaptive", "speculative_use_rejection_sampling"):
@@ -115,8 +110,22 @@ def of_drafts(worker: Any) -> str | None:
             return f"it does not go with {_flag(name)}"
     if envs.SGLANG_ENABLE_ASYNC_ASSERT.get():
         return "SGLANG_ENABLE_ASYNC_ASSERT looks at rows that it leaves out"
+    # What takes its place by and by, a level: 0 is off.
+    if envs.SGLANG_INVARIANT_CHECK.get() > 0:
+        return "SGLANG_INVARIANT_CHECK looks at rows that it leaves out"
     if runner.canary_manager is not None:
         return "it does not go with a canary of the KV cache"
+    return _of_draft_backends(worker)
+
+
+def _of_draft_backends(worker: Any) -> str | None:
+    from sglang.srt.layers.attention.triton_backend import (
+        TritonAttnBackend,
+        TritonMultiStepDraftBackend,
+    )
+    from sglang.srt.model_executor.cuda_graph_config import Backend, Phase, check_cuda_graph_backend
+
+    runner = worker.draft_runner
     if not check_cuda_graph_backend(Phase.DECODE, Backend.FULL):
         return "it lives in CUDA graphs of decoding, which are off"
     extend, steps = worker.draft_extend_attn_backend, worker.draft_attn_backend

@@ -1,9 +1,11 @@
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast import conditions
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, block_scaled, weight_of
 
@@ -68,6 +70,33 @@ def test_experts_elsewhere() -> None:
 
 def test_a_machine_without_a_gpu() -> None:
     assert conditions.of_device("cpu") == "it runs on NVIDIA GPUs only, this server runs on cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [
+        ("SGLANG_ENABLE_ASYNC_ASSERT", True, True),
+        ("SGLANG_INVARIANT_CHECK", 0, False),
+        ("SGLANG_INVARIANT_CHECK", 1, True),
+        ("SGLANG_INVARIANT_CHECK", 2, True),
+    ],
+)
+def test_checks_of_rows_that_the_head_leaves_out(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: int, refused: bool
+) -> None:
+    arguments = SimpleNamespace(
+        speculative_adaptive=False, speculative_use_rejection_sampling=False
+    )
+    monkeypatch.setattr(variants, "arguments_of", lambda _: arguments)
+    worker = SimpleNamespace(draft_runner=SimpleNamespace(canary_manager=object()))
+    usual = {"SGLANG_ENABLE_ASYNC_ASSERT": False, "SGLANG_INVARIANT_CHECK": 0} | {name: value}
+    environment = ModuleType("sglang.srt.environ")
+    environment.envs = SimpleNamespace(  # type: ignore[attr-defined]
+        **{one: SimpleNamespace(get=lambda set_to=set_to: set_to) for one, set_to in usual.items()}
+    )
+    monkeypatch.setitem(sys.modules, "sglang.srt.environ", environment)
+    wanted = f"{name} looks at rows that it leaves out"
+    assert (conditions.of_drafts(worker) == wanted) == refused
 
 
 def test_weights_in_bfloat16_have_no_scale() -> None:

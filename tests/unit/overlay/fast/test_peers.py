@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.overlay.fast import peers, preparation, ranks
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import reference_add_norm_quantize
 from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers, space
+from tests.gpu import measure_sums
 
 WIDTH = 256
 RUNNER = SimpleNamespace(
@@ -207,3 +208,30 @@ def test_memory_is_opened_in_order_of_rank(group: SimpleNamespace, custom: Any) 
     view = peers.opened(own, ["other", "handle"], WIDTH, "cpu")
     assert (view.addresses.tolist(), view.rank, view.width) == ([8192, 4096], 1, WIDTH)
     assert not view.counts.any()
+
+
+@pytest.mark.parametrize("ranks_of", [2, 4])
+@pytest.mark.parametrize(
+    ("found", "fails"),
+    [
+        ({}, (False, False)),
+        ({"ranks agree": False}, (True, True)),
+        ({"replays that differ": 1}, (True, True)),
+        ({measure_sums.WRONG: 1}, (True, True)),
+        # Of four parts there is more than one sum in fp32, of two there is not.
+        ({measure_sums.DIFFERENT: 1}, (True, False)),
+    ],
+)
+def test_what_a_measurement_of_sums_fails_for(
+    ranks_of: int, found: dict[str, Any], fails: tuple[bool, bool]
+) -> None:
+    right = {"ranks agree": True, "replays that differ": 0}
+    row = right | {measure_sums.WRONG: 0, measure_sums.DIFFERENT: 0} | found
+    assert measure_sums.failed(row, ranks_of) == fails[ranks_of == 4]
+
+
+def test_a_measurement_knows_the_sum_of_all_parts() -> None:
+    drawn = [measure_sums.Rows(3, 7, rank, 4, "cpu") for rank in range(4)]
+    total = sum((one.part.float() for one in drawn), torch.zeros(3, measure_sums.WIDTH))
+    assert all(torch.equal(one.total, total.bfloat16()) for one in drawn)
+    assert not torch.equal(drawn[0].part, drawn[1].part)
