@@ -19,7 +19,7 @@ STEPS = 9 if NEWER else 10
 @needs("seams")
 @pytest.mark.parametrize("arguments", ["1 4 3 relayed sampled", "4 8 3"])
 def test_a_cycle_needs_nothing_of_the_host(arguments: str) -> None:
-    """A chain in a padded batch, greedy and sampled, and a tree."""
+    """A chain in a padded batch and a tree, greedy and sampled."""
     command = [sys.executable, "-m", "tests.support.check_cycles", *arguments.split()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
