@@ -10,7 +10,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers, space
 
 
-class Space(NamedTuple):
+class SharedSpace(NamedTuple):
     """This rank's memory. address: as this process sees it. handle: how others open it."""
 
     address: int
@@ -31,7 +31,7 @@ def agreed(width: int, device: torch.device | str) -> tuple[Peers | None, str | 
     return ranks.first_failure(lambda: opened(own, handles, width, device))
 
 
-def allocated(width: int, device: torch.device | str) -> Space:
+def allocated(width: int, device: torch.device | str) -> SharedSpace:
     """This rank's own memory, cleared.
 
     Raises:
@@ -50,7 +50,7 @@ def allocated(width: int, device: torch.device | str) -> Space:
     library.cudaMemset(pointer, 0, size)
     torch.cuda.synchronize(device)
     assert pointer.value is not None
-    return Space(pointer.value, library.cudaIpcGetMemHandle(pointer))
+    return SharedSpace(pointer.value, library.cudaIpcGetMemHandle(pointer))
 
 
 def _by_nvlink(custom: Any) -> bool:
@@ -65,7 +65,7 @@ def _by_nvlink(custom: Any) -> bool:
     return bool(getattr(custom, "full_nvlink", True))
 
 
-def opened(own: Space, handles: list[Any], width: int, device: torch.device | str) -> Peers:
+def opened(own: SharedSpace, handles: list[Any], width: int, device: torch.device | str) -> Peers:
     """The view of all ranks' memory. handles: in order of rank.
 
     Raises:

@@ -54,7 +54,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, kernels: Kernels, fails: bool = Fals
         addresses, counts = torch.zeros(2, dtype=torch.int64), torch.zeros(32, dtype=torch.int32)
         return Peers(addresses, counts, 1, width)
 
-    monkeypatch.setattr(peers, "allocated", lambda *_: peers.Space(1, "handle"))
+    monkeypatch.setattr(peers, "allocated", lambda *_: peers.SharedSpace(1, "handle"))
     monkeypatch.setattr(peers, "opened", answer)
     path: Any = SimpleNamespace(kernels=kernels)
     preparation._open_peers(path, RUNNER)
@@ -130,10 +130,10 @@ def test_ranks_ask_the_same_where_one_has_no_memory(
 ) -> None:
     """One question, whether all have it: handles of memory that there is not are not gathered."""
 
-    def allocated(*_: Any) -> peers.Space:
+    def allocated(*_: Any) -> peers.SharedSpace:
         if here:
             raise RuntimeError("out of memory")
-        return peers.Space(1, "handle")
+        return peers.SharedSpace(1, "handle")
 
     asked = OneRank([None if here else "RuntimeError: out of memory"])
     monkeypatch.setattr(ranks, "of_all", asked)
@@ -144,7 +144,7 @@ def test_ranks_ask_the_same_where_one_has_no_memory(
 
 def test_what_is_opened_are_the_others_handles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "of_all", OneRank([None, "theirs", None]))
-    monkeypatch.setattr(peers, "allocated", lambda *_: peers.Space(1, "ours"))
+    monkeypatch.setattr(peers, "allocated", lambda *_: peers.SharedSpace(1, "ours"))
     monkeypatch.setattr(peers, "opened", lambda own, handles, *_: (own.address, handles))
     answer: Any = peers.agreed(WIDTH, "cpu")
     assert answer == ((1, ["ours", "theirs"]), None)
