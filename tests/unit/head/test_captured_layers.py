@@ -131,7 +131,7 @@ def test_a_calibration_is_picked_up_and_said(serve: Any, tmp_path: Path) -> None
     assert served.selection == "output:3,26,47 allow-gdn"
     assert served.warnings == []
     said = "auxiliary hidden states: output:3,26,47, source: calibration of 2026-01-31"
-    assert served.lines[0].startswith(said)
+    assert any(line.startswith(said) for line in served.lines)
 
 
 def test_a_dry_run_shows_the_calibrated_layers(
