@@ -7,11 +7,26 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, SmallPass
 
 LENGTHS = (133, 64)
 """Tokens in the cache of the requests that are made up: odd, and a boundary of blocks."""
+
+
+def fitting(room: int, nodes: int | None) -> list[int]:
+    """The lengths of the requests that are made up: as many as there is room for in the pool and,
+    each of `nodes` draft tokens, in the kernels of few rows; one at least."""
+    return list(LENGTHS[: max(1, min(room, len(LENGTHS), MAX_ROWS // (nodes or 1)))])
+
+
+def draft_tokens(runner: Any) -> int | None:
+    """Tokens of a request that a target's `ModelRunner` verifies; None: it decodes."""
+    if not runner.spec_algorithm.is_eagle():
+        return None
+    tokens: int = variants.arguments_of(runner).speculative_num_draft_tokens
+    return tokens
 
 
 class States:
@@ -68,9 +83,9 @@ def made_up(path: FastPath, runner: Any) -> Iterator[tuple[SmallPass, States]]:
 
     backend = runner.attn_backend
     arguments = variants.arguments_of(runner)
-    nodes = arguments.speculative_num_draft_tokens if _speculates(runner) else None
+    nodes = draft_tokens(runner)
     tree = bool(nodes) and (arguments.speculative_eagle_topk or 1) > 1
-    lengths = list(LENGTHS[: min(len(LENGTHS), runner.req_to_token_pool.size)])
+    lengths = fitting(runner.req_to_token_pool.size, nodes)
     pool = backend.linear_attn_backend.req_to_token_pool
     kv = [
         cache
@@ -108,10 +123,6 @@ def made_up(path: FastPath, runner: Any) -> Iterator[tuple[SmallPass, States]]:
         mapping[: len(lengths)], table[: len(lengths), : used.shape[1]] = kept
         for cache, old in zip(kv, before, strict=True):
             cache[locations] = old
-
-
-def _speculates(runner: Any) -> bool:
-    return bool(runner.spec_algorithm.is_eagle())
 
 
 def _batch(

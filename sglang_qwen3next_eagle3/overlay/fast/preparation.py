@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.overlay.fast import (
     selfcheck,
 )
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, full_precision
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import LIMITS, ROWS, FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadKernels
 from sglang_qwen3next_eagle3.overlay.fast.head import check as check_head
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
@@ -25,6 +25,7 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastGdnLayer,
     FastLayer,
 )
+from sglang_qwen3next_eagle3.overlay.fast.made_up import draft_tokens
 from sglang_qwen3next_eagle3.overlay.fast.stages import NAMED, PATH, Stage, Wanted
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
@@ -46,6 +47,7 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         conditions.of_device(str(runner.device))
         or conditions.of_server(variants.arguments_of(runner))
         or conditions.of_runner(runner)
+        or _too_many((draft_tokens(runner) or 1), most_rows())
     )
     path: FastPath
     off: list[selfcheck.Deviation]
@@ -97,11 +99,27 @@ def _open_peers(path: FastPath, runner: Any) -> None:
         logger.warning("%s: allreduce stays with stock: %s", PREFIX, reason)
 
 
+def _too_many(tokens: int, rows: int) -> str | None:
+    return f"it has room for {rows} rows, a draft has {tokens} tokens" if tokens > rows else None
+
+
 def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
     if variants.arguments_of(runner).load_format == "dummy":
         without_invented_scales(runner.model)
     kernels = Kernels(runner.model.model, runner.attn_backend, most_rows(), runner.device)
-    return build(runner, kernels, wanted.stages - NAMED)
+    return build(runner, kernels, _roomy(wanted.stages - NAMED, draft_tokens(runner) or 1))
+
+
+def _roomy(stages: frozenset[Stage], tokens: int) -> frozenset[Stage]:
+    """The stages with room for the rows of one request; the others would never serve a pass, and
+    cannot run in the check."""
+    for stage in sorted(stages):
+        if LIMITS[stage] < tokens:
+            logger.warning(
+                "%s: %s stays with stock: it has room for %d rows, a draft has %d tokens",
+                PREFIX, stage, LIMITS[stage], tokens,
+            )  # fmt: skip
+    return frozenset(stage for stage in stages if tokens <= LIMITS[stage])
 
 
 def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
@@ -120,6 +138,7 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
         conditions.of_device(str(worker.device))
         or conditions.of_server(variants.arguments_of(worker))
         or conditions.of_drafts(worker)
+        or _too_many(worker.speculative_num_draft_tokens, LIMITS["head"])
     )
     head: FastHead
     found: list[selfcheck.Deviation]

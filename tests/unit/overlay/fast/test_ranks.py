@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast import preparation, ranks, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
@@ -44,9 +45,10 @@ def test_a_head_that_another_rank_cannot_have_is_stocks_here(
     """And it is not compared here: the other rank would not be in its sums."""
     for name in ("of_device", "of_server", "of_drafts"):
         monkeypatch.setattr(preparation.conditions, name, lambda *_: None)
+    monkeypatch.setattr(variants, "arguments_of", lambda _: None)
     monkeypatch.setattr(preparation, "build_head", lambda worker: object())
     others += [None, "its q has a bias"]
-    worker = SimpleNamespace(device="cuda", server_args=None)
+    worker = SimpleNamespace(device="cuda", server_args=None, speculative_num_draft_tokens=4)
     wanted = preparation.Wanted(frozenset({"head"}), required=False)
     assert preparation.prepare_head(worker, wanted) is None
     assert others == []
