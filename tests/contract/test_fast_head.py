@@ -140,7 +140,7 @@ def test_drafts_are_those_of_stock(report: Any) -> None:
     same_drafts(report)
 
 
-@pytest.mark.skipif(elsewhere(), reason="run by hand")
+@pytest.mark.skipif(elsewhere(), reason="CI runs it with the default release; here by hand")
 def test_ranks_of_tensor_parallelism_draft_as_stock_does(tmp_path: Path) -> None:
     flags = command(tmp_path, {}, (3, 1, 4))
     target = write_target(tmp_path / "target", LAYERS)

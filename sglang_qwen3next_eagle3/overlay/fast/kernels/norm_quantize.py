@@ -117,6 +117,20 @@ def _add_norm_quantize(
     )  # fmt: skip
 
 
+def room_for(hidden: torch.Tensor, quantize: bool) -> tuple[Normed, int]:
+    """What a launch over `hidden` [T, D] writes, not yet written, and the groups of 128 in a row
+    (a power of two, which Triton asks for). ValueError: D cannot be quantized."""
+    rows, width = hidden.shape
+    groups = triton.next_power_of_2(triton.cdiv(width, GROUP))
+    if quantize and groups * GROUP != width:
+        raise ValueError(f"a row of {width} values is not 128 times a power of two")
+    codes = scales = None
+    if quantize:
+        codes = torch.empty_like(hidden, dtype=torch.float8_e4m3fn)
+        scales = torch.empty(rows, groups, dtype=torch.float32, device=hidden.device)
+    return Normed(torch.empty_like(hidden), torch.empty_like(hidden), codes, scales), groups
+
+
 def add_norm_quantize(
     hidden: torch.Tensor,
     residual: torch.Tensor | None,
@@ -133,14 +147,7 @@ def add_norm_quantize(
     gate: [1, D] bf16, a weight of one row: its product with every normed row goes to gated [T].
     """
     rows, width = hidden.shape
-    groups = triton.next_power_of_2(triton.cdiv(width, GROUP))
-    if quantize and groups * GROUP != width:
-        raise ValueError(f"a row of {width} values is not 128 times a power of two")
-    residual_out, normed = torch.empty_like(hidden), torch.empty_like(hidden)
-    codes = scales = None
-    if quantize:
-        codes = torch.empty_like(hidden, dtype=torch.float8_e4m3fn)
-        scales = torch.empty(rows, groups, dtype=torch.float32, device=hidden.device)
+    (residual_out, normed, codes, scales), groups = room_for(hidden, quantize)
     _add_norm_quantize[(rows,)](
         hidden,
         hidden if residual is None else residual,

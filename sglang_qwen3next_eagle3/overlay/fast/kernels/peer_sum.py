@@ -37,8 +37,8 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import (
     Normed,
     norm_and_store,
     reference_add_norm_quantize,
+    room_for,
 )
-from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import GROUP
 
 
 class Peers(NamedTuple):
@@ -169,16 +169,9 @@ def sum_norm_quantize(
     the other lets all send before the first receives.
     """
     rows, width = hidden.shape
-    groups = triton.next_power_of_2(triton.cdiv(width, GROUP))
-    if quantize and groups * GROUP != width:
-        raise ValueError(f"a row of {width} values is not 128 times a power of two")
+    (residual_out, normed, codes, scales), groups = room_for(hidden, quantize)
     if rows > MAX_ROWS or width != peers.width:
         raise ValueError(f"{rows} rows of {width}, there is room for {MAX_ROWS} of {peers.width}")
-    residual_out, normed = torch.empty_like(hidden), torch.empty_like(hidden)
-    codes = scales = None
-    if quantize:
-        codes = torch.empty_like(hidden, dtype=torch.float8_e4m3fn)
-        scales = torch.empty(rows, groups, dtype=torch.float32, device=hidden.device)
     _sum_norm[(rows,)](
         hidden,
         residual,
