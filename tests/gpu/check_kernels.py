@@ -221,8 +221,9 @@ def bits(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensor.contiguous().view(torch.uint8).flatten() for tensor in tensors])
 
 
-def replays(model: Model, requests: int, nodes: int, count: int, until: float) -> dict[str, Any]:
-    """Replays over poisoned memory, each compared with the first."""
+def replays(model: Model, requests: int, nodes: int, count: int, seconds: float) -> dict[str, Any]:
+    """Replays over poisoned memory, each compared with the first; at least a hundred."""
+    until = time.monotonic() + seconds
     given = model.inputs(requests, nodes)
     before = model.conv.clone(), model.states.clone()
 
@@ -263,7 +264,7 @@ def replays(model: Model, requests: int, nodes: int, count: int, until: float) -
         first = bits(left).clone()
         comparing, _ = graph_of(lambda: wrong.add_((bits(left) != first).any()))
         done = 0
-        while done < times and time.monotonic() < until:
+        while done < times and (done == 0 or time.monotonic() < until):
             for _ in range(100):
                 poisoning.replay()
                 graph.replay()
@@ -467,9 +468,11 @@ def main() -> None:
         if "replays" in what:
             awaited(started, began + 0.6 * arguments.seconds)
             print(f"{time.monotonic() - began:5.0f} s  compiled", flush=True)
-            for requests, nodes in SHAPES:
+            all_shapes = began + arguments.seconds * (0.75 if len(what) > 1 else 1)
+            for number, (requests, nodes) in enumerate(SHAPES):
                 if time.monotonic() < end - 4:
-                    share = began + arguments.seconds * (0.75 if len(what) > 1 else 1)
+                    # An equal share of what is left for each: the first would take all of it.
+                    share = (all_shapes - time.monotonic()) / (len(SHAPES) - number)
                     found = replays(model, requests, nodes, arguments.replays, share)
                     result.setdefault("replays", []).append(found)
                     say("replays", found)
