@@ -3,19 +3,26 @@
     python -m tests.gpu.check_recorded_cycles
 
 Needs neither SGLang nor a model; takes seconds. The streams are those of SGLang's scheduler: cycles
-on one, copies to the host on another. Prints what was compared, and what a cycle takes the host
-with and without a recording.
+on one, copies to the host on another. Prints what was compared, what a cycle takes the host with
+and without a recording, and what it takes the GPU where its graphs are parts of one and where they
+are not: their kernels, some of which begin before the one before them ends, are of known length.
 """
 
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.seams import cycles as recorded
 from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, copy_to_cpu
+from sglang_qwen3next_eagle3.overlay.seams.joining import Joins, keep
 from tests.support.made_up_cycles import POOL, Relay, Worker, turn_of
 
 TURNS = 400
@@ -36,13 +43,24 @@ def stand_in() -> None:
     recorded._published = lambda relay: None
 
 
-def graphed(worker: Worker) -> None:
-    """The worker's graph is one of CUDA's."""
+def graphed(worker: Worker, kept: bool = False, more: Callable[[], None] | None = None) -> None:
+    """The worker's graph is one of CUDA's, kept or not, with something more in it."""
     worker.verify()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        worker.verify()
-    worker.backend._graphs["all"] = graph
+    if more is not None:
+        more()
+
+    def capture(backend: Any, key: str) -> None:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            worker.verify()
+            if more is not None:
+                more()
+        backend._graphs[key] = graph
+
+    if kept:
+        keep(capture, worker.backend, "all")
+    else:
+        capture(worker.backend, "all")
 
 
 def stock_to_host(result: Any, **_: Any) -> None:
@@ -55,16 +73,18 @@ def stock_to_host(result: Any, **_: Any) -> None:
     result.copy_done.record()
 
 
-def run(relayed: bool, sampled: bool) -> None:
+def run(relayed: bool, sampled: bool, joined: bool, kept: bool) -> None:
     """sampled: two of three batches are, in three ways; both draw from a generator that is where
-    the other's was."""
-    cycles = Cycles(relayed=relayed, sampled=sampled)
+    the other's was. joined: in one graph, if the worker's was kept."""
+    joins = Joins() if joined else None
+    cycles = Cycles(relayed=relayed, sampled=sampled, joins=joins)
     chances = {False: torch.cuda.get_rng_state(), True: torch.cuda.get_rng_state()}
     ours, theirs = Worker(cycles, "cuda"), Worker(Cycles(), "cuda")
     own, stock = Relay(cycles, "cuda"), Relay(cycles, "cuda")
-    graphed(ours)
+    graphed(ours, kept)
     graphed(theirs)
-    forward, copying = torch.cuda.Stream(), torch.cuda.Stream()
+    forward, copying, schedule = (torch.cuda.Stream() for _ in range(3))
+    seen: list[tuple[Any, Any]] = []
     torch.cuda.synchronize()
     chance = torch.Generator().manual_seed(3)
     waiting: list[tuple[int, Any, Any]] = []
@@ -87,6 +107,13 @@ def run(relayed: bool, sampled: bool) -> None:
             with torch.cuda.stream(copying):
                 copy_to_cpu(stock_to_host, result, return_logprob=False, return_hidden_states=False)
             results.append(result)
+        mark = vars(own).pop("publish_ready", None)
+        if mark is not None:
+            with torch.cuda.stream(schedule):
+                schedule.wait_event(mark)
+                seen.append((own.new_seq_lens_buf[places], places))
+            schedule.synchronize()
+            assert torch.equal(seen[-1][0], stock.new_seq_lens_buf[places]), turn
         waiting.append((turn, *results))
         # As with overlapped scheduling, a result is looked at while the next cycle runs.
         if len(waiting) > 1:
@@ -98,9 +125,13 @@ def run(relayed: bool, sampled: bool) -> None:
     plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.CyclePlan)]
     assert len(plans) == (12 if sampled else 3), cycles._said
     assert torch.equal(*chances.values()), "as many numbers are drawn"
+    launches = {len(plan.recording.steps) for plan in plans}
+    assert launches == {(1 if relayed else 3) if joined and kept else 8}, launches
+    assert bool(seen) == (joined and kept and relayed)
     late = {name: sorted(times[TURNS // 2 :]) for name, times in host.items()}
     print(
-        f"relayed {relayed}, sampled {sampled}: {TURNS} turns equal, {ours.said} of them the "
+        f"relayed {relayed}, sampled {sampled}, joined {joined}, kept {kept}: {launches} steps, "
+        f"{len(seen)} lengths seen early, {TURNS} turns equal, {ours.said} of them the "
         "worker's own; host: "
         f"{late[False][TURNS // 4] * 1e6:.0f} us without, {late[True][TURNS // 4] * 1e6:.0f} with",
         flush=True,
@@ -114,11 +145,97 @@ def compare(turn: int, expected: Any, found: Any) -> None:
     assert torch.equal(found.accept_lens, expected.accept_lens), turn
 
 
+@triton.jit
+def _spin(source, target, turns, EARLY: tl.constexpr, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    value = tl.load(source + place)
+    for _ in range(turns):
+        value = value * 1.0001 + 0.001
+    tl.store(target + place, value)
+
+
+def work(kernels: int, early: bool) -> Callable[[], None]:
+    """So many kernels of some 5 us; early: each begins before the one before it ends."""
+    halves = torch.rand(2, 132 * 128, device="cuda")
+
+    def launch() -> None:
+        for turn in range(kernels):
+            _spin[(132,)](
+                halves[turn % 2], halves[1 - turn % 2], 1000, EARLY=early, BLOCK=128,
+                launch_pdl=early,
+            )  # fmt: skip
+
+    return launch
+
+
+def timed(early: bool) -> None:
+    """A cycle's two graphs of 100 kernels each."""
+    forward = torch.cuda.Stream()
+    places = torch.arange(1, device="cuda")
+    for joined in (False, True):
+        cycles = Cycles(relayed=True, joins=Joins() if joined else None)
+        worker, relay = Worker(cycles, "cuda"), Relay(cycles, "cuda")
+        graphed(worker, joined, work(100, early))
+        torch.cuda.synchronize()
+        free = torch.cuda.mem_get_info()[0]
+        graph, alone = worker.backend._graphs["all"], []
+        with torch.cuda.stream(forward):
+            for _ in range(20):
+                before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                before.record()
+                graph.replay()
+                after.record()
+                after.synchronize()
+                alone.append(before.elapsed_time(after) * 1e3)
+            for turn in range(3):
+                turn_of(worker, relay, cycles, places, turn)
+            torch.cuda.synchronize()
+            (plan,) = cycles._recorded()
+            taken = (free - torch.cuda.mem_get_info()[0]) / 2**20
+            given = [relay_places.clone() for relay_places in plan.inputs]
+            for _ in range(10):
+                plan.run(given, lambda lens: None)
+            torch.cuda._sleep(30_000_000)
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            begun = time.perf_counter()
+            for _ in range(200):
+                plan.run(given, lambda lens: None)
+            host = (time.perf_counter() - begun) / 200 * 1e6
+            after.record()
+            after.synchronize()
+            whole = before.elapsed_time(after) / 200 * 1e3
+            ahead = ""
+            if joined:
+                begun = time.perf_counter()
+                plan.run(given, lambda lens: None)
+                done = torch.cuda.Event()
+                done.record()
+                vars(relay)["publish_ready"].synchronize()
+                middle = time.perf_counter()
+                done.synchronize()
+                left = (time.perf_counter() - middle) * 1e6
+                ahead = f", its event {left:.0f} us before its end"
+        print(
+            f"early {early}, joined {joined}: two graphs of {statistics.median(alone):.1f} us each "
+            f"alone; a cycle {whole:.1f} us on the GPU, {host:.0f} us of the host, "
+            f"{len(plan.recording.steps)} steps, {taken:.1f} MiB{ahead}",
+            flush=True,
+        )
+
+
 def main() -> None:
     stand_in()
     with torch.inference_mode():
         for relayed, sampled in ((False, False), (True, False), (False, True), (True, True)):
-            run(relayed, sampled)
+            for joined, kept in ((False, False), (True, True)):
+                run(relayed, sampled, joined, kept)
+        run(True, False, joined=True, kept=False)
+        for early in (False, True):
+            timed(early)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ LAUNCH: Final = "graph launch"
 GRAPH_OF: Final = "qwen3next_eagle3_phase"
 """An attribute of a graph that is replayed outside of its phase: the phase's name; empty for a
 small one between those of phases."""
+JOINED: Final = "joined graph"
+"""Of a graph that holds those of several phases."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ SGLang makes each cycle of three graphs and, between them, of a hundred small la
 prepares anew. Where a batch is plain (greedy, without grammar, penalties, logprobs), these depend
 on the batch's size and on tensors only. So what SGLang itself launches for a batch of a size is
 recorded the third time, as graphs between its own, and handed over from then on: the same kernels
-on the same memory in the same order, without the host's work.
+on the same memory in the same order, without the host's work. Where CUDA and torch allow it, its
+own graphs become parts of one with what is between them (joining.py): then a cycle is one launch.
 
 A batch with sampled requests depends on their temperatures and limits besides, and on numbers that
 are drawn in it. torch draws in a graph what it would have drawn without: a graph asks the generator
@@ -27,6 +28,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.requests.penalties import wants_penalties
+from sglang_qwen3next_eagle3.overlay.seams.joining import Joins
 from sglang_qwen3next_eagle3.overlay.seams.recording import (
     Graph,
     GraphRecording,
@@ -40,7 +42,9 @@ _SEEN: Final = 2
 """Cycles of a size that are SGLang's before one is recorded: its kernels are compiled in them."""
 _MOST: Final = 128
 """Sizes, times states of a worker, beyond which no more are recorded: each takes memory."""
-_PLAN: Final = "_qwen3next_eagle3_plan"
+_KEPT: Final = 4
+"""Cycles of a size whose tokens are kept, so that none waits until the last one's are copied."""
+_TO_HOST: Final = "_qwen3next_eagle3_to_host"
 _NOT_HELD: Final = (
     "input_embeds", "replace_embeds", "replace_positions", "ne_token_table",
     "ne_skip_token_table_update", "out_cache_loc_dsv4", "encoder_lens", "encoder_out_cache_loc",
@@ -77,8 +81,12 @@ class CyclePlan:
         self.requests = given[0].shape[0]
         self._count = self.requests * draft_tokens
         # What the host copies is read on another stream: no graph's memory, which others write in.
-        size = self._count + self.requests
-        self._out = torch.empty(size, dtype=torch.int32, device=given[0].device)
+        shape = _KEPT, self._count + self.requests
+        self._outs = torch.empty(shape, dtype=torch.int32, device=given[0].device)
+        self._place = torch.zeros(1, dtype=torch.int64, device=given[0].device)
+        """Where the next cycle writes; it says so itself."""
+        self._turn = 0
+        """The same place, as the host knows it."""
         self.inputs = [torch.clone(tensor) for tensor in given]
         by_type: dict[torch.dtype, list[int]] = {}
         for place, tensor in enumerate(self.inputs):
@@ -93,7 +101,11 @@ class CyclePlan:
         """What the recorded launches read and nobody else may keep."""
         self._runners: list[Callable[[], Any]] = []
         self._result: Any = None
-        self._last: Any = None
+        self._given: list[Any] = [None] * _KEPT
+        self.tells: list[Callable[[], None]] = []
+        """What the host does once a cycle is launched."""
+        self.awaited = False
+        """Whether the lengths are there for all from the next graph of SGLang's on."""
 
     def of(self, runners: Sequence[Any]) -> None:
         """Whose graphs and places are in it; it does not keep them."""
@@ -109,9 +121,13 @@ class CyclePlan:
         """One cycle; SGLang's `GenerationBatchResult`."""
         for places, group in self._groups:
             torch._foreach_copy_(places, [given[place] for place in group])
+        if self._outs.is_cuda:
+            self.wait_for_copies(torch.cuda.current_stream())
         self.published = publish
         self.recording.run()
         self.published = _nobody
+        for tell in self.tells:
+            tell()
         return self.fresh()
 
     def keep(self, result: Any) -> None:
@@ -121,12 +137,14 @@ class CyclePlan:
         logits, others = result.logits_output, ("auxiliary_device_output", "sampling_mask_output")
         if any(getattr(logits, name, None) is not None for name in others):
             raise NotRecordable("it gives more than tokens")
-        tokens, lens = self.split(self._out)
-        for place, tensor in ((tokens, result.next_token_ids), (lens, result.accept_lens)):
+        given = result.next_token_ids, result.accept_lens
+        for place, tensor in zip(self.split(self._outs[0]), given, strict=True):
             if tensor.dtype != place.dtype or tensor.shape != place.shape:
                 raise NotRecordable(f"it gives {tensor.dtype} {tuple(tensor.shape)}")
-            place.copy_(tensor)
-        result.next_token_ids, result.accept_lens = tokens, lens
+        self._outs.index_copy_(0, self._place, torch.cat(given)[None])
+        self._place.add_(1).remainder_(_KEPT)
+        # They are read where the host finds them.
+        result.next_token_ids = result.accept_lens = None
         # They were for tensors that are made anew in each cycle.
         result.extra_keep_alive_refs = None
         self._result = result
@@ -140,8 +158,11 @@ class CyclePlan:
         made = copy.copy(self._result)
         made.logits_output = copy.copy(self._result.logits_output)
         made.next_draft_input = copy.copy(self._result.next_draft_input)
-        setattr(made, _PLAN, self)
-        self._last = made
+        out = self._outs[self._turn]
+        made.next_token_ids, made.accept_lens = self.split(out)
+        setattr(made, _TO_HOST, partial(self.to_host, out))
+        self._given[self._turn] = made
+        self._turn = (self._turn + 1) % _KEPT
         return made
 
     def left(self, payload: Any) -> bool:
@@ -149,15 +170,16 @@ class CyclePlan:
         kept = self._result.next_draft_input.bonus_tokens
         return self.relay is not None and payload.bonus_tokens is kept
 
-    def to_host(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def to_host(self, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens and lengths on the host, once what is launched now is done."""
-        host = torch.empty(self._out.shape, dtype=torch.int32, pin_memory=self._out.is_cuda)
-        host.copy_(self._out, non_blocking=True)
+        host = torch.empty(out.shape, dtype=torch.int32, pin_memory=out.is_cuda)
+        host.copy_(out, non_blocking=True)
         return self.split(host)
 
     def wait_for_copies(self, stream: Any) -> None:
         """What is copied to the host on another stream is not written over before it is there."""
-        done = None if self._last is None else self._last.copy_done
+        given = self._given[self._turn]
+        done = None if given is None else given.copy_done
         if done is not None:
             stream.wait_event(done)
 
@@ -228,11 +250,14 @@ class Cycles:
         *,
         relayed: bool = False,
         sampled: bool = False,
+        joins: Joins | None = None,
     ) -> None:
         """relayed: what a cycle takes from the one before and leaves for the next is recorded,
-        too. sampled: so are batches with sampled requests."""
+        too. sampled: so are batches with sampled requests. joins: a `Joins`, where SGLang's graphs
+        become parts of ours."""
         self._graph, self._device, self._relayed = graph or torch.cuda.CUDAGraph, device, relayed
-        self._sampled = sampled
+        self._sampled, self._joins = sampled, joins
+        self._made: CyclePlan | None = None
         self._pool: Any = None
         self._plans: dict[tuple[Any, ...], CyclePlan | int | None] = {}
         self._said: set[str] = set()
@@ -278,6 +303,7 @@ class Cycles:
                 self._plans[key] = min(plan + 1, _SEEN)
                 return None
             plan = self._plans[key] = self._record(original, worker, batch)
+            plan = None if isinstance(plan, int) else plan
         elif plan is not None:
             _track(batch)
         return plan
@@ -341,15 +367,26 @@ class Cycles:
         recording = current()
         if recording is None:
             return original(backend, shape_key, *args, **kwargs)
-        host, runner, steps = variants.host(), self._runner, []
-        if host.read_done(runner) is not None:
-            # SGLang just recorded an event for the scheduler: each cycle needs one of its own.
+        host, runner, plan = variants.host(), self._runner, self._made
+        steps: list[Callable[[], None]] = []
+        # SGLang just recorded an event for the scheduler: each cycle needs it anew.
+        has_read = host.read_done(runner) is not None
+        if has_read:
             host.say_read_done(runner, None)
-            steps.append(lambda: _read_done(runner))
+        if recording.joins is None:
+            if has_read:
+                steps.append(lambda: _read_done(runner))
+        elif plan is not None and (has_read or plan.awaited):
+            mark = recording.joins.mark()
+            if has_read:
+                plan.tells.append(lambda: host.say_read_done(runner, mark))
+            if plan.awaited:
+                relay, plan.awaited = plan.relay, False
+                plan.tells.append(lambda: _published_by(relay, mark))
         self._replayed += 1
         graph = backend._graphs[shape_key]
         setattr(graph, GRAPH_OF, self._phase(backend))
-        recording.step(*steps, graph.replay)
+        recording.replay(graph, *steps)
         return backend._outputs[shape_key]
 
     def _phase(self, backend: Any) -> str:
@@ -362,7 +399,10 @@ class Cycles:
         found = (name for name, of in runners.items() if getattr(of, "backend", None) is backend)
         return next(found, "verify graph")
 
-    def _record(self, original: Callable[..., Any], worker: Any, batch: Any) -> CyclePlan | None:
+    def _record(
+        self, original: Callable[..., Any], worker: Any, batch: Any
+    ) -> CyclePlan | int | None:
+        """A plan; None: it stays SGLang's; `_SEEN`: the next one is to be recorded."""
         size = batch.req_pool_indices.shape[0]
         kind = "" if batch.sampling_info.is_all_greedy else "sampled "
         spec, collects = batch.spec_info, gc.isenabled()
@@ -378,12 +418,12 @@ class Cycles:
             # What is tracked is an input: it stays when the rest is put back.
             before["mamba_track_indices"] = batch.mamba_track_indices
             relay = self._relay if self._relayed and _holds_all(self._relay) else None
-            stream = torch.cuda.current_stream() if self._device == "cuda" else None
             if self._pool is None and self._device == "cuda":
                 self._pool = torch.cuda.graph_pool_handle()
-            recording = GraphRecording(self._graph, self._pool, self._device)
+            recording = GraphRecording(self._graph, self._pool, self._device, self._joins)
             given = inputs_of(batch) if relay is None else places_of(batch)
             plan = CyclePlan(recording, given, worker.speculative_num_draft_tokens)
+            self._made = plan
             self._runner = variants.host().last_reader(worker)
             variants.host().say_read_done(self._runner, None)
             plan.relay = relay
@@ -397,21 +437,25 @@ class Cycles:
                 # What runs without a graph takes memory as for the longest context.
                 raise NotRecordable("they are more than the graphs were captured for")
             recording.end()
-            if stream is not None:
-                recording.steps.insert(-1, partial(plan.wait_for_copies, stream))
         except Exception as error:
             if recording is not None:
                 recording.abandon()
             if not self._recorded():
                 # A pool that no graph holds any more cannot be captured into again.
                 self._pool = None
+            if self._joins is not None and not isinstance(error, NotRecordable):
+                # The next one of this size is recorded as several graphs.
+                self._joins = None
+                self._say(f"cycles are several graphs instead of one: {_said(error)}")
+                return _SEEN
             self._say(
-                f"cycles of {size} {kind}requests stay SGLang's: {type(error).__name__}: "
-                f"{str(error).partition(chr(10))[0]} (at {_where(error)})"
+                f"cycles of {size} {kind}requests stay SGLang's: {_said(error)} "
+                f"(at {_where(error)})"
             )
             logger.debug("A cycle could not be recorded", exc_info=True)
             return None
         finally:
+            self._made = None
             if self._runner is not None:
                 variants.host().say_read_done(self._runner, None)
             vars(batch).update(before)
@@ -444,7 +488,11 @@ class Cycles:
         def publish(lens: torch.Tensor) -> None:
             if relay is not None:
                 relay.new_seq_lens_buf[indices] = lens.to(relay.new_seq_lens_buf.dtype)
-            recording.step(lambda: plan.published(lens))
+            if relay is not None and recording.joins is not None:
+                # An event of the graph's own says so, before the next part of it.
+                plan.awaited = True
+            else:
+                recording.step(lambda: plan.published(lens))
 
         result = original(worker, batch, on_publish=publish, grammar_barrier=None)
         if relay is not None:
@@ -458,6 +506,10 @@ class Cycles:
         if why not in self._said:
             self._said.add(why)
             logger.warning("sglang-qwen3next-eagle3: %s", why)
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _where(error: BaseException) -> str:
@@ -599,6 +651,12 @@ def _published(relay: Any) -> None:
     relay._publish_fresh = True
 
 
+def _published_by(relay: Any, mark: Any) -> None:
+    """The same where the recording says so itself: SGLang asks for the event in each cycle anew."""
+    relay.publish_ready = mark
+    relay._publish_fresh = True
+
+
 def copy_to_cpu(
     original: Callable[..., None],
     result: Any,
@@ -606,11 +664,11 @@ def copy_to_cpu(
     return_hidden_states: bool = True,
 ) -> None:
     """Around the copies of what a cycle gave: of a recorded one they are a single copy."""
-    plan: CyclePlan | None = getattr(result, _PLAN, None)
-    if plan is None or return_logprob or return_hidden_states:
+    to_host = getattr(result, _TO_HOST, None)
+    if to_host is None or return_logprob or return_hidden_states:
         original(result, return_logprob=return_logprob, return_hidden_states=return_hidden_states)
         return
-    result.next_token_ids, result.accept_lens = plan.to_host()
+    result.next_token_ids, result.accept_lens = to_host()
     result.copy_done.record()
 
 

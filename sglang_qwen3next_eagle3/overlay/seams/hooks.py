@@ -27,6 +27,10 @@ CYCLE = "sglang.srt.speculative.eagle_worker_v2:EAGLEWorkerV2.forward_batch_gene
 REPLAY = (
     "sglang.srt.model_executor.runner_backend.full_cuda_graph_backend:FullCudaGraphBackend.replay"
 )
+CAPTURE = (
+    "sglang.srt.model_executor.runner_backend.full_cuda_graph_backend:"
+    "FullCudaGraphBackend.capture_one"
+)
 TRACKING = "sglang.srt.speculative.spec_utils:prepare_mamba_track_for_verify"
 TO_HOST = "sglang.srt.managers.utils:GenerationBatchResult.copy_to_cpu"
 RESOLVE = "sglang.srt.managers.overlap_utils:FutureMap._resolve_spec_extras"
@@ -103,9 +107,10 @@ def announcing(ours: frozenset[Seam], left: frozenset[Seam] = frozenset()) -> Ho
 
 def _cycle_hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
     from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, copy_to_cpu, prepare_tracking
+    from sglang_qwen3next_eagle3.overlay.seams.joining import Joins, keep
 
     relayed = "relay" in wanted
-    cycles = Cycles(relayed=relayed, sampled="sampled" in wanted)
+    cycles = Cycles(relayed=relayed, sampled="sampled" in wanted, joins=Joins())
     relay = (
         Hook(RESOLVE, cycles.resolve, "A recorded cycle takes from the relay by itself."),
         Hook(STASH, cycles.stash, "A recorded cycle leaves in the relay by itself."),
@@ -113,6 +118,7 @@ def _cycle_hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
     return (
         Hook(CYCLE, cycles.around, "A plain batch's cycle is handed over as it was recorded."),
         Hook(REPLAY, cycles.replay, "A graph of SGLang's is a step of what is recorded."),
+        Hook(CAPTURE, keep, "A graph of SGLang's is kept, to be a part of a recorded cycle's."),
         Hook(TRACKING, prepare_tracking, "A recorded cycle was told what is tracked."),
         Hook(TO_HOST, copy_to_cpu, "What a recorded cycle gave is copied at once."),
         *(relay if relayed else ()),

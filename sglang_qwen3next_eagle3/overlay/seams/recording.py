@@ -1,10 +1,11 @@
 """What a function launches, recorded as graphs and handed to the GPU again without the function.
 
-CUDA captures launches on a stream instead of running them, but no graph that is launched and
-nothing that the host does. So a recording is a row of steps: graphs of what was launched, and
-between them what `step` was given. Run in order, they do what the function would do again, on the
-same tensors, if the host tells it the same things. That they are the same is for the caller to
-know; what would hand a graph other memory of the host is refused while it is recorded.
+CUDA captures launches on a stream instead of running them, but nothing that the host does, and a
+graph that is launched only where it is put in by hand (joining.py). So a recording is a row of
+steps: graphs of what was launched, and between them what `step` was given. Run in order, they do
+what the function would do again, on the same tensors, if the host tells it the same things. That
+they are the same is for the caller to know; what would hand a graph other memory of the host is
+refused while it is recorded.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
+from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF, JOINED
 
 Step = Callable[[], object]
 Graph = Callable[[], Any]
@@ -56,8 +57,11 @@ class OnlyOnDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class GraphRecording:
     """The steps of one function. It is current between `begin` and `end` or `abandon`."""
 
-    def __init__(self, graph: Graph, pool: Any = None, device: str = "cuda") -> None:
-        """graph: makes an empty `torch.cuda.CUDAGraph`; pool: of the memory of all its graphs."""
+    def __init__(
+        self, graph: Graph, pool: Any = None, device: str = "cuda", joins: Any = None
+    ) -> None:
+        """graph: makes an empty `torch.cuda.CUDAGraph`; pool: of the memory of all its graphs.
+        joins: a `Joins`, where graphs that are replayed become parts of its own."""
         self.steps: list[Step] = []
         self._make, self._pool = graph, pool
         self._guard: Any = OnlyOnDevice(device)
@@ -66,6 +70,9 @@ class GraphRecording:
         self._numbers = torch.empty(_NUMBERS, dtype=torch.int32, device=device)
         self._taken = 0
         self._feeds: list[tuple[torch.Tensor, Callable[[], int]]] = []
+        self.joins = joins
+        self._parts: list[Any] = []
+        """Whose memory is used: they live as long."""
 
     def begin(self) -> None:
         """From here on what is launched is recorded."""
@@ -100,6 +107,7 @@ class GraphRecording:
             self._leave_pool()
             self._open = None
             self.steps.clear()
+            self._parts.clear()
             self._leave()
 
     def _leave_pool(self) -> None:
@@ -112,6 +120,21 @@ class GraphRecording:
         self._end_graph()
         self.steps += steps
         self._begin_graph()
+
+    def replay(self, graph: Any, *before: Step) -> None:
+        """These steps and then this graph stand at this place.
+
+        Raises:
+            NotJoinable: it should have become a part of what is captured.
+        """
+        if self.joins is None:
+            self.step(*before, graph.replay)
+            return
+        if before:
+            self.step(*before)
+        self.joins.child(graph)
+        self._parts.append(graph)
+        setattr(self._open, GRAPH_OF, JOINED)
 
     def number(self, ask: Callable[[], int]) -> torch.Tensor:
         """A tensor [1] int32 that holds what `ask` says at the beginning of each run."""

@@ -10,7 +10,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay import simulate
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.seams import cycles as under_test
-from sglang_qwen3next_eagle3.overlay.seams import recording
+from sglang_qwen3next_eagle3.overlay.seams import joining, recording
 from sglang_qwen3next_eagle3.overlay.seams.cycles import (
     CyclePlan,
     Cycles,
@@ -19,6 +19,7 @@ from sglang_qwen3next_eagle3.overlay.seams.cycles import (
     is_plain,
     prepare_tracking,
 )
+from sglang_qwen3next_eagle3.overlay.seams.joining import NotJoinable
 from sglang_qwen3next_eagle3.overlay.seams.recording import (
     GraphRecording,
     NotRecordable,
@@ -101,6 +102,134 @@ def test_what_a_cycle_takes_and_leaves_is_recorded_too(
     assert own.gathered < 30, "the others are gathered by the recording"
     assert own.stashed < 30
     assert len(waits) > 30
+
+
+class FakeJoins:
+    """What is captured on a CPU takes operations in by doing them."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.refuses, self.parts, self.marks = refuses, 0, 0
+
+    def child(self, graph: Any) -> None:
+        if self.refuses:
+            raise NotJoinable("CUDA refuses: no")
+        self.parts += 1
+        graph.replay()
+
+    def mark(self) -> Any:
+        self.marks += 1
+        return f"mark {self.marks}"
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_graphs_become_one(
+    cycles: Cycles,
+    refuses: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A cycle that takes and leaves is one launch, whose events say when the scheduler may go on;
+    where one cannot be had, it is as many as ever, and the log says so once."""
+    module = SimpleNamespace(RelayPayload=SimpleNamespace(from_draft_input=lambda left: left))
+    monkeypatch.setitem(sys.modules, "sglang.srt.managers.overlap_utils", module)
+    monkeypatch.setattr(under_test, "_holds_all", lambda relay: True)
+    monkeypatch.setattr(under_test, "_published", lambda relay: None)
+    joins: Any = FakeJoins(refuses)
+    recorded = Cycles(OpGraph, "cpu", relayed=True, joins=joins)
+    ours, theirs = Worker(recorded), Worker(Cycles(OpGraph, "cpu"))
+    own, stock = Relay(recorded), Relay(recorded)
+    chance = torch.Generator().manual_seed(3)
+    for turn in range(60):
+        places = torch.randperm(POOL, generator=chance)[: 1 + turn * turn // 2 % 3]
+        expected = turn_of(theirs, stock, None, places, turn)
+        ours.war_fastpath_runner.war_fastpath_read_done_event = None
+        found = turn_of(ours, own, recorded, places, turn)
+        assert torch.equal(found.next_token_ids, expected.next_token_ids), turn
+        assert torch.equal(found.accept_lens, expected.accept_lens)
+        assert torch.equal(own.new_seq_lens_buf, stock.new_seq_lens_buf), turn
+        for name, rows in own.rows.items():
+            assert torch.equal(rows, stock.rows[name]), (turn, name)
+    plans = recorded._recorded()
+    assert len(plans) == 3
+    said = ours.war_fastpath_runner.war_fastpath_read_done_event
+    if refuses:
+        assert {len(plan.recording.steps) for plan in plans} == {8}
+        assert said == "ours"
+        (line,) = [it.message for it in caplog.records if it.levelname == "WARNING"]
+        assert "several graphs instead of one: NotJoinable: CUDA refuses: no" in line
+    else:
+        assert {len(plan.recording.steps) for plan in plans} == {1}
+        assert joins.parts == 2 * 3
+        assert joins.marks == 3, "one says both"
+        assert said == vars(own)["publish_ready"]
+        assert said in ("mark 1", "mark 2", "mark 3")
+        assert not caplog.records
+
+
+def test_graphs_beside_what_the_host_does_become_fewer(cycles: Cycles) -> None:
+    """Without the relay in it, the lengths are published in the middle."""
+    joins: Any = FakeJoins()
+    recorded = Cycles(OpGraph, "cpu", joins=joins)
+    ours, theirs = Worker(recorded), Worker(Cycles(OpGraph, "cpu"))
+    for turn in range(12):
+        batch, lens, stock = batch_of(2, turn), Published(), Published()
+        expected = theirs.cycle(theirs, batch_of(2, turn), stock)
+        found = recorded.around(ours.cycle, ours, batch, on_publish=lens)
+        for one, other in zip(values(found, lens), values(expected, stock), strict=True):
+            assert torch.equal(one, other), turn
+    (plan,) = recorded._recorded()
+    assert len(plan.recording.steps) == 3
+
+
+def test_sglang_s_graphs_are_kept_as_they_were_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Graph:
+        def __new__(cls, keep_graph: bool = False) -> "Graph":
+            return super().__new__(cls)
+
+        def __init__(self, keep_graph: bool = False) -> None:
+            self.kept, self.instantiated = keep_graph, 0
+            made.append(self)
+
+        def instantiate(self) -> None:
+            self.instantiated += 1
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    backend = SimpleNamespace(_graphs={})
+
+    def capture_one(backend: Any, shape_key: str, forward: Any, *, hook: Any = None) -> None:
+        assert hook == "a hook"
+        graph: Any = torch.cuda.CUDAGraph()
+        assert isinstance(graph, Graph)
+        forward()
+        backend._graphs[shape_key] = graph
+
+    joining.keep(capture_one, backend, "4", lambda: None, hook="a hook")
+    assert [(graph.kept, graph.instantiated) for graph in made] == [(True, 1)]
+    assert torch.cuda.CUDAGraph is Graph
+
+    def fails() -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        joining.keep(capture_one, backend, "8", fails, hook="a hook")
+    assert torch.cuda.CUDAGraph is Graph
+    assert not Graph().kept
+
+
+@pytest.mark.parametrize("why", ["was not kept", "CUDA refuses"])
+def test_what_cannot_be_a_part_is_told(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a GPU CUDA refuses whatever it is asked."""
+
+    def raw() -> int:
+        if "kept" in why:
+            raise RuntimeError("keep_graph must be True\nand so on")
+        return 0
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    with pytest.raises(NotJoinable, match=why):
+        joining.Joins().child(SimpleNamespace(raw_cuda_graph=raw))
 
 
 def test_what_a_recorded_cycle_gave_is_copied_at_once(cycles: Cycles) -> None:
@@ -335,6 +464,7 @@ def test_another_state_of_the_worker_has_recordings_of_its_own(cycles: Cycles) -
 
 
 def test_what_is_still_copied_to_the_host_is_waited_for() -> None:
+    """Before it is written over, some cycles later."""
     plan = CyclePlan(GraphRecording(OpGraph, None, "cpu"), inputs_of(batch_of(2, 1)), N)
     waited: list[Any] = []
     stream = SimpleNamespace(wait_event=waited.append)
@@ -342,10 +472,10 @@ def test_what_is_still_copied_to_the_host_is_waited_for() -> None:
     size = torch.zeros(2 * N, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
     plan.keep(result_of(*size, size[1], size[0].view(2, N), torch.zeros(2, HIDDEN)))
     first = plan.fresh()
-    plan.wait_for_copies(stream)
-    assert waited == []
     first.copy_done = "first"
-    plan.wait_for_copies(stream)
+    while plan.fresh().next_token_ids.data_ptr() != first.next_token_ids.data_ptr():
+        assert waited == []
+        plan.wait_for_copies(stream)
     assert waited == ["first"]
     assert plan.fresh().copy_done is None
 

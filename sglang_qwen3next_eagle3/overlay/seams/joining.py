@@ -1,0 +1,79 @@
+"""Graphs of SGLang's as parts of a larger one, so that a launch runs all of them without a gap.
+
+CUDA puts a copy of a graph into another one as a child, if it is still there as it was captured:
+torch drops it once it can be launched, unless it is told to keep it. A copy uses the same memory.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class NotJoinable(RuntimeError):
+    """A graph cannot become a part of another one."""
+
+
+class Joins:
+    """What a capture takes in, on CUDA's streams."""
+
+    def child(self, graph: Any) -> None:
+        """All of a `torch.cuda.CUDAGraph` that was kept, at this place of what is captured.
+
+        Raises:
+            NotJoinable: it was not kept, or CUDA refuses.
+        """
+        try:
+            from cuda.bindings import runtime
+
+            raw = runtime.cudaGraph_t(graph.raw_cuda_graph())
+        except (ImportError, RuntimeError, AttributeError) as error:
+            raise NotJoinable(f"a graph was not kept: {str(error).partition(chr(10))[0]}") from None
+        stream = runtime.cudaStream_t(torch.cuda.current_stream().cuda_stream)
+        _, _, whole, before, *_ = _done(runtime.cudaStreamGetCaptureInfo(stream))
+        # What comes before is over when a child begins, however it was launched.
+        (node,) = _done(
+            runtime.cudaGraphAddChildGraphNode(whole, before or None, len(before or ()), raw)
+        )
+        replaces = runtime.cudaStreamUpdateCaptureDependenciesFlags
+        _done(
+            runtime.cudaStreamUpdateCaptureDependencies(
+                stream, [node], None, 1, int(replaces.cudaStreamSetCaptureDependencies)
+            )
+        )
+
+    def mark(self) -> Any:
+        """An event that each launch of what is captured records at this place."""
+        event = torch.cuda.Event(external=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+def _done(answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    error, *rest = answer
+    if int(error) != 0:
+        raise NotJoinable(f"CUDA refuses: {getattr(error, 'name', error)}")
+    return tuple(rest)
+
+
+def keep(original: Callable[..., Any], backend: Any, shape_key: Any, *args: Any, **of: Any) -> Any:
+    """Around the capture of one of SGLang's graphs: it can be a part of others afterwards."""
+    plain = torch.cuda.CUDAGraph
+
+    class Kept(plain):  # type: ignore[misc, valid-type]
+        def __new__(cls, *_: Any, **__: Any) -> Any:
+            return plain.__new__(cls, True)
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__(True)
+
+    torch.cuda.CUDAGraph = Kept  # type: ignore[misc]
+    try:
+        out = original(backend, shape_key, *args, **of)
+    finally:
+        torch.cuda.CUDAGraph = plain  # type: ignore[misc]
+    graph = backend._graphs.get(shape_key)
+    if isinstance(graph, Kept):
+        # What torch would have done at the capture's end: not in the first replay.
+        graph.instantiate()
+    return out
