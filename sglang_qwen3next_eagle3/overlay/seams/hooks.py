@@ -348,12 +348,11 @@ def _verify_metadata(original: Callable[..., Any], backend: Any, *asked: Any) ->
 def _extend_metadata(original: Callable[..., Any], backend: Any, *asked: Any) -> Any:
     bs, seq_lens, req_pool_indices, spec_info, forward_mode = variants.host().of_draft_extend(asked)
     taken = getattr(spec_info, "extend_seq_lens_tensor", None)
-    seq_lens = seq_lens[:bs]
+    # A runner hands in its whole buffers.
+    seq_lens, req_pool_indices = seq_lens[:bs], req_pool_indices[:bs]
     some = [] if taken is None else [taken]
-    if (
-        not forward_mode.is_draft_extend_v2()
-        or len(req_pool_indices) != bs
-        or not _has_plain_places(backend, req_pool_indices, seq_lens, *some)
+    if not forward_mode.is_draft_extend_v2() or not _has_plain_places(
+        backend, req_pool_indices, seq_lens, *some
     ):
         return original(backend, *asked)
     from sglang_qwen3next_eagle3.overlay.seams import kernels

@@ -130,13 +130,13 @@ def scatter_rows(indices: torch.Tensor, pairs: list[tuple[torch.Tensor, torch.Te
     )
 
 
-def _columns(batch: int) -> int:
+def columns_of(batch: int) -> int:
     """Of a vector over a batch. One size for nearly all of them: a kernel is compiled for each, and
     a batch that grows while a server answers must not wait for that."""
     return max(64, int(triton.next_power_of_2(batch)))
 
 
-_SPLITS = 8
+SPLITS = 8
 """Programs that share the places of one request."""
 
 
@@ -210,7 +210,7 @@ def attention_metadata(
     and into kv_indices the places of its keys.
     """
     batch = requests.shape[0]
-    _attention_metadata[(batch, _SPLITS)](
+    _attention_metadata[(batch, SPLITS)](
         req_to_token,
         req_to_token.stride(0),
         requests,
@@ -222,10 +222,10 @@ def attention_metadata(
         kv_indices,
         batch,
         tokens,
-        BP=_columns(batch),
+        BP=columns_of(batch),
         TAKES=taken is not None,
         MASKS=mask_indptr is not None,
-        SPLITS=_SPLITS,
+        SPLITS=SPLITS,
         BLOCK=512,
     )
 
@@ -298,7 +298,7 @@ def chain(
         batch,
         N=nodes,
         NP=triton.next_power_of_2(nodes),
-        BP=_columns(batch),
+        BP=columns_of(batch),
         FILLS=fills,
         BLOCK=2048,
     )
@@ -373,7 +373,7 @@ def place_slots(
         begins[0],
         counts[0],
         batch,
-        BP=_columns(batch),
+        BP=columns_of(batch),
         SEVERAL=batch > 1,
         BLOCK=64,
     )
