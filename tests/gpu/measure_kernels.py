@@ -21,6 +21,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -267,7 +268,7 @@ def expert_bytes(rows: Rows) -> float:
     return rows.distinct() * D * INNER
 
 
-def gate_up(b: Bench, r: Rows, tiling: ExpertTiling, i: int) -> Any:
+def gate_up(b: Bench, r: Rows, tiling: ExpertTiling | None, i: int) -> Any:
     layer = b.layers[i]
     Counted.most, Counted.done = 1, []
     try:
@@ -374,24 +375,28 @@ def expert_jobs(b: Bench, rows: int) -> None:
     r, read = b.inputs[rows], expert_bytes(b.inputs[rows])
     b.add("moe", "", rows, 3 * read, partial(moe, b, r, None, None, True))
     b.add("moe", "slots not added", rows, 3 * read, partial(moe, b, r, None, None, False))
-    b.add("gate_up", spelled(experts.UP), rows, 2 * read, partial(gate_up, b, r, experts.UP))
-    ahead = replace(experts.DOWN, prefetch=True)
+    b.add("gate_up", "", rows, 2 * read, partial(gate_up, b, r, None))
+    found = copy(r)
+    if rows <= expert_choice.FEW:
+        found.routings = [routing._replace(listed=False) for routing in r.routings]
+        b.add("moe", "no list", rows, 3 * read, partial(moe, b, found, None, None, True))
+        b.add("gate_up", "no list", rows, 2 * read, partial(gate_up, b, found, None))
+    ahead = replace(experts.DOWN[max(experts.DOWN)], prefetch=True)
     b.add("moe", "down prefetches", rows, 3 * read, partial(moe, b, r, None, ahead, True))
     if rows not in SWEPT:
         return
     for tiling in (
-        ExpertTiling(32, 16, 4, 4, 4), ExpertTiling(32, 16, 8, 4, 2), ExpertTiling(64, 16, 4, 4, 2),
-        ExpertTiling(32, 16, 6, 4, 3, late=False), ExpertTiling(64, 16, 4, 8, 2),
+        ExpertTiling(32, 16, 6, 4, 3), ExpertTiling(32, 16, 4, 4, 5), ExpertTiling(32, 16, 3, 4, 5),
+        ExpertTiling(32, 16, 3, 4, 6), ExpertTiling(64, 16, 4, 4, 2),
     ):  # fmt: skip
-        b.add("gate_up", spelled(tiling), rows, 2 * read, partial(gate_up, b, r, tiling))
+        b.add("gate_up", spelled(tiling), rows, 2 * read, partial(gate_up, b, found, tiling))
     for tiling in (
-        ExpertTiling(128, 16, 4, 4, 3), ExpertTiling(64, 16, 4, 4, 6),
-        ExpertTiling(64, 16, 4, 4, 5),
-        ExpertTiling(128, 16, 4, 8, 3), ExpertTiling(64, 16, 5, 4, 4, late=False),
-        ExpertTiling(128, 16, 4, 4, 2), ExpertTiling(128, 16, 4, 4, 3, prefetch=True),
+        ExpertTiling(64, 16, 5, 4, 4), ExpertTiling(64, 16, 4, 4, 5),
+        ExpertTiling(128, 16, 3, 4, 4), ExpertTiling(128, 16, 4, 4, 3),
+        ExpertTiling(128, 16, 4, 4, 3, late=False),
     ):  # fmt: skip
         variant = f"down {spelled(tiling)}"
-        b.add("moe", variant, rows, 3 * read, partial(moe, b, r, None, tiling, False))
+        b.add("moe", variant, rows, 3 * read, partial(moe, b, found, None, tiling, False))
 
 
 def spelled(tiling: Any) -> str:

@@ -50,6 +50,14 @@ def some(routed: router.Routed, rows: torch.Tensor) -> router.Routed:
     )
 
 
+def without_list(routed: router.Routed) -> router.Routed:
+    """The same batch, of whose list there is nothing that could be read."""
+    routing = routed.routing
+    nothing = torch.full_like(routing.work, -1), torch.full_like(routing.pairs, 1 << 30)
+    routing = routing._replace(work=nothing[0], pairs=nothing[1], listed=False)
+    return routed._replace(routing=routing)
+
+
 def weights(quantized: bool = True, width: int = 128, shared: bool = True) -> Weights:
     torch.manual_seed(1)
     count = E + shared
@@ -133,12 +141,34 @@ def test_all_rows_on_the_same_experts() -> None:
     close(out, experts.reference_experts(routed, *w))
 
 
+@pytest.mark.parametrize(
+    ("rows", "shared", "same"),
+    [(1, True, False), (8, True, False), (7, False, False), (8, True, True)],
+    ids=["one row", "eight", "no shared expert", "all on the same experts"],
+)
+def test_few_rows_need_no_list(rows: int, shared: bool, same: bool) -> None:
+    routed, w = batch(rows, shared=shared), weights(width=256, shared=shared)
+    if same:
+        routed = some(routed, torch.full((rows,), 3))
+    found = experts.experts(without_list(routed), *w)
+    assert torch.equal(found, experts.experts(routed, *w))
+    # More items than programs, and tokens in tiles of the other size.
+    assert torch.equal(
+        experts.experts(without_list(routed), *w, UP, DOWN), experts.experts(routed, *w, UP, DOWN)
+    )
+
+
 def test_a_width_that_is_no_whole_group() -> None:
     w = weights()
     with pytest.raises(ValueError, match="128 x 64"):
         experts.experts(
             batch(1), w.w13[:, :128], w.w13_scale, w.w2[:, :, :64].contiguous(), w.w2_scale
         )
+
+
+def test_more_rows_than_can_be_without_a_list() -> None:
+    with pytest.raises(ValueError, match="9 rows of 3 slots without a list"):
+        experts.experts(without_list(batch(9)), *weights())
 
 
 def test_the_shards_of_ranks_add_up_to_the_experts() -> None:

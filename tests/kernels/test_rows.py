@@ -94,7 +94,8 @@ def test_the_sparse_block(monkeypatch: pytest.MonkeyPatch, trials: str) -> None:
     s13 = torch.rand(EXPERTS + 1, 2, D // 128) + 0.5
     s2 = torch.rand(EXPERTS + 1, D // 128, 1) + 0.5
     for name in ("UP", "DOWN"):  # larger tiles than on a GPU, which the interpreter is faster with
-        monkeypatch.setattr(experts, name, replace(getattr(experts, name), tile=128))
+        tilings = {rows: replace(one, tile=128) for rows, one in getattr(experts, name).items()}
+        monkeypatch.setattr(experts, name, tilings)
     asked: list[bool] = []
     quantize_rows = quantize.quantize_rows
 

@@ -1,13 +1,14 @@
 """The choice of experts: top-k of the router's logits, and who reads which expert.
 
     logits [T, E] bf16 -> softmax, the top_k of every row
-    ids -> the distinct experts and the rows of each
+    ids -> the distinct experts and the rows of each, where there are more than 8 rows
 
 One launch of one program, a warp a row: ten rounds of a maximum over keys that are all different,
-which is a warp's own affair. Who reads which expert is then counted by bits, one a row. The code is
-short on purpose: between two layers the weights push it out of the caches, and what a kernel of
-32 KB waited for was its instructions (docs/fast-path-ideas.md). A row's choice and weights do not
-depend on the rows beside it.
+which is a warp's own affair. Who reads which expert is then counted by bits, one a row; of few
+rows every program of the experts finds it out from the ids, with what stands below `_choose`. The
+code is short on purpose: between two layers the weights push it out of the caches, and what a
+kernel of 32 KB waited for was its instructions (docs/fast-path-ideas.md). A row's choice and
+weights do not depend on the rows beside it.
 
 Stock's rounding points (kernels/ops/moe/moe_fused_gate.py): softmax over all experts in fp32, equal
 logits to the lower expert, the shared expert's sigmoid in bf16.
@@ -28,6 +29,10 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     to_bfloat16,
 )
 
+FEW, FEW_SLOTS = 8, 15
+"""Rows, and slots of each, up to which `experts` finds an expert's rows without a list: the list of
+4 rows took 3.9 us, of 8 rows 6.9, what stands in its place 0.3 of the launch that follows."""
+
 
 class Routing(NamedTuple):
     """Which expert every row goes to, and the rows of every expert.
@@ -42,6 +47,7 @@ class Routing(NamedTuple):
     the upper half of a power of two in turns.
     pairs: [E + 1, MAX_ROWS] int32; pairs[i] are the pairs of the expert at work[1 + i], ascending.
     renormalize: whether the routed experts' weights are still to be divided by their sum.
+    listed: whether there is a list; work and pairs are undefined without.
     What lies behind the counts is undefined.
     """
 
@@ -50,6 +56,7 @@ class Routing(NamedTuple):
     work: torch.Tensor
     pairs: torch.Tensor
     renormalize: bool
+    listed: bool = True
 
 
 @triton.jit
@@ -162,15 +169,57 @@ def _choose(
             tl.store(pairs + t, t * SLOTS + TOP_K, mask=t < T)
 
 
+@triton.jit
+def entry_at(work, pairs, place, token, ROWS: tl.constexpr):
+    """With the list: its entry at a place, and its first pairs; undefined behind its end."""
+    entry = tl.load(work + 1 + place, cache_modifier=".cg")
+    return entry, tl.load(pairs + place * ROWS + token, cache_modifier=".cg")
+
+
+@triton.jit
+def pair_at(place, SLOTS: tl.constexpr, TOP_K: tl.constexpr):
+    """Without a list: the pair at a place. The shared expert's of the first row, then all routed
+    ones of all rows; whose expert an earlier row has, is passed over (`first_to_choose`)."""
+    SHARED: tl.constexpr = SLOTS - TOP_K
+    routed = place - SHARED
+    return tl.where(routed < 0, TOP_K, routed // TOP_K * SLOTS + routed % TOP_K)
+
+
+@triton.jit
+def choosers_of(expert, ids, SLOTS: tl.constexpr, PAIRS: tl.constexpr):
+    """Which rows chose an expert, in one number: four bits a row, its slot and one, or zero.
+
+    ids: [PAIRS], those of at most eight rows of at most fifteen slots, -1 behind them.
+    """
+    pair = tl.arange(0, PAIRS)
+    bits = (pair % SLOTS + 1) << (pair // SLOTS * 4 & 31)
+    return tl.sum(tl.where(ids == expert, bits, 0), 0)
+
+
+@triton.jit
+def first_to_choose(choosers, row):
+    """Whether no row before this one chose the expert."""
+    return choosers & ((1 << row * 4) - 1) == 0
+
+
+@triton.jit
+def pairs_of(choosers, token, SLOTS: tl.constexpr):
+    """Whether a row chose the expert, and with which pair: row t at place t."""
+    slot = (choosers >> (token * 4 & 31)) & 15
+    live = (token < 8) & (slot > 0)
+    return live, tl.where(live, token * SLOTS + slot - 1, 0)
+
+
 @dataclass(frozen=True)
 class RouterTiling:
     """How `choose` is laid over its program; results do not depend on it.
 
-    warps: the most that share the rows. listed: whether anybody reads the list of experts.
+    warps: the most that share the rows. listed: whether to make the list of experts; None: where
+    there are more rows or slots than `experts` does without.
     """
 
     warps: int = 16
-    listed: bool = True
+    listed: bool | None = None
 
 
 def choose(
@@ -185,6 +234,9 @@ def choose(
     rows, count = logits.shape
     shared, device = shared_logits is not None, logits.device
     slots = top_k + shared
+    listed = tiling.listed
+    if listed is None:
+        listed = rows > FEW or slots > FEW_SLOTS
 
     def integers(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.int32, device=device)
@@ -208,12 +260,12 @@ def choose(
         BLOCK_K=triton.next_power_of_2(top_k),
         HALF=triton.next_power_of_2(count) // 2,
         ROWS=MAX_ROWS,
-        LIST=tiling.listed,
+        LIST=listed,
         PDL=dependent_launch(),
         num_warps=min(block, tiling.warps),
         **launch_options(),
     )
-    return Routing(ids, weights, work, pairs, renormalize)
+    return Routing(ids, weights, work, pairs, renormalize, listed)
 
 
 def reference_routing(

@@ -6,11 +6,12 @@
 
 Four launches, three where weights are bf16. A fixed number of programs walks the list of distinct
 experts that the router left behind, so that a tile of weights is read once for all rows that chose
-its expert; tokens are the narrow side of the product on the tensor cores. What the list says of a
-program's next item is asked for during the one before. A launch of its own adds the slots up:
-counters, by which the last of a row's slots would know that it is, cost more. A row's result does
-not depend on the rows beside it: the order of every sum is fixed by the shapes and by the row's own
-slots.
+its expert; tokens are the narrow side of the product on the tensor cores. Of few rows there is no
+list: programs walk the pairs, and pass over one whose expert an earlier row has chosen. What is to
+be known of a program's next item is asked for during the one before. A launch of its own adds the
+slots up: counters, by which the last of a row's slots would know that it is, cost more. A row's
+result does not depend on the rows beside it: the order of every sum is fixed by the shapes and by
+the row's own slots.
 
 Stock's rounding points (layers/moe/moe_runner/triton_utils/fused_moe.py): gate and up rounded to
 bf16, silu(gate) * up computed in fp32 and rounded once, groups of 128 quantized, every slot's
@@ -34,6 +35,15 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     dependent_launch,
     launch_options,
     to_bfloat16,
+)
+from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import (
+    FEW,
+    FEW_SLOTS,
+    choosers_of,
+    entry_at,
+    first_to_choose,
+    pair_at,
+    pairs_of,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import (
     GROUP,
@@ -84,21 +94,68 @@ def _operands(
 
 
 @triton.jit
-def _entry(work, pairs, place, token, ROWS: tl.constexpr):
-    """The list's entry at a place, and its first pairs; undefined behind the list's end."""
-    entry = tl.load(work + 1 + place, cache_modifier=".cg")
-    return entry, tl.load(pairs + place * ROWS + token, cache_modifier=".cg")
+def _gate_up_tile(
+    x,
+    x_scale,
+    w13,
+    w13_scale,
+    act,
+    expert,
+    tile,
+    pair,
+    live,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SLOTS: tl.constexpr,
+    TILE: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    QUANTIZED: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    """A tile of columns of gate and of up, for a tile of an expert's pairs."""
+    WHOLE: tl.constexpr = D % BLOCK_K == 0 and WIDTH % TILE == 0
+    row = tl.arange(0, 2 * TILE)
+    half = row // TILE
+    k0 = tl.arange(0, BLOCK_K)
+    column = tile * TILE + row % TILE
+    real = column < WIDTH
+    weights = w13 + expert * (2 * WIDTH * D) + (half * WIDTH + column)[:, None] * D
+    source = pair // SLOTS
+    total = tl.zeros([2 * TILE, TOKENS], tl.float32)
+    for k in tl.range(0, D, BLOCK_K, num_stages=STAGES):
+        at = x + source[None, :] * D
+        w, a = _operands(weights, at, k + k0, real, live, D, WHOLE)
+        if QUANTIZED:
+            block = w13_scale + expert * (2 * WIDTH // 128 * (D // 128)) + k // 128
+            block += tile * TILE // 128 * (D // 128)
+            scale = tl.where(half == 0, tl.load(block), tl.load(block + WIDTH // 128 * (D // 128)))
+            a_scale = tl.load(x_scale + source * (D // 128) + k // 128, mask=live, other=0.0)
+            total += tl.dot(w, a) * (scale[:, None] * a_scale[None, :])
+        else:
+            total = tl.dot(w.to(DOT), a.to(DOT), total)
+    gate, up = tl.split(tl.permute(tl.reshape(total, [2, TILE, TOKENS]), [1, 2, 0]))
+    gate = to_bfloat16(gate).to(tl.float32)
+    up = to_bfloat16(up).to(tl.float32)
+    out = to_bfloat16(gate / (1.0 + tl.exp(-gate)) * up)
+    n = tile * TILE + tl.arange(0, TILE)
+    tl.store(
+        act + pair[None, :] * WIDTH + n[:, None], out, mask=live[None, :] & (n < WIDTH)[:, None]
+    )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T"])
 def _gate_up(
     x,
     x_scale,
+    ids,
     work,
     pairs,
     w13,
     w13_scale,
     act,
+    T,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -110,78 +167,130 @@ def _gate_up(
     QUANTIZED: tl.constexpr,
     DOT: tl.constexpr,
     ROWS: tl.constexpr,
+    TOP_K: tl.constexpr,
+    PAIRS: tl.constexpr,
     LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    WHOLE: tl.constexpr = D % BLOCK_K == 0 and WIDTH % TILE == 0
     if PDL:
         gdc_wait()
         if not LATE:
             gdc_launch_dependents()
-    row = tl.arange(0, 2 * TILE)
-    half = row // TILE
-    k0 = tl.arange(0, BLOCK_K)
     token = tl.arange(0, TOKENS)
-    items = tl.load(work) * TILES
-    entry, ahead = _entry(work, pairs, tl.program_id(0) // TILES, token, ROWS)
-    for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        expert = (entry & 0xFFFF).to(tl.int64)
-        count = entry >> 16
-        column = (item % TILES) * TILE + row % TILE
-        real = column < WIDTH
-        weights = w13 + expert * (2 * WIDTH * D) + (half * WIDTH + column)[:, None] * D
-        mine = pairs + (item // TILES) * ROWS
-        following = tl.minimum(item + tl.num_programs(0), items - 1) // TILES
-        entry, next_ahead = _entry(work, pairs, following, token, ROWS)
-        for first in range(0, count, TOKENS):
-            live = first + token < count
-            pair = tl.where(live, ahead, 0)
-            ahead = tl.load(
-                mine + first + TOKENS + token, mask=live & (first + TOKENS + token < count), other=0
-            )
-            source = pair // SLOTS
-            total = tl.zeros([2 * TILE, TOKENS], tl.float32)
-            for k in tl.range(0, D, BLOCK_K, num_stages=STAGES):
-                at = x + source[None, :] * D
-                w, a = _operands(weights, at, k + k0, real, live, D, WHOLE)
-                if QUANTIZED:
-                    block = w13_scale + expert * (2 * WIDTH // 128 * (D // 128)) + k // 128
-                    block += (item % TILES) * TILE // 128 * (D // 128)
-                    scale = tl.where(
-                        half == 0, tl.load(block), tl.load(block + WIDTH // 128 * (D // 128))
-                    )
-                    a_scale = tl.load(
-                        x_scale + source * (D // 128) + k // 128, mask=live, other=0.0
-                    )
-                    total += tl.dot(w, a) * (scale[:, None] * a_scale[None, :])
-                else:
-                    total = tl.dot(w.to(DOT), a.to(DOT), total)
-            gate, up = tl.split(tl.permute(tl.reshape(total, [2, TILE, TOKENS]), [1, 2, 0]))
-            gate = to_bfloat16(gate).to(tl.float32)
-            up = to_bfloat16(up).to(tl.float32)
-            out = to_bfloat16(gate / (1.0 + tl.exp(-gate)) * up)
-            n = (item % TILES) * TILE + tl.arange(0, TILE)
-            tl.store(
-                act + pair[None, :] * WIDTH + n[:, None],
-                out,
-                mask=live[None, :] & (n < WIDTH)[:, None],
-            )
-        ahead = next_ahead
+    if PAIRS:
+        items = (T * TOP_K + SLOTS - TOP_K) * TILES
+        index = tl.arange(0, PAIRS)
+        expert = tl.load(ids + pair_at(tl.program_id(0) // TILES, SLOTS, TOP_K))
+        all_ids = tl.load(ids + index, mask=index < T * SLOTS, other=-1)
+        for item in range(tl.program_id(0), items, tl.num_programs(0)):
+            row = pair_at(item // TILES, SLOTS, TOP_K) // SLOTS
+            choosers = choosers_of(expert, all_ids, SLOTS, PAIRS)
+            if first_to_choose(choosers, row):
+                live, pair = pairs_of(choosers, token, SLOTS)
+                _gate_up_tile(
+                    x, x_scale, w13, w13_scale, act, expert.to(tl.int64), item % TILES, pair, live,
+                    D, WIDTH, SLOTS, TILE, TOKENS, BLOCK_K, STAGES, QUANTIZED, DOT,
+                )  # fmt: skip
+            following = tl.minimum(item + tl.num_programs(0), items - 1) // TILES
+            expert = tl.load(ids + pair_at(following, SLOTS, TOP_K))
+    else:
+        items = tl.load(work) * TILES
+        entry, ahead = entry_at(work, pairs, tl.program_id(0) // TILES, token, ROWS)
+        for item in range(tl.program_id(0), items, tl.num_programs(0)):
+            expert = (entry & 0xFFFF).to(tl.int64)
+            count = entry >> 16
+            mine = pairs + (item // TILES) * ROWS
+            following = tl.minimum(item + tl.num_programs(0), items - 1) // TILES
+            entry, next_ahead = entry_at(work, pairs, following, token, ROWS)
+            for first in range(0, count, TOKENS):
+                live = first + token < count
+                pair = tl.where(live, ahead, 0)
+                further = first + TOKENS + token
+                ahead = tl.load(mine + further, mask=live & (further < count), other=0)
+                _gate_up_tile(
+                    x, x_scale, w13, w13_scale, act, expert, item % TILES, pair, live,
+                    D, WIDTH, SLOTS, TILE, TOKENS, BLOCK_K, STAGES, QUANTIZED, DOT,
+                )  # fmt: skip
+            ahead = next_ahead
     if PDL and LATE:
         # Not sooner: programs of the next launch would take the places of this one's unevenly.
         gdc_launch_dependents()
 
 
 @triton.jit
+def _down_tile(
+    act,
+    act_scale,
+    weights,
+    w2,
+    w2_scale,
+    partial,
+    expert,
+    tile,
+    pair,
+    live,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SLOTS: tl.constexpr,
+    TILE: tl.constexpr,
+    TOKENS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    STAGES: tl.constexpr,
+    QUANTIZED: tl.constexpr,
+    DOT: tl.constexpr,
+    RENORMALIZE: tl.constexpr,
+    TOP_K: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """A tile of columns of what goes down, for a tile of an expert's pairs."""
+    WHOLE: tl.constexpr = WIDTH % BLOCK_K == 0 and D % TILE == 0
+    k0 = tl.arange(0, BLOCK_K)
+    n = tile * TILE + tl.arange(0, TILE)
+    real = n < D
+    weight = w2 + expert * (D * WIDTH) + n[:, None] * WIDTH
+    # Asked for here, and waited for behind the product.
+    share = tl.load(weights + pair, mask=live, other=0.0)
+    if RENORMALIZE:
+        other = tl.arange(0, BLOCK_S)[None, :]
+        chances = tl.load(
+            weights + (pair // SLOTS * SLOTS)[:, None] + other,
+            mask=live[:, None] & (other < TOP_K),
+            other=0.0,
+        )
+    total = tl.zeros([TILE, TOKENS], tl.float32)
+    for k in tl.range(0, WIDTH, BLOCK_K, num_stages=STAGES):
+        at = act + pair[None, :] * WIDTH
+        w, a = _operands(weight, at, k + k0, real, live, WIDTH, WHOLE)
+        if QUANTIZED:
+            a_scale = tl.load(act_scale + pair * (WIDTH // 128) + k // 128, mask=live, other=0.0)
+            block = w2_scale + expert * (D // 128 * (WIDTH // 128)) + k // 128
+            scale = tl.load(block + tile * TILE // 128 * (WIDTH // 128))
+            total += tl.dot(w, a) * (scale * a_scale)[None, :]
+        else:
+            total = tl.dot(w.to(DOT), a.to(DOT), total)
+    if RENORMALIZE:
+        norm = tl.sum(chances, 1)
+        routed = (pair % SLOTS < TOP_K) & (norm > 0.0)
+        share = share / tl.where(routed, norm, 1.0)
+    tl.store(
+        partial + pair[None, :] * D + n[:, None],
+        to_bfloat16(total * share[None, :]),
+        mask=live[None, :] & real[:, None],
+    )
+
+
+@triton.jit(do_not_specialize=["T"])
 def _down(
     act,
     act_scale,
+    ids,
     work,
     pairs,
     weights,
     w2,
     w2_scale,
     partial,
+    T,
     D: tl.constexpr,
     WIDTH: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -195,73 +304,68 @@ def _down(
     ROWS: tl.constexpr,
     RENORMALIZE: tl.constexpr,
     TOP_K: tl.constexpr,
+    PAIRS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     PREFETCH: tl.constexpr,
     LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    WHOLE: tl.constexpr = WIDTH % BLOCK_K == 0 and D % TILE == 0
-    k0 = tl.arange(0, BLOCK_K)
     token = tl.arange(0, TOKENS)
-    # The list is older than the launch before this one, which had waited for it.
-    items = tl.load(work, cache_modifier=".cg") * TILES
-    entry, ahead = _entry(work, pairs, tl.program_id(0) // TILES, token, ROWS)
+    # What was chosen is older than the launch before this one, which had waited for it.
+    if PAIRS:
+        items = (T * TOP_K + SLOTS - TOP_K) * TILES
+        index = tl.arange(0, PAIRS)
+        expert = tl.load(
+            ids + pair_at(tl.program_id(0) // TILES, SLOTS, TOP_K), cache_modifier=".cg"
+        )
+        all_ids = tl.load(ids + index, mask=index < T * SLOTS, other=-1, cache_modifier=".cg")
+        choosers = choosers_of(expert, all_ids, SLOTS, PAIRS)
+    else:
+        items = tl.load(work, cache_modifier=".cg") * TILES
+        entry, ahead = entry_at(work, pairs, tl.program_id(0) // TILES, token, ROWS)
+        expert = entry & 0xFFFF
     if PREFETCH:
         # The first item's weights, a line a piece, while the activations are still quantized.
         line = tl.arange(0, WIDTH // 128)[None, :] * 128
         column = (tl.program_id(0) % TILES * TILE + tl.arange(0, TILE))[:, None]
         if tl.program_id(0) < items:
-            _into_l2(w2 + (entry & 0xFFFF).to(tl.int64) * (D * WIDTH) + column * WIDTH + line)
+            _into_l2(w2 + expert.to(tl.int64) * (D * WIDTH) + column * WIDTH + line)
     if PDL:
         gdc_wait()
         if not LATE:
             gdc_launch_dependents()
-    for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        expert = (entry & 0xFFFF).to(tl.int64)
-        count = entry >> 16
-        tile = item % TILES
-        n = tile * TILE + tl.arange(0, TILE)
-        real = n < D
-        weight = w2 + expert * (D * WIDTH) + n[:, None] * WIDTH
-        mine = pairs + (item // TILES) * ROWS
-        following = tl.minimum(item + tl.num_programs(0), items - 1) // TILES
-        entry, next_ahead = _entry(work, pairs, following, token, ROWS)
-        for first in range(0, count, TOKENS):
-            live = first + token < count
-            pair = tl.where(live, ahead, 0)
-            ahead = tl.load(
-                mine + first + TOKENS + token, mask=live & (first + TOKENS + token < count), other=0
-            )
-            share = tl.load(weights + pair, mask=live, other=0.0)
-            if RENORMALIZE:
-                other = tl.arange(0, BLOCK_S)[None, :]
-                chances = tl.load(
-                    weights + (pair // SLOTS * SLOTS)[:, None] + other,
-                    mask=live[:, None] & (other < TOP_K),
-                    other=0.0,
-                )
-                norm = tl.sum(chances, 1)
-                routed = (pair % SLOTS < TOP_K) & (norm > 0.0)
-                share = share / tl.where(routed, norm, 1.0)
-            total = tl.zeros([TILE, TOKENS], tl.float32)
-            for k in tl.range(0, WIDTH, BLOCK_K, num_stages=STAGES):
-                at = act + pair[None, :] * WIDTH
-                w, a = _operands(weight, at, k + k0, real, live, WIDTH, WHOLE)
-                if QUANTIZED:
-                    a_scale = tl.load(
-                        act_scale + pair * (WIDTH // 128) + k // 128, mask=live, other=0.0
-                    )
-                    block = w2_scale + expert * (D // 128 * (WIDTH // 128)) + k // 128
-                    scale = tl.load(block + tile * TILE // 128 * (WIDTH // 128))
-                    total += tl.dot(w, a) * (scale * a_scale)[None, :]
-                else:
-                    total = tl.dot(w.to(DOT), a.to(DOT), total)
-            tl.store(
-                partial + pair[None, :] * D + n[:, None],
-                to_bfloat16(total * share[None, :]),
-                mask=live[None, :] & real[:, None],
-            )
-        ahead = next_ahead
+    if PAIRS:
+        for item in range(tl.program_id(0), items, tl.num_programs(0)):
+            row = pair_at(item // TILES, SLOTS, TOP_K) // SLOTS
+            following = tl.minimum(item + tl.num_programs(0), items - 1) // TILES
+            next_expert = tl.load(ids + pair_at(following, SLOTS, TOP_K), cache_modifier=".cg")
+            if first_to_choose(choosers, row):
+                live, pair = pairs_of(choosers, token, SLOTS)
+                _down_tile(
+                    act, act_scale, weights, w2, w2_scale, partial, expert.to(tl.int64),
+                    item % TILES, pair, live, D, WIDTH, SLOTS, TILE, TOKENS, BLOCK_K, STAGES,
+                    QUANTIZED, DOT, RENORMALIZE, TOP_K, BLOCK_S,
+                )  # fmt: skip
+            expert = next_expert
+            choosers = choosers_of(expert, all_ids, SLOTS, PAIRS)
+    else:
+        for item in range(tl.program_id(0), items, tl.num_programs(0)):
+            expert = entry & 0xFFFF
+            count = entry >> 16
+            mine = pairs + (item // TILES) * ROWS
+            following = tl.minimum(item + tl.num_programs(0), items - 1) // TILES
+            entry, next_ahead = entry_at(work, pairs, following, token, ROWS)
+            for first in range(0, count, TOKENS):
+                live = first + token < count
+                pair = tl.where(live, ahead, 0)
+                further = first + TOKENS + token
+                ahead = tl.load(mine + further, mask=live & (further < count), other=0)
+                _down_tile(
+                    act, act_scale, weights, w2, w2_scale, partial, expert.to(tl.int64),
+                    item % TILES, pair, live, D, WIDTH, SLOTS, TILE, TOKENS, BLOCK_K, STAGES,
+                    QUANTIZED, DOT, RENORMALIZE, TOP_K, BLOCK_S,
+                )  # fmt: skip
+            ahead = next_ahead
     if PDL and LATE:
         gdc_launch_dependents()
 
@@ -313,10 +417,16 @@ class ExpertTiling:
 
 ADDED = 256
 """Columns of the sum over slots that a program has."""
-UP = ExpertTiling(tile=32, tokens=16, stages=6, warps=4, programs=3)
-DOWN = ExpertTiling(tile=64, tokens=16, stages=5, warps=4, programs=4)
-UP_BF16 = ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=3)
-DOWN_BF16 = ExpertTiling(tile=64, tokens=16, stages=3, warps=4, programs=3)
+UP = {
+    2: ExpertTiling(tile=32, tokens=16, stages=6, warps=4, programs=3),
+    4: ExpertTiling(tile=32, tokens=16, stages=4, warps=4, programs=5),
+    MAX_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=5),
+}
+"""For up to so many rows: as many programs as hold all items at once or, of more rows, an equal
+number each, and of few programs more of each one's weights on their way."""
+DOWN = {MAX_ROWS: ExpertTiling(tile=128, tokens=16, stages=4, warps=4, programs=3)}
+UP_BF16 = {MAX_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=3)}
+DOWN_BF16 = {MAX_ROWS: ExpertTiling(tile=64, tokens=16, stages=3, warps=4, programs=3)}
 
 _processors: dict[torch.device, int] = {}
 
@@ -327,6 +437,11 @@ def _multiprocessors(device: torch.device) -> int:
     if device not in _processors:
         _processors[device] = torch.cuda.get_device_properties(device).multi_processor_count
     return _processors[device]
+
+
+def _for(rows: int, tilings: dict[int, ExpertTiling]) -> ExpertTiling:
+    """The tiling of so many rows."""
+    return next(tiling for most, tiling in tilings.items() if rows <= most)
 
 
 def experts(
@@ -349,13 +464,17 @@ def experts(
     starts others: `_down` reads the list ahead of its wait.
     """
     quantized = w13_scale is not None
-    up = up or (UP if quantized else UP_BF16)
-    down = down or replace(DOWN if quantized else DOWN_BF16, prefetch=tries("prefetch"))
     x = routed.codes if quantized else routed.normed
     assert x is not None
     width, routing, device = w2.shape[2], routed.routing, x.device
     rows, slots = routing.ids.shape
     columns = x.shape[1]
+    if not routing.listed and (rows > FEW or slots > FEW_SLOTS):
+        raise ValueError(f"{rows} rows of {slots} slots without a list of their experts")
+    up = up or _for(rows, UP if quantized else UP_BF16)
+    if down is None:
+        down = _for(rows, DOWN if quantized else DOWN_BF16)
+        down = replace(down, prefetch=tries("prefetch"))
     if quantized and (width % GROUP or columns % GROUP):
         raise ValueError(f"experts of {columns} x {width} are not whole groups of {GROUP}")
     act = torch.empty(rows * slots, width, dtype=torch.bfloat16, device=device)
@@ -370,6 +489,8 @@ def experts(
         "QUANTIZED": quantized,
         "DOT": DOT_DTYPE,
         "ROWS": MAX_ROWS,
+        "TOP_K": slots - shared,
+        "PAIRS": 0 if routing.listed else triton.next_power_of_2(FEW * FEW_SLOTS),
         "PDL": dependent_launch(),
     }
 
@@ -384,11 +505,13 @@ def experts(
     _gate_up[grid](
         x,
         x if routed.scales is None else routed.scales,
+        routing.ids,
         routing.work,
         routing.pairs,
         w13,
         w13 if w13_scale is None else w13_scale,
         act,
+        rows,
         TILES=tiles,
         TILE=up.tile,
         TOKENS=up.tokens,
@@ -407,12 +530,14 @@ def experts(
     _down[grid](
         act,
         act if act_scale is None else act_scale,
+        routing.ids,
         routing.work,
         routing.pairs,
         routing.weights,
         w2,
         w2 if w2_scale is None else w2_scale,
         partial,
+        rows,
         TILES=tiles,
         TILE=down.tile,
         TOKENS=down.tokens,
@@ -421,7 +546,6 @@ def experts(
         LATE=late,
         PREFETCH=down.prefetch and quantized and width % 128 == 0,
         RENORMALIZE=routing.renormalize,
-        TOP_K=slots - shared,
         BLOCK_S=triton.next_power_of_2(slots),
         num_warps=down.warps,
         **shape,
