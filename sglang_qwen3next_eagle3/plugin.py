@@ -43,10 +43,11 @@ def register() -> None:
             _activate_cpu_engine()
         if environment != aux_layers.OFF:
             _hook_capture(environment)
-        if os.environ.get(variables.SIMULATE):
-            _simulate(Path(os.environ[variables.SIMULATE]), os.environ.get(variables.ROUTING))
         _hook_fast(os.environ.get(variables.FAST))
         _hook_seams(os.environ.get(variables.SEAMS))
+        # Around what a seam makes of a verify.
+        if os.environ.get(variables.SIMULATE):
+            _simulate(Path(os.environ[variables.SIMULATE]), os.environ.get(variables.ROUTING))
         if os.environ.get(variables.ADAPTIVE) == "1":
             _hook_adaptive(os.environ.get(variables.STEPS))
         if os.environ.get(variables.CYCLE):

@@ -122,6 +122,16 @@ def accepting(length: Any, predict: Any, accept_lens: Any, accept_index: Any) ->
     length: [1] on the device, below 1 for what was accepted indeed. predict: [B x N]; accept_lens:
     [B]; accept_index: [B, depth].
     """
+    if predict.is_cuda:
+        from sglang_qwen3next_eagle3.overlay.seams import chain_kernels
+
+        # In one launch: what a measurement adds to a cycle should not be seen in it.
+        return chain_kernels.simulated(length, predict, accept_lens, accept_index, _TOKEN)
+    return taken_by(length, predict, accept_lens, accept_index)
+
+
+def taken_by(length: Any, predict: Any, accept_lens: Any, accept_index: Any) -> tuple[Any, ...]:
+    """The same by torch."""
     import torch
 
     depth = accept_index.shape[1]

@@ -35,3 +35,13 @@ def test_a_cycle_needs_nothing_of_the_host(arguments: str) -> None:
     changed = lines.count("changed in the batch: mamba_track_indices")
     assert changed == 2 * kinds, "SGLang puts it back"
     assert ("sampled alike: 32 batches" in lines) == (kinds == 2)
+
+
+@needs("seams")
+@pytest.mark.skipif(NEWER, reason="0.5.23 launches it by itself in few; see docs/fast-path.md")
+def test_what_is_around_a_verify_and_a_draft_extend_is_sglang_s() -> None:
+    command = [sys.executable, "-m", "tests.support.check_chains"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "equal: 12 draft extends and verifies" in ended.stdout

@@ -2,11 +2,40 @@
 pair. Needs no GPU. Prints their names."""
 
 import json
+from types import SimpleNamespace
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.seams import kernels
+from sglang_qwen3next_eagle3.overlay.seams import chain_kernels, kernels
 from tests.support import compile_fast
+
+
+def around_chains() -> None:
+    """Of FP8 and bf16, whose logits are in bf16 or fp32, and of the head's vocabulary."""
+    for batch, nodes in ((1, 4), (32, 6)):
+        rows, index = batch * nodes, torch.zeros(64).long()
+        lens, count = torch.ones(batch, dtype=torch.int32), torch.zeros(64, dtype=torch.int32)
+        for kind in (torch.float32, torch.bfloat16):
+            logits = torch.zeros(rows, 151936, dtype=kind)
+            candidates = torch.zeros(batch, nodes).long()
+            predict, accepted, accept_index = chain_kernels.accept(logits, candidates)
+            hidden = torch.zeros(rows, 2048, dtype=torch.bfloat16)
+            chain_kernels.leave(torch.zeros(rows, 32000, dtype=kind), hidden, lens)
+        chain_kernels.simulated(lens[:1], predict, accepted, accept_index, 100)
+        outs = torch.zeros(4, rows + batch, dtype=torch.int32)
+        chain_kernels.keep(index[:1], predict, accepted, outs)
+        buffers = SimpleNamespace(
+            req_pool_indices=index, seq_lens=index, extend_seq_lens=count, num_accept_tokens=count,
+            num_correct_drafts=count, input_ids=index, positions=index, out_cache_loc=index,
+            hidden_states=torch.zeros(64 * nodes, 6144, dtype=torch.bfloat16),
+        )  # fmt: skip
+        backend = SimpleNamespace(
+            req_to_token=torch.zeros(64, 8192, dtype=torch.int32), qo_indptr=count,
+            kv_indptr=count, cuda_graph_kv_indices=torch.zeros(9000).long(),
+        )  # fmt: skip
+        of = torch.zeros(batch).long(), torch.zeros(batch).long(), lens, predict
+        slots = torch.zeros(rows).long()
+        chain_kernels.prepare(backend, buffers, batch, 1, *of, slots, buffers.hidden_states[:rows])
 
 
 def main() -> None:
@@ -46,6 +75,7 @@ def main() -> None:
             ]
             kernels.attention_metadata(*of, mask_indptr=torch.zeros(65).long())
             kernels.attention_metadata(*of, taken=torch.zeros(batch, dtype=torch.int32))
+    around_chains()
     print(json.dumps(sorted(compile_fast.compiled)))
 
 

@@ -83,16 +83,16 @@ class CyclePlan:
         # What the host copies is read on another stream: no graph's memory, which others write in.
         shape = _KEPT, self._count + self.requests
         self._outs = torch.empty(shape, dtype=torch.int32, device=given[0].device)
-        self._place = torch.zeros(1, dtype=torch.int64, device=given[0].device)
-        """Where the next cycle writes; it says so itself."""
         self._turn = 0
-        """The same place, as the host knows it."""
+        """Where the next cycle writes; told with what it is given."""
+        self._places = list(torch.arange(_KEPT, device=given[0].device).split(1))
+        self._place = torch.zeros_like(self._places[0])
         self.inputs = [torch.clone(tensor) for tensor in given]
         by_type: dict[torch.dtype, list[int]] = {}
-        for place, tensor in enumerate(self.inputs):
+        every = [*self.inputs, self._place]
+        for place, tensor in enumerate(every):
             by_type.setdefault(tensor.dtype, []).append(place)
-        self._groups = [([self.inputs[place] for place in group], group)
-                        for group in by_type.values()]  # fmt: skip
+        self._groups = [([every[place] for place in group], group) for group in by_type.values()]
         self.relay: Any = None
         """SGLang's `FutureMap`, where the recording takes from it and leaves in it."""
         self.published: Callable[[Any], None] = _nobody
@@ -119,8 +119,9 @@ class CyclePlan:
 
     def run(self, given: list[torch.Tensor], publish: Callable[[Any], None]) -> Any:
         """One cycle; SGLang's `GenerationBatchResult`."""
+        every = [*given, self._places[self._turn]]
         for places, group in self._groups:
-            torch._foreach_copy_(places, [given[place] for place in group])
+            torch._foreach_copy_(places, [every[place] for place in group])
         if self._outs.is_cuda:
             self.wait_for_copies(torch.cuda.current_stream())
         self.published = publish
@@ -141,8 +142,12 @@ class CyclePlan:
         for place, tensor in zip(self.split(self._outs[0]), given, strict=True):
             if tensor.dtype != place.dtype or tensor.shape != place.shape:
                 raise NotRecordable(f"it gives {tensor.dtype} {tuple(tensor.shape)}")
-        self._outs.index_copy_(0, self._place, torch.cat(given)[None])
-        self._place.add_(1).remainder_(_KEPT)
+        if self._outs.is_cuda:
+            from sglang_qwen3next_eagle3.overlay.seams import chain_kernels
+
+            chain_kernels.keep(self._place, *given, self._outs)
+        else:
+            self._outs.index_copy_(0, self._place, torch.cat(given)[None])
         # They are read where the host finds them.
         result.next_token_ids = result.accept_lens = None
         # They were for tensors that are made anew in each cycle.

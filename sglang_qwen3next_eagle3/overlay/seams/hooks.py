@@ -10,8 +10,9 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
+from sglang_qwen3next_eagle3.overlay.seams import chains
 from sglang_qwen3next_eagle3.overlay.seams.agreement import Agreement, size
-from sglang_qwen3next_eagle3.overlay.seams.seams import ALL, Seam
+from sglang_qwen3next_eagle3.overlay.seams.seams import ALL, WITHIN, Seam
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ CAPTURE = (
     "sglang.srt.model_executor.runner_backend.full_cuda_graph_backend:"
     "FullCudaGraphBackend.capture_one"
 )
+EXTEND = "sglang.srt.speculative.eagle_worker_v2:EagleDraftWorker._draft_extend_for_decode"
+SAMPLE = "sglang.srt.speculative.eagle_worker_common:eagle_sample"
 TRACKING = "sglang.srt.speculative.spec_utils:prepare_mamba_track_for_verify"
 TO_HOST = "sglang.srt.managers.utils:GenerationBatchResult.copy_to_cpu"
 RESOLVE = "sglang.srt.managers.overlap_utils:FutureMap._resolve_spec_extras"
@@ -47,7 +50,7 @@ def served(wanted: frozenset[Seam], listed: frozenset[str]) -> frozenset[Seam]:
     found = frozenset(
         seam for seam in wanted if all(hook.target in listed for hook in hooks(frozenset({seam})))
     )
-    return found if "cycle" in found else found - {"sampled"}
+    return found if "cycle" in found else found - set(WITHIN)
 
 
 def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
@@ -78,6 +81,10 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
         ),
         "chain": (Hook(TREE, Chains().around, "The tree of a chain, in one launch."),),
         "slots": (Hook(SLOTS, _slots, "Places for a cycle's tokens, without asking the GPU."),),
+        "extend": (
+            Hook(SAMPLE, chains.sample, "What a recorded verify accepts, in two launches."),
+            Hook(EXTEND, chains.draft_extend, "A recorded draft extend, in three launches."),
+        ),
         "cycle": _cycle_hooks(wanted) if "cycle" in wanted else (),
         "sampled": (),
     }

@@ -8,14 +8,19 @@ from typing import Final, Literal, get_args
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
 
-Seam = Literal["requests", "commit", "relay", "metadata", "chain", "slots", "cycle", "sampled"]
+Seam = Literal[
+    "requests", "commit", "relay", "metadata", "chain", "slots", "cycle", "extend", "sampled"
+]
 ALL: Final[tuple[Seam, ...]] = get_args(Seam)
 """requests: ranks learn through shared memory that a turn has none. commit: which states a verify
 commits. relay: what a cycle leaves for the next one. metadata: what the Triton backend's
 kernels of a verify and a draft extend read besides the batch. chain: a tree that is none, and its
 mask. slots: memory for a cycle's tokens. cycle: all that SGLang launches in a cycle of a plain
-batch, recorded for each size of one. sampled: of plain batches with sampled requests, too. What is
-not taken is SGLang's."""
+batch, recorded for each size of one. extend: in these, what a verify of a chain accepts and what is
+around its draft extend. sampled: of plain batches with sampled requests, too. What is not taken is
+SGLang's."""
+WITHIN: Final[tuple[Seam, ...]] = ("extend", "sampled")
+"""Those of recorded cycles."""
 ON: Final[tuple[Seam, ...]] = tuple(seam for seam in ALL if seam != "sampled")
 """What `on` stands for; what was never run on a GPU has to be named."""
 
@@ -47,6 +52,7 @@ def parse(text: str | None, said: str = f"{SEAMS}=") -> frozenset[Seam]:
             f"{said}{text}: {unknown[0]!r} is not one of on, off and the seams {', '.join(ALL)}"
         )
     found = frozenset(seam for word in words for seam in known[word])
-    if "sampled" in found and "cycle" not in found:
-        raise UserError(f"{said}{text}: sampled is which cycles are recorded: name cycle, too")
+    lost = [seam for seam in WITHIN if seam in found and "cycle" not in found]
+    if lost:
+        raise UserError(f"{said}{text}: {lost[0]} is of cycles that are recorded: name cycle, too")
     return found

@@ -137,6 +137,8 @@ def test_a_seam_is_served_where_all_of_its_symbols_are_listed() -> None:
     assert hooks.served(wanted, every - {one_of_metadata}) == {"chain", "commit"}
     assert hooks.served(wanted, frozenset()) == frozenset()
     assert hooks.served(frozenset({"cycle", "sampled"}), frozenset()) == frozenset()
+    extend = frozenset(hook.target for hook in hooks.hooks(frozenset({"extend"})))
+    assert hooks.served(frozenset({"cycle", "extend"}), extend) == frozenset(), "without cycles"
 
 
 @pytest.mark.parametrize("release", ["0.5.17", "0.5.23"])

@@ -35,9 +35,10 @@ def test_one_spelling_of_each(text: str | None, spelled: str) -> None:
     assert seams.parse(spelled) == wanted
 
 
-def test_sampled_cycles_are_cycles() -> None:
-    with pytest.raises(UserError, match="name cycle, too"):
-        seams.parse("commit,sampled")
+@pytest.mark.parametrize("seam", ["sampled", "extend"])
+def test_what_is_of_recorded_cycles_needs_them(seam: str) -> None:
+    with pytest.raises(UserError, match=f"{seam} is of cycles that are recorded: name cycle, too"):
+        seams.parse(f"commit,{seam}")
 
 
 @pytest.mark.parametrize("text", ["commits", "on,commits", "require"])
