@@ -125,7 +125,8 @@ def sampled(requests: int, seed: int) -> bool:
     finally:
         recording.abandon()
     for one, other in zip(found, expected, strict=True):
-        assert one.dtype == other.dtype and torch.equal(one, other), (one, other)
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other), (one, other)
     return bool((found[1] > 1).any())
 
 
@@ -148,7 +149,8 @@ def main() -> None:
                 assert torch.equal(found[name], tensor), (name, found[name], tensor)
             for name in ("topk_p", "topk_index", "hidden_states", "bonus_tokens"):
                 one, other = vars(left)[name], vars(theirs)[name]
-                assert one.dtype == other.dtype and torch.equal(one, other), name
+                assert one.dtype == other.dtype, name
+                assert torch.equal(one, other), name
             taken += sampled(requests, seed)
             equal += 1
     print(f"equal: {equal} draft extends and verifies; drafts were taken in {taken}")

@@ -9,7 +9,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
 
 Seam = Literal[
-    "requests", "commit", "relay", "metadata", "chain", "slots", "cycle", "extend", "sampled"
+    "requests", "commit", "relay", "metadata", "chain", "slots", "extend", "cycle", "sampled"
 ]
 ALL: Final[tuple[Seam, ...]] = get_args(Seam)
 """requests: ranks learn through shared memory that a turn has none. commit: which states a verify
