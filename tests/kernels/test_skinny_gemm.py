@@ -110,7 +110,8 @@ def test_a_row_does_not_know_how_many_run_beside_it() -> None:
 
 def test_the_division_fits_the_weight() -> None:
     assert tiling(2048, True) == GemmTiling(16, 4, extra_passes=2)
-    assert tiling(4096, True).shares == 8
+    assert tiling(4096, True) == GemmTiling(16, 4, extra_passes=4, registers=168)
+    assert tiling(4096, True, 2048, 32).shares == 4, "as few rows: the order of summation is one"
     assert tiling(256, True).shares == 2
     assert tiling(192, False).shares == 2
     assert tiling(80, False).shares == 1
