@@ -142,11 +142,18 @@ def _hook_seams(asked: str | None) -> None:
     try:
         manifest = contract.require(["seams"])
     except UserError as error:
-        logger.warning("sglang-qwen3next-eagle3: the seams of a cycle are SGLang's: %s", error)
+        level = logging.INFO if seams.is_auto(asked) else logging.WARNING
+        line = "sglang-qwen3next-eagle3: the seams of a cycle are SGLang's: %s"
+        logger.log(level, line, error)
         return
     from sglang_qwen3next_eagle3.overlay.seams import hooks as at_seams
 
     ours = at_seams.served(wanted, manifest.hooked("seams"))
+    if seams.is_auto(asked):
+        proved = at_seams.Proved(ours)
+        of_seams = at_seams.where_proved(ours, proved)
+        hooks.apply([at_seams.announcing(ours, proved=proved), *of_seams])
+        return
     hooks.apply([at_seams.announcing(ours, wanted - ours), *at_seams.hooks(ours)])
 
 
@@ -176,7 +183,8 @@ def _hook_fast(asked: str | None) -> None:
     except UserError as error:
         if wanted.required:
             raise
-        logger.warning("sglang-qwen3next-eagle3: fast path off: %s", error)
+        level = logging.INFO if wanted.auto else logging.WARNING
+        logger.log(level, "sglang-qwen3next-eagle3: fast path off: %s", error)
         return
     from sglang_qwen3next_eagle3.overlay.fast import hooks as fast
 

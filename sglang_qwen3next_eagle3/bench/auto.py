@@ -120,6 +120,9 @@ class _Auto:
 
     def _result(self) -> Result:
         rows = [self._none.configuration, *self._forced, self._auto.configuration]
+        if (served := self._journal.configurations().get(AUTO)) is not None:
+            for row in self._forced:  # They are served by the same server.
+                self._journal.note(row.model_copy(update={"switched": served.switched}))
         settings = speed.settings(_request(self._asked), self._target, self._flags)
         return self._journal.result("speed", self._described, settings, rows)
 

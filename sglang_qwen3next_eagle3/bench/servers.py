@@ -6,6 +6,7 @@ again is the retry.
 """
 
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import server as serving
+from sglang_qwen3next_eagle3.serving import startup
 from sglang_qwen3next_eagle3.serving.command_line import build_argv
 from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
@@ -283,7 +285,13 @@ def ready(configuration: Configuration, server: Server) -> Configuration:
     states = server.info().get("internal_states")
     state = states[0] if isinstance(states, list) and states else {}
     running = state.get("effective_max_running_requests_per_dp")
-    update = {"ready_seconds": server.ready_seconds, "max_running_requests": running}
+    update: dict[str, Any] = {
+        "ready_seconds": server.ready_seconds,
+        "max_running_requests": running,
+    }
+    asked = {**os.environ, **configuration.environment}
+    if server.child is not None and asked.get(variables.CPU_ENGINE) != "1":
+        update["switched"] = startup.switched(server.log(), asked)
     return configuration.model_copy(update=update)
 
 

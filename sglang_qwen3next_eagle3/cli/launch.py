@@ -82,15 +82,16 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         how,
         "fast",
         "STAGES",
-        "our own kernels for decoding and verifying few tokens (1, 2 or 4 Hopper GPUs): all that "
-        "are on by default, or on, require and stages joined by commas, as on,head",
+        "our own kernels for decoding and verifying few tokens (1, 2 or 4 Hopper GPUs): all of the "
+        "target's, or on, require and stages joined by commas, as on,head; by default auto: what "
+        "was proved, where it was",
     )
     _add_switch(
         how,
         "seams",
         "SEAMS",
         "what SGLang launches one by one between a cycle's graphs, in few launches: all, or some "
-        "joined by commas",
+        "joined by commas; by default auto, as --fast",
     )
 
 

@@ -14,6 +14,7 @@ adaptive      how many steps the next cycle drafts
 routing       which experts rows reach whose weights are dummies
 seams         the host's work between the graphs, made less
 fast          our own kernels for passes of few rows
+proofs        what is on without being asked for, where it was proved
 cycle         where the host's time goes in a cycle
 cpu_engine    what lets stock SGLang serve without a GPU
 prefill       streams of the target for prompts, without a server
@@ -31,6 +32,7 @@ __all__ = [
     "hooks",
     "metrics",
     "prefill",
+    "proofs",
     "requests",
     "routing",
     "seams",

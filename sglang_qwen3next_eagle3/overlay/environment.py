@@ -11,8 +11,9 @@ ROUTING = "SGLANG_QWEN3NEXT_EAGLE3_ROUTING"
 """`uniform` or `text`: how routers of dummy weights choose beside it (overlay/routing.py; `bench
 speed --routing` and `bench cycle --routing` set it)."""
 FAST = "SGLANG_QWEN3NEXT_EAGLE3_FAST"
-"""`on`, `off`, `require` (refuse to serve without it), or stages of the fast path (fast/stages.py)
-joined by commas."""
+"""`on`, `off`, `require` (refuse to serve without it), `auto` (what was proved, where it was), or
+stages of the fast path (fast/stages.py) joined by commas. `launch` says auto where nobody says
+anything; without it a server has SGLang's kernels."""
 CYCLE_COSTS = "SGLANG_QWEN3NEXT_EAGLE3_CYCLE_COSTS"
 """What a cycle of the served tree was measured to take (metrics/cycle_costs.py), with which metrics
 tell how much speculation gains and whether it is as fast as it should be."""
@@ -35,7 +36,7 @@ STEPS = "SGLANG_QWEN3NEXT_EAGLE3_STEPS"
 """Names the file that holds the steps to draft in place of that choice (`bench auto` sets it)."""
 
 SEAMS = "SGLANG_QWEN3NEXT_EAGLE3_SEAMS"
-"""`on`, `off`, or seams of a cycle (seams/seams.py) joined by commas; off without it."""
+"""`on`, `off`, `auto`, or seams of a cycle (seams/seams.py) joined by commas; off without it."""
 
 
 def spelled(given: object) -> str:

@@ -7,7 +7,7 @@ branches, and with some other flags, it logs that adaptive drafting is off and s
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,11 +40,13 @@ _SWITCHES = ("fast", "seams", "tries")
 
 @dataclass(frozen=True)
 class ChosenStates:
-    """note: what was chosen, for people."""
+    """note: what was chosen, for people. without: what of ours would be on by default, and was off
+    when the costs were measured."""
 
     path: Path
     states: DraftStates
     note: str
+    without: frozenset[str] = frozenset()
 
 
 def choose(
@@ -53,10 +55,11 @@ def choose(
     tp: int,
     switches: Mapping[str, str],
     quantization: str | None = None,
+    by_default: Collection[str] = (),
 ) -> ChosenStates:
     """The file of states of a profile that asks for one. switches: as `files.switches` tells which
-    of our kernels and seams serve. quantization: that weights are loaded with, if the flags name
-    one.
+    of our kernels and seams serve; by_default: those of them that nobody asked for, which follow
+    the file. quantization: that weights are loaded with, if the flags name one.
 
     Raises:
         UserError: there is no such file, it says no costs, or it is named and was measured on
@@ -70,6 +73,8 @@ def choose(
         states = files.read(path)
         if states is None:
             raise UserError(f"states {path} says no costs of cycles; {files.HOW_TO_MAKE}")
+        without = _without(states, by_default)
+        wanted |= dict.fromkeys(without, "off")
         if not profile.cpu_engine and (other := _other(states, wanted, cpu=False)):
             raise UserError(
                 f"states {asked} are of {', '.join(other)}: by their costs drafts may cost more "
@@ -77,7 +82,8 @@ def choose(
                 f"take what is nearest (--adaptive {MEASURED})"
             )
         where = str(path)
-        return ChosenStates(path, states, _note(states, where, wanted, profile.cpu_engine))
+        note = _note(states, where, wanted, profile.cpu_engine)
+        return ChosenStates(path, states, note, without)
     found = {path: files.read(path) for path in sorted(_folder().glob("*.json"))}
     ours = {path: states for path, states in found.items() if states and _like(states)}
     if not ours:
@@ -85,7 +91,17 @@ def choose(
     path = max(ours, key=lambda each: _alike(ours[each], wanted))
     states = ours[path]
     where = f"{FOLDER}/{path.name}"
-    return ChosenStates(path, states, _note(states, where, wanted, profile.cpu_engine))
+    without = _without(states, by_default)
+    wanted |= dict.fromkeys(without, "off")
+    return ChosenStates(path, states, _note(states, where, wanted, profile.cpu_engine), without)
+
+
+def _without(states: DraftStates, by_default: Collection[str]) -> frozenset[str]:
+    """Of these, what was off when the costs were measured; nothing where nobody knows of what they
+    are."""
+    if not _like(states):
+        return frozenset()
+    return frozenset(key for key in by_default if _measured(states, key) == "off")
 
 
 def _note(states: DraftStates, where: str, wanted: Mapping[str, object], cpu: bool) -> str:

@@ -1,15 +1,18 @@
 """SGLang's command line: what a profile becomes, and what will be executed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.overlay.adaptive.states import switches
+from sglang_qwen3next_eagle3.overlay.adaptive import states as files
+from sglang_qwen3next_eagle3.overlay.proofs import Capability
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
-from sglang_qwen3next_eagle3.serving import adaptive, flags, keys
+from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, switches
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.profile import Algorithm, FlagValue, Profile, Tree
+from sglang_qwen3next_eagle3.serving.switches import Default
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
 SGLANG_NAMES: dict[Algorithm, str] = {"eagle3": "EAGLE3", "nextn": "NEXTN", "none": ""}
@@ -128,14 +131,53 @@ def _speculation(profile: Profile, extra: Sequence[str]) -> list[str]:
 def states_of(profile: Profile, extra: Sequence[str] = ()) -> adaptive.ChosenStates:
     """extra: the user's flags, which win. Raises UserError: there is no such file of states."""
     given = flags.parse([*_sglang(profile), *extra])
+    return _states_of(profile, given, _defaults(profile, given))
+
+
+def _states_of(
+    profile: Profile, given: Parsed, defaults: Sequence[Default]
+) -> adaptive.ChosenStates:
     tp = given.number("--tp-size")
     set_here = {**os.environ, **build_environment(profile)}
+    for default in defaults:
+        set_here |= default.environment
     return adaptive.choose(
         profile,
         tp=1 if tp is None else tp,
-        switches=switches(set_here),
+        switches=files.switches(set_here),
         quantization=given.value("--quantization"),
+        by_default=[default.switch for default in defaults if default.names],
     )
+
+
+def defaults_of(
+    profile: Profile,
+    extra: Sequence[str] = (),
+    capability: Capability | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[Default, ...]:
+    """What becomes of our switches of which nobody said anything. Where the steps follow costs that
+    were measured without one, it is off: by them drafts might cost more than they bring.
+
+    extra: the user's flags; capability, config: of the GPUs and of the target, where known.
+    """
+    given = flags.parse([*_sglang(profile), *extra])
+    found = _defaults(profile, given, capability, config)
+    if profile.adaptive is None:
+        return found
+    without = _states_of(profile, given, found).without
+    reason = "the steps follow costs that were measured without"
+    return tuple(one.off(reason) if one.switch in without else one for one in found)
+
+
+def _defaults(
+    profile: Profile,
+    given: Parsed,
+    capability: Capability | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> tuple[Default, ...]:
+    set_here = {**os.environ, **build_environment(profile)}
+    return switches.defaults(profile, given, set_here, capability, config)
 
 
 def _flag(name: str, value: FlagValue) -> list[str]:

@@ -67,9 +67,10 @@ def not_in_this_release(asked: "Profile") -> list[str]:
     if installed is None or installed.release not in contract.known_releases():
         return []
     manifest = contract.read_manifest(installed.release)
+    fast = stages.parse(asked.fast)
     parts: dict[contract.Part, bool] = {
-        "fast": stages.parse(asked.fast) is not None,
-        "seams": bool(seams.parse(asked.seams)),
+        "fast": fast is not None and not fast.auto,
+        "seams": bool(seams.parse(asked.seams)) and not seams.is_auto(asked.seams),
     }
     doubt, lines = contract.not_on_gpus(), []
     for part in (part for part, wanted in parts.items() if wanted):

@@ -18,10 +18,9 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, rope, shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay.environment import FAST, LIMITS, SEAMS, is_on
-from sglang_qwen3next_eagle3.overlay.fast import stages, trials
+from sglang_qwen3next_eagle3.overlay.environment import LIMITS, is_on
+from sglang_qwen3next_eagle3.overlay.proofs import Capability
 from sglang_qwen3next_eagle3.overlay.requests import bounds
-from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.serving import (
     adaptive,
     caches,
@@ -29,6 +28,7 @@ from sglang_qwen3next_eagle3.serving import (
     keys,
     machine,
     prefix_cache,
+    switches,
 )
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
@@ -36,6 +36,7 @@ from sglang_qwen3next_eagle3.serving.command_line import (
     Launch,
     build_argv,
     build_environment,
+    defaults_of,
     host_of,
     port_of,
     states_of,
@@ -48,7 +49,6 @@ from sglang_qwen3next_eagle3.serving.profile import Profile, Tree
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 GRPC_PORT = "SGLANG_GRPC_PORT"
 _GRPC = ("--grpc-port", "--smg-grpc-mode", "--grpc-mode")
-TRITON = "triton"
 CARD_LIMIT = (
     "the model card names Triton as required (FlashInfer fails on head_dim 256 with hybrid "
     "attention and GDN layers)"
@@ -67,7 +67,6 @@ _CHECKED = {
     "--speculative-draft-model-path": "--head",
     "--speculative-draft-model-revision": "--head-revision",
 }
-_RANKS = {"--tp-size": "TP", "--dp-size": "DP", "--pp-size": "PP"}
 _TREE = ("--speculative-num-steps", "--speculative-eagle-topk", "--speculative-num-draft-tokens")
 
 
@@ -154,7 +153,17 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     }
     served = chosen.model_copy(update=folders)
     found = _Checkpoints(target, head, whole=True)
-    return _decide(chosen, served, found, options, python=sys.executable)
+    return _decide(chosen, served, found, options, sys.executable, _capability())
+
+
+def _capability() -> Capability | None:
+    """Of this machine's GPUs, where they are alike and nvidia-smi tells."""
+    # doctor asks for what is here.
+    from sglang_qwen3next_eagle3.serving.doctor import gpus
+
+    visible = gpus.basic().visible(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    found = {gpu.capability for gpu in visible}
+    return found.pop() if len(found) == 1 else None
 
 
 def _decide(
@@ -163,6 +172,7 @@ def _decide(
     found: _Checkpoints,
     options: Options,
     python: str = "python",
+    capability: Capability | None = None,
 ) -> Launch:
     """The command for `served`: the profile as it was `asked` for, with the checkpoints that are
     found in their places. Notes and names are those that were asked for."""
@@ -176,7 +186,7 @@ def _decide(
         environment |= caches.environment(options.caches)
     bounds.parse({**os.environ, **environment}.get(LIMITS))
     _check_flags(given, flags.parse(options.extra), asked, options)
-    _check_switches(given, environment, asked)
+    switches.check(given, environment, asked)
     _check_keys(given, environment, options)
     if served.target != asked.target and given.value("--served-model-name") is None:
         words += ["--served-model-name", asked.target]
@@ -197,6 +207,9 @@ def _decide(
         launch = launch.adding({}, *filter(None, [note]))
     overrides = given.overrides()
     target = _target_of(asked, found)
+    config = None if target is None else target.config
+    for default in defaults_of(served, options.extra, capability, config):
+        launch = launch.adding(default.environment, default.note)
     if found.whole and target is not None:
         launch = launch.adding({}, *published.warnings(asked.target, target.config))
     if asked.cpu_engine:
@@ -288,8 +301,8 @@ def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options
     prefix_cache.check(given, chosen)
     if not chosen.cpu_engine and not options.allow_attention_backend:
         _check_backends(given)
-    for name, what in _RANKS.items():
-        ranks = _ranks(given, name, what)
+    for name, what in switches.RANKS.items():
+        ranks = switches.ranks_of(given, name, what)
         if chosen.cpu_engine and ranks != 1:
             raise UserError(
                 f"{what} {ranks}: the CPU engine serves with one process: leave {name} at 1"
@@ -338,68 +351,10 @@ def _grpc(given: Parsed, environment: Mapping[str, str]) -> str | None:
     return next((entry.word for name in _GRPC for entry in given.of(name)), None)
 
 
-def _check_switches(given: Parsed, environment: Mapping[str, str], chosen: Profile) -> None:
-    """environment: what the launch sets. What the caller's own asks of every server is a line in
-    the log of one that cannot have it, unless it is spelled wrong or required."""
-    there = {**os.environ, **environment}
-    fast, at_seams = stages.parse(there.get(FAST)), seams.parse(there.get(SEAMS))
-    if trials.parse(there.get(trials.TRY)) and not there.get(FAST, "").strip():
-        raise UserError(
-            f"{trials.TRY}: what it tries is the fast path's, and nothing asks for that: pass "
-            "--fast, or --no-fast to try nothing"
-        )
-    if fast is not None and (FAST in environment or fast.required):
-        _check_fast(given, chosen, fast)
-    if at_seams and SEAMS in environment and chosen.cpu_engine:
-        raise UserError(
-            "seams: they are launches on a GPU, and this profile serves on a CPU; pass --no-seams"
-        )
-    ranks = _ranks(given, "--tp-size", "TP")
-    if "sampled" in at_seams and SEAMS in environment and ranks > 1:
-        raise UserError(
-            f"seams: sampled is for one GPU, and TP is {ranks}: SGLang would sample as ever; leave "
-            "it out"
-        )
-
-
-def _check_fast(given: Parsed, chosen: Profile, wanted: stages.Wanted) -> None:
-    """What the fast path cannot do at all. What only a GPU tells is a line in the server's log."""
-    backend = given.value("--attention-backend")
-    reason = None
-    if chosen.cpu_engine:
-        reason = "its kernels are for GPUs, and this profile serves on a CPU"
-    elif backend != TRITON:
-        reason = f"it stands in for the attention backend triton, not {backend or 'another'}"
-    for name, what in _RANKS.items():
-        ranks = _ranks(given, name, what)
-        if what == "TP" and ranks not in stages.RANKS:
-            reason = f"it serves with a TP of {', '.join(map(str, stages.RANKS))}, not {ranks}"
-        elif what != "TP" and ranks != 1:
-            reason = f"it knows tensor parallelism only, and {what} is {ranks}"
-    if reason is not None:
-        raise UserError(f"fast: {reason}; pass --no-fast to serve with SGLang's kernels alone")
-    if "head" in wanted.stages and chosen.algorithm != "eagle3":
-        reason = "is the EAGLE3 head's, and this server has none"
-    elif "head" in wanted.stages and given.of(adaptive.ADAPTIVE):
-        reason = "does not go with steps that follow load (--adaptive off)"
-    if reason is not None:
-        raise UserError(f"fast: the stage head {reason}; leave it out")
-    if "allreduce" in wanted.stages and "moe" not in wanted.stages:
-        raise UserError(
-            "fast: the stage allreduce is for sums around experts that are ours: name moe, too, or "
-            "leave it out"
-        )
-    if "allreduce" in wanted.stages and _ranks(given, "--tp-size", "TP") == 1:
-        raise UserError(
-            "fast: the stage allreduce adds up what several GPUs have, and this server has one; "
-            "leave it out"
-        )
-
-
 def _check_backends(given: Parsed) -> None:
     for name, what in _BACKENDS.items():
         backend = given.value(name)
-        if backend == TRITON or (backend is None and name != "--attention-backend"):
+        if backend == switches.TRITON or (backend is None and name != "--attention-backend"):
             continue
         raise UserError(
             f"{what} {backend or 'not set'}: {CARD_LIMIT}; use triton, or pass "
@@ -414,16 +369,6 @@ def _check_tree(given: Parsed) -> None:
         Tree.parse(",".join(map(str, values)))
 
 
-def _ranks(given: Parsed, name: str, what: str) -> int:
-    text = given.value(name)
-    if text is None:
-        return 1
-    ranks = _whole(text)
-    if ranks < 1:
-        raise UserError(f"{what} {text!r}: a whole number of ranks from 1")
-    return ranks
-
-
 def _whole(text: str) -> int:
     """0: it is no whole number, or one of so many digits that nothing has it (Python reads none of
     thousands)."""
@@ -431,7 +376,7 @@ def _whole(text: str) -> int:
 
 
 def _check_tp(target: Target, given: Parsed) -> None:
-    error = target.tp_error(_ranks(given, "--tp-size", "TP"))
+    error = target.tp_error(switches.ranks_of(given, "--tp-size", "TP"))
     if error is not None:
         fitting = [n for n in (1, 2, 4, 8, 16) if target.tp_error(n) is None]
         way_out = f"use --tp {' or '.join(map(str, fitting))}" if fitting else "no --tp fits"

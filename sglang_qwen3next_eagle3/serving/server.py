@@ -63,6 +63,13 @@ class Server:
         if self.child is not None:
             self.child.check(seconds)
 
+    def log(self) -> list[str]:
+        """What it has printed so far; nothing of somebody else's."""
+        path = None if self.child is None else self.child.log
+        if path is None or not path.is_file():
+            return []
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
     def log_tail(self) -> list[str]:
         return self.child.tail() if self.child is not None else []
 

@@ -8,15 +8,24 @@ one's lines count. Texts are those of SGLang 0.5.17, of 0.5.23 and of this packa
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.fast.stages import parse as parse_stages
+from sglang_qwen3next_eagle3.overlay.seams.seams import parse as parse_seams
+from sglang_qwen3next_eagle3.overlay.seams.seams import spelled as spell_seams
 
 _STAMP = re.compile(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)((?: [A-Z]+\d+)*)\] ")
 _RANK = re.compile(r"TP(\d+)")
 _CHECKED = re.compile(r"fast path .*checked in ([\d.]+) s")
 _GRAPHS = re.compile(r"Capture (.+?) CUDA graph begin")
+_FAST_ON = re.compile(r": fast path on: (.+?); ")
+_FAST_OFF = re.compile(r": fast path off: ")
+_SEAMS_ON = re.compile(r": seams on: (.+)")
+_SEAMS_OFF = re.compile(r": seams off: |: the seams of a cycle are SGLang's: ")
 _POLL_SECONDS = 0.02
 
 LAUNCHER = "launcher: checks"
@@ -115,6 +124,32 @@ def _begins(text: str, targets: int) -> str | None:
     if text.startswith("Load weight begin"):
         return HEAD if targets else TARGET
     return next((name for words, name in _BEGIN if words in text), None)
+
+
+def switched(lines: Iterable[str], asked: Mapping[str, str]) -> dict[str, str]:
+    """Which of our kernels and seams came to serve, by the variables of theirs as they spell it.
+
+    lines: of a log, to where the server is ready. asked: its environment. What was asked for and of
+    which the log does not speak, for its level does not let it, is left out.
+    """
+    stages: set[str] = set()
+    names: set[str] = set()
+    fast_off, seams_off = not asked.get(FAST), not asked.get(SEAMS)
+    for line in lines:
+        if found := _FAST_ON.search(line):
+            stages |= {each.split()[0] for each in found[1].split(", ")}
+        elif found := _SEAMS_ON.search(line):
+            names |= set(found[1].split(", ")) - {"none"}
+            seams_off = True
+        fast_off |= _FAST_OFF.search(line) is not None
+        seams_off |= _SEAMS_OFF.search(line) is not None
+    told = {}
+    fast = parse_stages(",".join(stages))
+    if fast is not None or fast_off or asked.get(FAST) == "off":
+        told[FAST] = "off" if fast is None else fast.spelled
+    if names or seams_off or asked.get(SEAMS) == "off":
+        told[SEAMS] = spell_seams(parse_seams(",".join(names)))
+    return told
 
 
 def of_log(path: Path) -> Start | None:

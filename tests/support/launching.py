@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3 import launch
+from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 
 
 def dry_run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
@@ -19,3 +20,8 @@ def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1, "one line"
     return printed.err
+
+
+def without_switches(found: dict[str, Any]) -> dict[str, str]:
+    """What a launch sets besides our switches, whose default is a table's."""
+    return {k: v for k, v in found["environment"].items() if k not in (FAST, SEAMS)}

@@ -128,7 +128,9 @@ def test_an_unknown_stage_stops_the_process(
     applied: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(environment.FAST, "dense,turbo")
-    with pytest.raises(SystemExit, match="'turbo' is not one of on, off, require and the stages"):
+    with pytest.raises(
+        SystemExit, match="'turbo' is not one of on, off, auto, require and the stages"
+    ):
         plugin.register()
 
 
@@ -156,7 +158,7 @@ def test_seams_are_hooked_where_they_are_asked_for(
     plugin.register()
     assert applied[-2:] == [at_seams.BROADCAST, at_seams.COMMIT_STEPS]
     monkeypatch.setenv(environment.SEAMS, "turbo")
-    with pytest.raises(SystemExit, match="'turbo' is not one of on, off and the seams"):
+    with pytest.raises(SystemExit, match="'turbo' is not one of on, off, auto and the seams"):
         plugin.register()
 
 
@@ -225,3 +227,33 @@ def test_a_hook_that_does_not_fit_stops_the_process(
     monkeypatch.setattr(hooks, "apply", fail)
     with pytest.raises(SystemExit, match="does not fit into this SGLang.*no attribute 'y'"):
         plugin.register()
+
+
+def test_what_nobody_asked_for_is_hooked_and_waits_for_its_proof(
+    applied: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(environment.FAST, "auto,head")
+    monkeypatch.setenv(environment.SEAMS, "auto")
+    plugin.register()
+    assert "sglang.srt.models.qwen3_next:Qwen3HybridLinearDecoderLayer.forward" in applied
+    assert at_seams.LOOP in applied
+    assert at_seams.COMMIT_STEPS in applied
+
+
+@pytest.mark.usefixtures("applied")
+def test_what_nobody_asked_for_is_left_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def require(parts: list[str]) -> None:
+        if parts in (["fast"], ["seams"]):
+            raise UserError("SGLang 9.9: something is not what this package hooks")
+
+    monkeypatch.setattr(contract, "require", require)
+    monkeypatch.setenv(environment.FAST, "auto")
+    monkeypatch.setenv(environment.SEAMS, "auto")
+    with caplog.at_level("INFO"):
+        plugin.register()
+    ours = [record for record in caplog.records if "SGLang 9.9" in record.message]
+    assert [record.levelname for record in ours] == ["INFO", "INFO"]
+    assert "fast path off: " in ours[0].message
+    assert "are SGLang's: " in ours[1].message

@@ -11,6 +11,7 @@ from sglang_qwen3next_eagle3.bench.reports.card import read_card
 from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell, CellKey, Spread
+from sglang_qwen3next_eagle3.overlay.proofs import AUTO
 
 FIGURES = {
     "output_tok_s": ("total tok/s", markdown.speed),
@@ -201,7 +202,12 @@ def _server(a: Result, b: Result, name: str) -> Iterator[dict[str, str]]:
 
 def _arguments(configuration: Configuration) -> list[str]:
     """Each flag with its values, each variable, and the tree, so that their order is nothing."""
-    found = [f"{key}={value}" for key, value in configuration.environment.items()]
+    # What `auto` came to, where that is known.
+    served = {
+        key: configuration.switched.get(key, value) if value.startswith(AUTO) else value
+        for key, value in configuration.environment.items()
+    }
+    found = [f"{key}={value}" for key, value in served.items()]
     found.append(f"[{configuration.algorithm} {configuration.tree or ''}]".replace(" ]", "]"))
     for word in configuration.argv:
         if word.startswith("--") or not found[-1].startswith("--"):

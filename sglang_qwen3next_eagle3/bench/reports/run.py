@@ -14,6 +14,7 @@ from sglang_qwen3next_eagle3.bench.results import summary
 from sglang_qwen3next_eagle3.bench.results.cycles import CycleResult
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration, Result
 from sglang_qwen3next_eagle3.bench.results.summary import Cell, SuiteRow
+from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 
 _FIRST = ("date", "commit", "command", "versions", "gpus", "host")
 _SPEEDS = ("output_tok_s", "request_tok_s", "decode_tok_s")
@@ -340,7 +341,15 @@ def servers(result: Result | CycleResult) -> Iterator[str]:
         variables = [f"{key}={shlex.quote(value)}" for key, value in each.environment.items()]
         ready = "" if each.ready_seconds is None else f", ready after {each.ready_seconds:.0f} s"
         command = " ".join([*variables, shlex.join(each.argv)])
-        yield markdown.folded(summary.title(each) + ready, markdown.code(command, "sh"))
+        served = "".join(f", {word}" for word in _switched(each))
+        yield markdown.folded(summary.title(each) + ready + served, markdown.code(command, "sh"))
+
+
+def _switched(each: Configuration) -> Iterator[str]:
+    """What of ours came to serve."""
+    for variable, title in ((FAST, "fast path"), (SEAMS, "seams")):
+        if variable in each.switched:
+            yield f"{title} {each.switched[variable]}"
 
 
 def settings(result: Result | CycleResult) -> Iterator[str]:

@@ -134,6 +134,8 @@ class Configuration(StrictRecord):
     algorithm: eagle3, nextn, none, or what else a running server says of itself, in small letters.
     tree: steps, topk, draft tokens; None without speculation.
     argv, environment: of the server, without paths of this machine.
+    switched: which of our kernels and seams it came to serve with, by its log; as their variables
+        spell it. Empty where that is not known, and on a CPU.
     max_running_requests: what the server says it runs at once; SGLang lowers it without an error
         where GDN state does not fit.
     status: "failed" where its server did not start or died; error and log_tail say why.
@@ -144,6 +146,7 @@ class Configuration(StrictRecord):
     tree: tuple[int, int, int] | None = None
     argv: tuple[str, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
+    switched: dict[str, str] = Field(default_factory=dict)
     ready_seconds: float | None = None
     max_running_requests: int | None = None
     status: Literal["ok", "failed", "not run"] = "ok"

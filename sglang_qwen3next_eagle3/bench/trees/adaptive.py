@@ -11,10 +11,12 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.bench import markdown
-from sglang_qwen3next_eagle3.bench.results.records import Result
+from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, Tree, spelled
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates, chain_lengths, switches
+from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.fast.stages import Wanted
 
 SHARES: tuple[float, ...] = (0.62, 0.58, 0.55, 0.53, 0.51, 0.5, 0.5)
 """Of a head that nobody measured: drafts accepted at positions 1, 2, ..., of those whose
@@ -146,17 +148,31 @@ def of_result(result: Result) -> dict[str, Any]:
 def _switches(rows: Sequence[Any], caller: Mapping[str, str]) -> dict[str, str]:
     """What of ours was on while all of them were measured. caller: the environment that they were
     started in. Raises UserError: it was not the same."""
-    found = [switches({**caller, **row.environment}) for row in rows]
-    for row, one in zip(rows, found, strict=True):
-        if one != found[0]:
-            first, other = (
-                ", ".join(f"{k} {v}" for k, v in each.items()) for each in (found[0], one)
-            )
+    found = [switches({**caller, **row.environment, **row.switched}) for row in rows]
+    if not found:
+        return switches(caller)
+    # Of those that draft, if any do: the others have no head that could be ours.
+    place = next((n for n, row in enumerate(rows) if row.algorithm != NONE), 0)
+    first = found[place]
+    for n, (row, one) in enumerate(zip(rows, found, strict=True)):
+        same = _headless(one) == _headless(first) if row.algorithm == NONE else one == first
+        if not same:
+            told = [
+                f"{rows[k].name} was measured with "
+                + ", ".join(f"{key} {value}" for key, value in found[k].items())
+                for k in sorted((n, place))
+            ]
             raise UserError(
-                f"{rows[0].name} was measured with {first}, and {row.name} with {other}: costs of "
-                "one file are of one kind of server"
+                f"{told[0]}, and {told[1].replace(' was measured', '', 1)}: costs of one file are "
+                "of one kind of server"
             )
-    return found[0] if found else switches(caller)
+    return first
+
+
+def _headless(found: Mapping[str, str]) -> dict[str, str]:
+    fast = stages.parse(found["fast"])
+    rest = None if fast is None else Wanted(fast.stages - {"head"})
+    return {**found, "fast": "off" if rest is None else rest.spelled}
 
 
 def _ranks(served: Sequence[Any]) -> Iterator[int]:

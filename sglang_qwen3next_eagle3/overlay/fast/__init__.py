@@ -6,6 +6,7 @@ weights where SGLang holds them.
 
 hooks         the SGLang symbols that it replaces, and when
 stages        the steps of a layer that can be given back to stock, one by one
+proved        where they are on without being asked for
 trials        what was not measured and can be switched on to be
 conditions    on what it serves at all
 preparation   from SGLang's model to the layers here; made_up, selfcheck: these against stock's
@@ -14,4 +15,4 @@ dispatch      which pass is served here; layers: by which steps
 kernel_table  what SGLang's objects are to the kernels; kernels, device: the kernels themselves
 """
 
-__all__ = ["hooks", "stages", "trials"]
+__all__ = ["hooks", "proved", "stages", "trials"]

@@ -3,12 +3,14 @@
 Every rule gives its reason in words that fit behind "fast path off: ".
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay import variants
-from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, Stage
+from sglang_qwen3next_eagle3.overlay import contract, proofs, variants
+from sglang_qwen3next_eagle3.overlay.fast.proved import PROVED, other_shape
+from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, Stage, Wanted
 
 CAPABILITY = (9, 0)
 BLOCK = 128
@@ -67,6 +69,25 @@ def of_server(arguments: Any) -> str | None:
     if arguments.moe_a2a_backend != "none":
         return f"it does not go with --moe-a2a-backend {arguments.moe_a2a_backend}"
     return None
+
+
+def of_proofs(wanted: Wanted, arguments: Any, config: Any) -> tuple[Wanted, str | None]:
+    """What is left of `auto` on this GPU, and why nothing is; what was asked for is all wanted.
+
+    arguments: of the server; config: of its target.
+    """
+    if not wanted.auto:
+        return wanted, None
+    if (reason := other_shape(lambda name: getattr(config, name, None))) is not None:
+        return replace(wanted, stages=frozenset()), reason
+    installed = contract.installed_sglang()
+    where = (
+        "unknown" if installed is None else installed.release,
+        torch.cuda.get_device_capability(),
+        arguments.tp_size,
+    )
+    stages = wanted.stages & proofs.proved(PROVED, *where)
+    return replace(wanted, stages=stages), proofs.why_not(PROVED, *where)
 
 
 def of_runner(runner: Any) -> str | None:

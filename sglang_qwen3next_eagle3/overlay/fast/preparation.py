@@ -49,6 +49,10 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         or conditions.of_runner(runner)
         or _too_many((draft_tokens(runner) or 1), most_rows())
     )
+    if reason is None:
+        wanted, reason = conditions.of_proofs(
+            wanted, variants.arguments_of(runner), runner.model.config
+        )
     path: FastPath
     off: list[selfcheck.Deviation]
     if reason is None:
@@ -140,6 +144,12 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
         or conditions.of_drafts(worker)
         or _too_many(worker.speculative_num_draft_tokens, LIMITS["head"])
     )
+    if reason is None:
+        wanted, reason = conditions.of_proofs(
+            wanted, variants.arguments_of(worker), worker.target_worker.model_runner.model.config
+        )
+        if reason is None and "head" not in wanted.stages:
+            reason = "not proved on this GPU with so many ranks"
     head: FastHead
     found: list[selfcheck.Deviation]
     if reason is None:
@@ -160,7 +170,7 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     if reason is not None:
         if wanted.required:
             raise SystemExit(f"{PREFIX}: head stays with stock, but it is required: {reason}")
-        logger.warning("%s: head stays with stock: %s", PREFIX, reason)
+        _say(wanted, "%s: head stays with stock: %s", PREFIX, reason)
         return None
     seconds = time.monotonic() - started
     logger.info("%s on: head up to %d rows; checked in %.1f s", PREFIX, ROWS["head"], seconds)
@@ -194,7 +204,12 @@ def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHea
 def _off(reason: str, wanted: Wanted) -> None:
     if wanted.required:
         raise SystemExit(f"{PREFIX} is required, but {reason}")
-    logger.warning("%s off: %s", PREFIX, reason)
+    _say(wanted, "%s off: %s", PREFIX, reason)
+
+
+def _say(wanted: Wanted, *line: str) -> None:
+    """What is served without; no warning to somebody who did not ask for it."""
+    logger.log(logging.INFO if wanted.auto else logging.WARNING, *line)
 
 
 def _is_gdn(layer: Any) -> bool:

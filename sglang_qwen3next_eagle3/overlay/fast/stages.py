@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import FAST
+from sglang_qwen3next_eagle3.overlay.proofs import AUTO
 
 Stage = Literal["dense", "moe", "gdn", "attention", "lm_head", "head", "allreduce"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
@@ -17,9 +18,9 @@ projections. lm_head: the logits. head: the EAGLE3 head, whole. allreduce: of se
 of their parts in one launch with the norm behind it, where `moe` and `dense` are ours. What is not
 taken is stock's."""
 NAMED: Final[frozenset[Stage]] = frozenset({"head", "allreduce"})
-"""What no server on a GPU has served with yet."""
+"""What only some servers can have: those with an EAGLE3 head, those with several ranks."""
 OF_TARGET: Final[tuple[Stage, ...]] = tuple(stage for stage in STAGES if stage not in NAMED)
-"""Those that `on` and `require` stand for; the others have to be named."""
+"""Those that `on`, `require` and `auto` stand for; the others have to be named."""
 RANKS: Final = (1, 2, 4)
 """Ranks of tensor parallelism over which the published shapes divide: experts of 512 in FP8 blocks
 of 128; two key and value heads, which four ranks have twice."""
@@ -32,14 +33,17 @@ HEAD: Final = "_qwen3next_eagle3_fast_head"
 
 @dataclass(frozen=True)
 class Wanted:
-    """stages: what to take over. required: refuse to serve where one of them cannot be."""
+    """stages: what to take over. required: refuse to serve where one of them cannot be. auto:
+    nobody asked for them, so they are taken over where that was proved (fast/proved.py)."""
 
     stages: frozenset[Stage]
     required: bool = False
+    auto: bool = False
 
     @property
     def spelled(self) -> str:
-        """In one way, whatever was written: `on`, and the stages in their order."""
+        """In one way, whatever was written: `on`, and the stages in their order. Of `auto`, where
+        all of them are proved."""
         rest: list[str] = [stage for stage in STAGES if stage in self.stages]
         if self.stages >= set(OF_TARGET):
             rest = ["on", *(stage for stage in rest if stage not in OF_TARGET)]
@@ -58,13 +62,13 @@ def parse(text: str | None, said: str = f"{FAST}=") -> Wanted | None:
     if not words or words == ["off"]:
         return None
     known: dict[str, tuple[Stage, ...]] = {stage: (stage,) for stage in STAGES}
-    if words[0] in ("on", "require"):
+    if words[0] in ("on", "require", AUTO):
         known[words[0]] = OF_TARGET
     unknown = [word for word in words if word not in known]
     if unknown:
         raise UserError(
-            f"{said}{text}: {unknown[0]!r} is not one of on, off, require and the stages "
+            f"{said}{text}: {unknown[0]!r} is not one of on, off, auto, require and the stages "
             f"{', '.join(STAGES)}"
         )
     stages = frozenset(stage for word in words for stage in known[word])
-    return Wanted(stages, required=words[0] == "require")
+    return Wanted(stages, required=words[0] == "require", auto=words[0] == AUTO)

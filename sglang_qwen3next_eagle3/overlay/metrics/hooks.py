@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.model.target import MODEL_TYPE
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment
+from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.metrics import cycle_costs
@@ -152,8 +153,8 @@ def _after_scheduler_metrics(
     labels = {name: str(value) for name, value in reporter.metrics_collector.labels.items()}
     runner = scheduler.tp_worker.model_runner
     path = runner.attn_backend.__dict__.get(PATH)
-    stages = fast_stages(path, scheduler.draft_worker)
-    say(FAST_PATH, labels, float(bool(stages)), stages=",".join(stages) or "none")
+    ours = fast_stages(path, scheduler.draft_worker)
+    say(FAST_PATH, labels, float(bool(ours)), stages=",".join(ours) or "none")
     captured = capture.captured_by(runner.model)
     if captured is not None:
         selection, source = str(captured.selection), captured.source
@@ -168,11 +169,11 @@ def _after_scheduler_metrics(
 
 def fast_stages(path: Any, worker: Any) -> list[str]:
     """What our kernels serve: of the target by its `FastPath`, of a worker's head."""
-    stages = set() if path is None else set(path.stages)
+    found = set() if path is None else set(path.stages)
     drafts = getattr(getattr(worker, "draft_worker", None), "draft_runner", None)
     if drafts is not None and HEAD in drafts.model.__dict__:
-        stages.add("head")
-    return sorted(stages)
+        found.add("head")
+    return sorted(found)
 
 
 def _is_ours(model_config: Any) -> bool:
@@ -211,13 +212,15 @@ def _costs(server_args: Any, with_fast_path: bool) -> CycleCosts | None:
         server_args.speculative_eagle_topk,
         server_args.speculative_num_draft_tokens,
     )
-    reason = None
+    reason, level = None, logging.WARNING
     if costs.tree != tree:
         reason = f"they are of the tree {costs.tree}, and {tree} is served"
     elif with_fast_path:
         reason = "they are of SGLang's kernels, and the fast path is on"
+        if (asked := stages.parse(os.environ.get(environment.FAST))) is not None:
+            level = logging.INFO if asked.auto else level
     if reason is not None:
-        logger.warning("sglang-qwen3next-eagle3: the cycle costs are not used: %s", reason)
+        logger.log(level, "sglang-qwen3next-eagle3: the cycle costs are not used: %s", reason)
         return None
     return costs
 

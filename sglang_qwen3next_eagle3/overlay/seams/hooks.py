@@ -1,17 +1,20 @@
 """The SGLang symbols at the seams of a cycle."""
 
+import functools
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.overlay import contract, variants
+from sglang_qwen3next_eagle3.overlay import contract, proofs, variants
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 from sglang_qwen3next_eagle3.overlay.seams import chains
 from sglang_qwen3next_eagle3.overlay.seams.agreement import Agreement, size
+from sglang_qwen3next_eagle3.overlay.seams.proved import PROVED
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL, WITHIN, Seam
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,70 @@ def served(wanted: frozenset[Seam], listed: frozenset[str]) -> frozenset[Seam]:
 
 def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
     """Those of the seams that are wanted, on whatever release."""
+    return tuple(hook for of_one in _by_seam(wanted).values() for hook in of_one)
+
+
+class Proved:
+    """Which seams serve that nobody asked for. That is settled when the first of their symbols is
+    called, which is while graphs are captured: then the GPU and the ranks are known.
+
+    reason: why none does, once that is settled.
+    """
+
+    def __init__(self, wanted: frozenset[Seam]) -> None:
+        self._wanted = wanted
+        self._seams: frozenset[Seam] | None = None
+        self.reason: str | None = None
+
+    @property
+    def seams(self) -> frozenset[Seam]:
+        if self._seams is None:
+            self._seams, self.reason = self._settled()
+        return self._seams
+
+    def _settled(self) -> tuple[frozenset[Seam], str | None]:
+        import torch
+
+        if not torch.cuda.is_available():
+            return frozenset(), "they are launches on a GPU"
+        installed = contract.installed_sglang()
+        release = "unknown" if installed is None else installed.release
+        where = release, torch.cuda.get_device_capability(), _ranks()
+        found = self._wanted & proofs.proved(PROVED, *where)
+        if "relay" in self._wanted - found:
+            found -= {"cycle"}  # It was made to take from the relay.
+        if "cycle" not in found:
+            found -= set(WITHIN)
+        return found, proofs.why_not(PROVED, *where)
+
+
+def _ranks() -> int:
+    from sglang.srt.distributed import get_tensor_model_parallel_world_size
+
+    return int(get_tensor_model_parallel_world_size())
+
+
+def where_proved(wanted: frozenset[Seam], proved: Proved) -> tuple[Hook, ...]:
+    """The same hooks, for seams that nobody asked for: SGLang's functions serve but where one is
+    proved."""
+    return tuple(
+        replace(hook, replacement=_if_proved(hook.replacement, seam, proved))
+        for seam, of_one in _by_seam(wanted).items()
+        for hook in of_one
+    )
+
+
+def _if_proved(ours: Callable[..., Any], seam: Seam, proved: Proved) -> Callable[..., Any]:
+    @functools.wraps(ours)
+    def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if seam in proved.seams:
+            return ours(original, *args, **kwargs)
+        return original(*args, **kwargs)
+
+    return around
+
+
+def _by_seam(wanted: frozenset[Seam]) -> dict[Seam, tuple[Hook, ...]]:
     every: dict[Seam, tuple[Hook, ...]] = {
         "requests": (
             Hook(
@@ -88,18 +155,27 @@ def hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
         "cycle": _cycle_hooks(wanted) if "cycle" in wanted else (),
         "sampled": (),
     }
-    return tuple(hook for seam in ALL if seam in wanted for hook in every[seam])
+    return {seam: every[seam] for seam in ALL if seam in wanted}
 
 
-def announcing(ours: frozenset[Seam], left: frozenset[Seam] = frozenset()) -> Hook:
+def announcing(
+    ours: frozenset[Seam], left: frozenset[Seam] = frozenset(), proved: Proved | None = None
+) -> Hook:
     """The hook by which the log says which of them are on, once a scheduler is ready, and which
-    were wanted and are left to the installed release."""
-    names = ", ".join(seam for seam in ALL if seam in ours) or "none"
-    others = ", ".join(seam for seam in ALL if seam in left)
+    were wanted and are left to the installed release.
+
+    proved: where nobody asked for them.
+    """
+    others = ", ".join(_in_order(left))
 
     def run_event_loop(original: Callable[..., None], scheduler: Any) -> None:
+        on = ours if proved is None else proved.seams
+        reason = None if proved is None else proved.reason
         place = variants.place(scheduler)
-        if place.tp_rank == 0:
+        if place.tp_rank == 0 and reason is not None:
+            logger.info("sglang-qwen3next-eagle3: seams off: %s", reason)
+        elif place.tp_rank == 0:
+            names = ", ".join(_in_order(on)) or "none"
             logger.info("sglang-qwen3next-eagle3: seams on: %s", names)
             if "sampled" in ours and place.tp_size > 1:
                 logger.warning("sglang-qwen3next-eagle3: sampled is for one GPU: it is SGLang's")
@@ -110,6 +186,10 @@ def announcing(ours: frozenset[Seam], left: frozenset[Seam] = frozenset()) -> Ho
         original(scheduler)
 
     return Hook(LOOP, run_event_loop, "Says which seams are on.")
+
+
+def _in_order(seams: frozenset[Seam]) -> Iterator[Seam]:
+    return (seam for seam in ALL if seam in seams)
 
 
 def _cycle_hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:

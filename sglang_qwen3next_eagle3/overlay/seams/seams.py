@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
+from sglang_qwen3next_eagle3.overlay.proofs import AUTO
 
 Seam = Literal[
     "requests", "commit", "relay", "metadata", "chain", "slots", "extend", "cycle", "sampled"
@@ -22,7 +23,7 @@ SGLang's."""
 WITHIN: Final[tuple[Seam, ...]] = ("extend", "sampled")
 """Those of recorded cycles."""
 ON: Final[tuple[Seam, ...]] = tuple(seam for seam in ALL if seam != "sampled")
-"""What `on` stands for; what was never run on a GPU has to be named."""
+"""What `on` and `auto` stand for; what was never run on a GPU has to be named."""
 
 
 def spelled(wanted: frozenset[Seam]) -> str:
@@ -33,8 +34,14 @@ def spelled(wanted: frozenset[Seam]) -> str:
     return ",".join(rest) or "off"
 
 
+def is_auto(text: str | None) -> bool:
+    """Whether the variable asks only for what was proved (seams/proved.py)."""
+    return (text or "").lower().strip(" ,").split(",")[0].strip() == AUTO
+
+
 def parse(text: str | None, said: str = f"{SEAMS}=") -> frozenset[Seam]:
-    """What the variable asks for; none for off and for nothing.
+    """What the variable asks for; none for off and for nothing; of `auto`, what was proved
+    somewhere or not.
 
     said: what stands before the text where it was said, for the message.
 
@@ -46,10 +53,13 @@ def parse(text: str | None, said: str = f"{SEAMS}=") -> frozenset[Seam]:
         return frozenset()
     known: dict[str, tuple[Seam, ...]] = {seam: (seam,) for seam in ALL}
     known["on"] = ON
+    if words[0] == AUTO:
+        known[AUTO] = ON
     unknown = [word for word in words if word not in known]
     if unknown:
         raise UserError(
-            f"{said}{text}: {unknown[0]!r} is not one of on, off and the seams {', '.join(ALL)}"
+            f"{said}{text}: {unknown[0]!r} is not one of on, off, {AUTO} and the seams "
+            f"{', '.join(ALL)}"
         )
     found = frozenset(seam for word in words for seam in known[word])
     lost = [seam for seam in WITHIN if seam in found and "cycle" not in found]

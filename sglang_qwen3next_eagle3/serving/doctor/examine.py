@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.seams import seams
-from sglang_qwen3next_eagle3.serving import flags, keys, machine, preflight
+from sglang_qwen3next_eagle3.serving import flags, keys, machine, preflight, switches
 from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of, port_of
 from sglang_qwen3next_eagle3.serving.doctor import (
     checkpoint,
@@ -150,7 +150,7 @@ def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = N
     if head_folder is not None and server.target is not None:
         told += _head(chosen, head_folder, server.target)
     told += _fast(server, found, mib)
-    told += _seams(server)
+    told += _seams(server, found if mib is None else None)
     plan, choices, basis, of_plan = _plan(server, found, chosen.hardware, mib)
     return Report(name, (*told, *of_plan), plan, choices, basis)
 
@@ -249,6 +249,8 @@ def _readable_keys(given: Parsed, launch: Launch) -> Iterator[Finding]:
 
 def _notes(launch: Launch) -> Iterator[Finding]:
     for line in launch.notes:
+        if line.startswith(tuple(f"{title}: " for title in switches.TITLES.values())):
+            continue  # Told with what this machine and the rest of the command say.
         text = line.removeprefix("warning: ")
         yield warning("launch", text) if text != line else note("launch", text)
 
@@ -293,11 +295,11 @@ def _fast(server: _Server, found: Host, mib: int | None) -> Iterator[Finding]:
     if not server.on_gpu:
         return
     wanted = stages.parse(server.environment.get(variables.FAST))
-    reason = _no_fast_path(server, found if mib is None else None)
-    if wanted is None:
-        if reason is None:
-            yield note("fast", "the fast path is off: nothing asks for it", "--fast")
+    here = found if mib is None else None
+    if wanted is None or wanted.auto:
+        yield from _by_default("fast", server, lambda: _no_fast_path(server, here))
         return
+    reason = _no_fast_path(server, here)
     if reason is None:
         yield note("fast", f"the fast path is on: {', '.join(sorted(wanted.stages))}")
     elif wanted.required:
@@ -306,31 +308,50 @@ def _fast(server: _Server, found: Host, mib: int | None) -> Iterator[Finding]:
         yield warning("fast", f"the fast path will be off: {reason}", "--no-fast, or mend it")
 
 
-def _no_fast_path(server: _Server, found: Host | None) -> str | None:
-    """Why; the server's log says what only the loaded model shows (overlay/fast/conditions)."""
+def _by_default(
+    switch: switches.Switch, server: _Server, why: Callable[[], str | None]
+) -> Iterator[Finding]:
+    """What becomes of a switch of which nobody said anything, or only that it is off. why: asked
+    where the launch has it on, tells why it would be off."""
+    title, variable = switches.TITLES[switch], switches.VARIABLES[switch]
+    line = next((each for each in server.launch.notes if each.startswith(f"{title}: ")), None)
+    if line is None:
+        yield note(switch, f"{title}: off, as it is asked for", f"--{switch}")
+    elif variable in server.launch.environment and (reason := why()) is not None:
+        yield note(switch, f"{title}: off by default: {reason}")
+    else:
+        yield note(switch, line)
+
+
+def _other_gpu(server: _Server, found: Host | None) -> str | None:
+    """Why a GPU of this machine is none that anything was proved on, or None."""
     used = server.needs.of(found.visible) if found is not None else ()
     if any(gpu.capability != findings.FAST_CAPABILITY for gpu in used):
         return "its kernels are for compute capability 9.0 (H100, H200)"
+    return None
+
+
+def _no_fast_path(server: _Server, found: Host | None) -> str | None:
+    """Why; the server's log says what only the loaded model shows (overlay/fast/conditions)."""
+    if (reason := _other_gpu(server, found)) is not None:
+        return reason
     ranks = server.given.number("--tp-size") or 1
-    if ranks not in stages.RANKS:
-        return f"it serves with a TP of {', '.join(map(str, stages.RANKS))}, not {ranks}"
+    if (reason := switches.cannot_be(server.given)) is not None:
+        return reason
     if server.needs.gpus != ranks:
         return f"it knows tensor parallelism only, this server takes {server.needs.gpus} GPUs"
-    if server.given.of("--disable-cuda-graph") or server.given.of("--disable-decode-cuda-graph"):
-        return "it lives in CUDA graphs of decoding, which are off"
-    if (server.given.value("--mamba-ssm-dtype") or "float32") != "float32":
-        return "it keeps GDN states in float32"
-    if (server.given.value("--kv-cache-dtype") or "auto") not in ("auto", "bf16", "bfloat16"):
-        return "its attention reads a bfloat16 KV cache"
     return _not_reviewed("fast")
 
 
-def _seams(server: _Server) -> Iterator[Finding]:
+def _seams(server: _Server, found: Host | None) -> Iterator[Finding]:
     if not server.on_gpu:
         return
-    wanted = seams.parse(server.environment.get(variables.SEAMS))
-    if not wanted:
-        yield note("seams", "the seams of a cycle are SGLang's: nothing asks for them", "--seams")
+    asked = server.environment.get(variables.SEAMS)
+    wanted = seams.parse(asked)
+    if not wanted or seams.is_auto(asked):
+        yield from _by_default(
+            "seams", server, lambda: _other_gpu(server, found) or _not_reviewed("seams")
+        )
         return
     reason = _not_reviewed("seams")
     if reason is None:

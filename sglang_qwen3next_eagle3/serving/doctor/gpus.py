@@ -107,18 +107,10 @@ class Gpus:
 def probe(run: Run | None = None) -> Gpus:
     """Ask nvidia-smi."""
     ask = run or _run
-    basic = ask(["nvidia-smi", f"--query-gpu={','.join(_BASIC)}", "--format=csv,noheader,nounits"])
-    if basic is None:
-        return Gpus()
-    try:
-        found = parse_gpus(basic)
-    except ValueError:
-        # GPUs that share the system's memory have none of their own to tell: "[N/A]".
-        if basic[:1].isdecimal():
-            return Gpus()
-        found = ()
-    if not found:
-        return Gpus(trouble=" ".join(basic.split())[:200])
+    known = basic(ask)
+    if not known.found:
+        return known
+    found = known.found
     state = ask(["nvidia-smi", f"--query-gpu={','.join(_STATE)}", "--format=csv,noheader,nounits"])
     apps = ask(
         ["nvidia-smi", f"--query-compute-apps={','.join(_APPS)}", "--format=csv,noheader,nounits"]
@@ -129,6 +121,22 @@ def probe(run: Run | None = None) -> Gpus:
         parse_processes(apps or ""),
         parse_links(links) if links else None,
     )
+
+
+def basic(run: Run | None = None) -> Gpus:
+    """Ask only which there are."""
+    ask = run or _run
+    told = ask(["nvidia-smi", f"--query-gpu={','.join(_BASIC)}", "--format=csv,noheader,nounits"])
+    if told is None:
+        return Gpus()
+    try:
+        found = parse_gpus(told)
+    except ValueError:
+        # GPUs that share the system's memory have none of their own to tell: "[N/A]".
+        if told[:1].isdecimal():
+            return Gpus()
+        found = ()
+    return Gpus(found) if found else Gpus(trouble=" ".join(told.split())[:200])
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:

@@ -203,9 +203,9 @@ def test_a_target_without_tokenizer_and_template(
 @pytest.mark.parametrize(
     ("words", "level", "said"),
     [
-        (["--profile", "b1"], "note", "nothing asks for it"),
-        (["--profile", "b1", "--tp", "8"], None, ""),
-        (["--profile", "h200-fp8"], "note", "nothing asks for it"),
+        (["--profile", "b1"], "note", "by default"),
+        (["--profile", "b1", "--tp", "8"], "note", "off by default: it serves with a TP of 1, 2"),
+        (["--profile", "h200-fp8", "--no-fast"], "note", "off, as it is asked for"),
         (["--profile", "h200-fp8", "--fast"], "note", "is on"),
         (["--profile", "h200-fp8", "--fast", "moe,head"], "note", "is on: head, moe"),
         (
@@ -217,21 +217,47 @@ def test_a_target_without_tokenizer_and_template(
     ],
 )
 def test_the_fast_path_is_on_or_says_why_not(
-    words: list[str], level: str | None, said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], level: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, data = asked(capsys, *words)
-    found = [one for one in data["findings"] if one["subject"] == "fast"]
-    if level is None:
-        assert found == [], "it cannot be on at TP 8, and nobody asked"
-    else:
-        assert found[0]["level"] == level
-        assert said in found[0]["text"]
+    (found,) = [one for one in data["findings"] if one["subject"] == "fast"]
+    assert found["level"] == level
+    assert said in found["text"]
+    assert not [one for one in data["findings"] if one["text"].startswith("fast path: ")][1:]
+
+
+@pytest.mark.parametrize(
+    ("capability", "words", "said"),
+    [
+        ((9, 0), (), "on by default on GPUs of compute capability 9.0"),
+        ((8, 0), (), "off by default: its kernels are for compute capability 9.0"),
+        # Of another machine it is not known which GPUs it has.
+        ((8, 0), ("--gpu", "H200"), "on by default on GPUs of compute capability 9.0"),
+    ],
+)
+def test_what_is_on_by_default_is_asked_of_this_machine(
+    capability: tuple[int, int],
+    words: tuple[str, ...],
+    said: str,
+    becomes: Becomes,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
+    monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    machine = h200()
+    gpus = tuple(replace(gpu, capability=capability) for gpu in machine.gpus.found)
+    becomes(replace(machine, gpus=replace(machine.gpus, found=gpus)))
+    _, data = asked(capsys, "--profile", "h200-fp8", *words)
+    assert said in of(data, "fast")["text"]
+    assert of(data, "fast")["level"] == "note"
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "nothing asks for them"),
+        ((), "by default"),
+        (("--no-seams",), "off, as it is asked for"),
         (("--seams",), "seams that are ours: chain, commit"),
         (("--seams", "slots"), "seams that are ours: slots"),
     ],
@@ -247,7 +273,7 @@ def test_which_seams_are_ours_is_told(
     assert said in of(data, "seams")["text"]
     monkeypatch.setattr(examine, "_not_reviewed", lambda part: "it was not reviewed")
     _, data = asked(capsys, "--profile", "h200-fp8", *words)
-    assert (of(data, "seams")["level"] == "warning") == bool(words)
+    assert (of(data, "seams")["level"] == "warning") == ("--seams" in words)
 
 
 def test_ranks_of_other_machines_are_not_missed(capsys: pytest.CaptureFixture[str]) -> None:

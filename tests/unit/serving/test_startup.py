@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
+from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 from sglang_qwen3next_eagle3.serving import startup
 from sglang_qwen3next_eagle3.serving.startup import StampedLog
 
@@ -124,3 +125,36 @@ def test_lines_have_the_time_at_which_they_came(tmp_path: Path) -> None:
     lines = stamped.lines()
     assert [text for _, text in lines] == ["first", "second"]
     assert stamped.begun <= lines[0][0] <= lines[1][0]
+
+
+AHEAD = f"{AT}48 TP0] sglang-qwen3next-eagle3: "
+FAST_LINE = (
+    f"{AHEAD}fast path on: dense up to 8 rows, moe up to 8 rows; 48 of 48 layers; checked in 6.0 s"
+)
+HEAD_LINE = f"{AHEAD}fast path on: head up to 8 rows; checked in 1.0 s"
+
+
+@pytest.mark.parametrize(
+    ("lines", "asked", "told"),
+    [
+        ((), {}, {FAST: "off", SEAMS: "off"}),
+        ((), {FAST: "off", SEAMS: "off"}, {FAST: "off", SEAMS: "off"}),
+        # Of a log whose level lets no such line through nothing is known.
+        ((), {FAST: "auto,head", SEAMS: "auto"}, {}),
+        ((FAST_LINE,), {FAST: "auto"}, {FAST: "dense,moe", SEAMS: "off"}),
+        ((FAST_LINE, HEAD_LINE), {FAST: "auto,head"}, {FAST: "dense,moe,head", SEAMS: "off"}),
+        (
+            (f"{AHEAD}fast path off: not proved with TP 2", f"{AHEAD}seams on: commit, chain"),
+            {FAST: "auto", SEAMS: "auto"},
+            {FAST: "off", SEAMS: "commit,chain"},
+        ),
+        (
+            (f"{AHEAD}seams off: not proved yet",), {FAST: "on", SEAMS: "auto"}, {SEAMS: "off"},
+        ),
+        ((f"{AHEAD}seams on: none",), {SEAMS: "chain"}, {FAST: "off", SEAMS: "off"}),
+    ],
+)  # fmt: skip
+def test_what_of_ours_came_to_serve(
+    lines: tuple[str, ...], asked: dict[str, str], told: dict[str, str]
+) -> None:
+    assert startup.switched(lines, asked) == told

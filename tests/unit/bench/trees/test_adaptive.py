@@ -169,6 +169,28 @@ def test_costs_of_two_kinds_of_servers_are_no_file() -> None:
         adaptive.of_result(_measured_with(chains={FAST: "on"}))
 
 
+def test_what_servers_came_to_serve_with_counts() -> None:
+    """Whatever they were asked for; those that draft have a head, which none has not."""
+    asked = _measured_with(none={FAST: "auto"}, chains={FAST: "auto,head"})
+
+    def served(none: str, chains: str) -> Result:
+        rows = tuple(
+            row.model_copy(
+                update={
+                    "switched": {FAST: none if row.algorithm == "none" else chains, SEAMS: "on"}
+                }
+            )
+            for row in asked.configurations
+        )
+        return asked.model_copy(update={"configurations": rows})
+
+    found = adaptive.of_result(served("on", "on,head"))
+    assert {key: found[key] for key in ("fast", "seams")} == {"fast": "on,head", "seams": "on"}
+    assert adaptive.of_result(served("off", "off"))["fast"] == "off"
+    with pytest.raises(UserError, match="none was measured with fast off, .* with fast on,head"):
+        adaptive.of_result(served("off", "on,head"))
+
+
 def test_a_result_of_the_cpu_engine_is_a_cpu_s_wherever_it_ran() -> None:
     engine = {CPU_ENGINE: "1"}
     assert "tp" not in adaptive.of_result(_measured_with(none=engine, chains=engine))

@@ -1,31 +1,39 @@
 """Drafts with more tokens than the kernels of few rows have room for: the check at start must not
 run them, as with several ranks a kernel that raises there ends the start."""
 
+import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.fast import conditions, made_up, preparation
+from sglang_qwen3next_eagle3.overlay.fast import ranks as together
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
-from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.proved import SHAPES
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Wanted, parse
+from sglang_qwen3next_eagle3.overlay.proofs import Proof
 
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
     """A target that verifies so many tokens."""
     arguments = SimpleNamespace(
-        speculative_num_draft_tokens=request.param, load_format="auto", device="cuda"
+        speculative_num_draft_tokens=request.param, load_format="auto", device="cuda", tp_size=1
     )
     monkeypatch.setattr(variants, "arguments_of", lambda _: arguments)
     for name in ("of_device", "of_server", "of_runner", "of_drafts"):
         monkeypatch.setattr(conditions, name, lambda *_: None)
     monkeypatch.setattr(preparation, "Kernels", lambda *_: None)
     monkeypatch.setattr(preparation, "build", lambda runner, kernels, stages: stages)
+    model = SimpleNamespace(model=None, config=SimpleNamespace(**SHAPES))
     return SimpleNamespace(
         spec_algorithm=SimpleNamespace(is_eagle=lambda: True), device="cuda", attn_backend=None,
-        model=SimpleNamespace(model=None), speculative_num_draft_tokens=request.param,
+        model=model, target_worker=SimpleNamespace(model_runner=SimpleNamespace(model=model)),
+        speculative_num_draft_tokens=request.param,
     )  # fmt: skip
 
 
@@ -62,3 +70,93 @@ def test_a_head_without_room_for_a_draft_is_stocks(
 ) -> None:
     assert preparation.prepare_head(runner, Wanted(frozenset({"head"}))) is None
     assert "head stays with stock: it has room for 32 rows, a draft has 33 tokens" in caplog.text
+
+
+NOT_PROVED = {
+    ("0.5.17", (9, 0), 1): None,
+    ("0.5.23", (9, 0), 1): "not proved with SGLang 0.5.23",
+    ("0.5.17", (9, 0), 2): "not proved with TP 2",
+    ("0.5.17", (8, 9), 1): "not proved on GPUs of compute capability 8.9",
+}
+
+
+@pytest.mark.parametrize("runner", [4], indirect=True)
+@pytest.mark.parametrize("where", NOT_PROVED)
+@pytest.mark.parametrize("asked", ["auto", "auto,head", "on,head", "dense", "require"])
+def test_auto_is_what_was_proved_where_it_was(
+    runner: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: tuple[str, tuple[int, int], int],
+    asked: str,
+) -> None:
+    release, capability, ranks = where
+    proof = Proof("0.5.17", (9, 0), 1, ("dense", "gdn", "head"))
+    monkeypatch.setattr(conditions, "PROVED", (proof,))
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed(release, Path()))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    variants.arguments_of(runner).tp_size = ranks
+    began: list[Any] = []
+
+    def begin(step: Any) -> tuple[None, str]:
+        """What comes behind the conditions is not asked about here."""
+        began.append(step)
+        return None, "it goes no further"
+
+    monkeypatch.setattr(together, "first_failure", begin)
+    wanted = parse(asked)
+    assert wanted is not None
+    with caplog.at_level(logging.INFO):
+        if wanted.required:
+            with pytest.raises(SystemExit, match="it goes no further"):
+                preparation.prepare(runner, wanted)
+        else:
+            assert preparation.prepare(runner, wanted) is None
+    reason = NOT_PROVED[where] if wanted.auto else None
+    (record,) = caplog.records if not wanted.required else [None]
+    if record is not None:
+        said = reason or "it goes no further"
+        assert record.message == f"sglang-qwen3next-eagle3: fast path off: {said}"
+        assert record.levelno == (logging.INFO if wanted.auto else logging.WARNING)
+    assert bool(began) == (reason is None)
+    left, why = conditions.of_proofs(wanted, variants.arguments_of(runner), runner.model.config)
+    assert why == reason
+    if not wanted.auto:
+        assert left == wanted, "what is asked for is tried anywhere"
+    elif reason is None:
+        assert left.stages == {"dense", "gdn", *({"head"} & wanted.stages)}
+
+
+@pytest.mark.parametrize("runner", [4], indirect=True)
+@pytest.mark.parametrize("asked", ["auto", "on"])
+def test_auto_is_for_the_published_shapes(
+    runner: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(together, "first_failure", lambda step: (None, "no further"))
+    runner.model.config.num_experts = 8
+    wanted = parse(asked)
+    assert wanted is not None
+    with caplog.at_level(logging.INFO):
+        assert preparation.prepare(runner, wanted) is None
+    assert ("not proved with a num_experts of 8" in caplog.text) == wanted.auto
+
+
+@pytest.mark.parametrize("runner", [4], indirect=True)
+@pytest.mark.parametrize("names", [(), ("dense",), ("dense", "head")])
+def test_a_head_that_nobody_asked_for_is_ours_where_that_was_proved(
+    runner: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    names: tuple[str, ...],
+) -> None:
+    monkeypatch.setattr(conditions, "PROVED", (Proof("0.5.17", (9, 0), 1, names),))
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(together, "first_failure", lambda step: (None, "it goes no further"))
+    wanted = parse("auto,head")
+    assert wanted is not None
+    with caplog.at_level(logging.INFO):
+        assert preparation.prepare_head(runner, wanted) is None
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert ("it goes no further" in record.message) == ("head" in names)

@@ -26,5 +26,14 @@ def test_stages_one_by_one() -> None:
 
 @pytest.mark.parametrize("text", ["yes", "on,off", "dense,require", "dense moe"])
 def test_anything_else_is_refused_with_what_there_is(text: str) -> None:
-    with pytest.raises(UserError, match="is not one of on, off, require and the stages dense, moe"):
+    with pytest.raises(
+        UserError, match="is not one of on, off, auto, require and the stages dense, moe"
+    ):
         parse(text)
+
+
+def test_auto_is_what_is_proved_of_the_target_and_what_is_named() -> None:
+    assert parse("auto") == Wanted(frozenset(OF_TARGET), auto=True)
+    assert parse("Auto, head") == Wanted(frozenset({*OF_TARGET, "head"}), auto=True)
+    with pytest.raises(UserError, match="'auto' is not one of"):
+        parse("head,auto")

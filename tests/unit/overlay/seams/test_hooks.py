@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.overlay import contract, variants
+from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams import hooks, seams
 
 ORIGINAL = "SGLang's"
@@ -131,7 +132,7 @@ def test_each_seam_has_its_hook() -> None:
 
 def test_a_seam_is_served_where_all_of_its_symbols_are_listed() -> None:
     every = frozenset(hook.target for hook in hooks.hooks(frozenset(seams.ALL)))
-    wanted = frozenset({"chain", "metadata", "commit"})
+    wanted: frozenset[seams.Seam] = frozenset({"chain", "metadata", "commit"})
     assert hooks.served(wanted, every) == wanted
     one_of_metadata = next(iter(hooks.hooks(frozenset({"metadata"})))).target
     assert hooks.served(wanted, every - {one_of_metadata}) == {"chain", "commit"}
@@ -222,3 +223,78 @@ def test_without_an_agreement_every_turn_is_sglangs(monkeypatch: pytest.MonkeyPa
     for _ in range(3):
         assert around(lambda receiver, requests: [ORIGINAL], receiver, []) == [ORIGINAL]
     assert asked == [receiver], "the ranks come to it once"
+
+
+PROVED = (Proof("0.5.17", (9, 0), 1, ("chain", "commit")),)
+
+
+@pytest.mark.parametrize(
+    ("release", "capability", "ranks", "line", "served"),
+    [
+        ("0.5.17", (9, 0), 1, "seams on: commit, chain", {"commit", "chain"}),
+        ("0.5.17", (9, 0), 2, "seams off: not proved with TP 2", set()),
+        (
+            "0.5.17", (8, 0), 1,
+            "seams off: not proved on GPUs of compute capability 8.0", set(),
+        ),
+        ("0.5.23", (9, 0), 1, "seams off: not proved with SGLang 0.5.23", set()),
+        ("0.5.17", None, 1, "seams off: they are launches on a GPU", set()),
+    ],
+)  # fmt: skip
+def test_seams_that_nobody_asked_for_serve_where_they_were_proved(
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    release: str,
+    capability: tuple[int, int] | None,
+    ranks: int,
+    line: str,
+    served: set[str],
+) -> None:
+    import torch
+
+    monkeypatch.setattr(hooks, "PROVED", PROVED)
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed(release, Path()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    place = SimpleNamespace(tp_rank=0, tp_size=ranks)
+    monkeypatch.setattr(variants, "place", lambda scheduler: place)
+    monkeypatch.setattr(hooks, "_ranks", lambda: ranks)
+    wanted = frozenset(seams.ON)
+    proved = hooks.Proved(wanted)
+    table: dict[seams.Seam, Any] = {
+        seam: hook
+        for seam in seams.ON
+        for hook in hooks.where_proved(frozenset({seam}), proved)
+        if seam != "cycle"
+    }
+    assert {hook.target for hook in table.values()} <= {hook.target for hook in hooks.hooks(wanted)}
+
+    def original(*_: Any, **__: Any) -> str:
+        return "SGLang's"
+
+    def ours(seam: seams.Seam) -> bool:
+        """Whether a seam's function looks at what it is given: ours cannot do with nothing."""
+        try:
+            return bool(table[seam].replacement(original) != "SGLang's")
+        except (TypeError, AttributeError):
+            return True
+
+    # The first of them that is called asks, whichever it is.
+    assert {seam for seam in table if ours(seam)} == served
+    hook = hooks.announcing(wanted, proved=proved)
+    begun: list[Any] = []
+    with caplog.at_level("INFO"):
+        hook.replacement(begun.append, SimpleNamespace())
+    assert len(begun) == 1
+    assert [record.message for record in caplog.records] == [f"sglang-qwen3next-eagle3: {line}"]
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+    assert proved.seams == served
+    assert {seam for seam in table if ours(seam)} == served
+
+
+def test_hooks_that_wait_for_a_proof_are_told_apart() -> None:
+    """Two around one symbol are both put in place (`hooks.apply` goes by their names)."""
+    wanted = frozenset(seams.ON)
+    waiting = hooks.where_proved(wanted, hooks.Proved(wanted))
+    names = [hook.replacement.__qualname__ for hook in hooks.hooks(wanted)]
+    assert [hook.replacement.__qualname__ for hook in waiting] == names

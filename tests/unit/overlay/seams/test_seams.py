@@ -17,6 +17,15 @@ def test_all_or_some_are_asked_for() -> None:
     assert seams.parse("commit, Requests") == {"commit", "requests"}
 
 
+def test_auto_is_no_more_than_on() -> None:
+    assert seams.parse("Auto") == frozenset(seams.ON)
+    assert seams.is_auto("AUTO")
+    assert not seams.is_auto("on")
+    assert not seams.is_auto(None)
+    with pytest.raises(UserError, match="'auto' is not one of"):
+        seams.parse("chain,auto")
+
+
 @pytest.mark.parametrize(
     ("text", "spelled"),
     [
@@ -43,5 +52,7 @@ def test_what_is_of_recorded_cycles_needs_them(seam: str) -> None:
 
 @pytest.mark.parametrize("text", ["commits", "on,commits", "require"])
 def test_another_word_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=f"{SEAMS}={text}: .* is not one of on, off and the seams"):
+    with pytest.raises(
+        UserError, match=f"{SEAMS}={text}: .* is not one of on, off, auto and the seams"
+    ):
         seams.parse(text)

@@ -1,0 +1,64 @@
+"""What was proved on GPUs, and where: what is on there without being asked for.
+
+A table of them is data. Importing this loads neither torch nor sglang: a launcher asks before it
+knows the GPU, a server once more when it does.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+AUTO = "auto"
+"""What is said, by an option, a profile or a variable, to have what was proved and nothing else."""
+Capability = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """names: what servers were proved with, of this SGLang release, on GPUs of this compute
+    capability, with so many ranks of tensor parallelism."""
+
+    release: str
+    capability: Capability
+    ranks: int
+    names: tuple[str, ...]
+
+
+def proved(
+    table: Iterable[Proof], release: str, capability: Capability | None, ranks: int
+) -> frozenset[str]:
+    """What was proved there; without a capability, on any."""
+    return frozenset(
+        name
+        for proof in table
+        if (proof.release, proof.ranks) == (release, ranks)
+        and capability in (None, proof.capability)
+        for name in proof.names
+    )
+
+
+def why_not(
+    table: Iterable[Proof], release: str, capability: Capability | None, ranks: int
+) -> str | None:
+    """Why nothing is on there without being asked for, or None."""
+    left = [proof for proof in table if proof.names]
+    if not left:
+        return "not proved yet"
+    left = [proof for proof in left if proof.release == release]
+    if not left:
+        return f"not proved with SGLang {release}"
+    left = [proof for proof in left if proof.ranks == ranks]
+    if not left:
+        return f"not proved with TP {ranks}"
+    if capability is not None and all(proof.capability != capability for proof in left):
+        return f"not proved on GPUs of compute capability {spelled(capability)}"
+    return None
+
+
+def capabilities(table: Iterable[Proof], release: str, ranks: int) -> str:
+    """Where it is on, in words, to one who knows all but the GPU."""
+    found = {p.capability for p in table if (p.release, p.ranks) == (release, ranks) and p.names}
+    return " or ".join(spelled(capability) for capability in sorted(found))
+
+
+def spelled(capability: Capability) -> str:
+    return ".".join(map(str, capability))

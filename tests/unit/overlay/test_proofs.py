@@ -1,0 +1,65 @@
+"""What a table says of a server."""
+
+import itertools
+
+import pytest
+
+from sglang_qwen3next_eagle3.model.published import CODER_NEXT, CODER_NEXT_FP8
+from sglang_qwen3next_eagle3.overlay import contract, proofs
+from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
+from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, STAGES
+from sglang_qwen3next_eagle3.overlay.proofs import Proof
+from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
+from sglang_qwen3next_eagle3.overlay.seams.seams import ALL
+
+TABLE = (
+    Proof("1", (9, 0), 1, ("a", "b")),
+    Proof("1", (9, 0), 2, ("a",)),
+    Proof("1", (10, 0), 1, ("b",)),
+    Proof("2", (9, 0), 4, ()),
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "names", "reason"),
+    [
+        (("1", (9, 0), 1), "ab", None),
+        (("1", None, 1), "ab", None),
+        (("1", (10, 0), 1), "b", None),
+        (("1", (8, 0), 1), "", "not proved on GPUs of compute capability 8.0"),
+        (("1", (10, 0), 2), "", "not proved on GPUs of compute capability 10.0"),
+        (("1", None, 4), "", "not proved with TP 4"),
+        (("2", (9, 0), 4), "", "not proved with SGLang 2"),
+        (("3", None, 1), "", "not proved with SGLang 3"),
+    ],
+)
+def test_names_or_a_reason(
+    where: tuple[str, tuple[int, int] | None, int], names: str, reason: str | None
+) -> None:
+    assert proofs.proved(TABLE, *where) == frozenset(names)
+    assert proofs.why_not(TABLE, *where) == reason
+
+
+def test_where_it_would_be_on() -> None:
+    assert proofs.capabilities(TABLE, "1", 1) == "9.0 or 10.0"
+    assert proofs.why_not((), "1", (9, 0), 1) == "not proved yet"
+
+
+def test_the_tables_name_what_there_is() -> None:
+    for table, known in ((of_fast.PROVED, STAGES), (of_seams.PROVED, ALL)):
+        for proof in table:
+            assert set(proof.names) <= set(known)
+            assert proof.release in contract.SERVED_ON_GPUS
+            assert proof.ranks in RANKS
+        places = [(p.release, p.capability, p.ranks) for p in table]
+        for one, other in itertools.combinations(places, 2):
+            assert one != other, "said twice"
+
+
+@pytest.mark.parametrize("config", [CODER_NEXT, CODER_NEXT_FP8])
+def test_the_published_targets_are_of_the_shapes_that_were_proved(
+    config: dict[str, object],
+) -> None:
+    assert of_fast.other_shape(config.get) is None
+    other = {**config, "moe_intermediate_size": 64}
+    assert of_fast.other_shape(other.get) == "not proved with a moe_intermediate_size of 64"

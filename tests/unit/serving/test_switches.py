@@ -1,0 +1,280 @@
+"""What is on without being asked for, and that whatever is said wins."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sglang_qwen3next_eagle3.base.files import data_dir
+from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
+from sglang_qwen3next_eagle3.overlay.proofs import Proof
+from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
+from sglang_qwen3next_eagle3.overlay.seams.seams import ON
+from sglang_qwen3next_eagle3.serving import preflight, profile, switches
+from sglang_qwen3next_eagle3.serving.doctor import gpus
+from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpus
+from sglang_qwen3next_eagle3.serving.preflight import Options
+from sglang_qwen3next_eagle3.serving.profile import Overrides
+from tests.support.checkpoints import SMALL_TARGET, write_config
+from tests.support.hosts import h200
+from tests.support.launching import dry_run
+
+TABLES: dict[str, dict[str, tuple[Proof, ...]]] = {
+    "nothing": {"fast": (), "seams": ()},
+    "one": {
+        "fast": (Proof("0.5.17", (9, 0), 1, (*OF_TARGET, "head")),),
+        "seams": (Proof("0.5.17", (9, 0), 1, ON),),
+    },
+    "another release": {
+        "fast": (Proof("0.5.23", (9, 0), 1, OF_TARGET),),
+        "seams": (Proof("0.5.23", (9, 0), 1, ON),),
+    },
+    "other ranks": {
+        "fast": (Proof("0.5.17", (9, 0), 2, (*OF_TARGET, "head", "allreduce")),),
+        "seams": (Proof("0.5.17", (9, 0), 2, ON),),
+    },
+}
+SAID = {
+    "nothing": ((), "", None),
+    "an empty variable": ((), "", ""),
+    "auto, the option": (("--{}", "auto"), "", None),
+    "auto, the profile": ((), "{}: auto", None),
+    "auto, the variable": ((), "", "auto"),
+    "auto over off": (("--{}", "auto"), "{}: off", "off"),
+}
+"""Words, a line of the profile, and the variable, none of which says more than auto."""
+
+
+@pytest.fixture(autouse=True)
+def _release(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
+    for variable in (FAST, SEAMS):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def proved(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.setattr(switches, "_TABLES", TABLES[request.param])
+
+
+def told(found: dict[str, Any], title: str) -> str:
+    (note,) = [note for note in found["notes"] if note.startswith(f"{title}: ")]
+    return str(note)
+
+
+def own_profile(folder: Path, line: str, name: str = "h200-fp8") -> str:
+    own = folder / "own.yaml"
+    own.write_text((data_dir("launch") / f"{name}.yaml").read_text() + line + "\n")
+    return str(own)
+
+
+REASONS = {
+    "nothing": "not proved yet",
+    "another release": "not proved with SGLang 0.5.17",
+    "other ranks": "not proved with TP 1",
+}
+
+
+@pytest.mark.parametrize(
+    ("proved", "said", "switch"),
+    itertools.product(TABLES, SAID, ("fast", "seams")),
+    indirect=["proved"],
+)
+@pytest.mark.usefixtures("proved")
+def test_auto_is_on_where_it_was_proved_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    said: str,
+    switch: switches.Switch,
+) -> None:
+    words, line, variable = SAID[said]
+    if variable is not None:
+        monkeypatch.setenv(switches.VARIABLES[switch], variable)
+    own = own_profile(tmp_path, line.format(switch))
+    asked = [word.format(switch) for word in words]
+    found = dry_run(capsys, "--profile", own, *asked)
+    value = found["environment"].get(switches.VARIABLES[switch])
+    note = told(found, switches.TITLES[switch])
+    table = request.node.callspec.params["proved"]
+    if table == "one":
+        assert value == {"fast": "auto,head", "seams": "auto"}[switch]
+        assert "on by default on GPUs of compute capability 9.0, as the server's log" in note
+        assert f"--no-{switch}" in note
+    else:
+        # What is said elsewhere would come through, were it not overruled.
+        assert value == ("off" if "auto" in said else None)
+        assert f"off by default: {REASONS[table]}" in note
+        assert f"--{switch} asks for it" in note
+
+
+@pytest.mark.parametrize("proved", TABLES, indirect=True)
+@pytest.mark.usefixtures("proved")
+@pytest.mark.parametrize(
+    ("words", "line", "variable", "value"),
+    [
+        (("--{}",), "", None, "on"),
+        (("--no-{}",), "", "on", "off"),
+        ((), "{}: on", "off", "on"),
+        ((), "{}: off", None, "off"),
+        (("--no-{}",), "{}: auto", None, "off"),
+        ((), "", "on", None),
+        ((), "", "off", None),
+    ],
+)
+@pytest.mark.parametrize("switch", ["fast", "seams"])
+def test_whatever_is_said_wins(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    line: str,
+    variable: str | None,
+    value: str | None,
+    switch: switches.Switch,
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv(switches.VARIABLES[switch], variable)
+    own = own_profile(tmp_path, line.format(switch))
+    found = dry_run(capsys, "--profile", own, *(word.format(switch) for word in words))
+    assert found["environment"].get(switches.VARIABLES[switch]) == value
+    title = switches.TITLES[switch]
+    assert not [note for note in found["notes"] if note.startswith(f"{title}: ")]
+
+
+@pytest.mark.parametrize("proved", ["one", "other ranks"], indirect=True)
+@pytest.mark.usefixtures("proved")
+@pytest.mark.parametrize(
+    ("words", "ranks", "value"),
+    [
+        ((), 1, "auto,head"),
+        (("--no-speculation",), 1, "auto"),
+        (("--mtp",), 1, "auto"),
+        (("--tp", "2"), 2, "auto,head,allreduce"),
+        (("--mtp", "--tp", "2"), 2, "auto,allreduce"),
+    ],
+)
+def test_stages_are_those_that_the_server_can_have(
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    words: tuple[str, ...],
+    ranks: int,
+    value: str,
+) -> None:
+    found = dry_run(capsys, "--profile", "h200-fp8", *words)
+    on = {"one": 1, "other ranks": 2}[request.node.callspec.params["proved"]] == ranks
+    assert found["environment"].get(FAST) == (value if on else None)
+
+
+@pytest.mark.parametrize("proved", ["one"], indirect=True)
+@pytest.mark.usefixtures("proved")
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--enable-lora",), "it does not go with --enable-lora"),
+        (("--dtype", "float16"), "it computes in bfloat16"),
+        (("--kv-cache-dtype", "fp8_e4m3"), "its attention reads a bfloat16 KV cache"),
+        (("--mamba-ssm-dtype", "bfloat16"), "it keeps GDN states in float32"),
+        (("--disable-cuda-graph",), "it lives in CUDA graphs of decoding"),
+        (("--pp-size", "2"), "it knows tensor parallelism only, and PP is 2"),
+        (("--dp-size", "2"), "it knows tensor parallelism only, and DP is 2"),
+        (("--attention-backend", "fa3"), "triton, not fa3"),
+        # Steps that follow SGLang's own file: nobody knows of what its costs are.
+        (("--speculative-adaptive", "--speculative-num-steps", "3", "--speculative-eagle-topk",
+          "1", "--speculative-num-draft-tokens", "4"), None),
+    ],
+)  # fmt: skip
+def test_what_is_refused_to_one_who_asks_is_off_to_one_who_does_not(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], reason: str | None
+) -> None:
+    asked = ("--profile", "h200-fp8", "--allow-attention-backend", "--", *words)
+    found = dry_run(capsys, *asked)
+    if reason is None:
+        assert found["environment"][FAST] == "auto", "without the head"
+        return
+    assert FAST not in found["environment"]
+    note = told(found, "fast path")
+    assert "off by default: " in note
+    assert reason in note
+    assert "--fast" not in note.removeprefix("fast path: "), "asked for, it would not be on either"
+
+
+@pytest.mark.parametrize("proved", ["one"], indirect=True)
+@pytest.mark.usefixtures("proved")
+@pytest.mark.parametrize("words", [("--profile", "auto"), ("--profile", "auto", "--adaptive",
+                                                           "h200-fp8")])  # fmt: skip
+def test_steps_that_follow_costs_are_served_as_these_were_measured(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    found = dry_run(capsys, *words)
+    for variable, title in ((FAST, "fast path"), (SEAMS, "seams")):
+        assert variable not in found["environment"]
+        assert "the steps follow costs that were measured without" in told(found, title)
+    (note,) = [note for note in found["notes"] if note.startswith("auto: ")]
+    assert "and not" not in note, "nothing of it is otherwise than it was measured"
+
+
+@pytest.mark.parametrize("proved", ["one"], indirect=True)
+@pytest.mark.usefixtures("proved")
+def test_on_a_cpu_nothing_is_said_and_nothing_set(capsys: pytest.CaptureFixture[str]) -> None:
+    found = dry_run(capsys, "--profile", "demo")
+    assert not {FAST, SEAMS} & set(found["environment"])
+    assert not [note for note in found["notes"] if note.startswith(("fast path: ", "seams: "))]
+
+
+@pytest.mark.parametrize("proved", ["one"], indirect=True)
+@pytest.mark.usefixtures("proved")
+@pytest.mark.parametrize(
+    ("capabilities", "said"),
+    [
+        ([(9, 0)], "fast path: on by default: dense, moe, gdn, attention, lm_head, head"),
+        ([(8, 0)], "off by default: not proved on GPUs of compute capability 8.0"),
+        ([(9, 0), (8, 0)], "on by default on GPUs of compute capability 9.0, as the server's log"),
+        ([], "on by default on GPUs of compute capability 9.0, as the server's log"),
+    ],
+)
+def test_a_launch_looks_at_the_gpus_and_a_dry_run_does_not(
+    monkeypatch: pytest.MonkeyPatch, capabilities: list[tuple[int, int]], said: str
+) -> None:
+    (first, *_) = h200().gpus.found
+    found = [
+        type(first)(n, f"GPU-{n}", first.name, 1, 1, capability, first.driver)
+        for n, capability in enumerate(capabilities)
+    ]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus, "basic", lambda: Gpus(tuple(found)))
+    served = Overrides(no_speculation=False).apply(profile.load("h200-fp8"))
+    seen = preflight._capability()
+    launch = preflight._decide(served, served, preflight._Checkpoints(), Options(), capability=seen)
+    assert [note for note in launch.notes if said in note]
+    assert (FAST in launch.environment) == ("on by default" in said)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("switch", ["fast", "seams"])
+def test_the_tables_as_they_are_decide(
+    capsys: pytest.CaptureFixture[str], switch: switches.Switch, ranks: int
+) -> None:
+    found = dry_run(capsys, "--profile", "h200-fp8", "--tp", str(ranks))
+    table = {"fast": of_fast.PROVED, "seams": of_seams.PROVED}[switch]
+    on = any((proof.release, proof.ranks) == ("0.5.17", ranks) for proof in table)
+    assert (switches.VARIABLES[switch] in found["environment"]) == on
+    assert f"{'on' if on else 'off'} by default" in told(found, switches.TITLES[switch])
+
+
+def test_one_gpu_has_the_fast_path_and_the_head(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dry_run(capsys, "--profile", "h200-fp8")["environment"][FAST] == "auto,head"
+
+
+def test_another_shape_is_not_proved(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    target = write_config(tmp_path / "small", SMALL_TARGET)
+    words = ("--profile", "h200-fp8", "--no-speculation", "--target", str(target))
+    found = dry_run(capsys, *words)
+    assert FAST not in found["environment"]
+    assert "off by default: not proved with a hidden_size of" in told(found, "fast path")
+    assert dry_run(capsys, *words, "--fast")["environment"][FAST] == "on"
