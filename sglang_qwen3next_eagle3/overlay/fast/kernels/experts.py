@@ -418,6 +418,7 @@ class ExpertTiling:
 ADDED = 256
 """Columns of the sum over slots that a program has."""
 UP = {
+    1: ExpertTiling(tile=32, tokens=16, stages=8, warps=4, programs=2),
     2: ExpertTiling(tile=32, tokens=16, stages=6, warps=4, programs=3),
     4: ExpertTiling(tile=32, tokens=16, stages=4, warps=4, programs=5),
     MAX_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=5),
