@@ -416,7 +416,7 @@ def simulated(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "B"])
 def _keep(
     place,
     tokens,
@@ -448,6 +448,6 @@ def keep(place: torch.Tensor, tokens: torch.Tensor, lens: torch.Tensor, outs: to
         outs,
         tokens.shape[0],
         lens.shape[0],
-        TP=triton.next_power_of_2(tokens.shape[0]),
-        BP=triton.next_power_of_2(lens.shape[0]),
+        TP=max(512, triton.next_power_of_2(tokens.shape[0])),
+        BP=columns_of(lens.shape[0]),
     )

@@ -60,8 +60,8 @@ def _extends(worker: Any, batch: Any, result: Any) -> bool:
 
     backend, buffers = runner.draft_extend_attn_backend, runner.buffers
     nodes, requests = worker.speculative_num_draft_tokens, batch.seq_lens.shape[0]
-    given = batch.seq_lens, batch.req_pool_indices, batch.out_cache_loc
-    given = *given, result.next_token_ids, result.accept_lens, hidden
+    given = [batch.seq_lens, batch.req_pool_indices, batch.out_cache_loc]
+    given += [result.next_token_ids, result.accept_lens, hidden]
     window, target = backend.sliding_window_size, runner.model_runner
     return bool(
         worker.topk == 1

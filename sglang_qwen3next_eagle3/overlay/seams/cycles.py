@@ -85,7 +85,8 @@ class CyclePlan:
         self._outs = torch.empty(shape, dtype=torch.int32, device=given[0].device)
         self._turn = 0
         """Where the next cycle writes; told with what it is given."""
-        self._places = list(torch.arange(_KEPT, device=given[0].device).split(1))
+        places = torch.arange(_KEPT, device=given[0].device)
+        self._places = [places[turn : turn + 1] for turn in range(_KEPT)]
         self._place = torch.zeros_like(self._places[0])
         self.inputs = [torch.clone(tensor) for tensor in given]
         by_type: dict[torch.dtype, list[int]] = {}
