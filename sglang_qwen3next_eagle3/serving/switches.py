@@ -211,7 +211,8 @@ def _check_fast(given: Parsed, chosen: Profile, wanted: stages.Wanted) -> None:
     elif "head" in wanted.stages and given.of(adaptive.ADAPTIVE):
         reason = "does not go with steps that follow load (--adaptive off)"
     if reason is not None:
-        raise UserError(f"fast: the stage head {reason}; leave it out")
+        named = "head_w8" if "head_w8" in wanted.stages else "head"
+        raise UserError(f"fast: the stage {named} {reason}; leave it out")
     if "allreduce" in wanted.stages and "moe" not in wanted.stages:
         raise UserError(
             "fast: the stage allreduce is for sums around experts that are ours: name moe, too, or "

@@ -123,7 +123,11 @@ def test_heads_that_the_kernels_do_not_know_stay_with_stock(report: Any) -> None
 
 def test_what_the_log_says_of_a_head_and_that_stock_serves_what_is_not_right(report: Any) -> None:
     prepared, prefix = report["prepared"], "sglang-qwen3next-eagle3: fast path"
-    assert all(line.startswith(f"{prefix} on: head up to 8 rows;") for line in prepared["right"])
+    whole, rounded = prepared["right"]
+    assert whole.startswith(f"{prefix} on: head up to 8 rows; checked in ")
+    assert rounded.startswith(
+        f"{prefix} on: head up to 8 rows, its weights in 8 bits beside the loaded ones ("
+    )
     reasons = {
         "wrong": "it differs from stock in extended state by ",
         "raising": "it differs from stock in all, where it raised ValueError: of a kernel",
@@ -134,6 +138,23 @@ def test_what_the_log_says_of_a_head_and_that_stock_serves_what_is_not_right(rep
         assert lines[0].startswith(f"{prefix}: head stays with stock: {reason}")
         required = f"ended: {prefix}: head stays with stock, but it is required: {reason}"
         assert lines[1].startswith(required)
+
+
+def test_weights_in_8_bits_are_checked_against_stock_with_the_same_and_with_the_loaded_ones(
+    report: Any,
+) -> None:
+    rounded = report["rounded"]
+    names = ("fc", "qkv", "o", "gate_up", "down", "lm_head")
+    assert list(rounded["weights"]) == [f"weights of {name}" for name in names]
+    assert all(0.004 < off < 0.016 for off in rounded["weights"].values())
+    assert rounded["worst"] < 0.015
+    assert rounded["kept"]
+    extra, loaded = rounded["bytes"]
+    assert 0.5 < extra / loaded < 0.53
+    assert not rounded["findings"]["right"]
+    for name in names:
+        said = f"weights of {name.replace('_', ' ')} by"
+        assert any(said in line for line in rounded["findings"][name])
 
 
 def test_drafts_are_those_of_stock(report: Any) -> None:

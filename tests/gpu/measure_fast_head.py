@@ -11,9 +11,10 @@ the trace of a 3,1,4 server at B=1: two draft steps 292 us, a draft extend 168 u
 import argparse
 import json
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from sglang_qwen3next_eagle3.overlay.fast.kernels import attention, head_linear, head_steps, tree
+from sglang_qwen3next_eagle3.overlay.fast.kernels.head_codes import Codes, head_codes
 from sglang_qwen3next_eagle3.overlay.fast.kernels.head_linear import HeadTiling
 
 WIDTH, HEADS, KV_HEADS, DIM, INNER, DRAFTS, VOCABULARY = 2048, 16, 4, 128, 8192, 32000, 151936
@@ -29,6 +31,8 @@ EPS = 1e-6
 DEVICE = "cuda"
 CACHE = 400 << 20
 """Bytes of weights in rotation: several times what the second-level cache holds."""
+COMPILES = threading.Event()
+"""Set where nothing is timed: several processes fill Triton's cache side by side."""
 began = time.monotonic()
 
 
@@ -40,6 +44,8 @@ def replayed(work: Callable[[], Any], repeats: int = 20) -> float:
     """Microseconds of one replay of the work, captured as a graph: the median of 9 times."""
     work()
     torch.cuda.synchronize()
+    if COMPILES.is_set():
+        return 0.0
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
@@ -80,40 +86,62 @@ def ours(name: str) -> Callable[..., Any]:
     return head_linear.head_gated if name == "gate_up" else head_linear.head_linear
 
 
-def layer_times(report: dict[str, Any], late: Callable[[], bool], others: bool) -> None:
-    for name, (n, k) in LAYERS.items():
-        sets = max(2, CACHE // (n * k * 2))
-        weights = [bf16(n, k, scale=k**-0.5) for _ in range(sets)]
-        floor = n * k * 2 / 4.3e6
-        for rows in (1, 8):
-            x = bf16(rows, k)
-            row = {"layer": name, "rows": rows, "floor": round(floor, 1)}
+OTHERS_OF_CODES: dict[str, tuple[HeadTiling, ...]] = {
+    "fc": (HeadTiling(8, 1, registers=224), HeadTiling(4, 3, registers=224)),
+    "qkv": (HeadTiling(8, 1), HeadTiling(4, 1, registers=224)),
+    "o": (HeadTiling(8, 1), HeadTiling(2, 2), HeadTiling(2, 1, registers=224)),
+    "gate_up": (HeadTiling(4, 2, registers=80), HeadTiling(2, 4, registers=80), HeadTiling(1, 4)),
+    "down": (HeadTiling(8, 1, registers=240), HeadTiling(4, 4), HeadTiling(4, 2, registers=240)),
+    "lm_head": (HeadTiling(4, 2, registers=80), HeadTiling(2, 4, registers=80), HeadTiling(1, 4)),
+}
+"""Of weights of 8 bits."""
 
-            def torchs(x: torch.Tensor = x, weights: list[torch.Tensor] = weights) -> None:
+
+def weight_of(kind: str, n: int, k: int) -> torch.Tensor | Codes:
+    weight = bf16(n, k, scale=k**-0.5)
+    return weight if kind == "bf16" else head_codes(weight)
+
+
+def layer_times(
+    report: dict[str, Any], late: Callable[[], bool], others: bool, kind: str, names: Sequence[str]
+) -> None:
+    size = 2 if kind == "bf16" else 1
+    for name in names or LAYERS:
+        n, k = LAYERS[name]
+        sets = max(2, CACHE // (n * k * size))
+        weights = [weight_of(kind, n, k) for _ in range(sets)]
+        floor = n * k * size / 4.3e6
+        for rows in (1, 4, 8):
+            x = bf16(rows, k)
+            row = {"layer": name, "rows": rows, "weights": kind, "floor": round(floor, 1)}
+
+            def torchs(x: torch.Tensor = x, weights: list[Any] = weights) -> None:
                 for weight in weights:
                     F.linear(x, weight)
 
-            row["torch"] = round(replayed(torchs) / sets, 2)
+            if kind == "bf16":
+                row["torch"] = round(replayed(torchs) / sets, 2)
             tilings: tuple[HeadTiling | None, ...] = (None,)
             if others and rows == 1:
-                tilings += OTHERS[name]
+                tilings += (OTHERS if kind == "bf16" else OTHERS_OF_CODES)[name]
             for tiling in tilings:
                 if late():
                     return
 
                 def own(
                     x: torch.Tensor = x,
-                    weights: list[torch.Tensor] = weights,
+                    weights: list[Any] = weights,
                     tiling: HeadTiling | None = tiling,
                     name: str = name,
                 ) -> None:
                     for weight in weights:
                         ours(name)(x, weight, divided=tiling)
 
-                chosen = tiling or head_linear.head_tiling(k)
-                row[f"{chosen.shares}x{chosen.passes}{'+' * chosen.ahead}"] = round(
-                    replayed(own) / sets, 2
-                )
+                divide = head_linear.head_codes_tiling
+                chosen = tiling or (head_linear.head_tiling(k) if kind == "bf16" else divide(n, k))
+                label = f"{chosen.shares}x{chosen.passes}{'+' * chosen.ahead}"
+                label += f"/{chosen.registers}" if chosen.registers != 128 else ""
+                row[label] = round(replayed(own) / sets, 2)
             report["layers"].append(row)
             print(row, flush=True)
         del weights
@@ -122,8 +150,10 @@ def layer_times(report: dict[str, Any], late: Callable[[], bool], others: bool) 
 class Head:
     """Random weights of the published widths, and a cache of its one layer."""
 
-    def __init__(self, context: int, requests: int, nodes: int) -> None:
-        self.weights = {name: bf16(n, k, scale=k**-0.5) for name, (n, k) in LAYERS.items()}
+    def __init__(self, context: int, requests: int, nodes: int, kind: str = "bf16") -> None:
+        self.weights = {name: weight_of(kind, n, k) for name, (n, k) in LAYERS.items()}
+        self.large = {} if kind == "bf16" else {name: weight_of("bf16", *LAYERS[name])
+                                                for name in ("fc", "qkv")}  # fmt: skip
         self.gains = [1 + bf16(WIDTH, scale=0.1) for _ in range(4)]
         self.embedding = bf16(VOCABULARY, WIDTH)
         self.table = torch.randperm(VOCABULARY, device=DEVICE)[:DRAFTS].contiguous()
@@ -192,13 +222,15 @@ class Head:
 
     def extend(self) -> None:
         rows = self.requests * self.nodes
-        product = head_linear.head_linear if rows <= 8 else F.linear
-        hidden = product(self.target, self.weights["fc"])
+        product, weights = head_linear.head_linear, self.weights
+        if rows > 8:
+            product, weights = F.linear, self.large or weights
+        hidden = product(self.target, weights["fc"])
         tokens = self.table[: self.requests * self.nodes]
         both = head_steps.head_enter(
             tokens, self.embedding, self.gains[0], hidden, self.gains[1], EPS
         )
-        qkv = product(both, self.weights["qkv"])
+        qkv = product(both, weights["qkv"])
         mixed = attention.attention(
             qkv, None, None, 0.0, *self.extend_slots, self.paths, False, self.workspace,
             accepted=self.accepted,
@@ -210,14 +242,16 @@ class Head:
         head_linear.head_logits(normed, self.weights["lm_head"], self.logits, self.accepted)
 
 
-def graph_times(report: dict[str, Any], late: Callable[[], bool]) -> None:
-    for context in (256, 4096):
+def graph_times(
+    report: dict[str, Any], late: Callable[[], bool], kind: str, contexts: tuple[int, ...]
+) -> None:
+    for context in contexts:
         for requests, nodes in ((1, 4), (8, 4), (1, 8)):
             if late():
                 return
-            head = Head(context, requests, nodes)
+            head = Head(context, requests, nodes, kind)
             head.prepare()
-            row = {"context": context, "requests": requests, "nodes": nodes}
+            row = {"context": context, "requests": requests, "nodes": nodes, "weights": kind}
             row["two_steps"] = round(replayed(head.chain), 1)
             row["extend"] = round(replayed(head.extend), 1)
             row["both"] = round(replayed(head.cycle), 1)
@@ -225,17 +259,17 @@ def graph_times(report: dict[str, Any], late: Callable[[], bool]) -> None:
             print(row, flush=True)
 
 
-def checks(report: dict[str, Any]) -> None:
+def checks(report: dict[str, Any], kind: str) -> None:
     """Against references on the same device, and a row's bits alone and among others."""
     for name, (n, k) in LAYERS.items():
-        x, weight = bf16(8, k), bf16(n, k, scale=k**-0.5)
+        x, weight, found = bf16(8, k), weight_of(kind, n, k), report["checks"].setdefault(kind, {})
         if name == "lm_head":
             logits = torch.empty(8, n, device=DEVICE)
             head_linear.head_logits(x, weight, logits)
             wanted = head_linear.reference_head_linear(x, weight).float()
             drafts, positions = torch.zeros(2, 8, dtype=torch.int64, device=DEVICE).unbind()
             head_steps.head_choose(head_linear.head_largest(x, weight), None, drafts, positions)
-            report["checks"]["choice"] = bool(torch.equal(drafts, logits.argmax(-1)))
+            found["choice"] = bool(torch.equal(drafts, logits.argmax(-1)))
             got = logits
         else:
             reference = (
@@ -246,11 +280,14 @@ def checks(report: dict[str, Any]) -> None:
             got, wanted = ours(name)(x, weight).float(), reference(x, weight).float()
             alone = ours(name)(x[3:4].contiguous(), weight).float()
             among = ours(name)(x.repeat(4, 1).contiguous(), weight).float()
-            report["checks"][f"{name} bits"] = bool(
+            found[f"{name} bits"] = bool(
                 torch.equal(alone[0], got[3]) and torch.equal(among[11], got[3])
             )
         off = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1)
-        report["checks"][name] = round(off.max().item(), 6)
+        found[name] = round(off.max().item(), 6)
+    if kind != "bf16":
+        print(kind, found, flush=True)
+        return
     head = Head(300, 2, 4)
     head.prepare()
     qkv = bf16(8, QKV)
@@ -265,10 +302,10 @@ def checks(report: dict[str, Any]) -> None:
         qkv, None, None, 0.0, *extend[:2], *caches, *extend[4:], head.paths
     )
     off = (out.float() - wanted.float()).norm(dim=-1) / wanted.float().norm(dim=-1)
-    report["checks"]["attention"] = round(off.max().item(), 6)
-    report["checks"]["attention chosen"] = bool(torch.equal(chosen, out[rows]))
-    report["checks"]["caches"] = all(map(torch.equal, caches, own))
-    print(report["checks"], flush=True)
+    found["attention"] = round(off.max().item(), 6)
+    found["attention chosen"] = bool(torch.equal(chosen, out[rows]))
+    found["caches"] = all(map(torch.equal, caches, own))
+    print(kind, found, flush=True)
 
 
 def main() -> None:
@@ -276,30 +313,35 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=60.0, help="begin nothing after this")
     parser.add_argument("--parts", default="checks,graphs,layers", help="in this order")
+    parser.add_argument("--weights", default="bf16", help="bf16 or codes, or both: bf16,codes")
+    parser.add_argument("--contexts", default="256,4096", help="tokens before a draft")
     parser.add_argument("--tilings", action="store_true", help="other divisions of K, too")
+    parser.add_argument("--layer", action="append", default=[], choices=LAYERS, help="only these")
+    parser.add_argument("--compile", action="store_true", help="run all once and time nothing")
     arguments = parser.parse_args()
+    if arguments.compile:
+        COMPILES.set()
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "checks": {}, "layers": [],
                               "graphs": [], "failures": []}  # fmt: skip
 
     def late() -> bool:
         return time.monotonic() - began > arguments.seconds
 
-    parts: dict[str, Callable[[], None]] = {
-        "checks": lambda: checks(report),
-        "graphs": lambda: graph_times(report, late),
-        "layers": lambda: layer_times(report, late, arguments.tilings),
+    contexts = tuple(int(context) for context in arguments.contexts.split(","))
+    parts: dict[str, Callable[[str], None]] = {
+        "checks": lambda kind: checks(report, kind),
+        "graphs": lambda kind: graph_times(report, late, kind, contexts),
+        "layers": lambda kind: layer_times(report, late, arguments.tilings, kind, arguments.layer),
     }
-    for name in arguments.parts.split(","):
+    kinds = arguments.weights.split(",")
+    for name, kind in [(part, kind) for part in arguments.parts.split(",") for kind in kinds]:
         try:
             with torch.no_grad():
-                parts[name]()
+                parts[name](kind)
         except Exception:
-            report["failures"].append(f"{name}: {traceback.format_exc()[-1500:]}")
+            report["failures"].append(f"{name} {kind}: {traceback.format_exc()[-1500:]}")
             print(f"FAILED {name}: {traceback.format_exc()[-2500:]}", flush=True)
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(report["checks"]))
-    for row in [*report["graphs"], *report["layers"]]:
-        print(row)
     print(f"{time.monotonic() - began:.0f} s")
     sys.exit(bool(report["failures"]))
 

@@ -9,9 +9,11 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import (
     attention_workspace,
     reference_attention,
 )
+from sglang_qwen3next_eagle3.overlay.fast.kernels.head_codes import Codes, head_codes
 from sglang_qwen3next_eagle3.overlay.fast.kernels.head_linear import (
     HeadTiling,
     Largest,
+    head_codes_tiling,
     head_gated,
     head_largest,
     head_linear,
@@ -62,7 +64,7 @@ def test_products_agree_with_float64(
 
 def test_the_published_widths_are_taken_in_passes() -> None:
     assert [head_tiling(k) for k in (2048, 4096, 6144, 8192)] == [
-        (8, passes, False) for passes in (1, 2, 3, 4)
+        HeadTiling(8, passes) for passes in (1, 2, 3, 4)
     ]
     x, weight = bf16(2, 6144), bf16(16, 6144, seed=1)
     one_ulp(head_linear(x, weight), reference_head_linear(x, weight))
@@ -76,6 +78,64 @@ def test_a_row_does_not_know_how_many_run_beside_it() -> None:
     for rows in (8, 16, 32):
         among = [one(x[:rows].contiguous(), weight)[5:6] for one in (head_linear, head_gated)]
         assert all(torch.equal(a, b) for a, b in zip(alone, among, strict=True))
+
+
+def test_codes_stand_for_the_nearest_of_their_values() -> None:
+    codes = Codes(torch.arange(256, dtype=torch.uint8)[None], torch.ones(1))
+    bits = (torch.arange(256) + 0x4300).to(torch.int16).view(torch.bfloat16).float() - 320
+    assert torch.equal(codes.values()[0], bits)
+    weight = random(3000, 512, seed=3).bfloat16()
+    weight[7] = 0
+    rounded = head_codes(weight)
+    nearest = (weight[:40, :, None].float() / rounded.scales[:40, None, None] - bits).abs().amin(-1)
+    own = (rounded.values() - weight.float())[:40] / rounded.scales[:40, None]
+    torch.testing.assert_close(own.abs(), nearest, rtol=0, atol=1e-3)
+    assert not rounded.values()[7].any()
+    off = (rounded.values() - weight.float()).norm() / weight.float().norm()
+    assert 0.004 < off < 0.012
+    assert torch.equal(rounded.bf16(), rounded.values().bfloat16())
+
+
+@pytest.mark.parametrize(("n", "k", "divided"), SIZES)
+@pytest.mark.parametrize("rows", [1, 11])
+def test_products_of_codes_agree_with_float64(
+    rows: int, n: int, k: int, divided: tuple[int, int] | None
+) -> None:
+    tiling = None if divided is None else HeadTiling(4, 2)
+    x = bf16(rows, k)
+    weight, gates = head_codes(bf16(n, k, seed=1)), head_codes(bf16(2 * n, k, seed=2) / 4)
+    one_ulp(head_linear(x, weight, tiling), reference_head_linear(x, weight))
+    one_ulp(head_gated(x, gates, tiling), reference_head_gated(x, gates))
+
+
+def test_a_row_on_codes_does_not_know_how_many_run_beside_it() -> None:
+    x, weight = bf16(32, 512), head_codes(bf16(64, 512, seed=1))
+    alone = [one(x[5:6].contiguous(), weight) for one in (head_linear, head_gated)]
+    for rows in (8, 16, 32):
+        among = [one(x[:rows].contiguous(), weight)[5:6] for one in (head_linear, head_gated)]
+        assert all(torch.equal(a, b) for a, b in zip(alone, among, strict=True))
+
+
+def test_the_published_widths_of_codes_are_taken_in_passes() -> None:
+    shapes = (2048, 6144), (3072, 4096), (2048, 2048), (16384, 2048), (2048, 8192), (32000, 2048)
+    assert [head_codes_tiling(*shape)[:2] for shape in shapes] == [
+        (8, 2), (4, 2), (4, 1), (2, 2), (8, 2), (2, 2),
+    ]  # fmt: skip
+    x, weight = bf16(2, 4096), head_codes(bf16(16, 4096, seed=1))
+    one_ulp(head_linear(x, weight), reference_head_linear(x, weight))
+
+
+def test_logits_of_codes_and_the_largest_of_them() -> None:
+    x, weight = bf16(3, 192), head_codes(bf16(40, 192, seed=1))
+    accepted = torch.tensor([2, 4, 1], dtype=torch.int32)
+    chosen, expected = torch.full((12, 40), -7.0), torch.full((12, 40), -7.0)
+    head_logits(x, weight, chosen, accepted)
+    reference_head_logits(x, weight, expected, accepted)
+    one_ulp(chosen, expected)
+    found = head_largest(x, weight)
+    tokens, positions = torch.zeros(3, dtype=torch.int64), torch.arange(3)
+    head_choose(found, None, tokens, positions)
+    assert torch.equal(tokens, chosen[[1, 7, 8]].argmax(-1))
 
 
 def test_logits_are_those_of_the_accepted_rows() -> None:

@@ -24,7 +24,7 @@ from sglang_qwen3next_eagle3.overlay.fast import conditions, head_check, hooks, 
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadKernels, HeadPass, check
 from sglang_qwen3next_eagle3.overlay.fast.kernels import attention, head_linear, head_steps
-from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, Stage, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
 from tests.support.check_fast import without_nccl
 from tests.support.streams import StreamRunner
@@ -301,9 +301,12 @@ def prepared(worker: Any) -> dict[str, list[str]]:
         "right": ReferenceHeadKernels, "wrong": Wrong, "raising": Raising,
         "broken": ReferenceHeadKernels,
     }.items():  # fmt: skip
-        preparation.build_head = lambda worker, kernels=kernels: build(worker, kernels)
+        preparation.build_head = lambda worker, kernels=kernels, rounded=False: build(
+            worker, kernels, rounded=rounded
+        )
         head_check.compare = broken if name == "broken" else compare
-        for wanted in (Wanted(frozenset({"head"})), Wanted(frozenset({"head"}), required=True)):
+        asked = frozenset[Stage]({"head"} if name != "right" else {"head", "head_w8"})
+        for wanted in (Wanted(asked - {"head_w8"}), Wanted(asked, required=True)):
             said.clear()
             try:
                 head = preparation.prepare_head(worker, wanted)
@@ -313,6 +316,26 @@ def prepared(worker: Any) -> dict[str, list[str]]:
                 found.setdefault(name, []).append(f"ended: {error}")
     preparation.build_head, head_check.compare = build, compare
     return found
+
+
+def rounded(worker: Any) -> dict[str, Any]:
+    """A head whose weights are in 8 bits: as it is, with scales of other rows, and with weights
+    that 8 bits are not enough for."""
+    head = preparation.build_head(worker, ReferenceHeadKernels, rounded=True)
+    before = {name: head.weights.bf16(name).clone() for name in head.weights.loaded}
+    found = {"right": head_check.compare(head, worker)}
+    kept = all(torch.equal(head.weights.bf16(name), weight) for name, weight in before.items())
+    for name, codes in head.weights.codes.items():
+        head.weights.codes[name] = codes._replace(scales=codes.scales.roll(1))
+        found[name] = head_check.compare(head, worker)
+        head.weights.codes[name] = codes
+    return {
+        "findings": {name: [str(one) for one in of if one.off] for name, of in found.items()},
+        "worst": max(one.worst for one in found["right"] if one.stage == "head"),
+        "weights": {one.what: one.typical for one in found["right"] if one.stage == "head_w8"},
+        "kept": kept,
+        "bytes": [head.weights.extra_bytes, sum(weight.nbytes for weight in before.values())],
+    }
 
 
 def main() -> None:
@@ -343,6 +366,7 @@ def main() -> None:
     if head.ranks == 1:
         report["refused"] = refused(head, worker)
         report["prepared"] = prepared(worker)
+        report["rounded"] = rounded(worker)
         report["spoilt"] = {name: spoilt(head, worker, name) for name in SPOILABLE}
     head.model.__dict__[HEAD] = head
     report["without_table"] = chains(head, worker)

@@ -21,6 +21,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     gdn_commit,
     gdn_decode,
     gdn_verify,
+    head_codes,
     head_linear,
     head_steps,
     lm_head,
@@ -160,6 +161,10 @@ def gdn_and_attention(requests: int, nodes: int, quantize: bool = True, ranks: i
     )  # fmt: skip
 
 
+def codes(n: int, k: int) -> head_codes.Codes:
+    return head_codes.Codes(empty(n, k, dtype=torch.uint8), empty(n, dtype=FP32))
+
+
 def draft_head(requests: int, nodes: int, ranks: int = 1) -> None:
     """A draft step, and a draft extend of `nodes` rows a request."""
     heads, kv_heads, inner = 16 // ranks, 4 // ranks, 8192 // ranks
@@ -192,6 +197,11 @@ def draft_head(requests: int, nodes: int, ranks: int = 1) -> None:
     logits = empty(requests * nodes, 32000 // ranks, dtype=FP32)
     head_linear.head_logits(normed, lm_weight, logits, accepted)
     largest = head_linear.head_largest(normed, lm_weight)
+    for k, n in ((3 * WIDTH, WIDTH), (2 * WIDTH, width), (inner, WIDTH)):
+        head_linear.head_linear(empty(requests, k), codes(n, k))
+    head_linear.head_gated(normed, codes(2 * inner, WIDTH))
+    head_linear.head_logits(normed, codes(32000 // ranks, WIDTH), logits, accepted)
+    head_linear.head_largest(normed, codes(32000 // ranks, WIDTH))
     head_steps.head_choose(largest, table, tokens, tokens)
 
 

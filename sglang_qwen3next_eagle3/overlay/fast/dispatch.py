@@ -17,12 +17,12 @@ from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 LIMITS: Mapping[Stage, int] = {
     "dense": MAX_ROWS, "moe": MAX_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
-    "head": MAX_ROWS, "allreduce": MAX_ROWS,
+    "head": MAX_ROWS, "head_w8": MAX_ROWS, "allreduce": MAX_ROWS,
 }  # fmt: skip
 """Rows (requests times draft tokens) up to which a stage's kernels are right."""
 MEASURED: Mapping[Stage, int] = {
     "dense": 8, "moe": 8, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
-    "allreduce": MAX_ROWS,
+    "head_w8": 8, "allreduce": MAX_ROWS,
 }  # fmt: skip
 """Rows up to which a stage was faster than stock's where both were measured on an H200, among 1, 4,
 8, 16, 32, 64 and 128 (benchmarks/results/h200x1-fast); of `head` the requests, or the rows of a

@@ -9,6 +9,8 @@ forward would return keep what was in them.
 Stock's contract holds around both: `LogitsProcessorOutput`, and what `draft_forward` returns.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     lm_head,
     tree,
 )
+from sglang_qwen3next_eagle3.overlay.fast.kernels.head_codes import Codes, head_codes
 from sglang_qwen3next_eagle3.overlay.fast.kernels.head_linear import Largest
 
 
@@ -102,22 +105,81 @@ class HeadKernels:
         ).out
 
 
+@dataclass(frozen=True)
+class HeadWeights:
+    """The weights of the head's products, bf16 as loaded or `Codes`. loaded: modules by name."""
+
+    loaded: dict[str, Any]
+    codes: dict[str, Codes]
+
+    @classmethod
+    def of(cls, model: Any, rounded: bool) -> "HeadWeights":
+        layer = model.model.layers[0]
+        loaded = {
+            "fc": model.model.fc,
+            "qkv": layer.self_attn.qkv_proj,
+            "o": layer.self_attn.o_proj,
+            "gate_up": layer.mlp.gate_up_proj,
+            "down": layer.mlp.down_proj,
+            "lm_head": model.lm_head,
+        }
+        codes = {}
+        if rounded:
+            codes = {name: head_codes(m.weight.data) for name, m in loaded.items()}
+        return cls(loaded, codes)
+
+    def bf16(self, name: str) -> torch.Tensor:
+        weight: torch.Tensor = self.loaded[name].weight.data
+        return weight
+
+    def __getitem__(self, name: str) -> torch.Tensor | Codes:
+        return self.codes[name] if self.codes else self.bf16(name)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Meanwhile stock computes with the rounded weights, too."""
+        kept = {name: self.bf16(name) for name in self.codes}
+        try:
+            for name, codes in self.codes.items():
+                self.loaded[name].weight.data = codes.bf16()
+            yield
+        finally:
+            for name, weight in kept.items():
+                self.loaded[name].weight.data = weight
+
+    @property
+    def extra_bytes(self) -> int:
+        """What the codes take beside the loaded weights."""
+        return sum(part.nbytes for codes in self.codes.values() for part in codes)
+
+
 class FastHead:
     """A loaded head with what our kernels need of it.
+
+    rounded: its products have weights of 8 bits, made here of the loaded ones, which stay: stock's
+    passes (prefills, many requests) go on with them, and so do products of more rows than ours.
+    The head only proposes, so what it rounds changes how many drafts are accepted, and no text.
 
     Raises (on construction):
         Unsupported: the head has something that these kernels do not know.
     """
 
-    def __init__(self, model: Any, kernels: HeadKernels, ranks: int = 1) -> None:
+    def __init__(
+        self, model: Any, kernels: HeadKernels, ranks: int = 1, rounded: bool = False
+    ) -> None:
         check(model)
         self.model, self.kernels, self.ranks = model, kernels, ranks
         self.layer = model.model.layers[0]
         self.attn, self.mlp = self.layer.self_attn, self.layer.mlp
         self.eps = self.layer.input_layernorm.variance_epsilon
         self.embedding = model.model.embed_tokens.weight.data
-        self.lm_head = model.lm_head.weight.data
         self.vocabulary = int(model.logits_processor.vocab_size)
+        self.weights = HeadWeights.of(model, rounded)
+        lm_head = self.weights["lm_head"]
+        if isinstance(lm_head, Codes):
+            self.lm_head: torch.Tensor | Codes = Codes(*(p[: self.vocabulary] for p in lm_head))
+        else:
+            self.lm_head = lm_head[: self.vocabulary]
         self._order = torch.arange(MAX_ROWS, device=self.embedding.device)
         self._paths: dict[int, torch.Tensor] = {}
 
@@ -213,31 +275,33 @@ class FastHead:
         """
         kernels, layer, norm = self.kernels, self.layer, self.model.model.norm
         if hidden.shape[1] != self.embedding.shape[1]:
-            hidden = self._linear(hidden, self.model.model.fc.weight.data)
+            hidden = self._linear(hidden, "fc")
         tokens, embedding = self._embedded(tokens, table, first)
         both = kernels.enter(
             tokens, embedding, layer.input_layernorm.weight.data, hidden,
             layer.hidden_norm.weight.data, self.eps, *self._mapping(table, first),
         )  # fmt: skip
-        qkv = self._linear(both, self.attn.qkv_proj.weight.data)
+        qkv = self._linear(both, "qkv")
         mixed = kernels.attention(at, self.attn, qkv)
         read = at.nodes if at.accepted is not None else 0
         write = at.nodes if at.places is not None else 0
-        mixed = self._summed(kernels.linear(mixed, self.attn.o_proj.weight.data))
+        mixed = self._summed(kernels.linear(mixed, self.weights["o"]))
         stream, normed = kernels.norm(
             mixed, hidden, layer.post_attention_layernorm.weight.data, self.eps,
             at.accepted, read, 0,
         )  # fmt: skip
-        gated = kernels.gated(normed, self.mlp.gate_up_proj.weight.data)
-        down = self._summed(kernels.linear(gated, self.mlp.down_proj.weight.data))
+        gated = kernels.gated(normed, self.weights["gate_up"])
+        down = self._summed(kernels.linear(gated, self.weights["down"]))
         state, normed = kernels.norm(
             down, stream, norm.weight.data, norm.variance_epsilon, at.accepted, 0, write
         )
         return normed, state
 
-    def _linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         """Ours up to the rows at which it is faster; beyond them stock's."""
-        return self.kernels.linear(x, weight) if len(x) <= ROWS["head"] else F.linear(x, weight)
+        if len(x) <= ROWS["head"]:
+            return self.kernels.linear(x, self.weights[name])
+        return F.linear(x, self.weights.bf16(name))
 
     def _embedded(
         self, tokens: torch.Tensor, table: torch.Tensor | None, first: torch.Tensor | None
@@ -261,13 +325,13 @@ class FastHead:
 
     def _gathered(self, normed: torch.Tensor) -> torch.Tensor:
         """Logits of all ranks, [R, V] bf16, as stock gathers them."""
-        local = self.kernels.linear(normed, self.lm_head)
+        local = self.kernels.linear(normed, self.weights["lm_head"])
         whole: torch.Tensor = self.model.logits_processor._logits_gatherer(local)
         return whole[:, : self.vocabulary]
 
     def _logits(self, at: HeadPass, normed: torch.Tensor, logits: torch.Tensor) -> None:
         if self.ranks == 1:
-            self.kernels.logits(normed, self.lm_head[: self.vocabulary], logits, at.places)
+            self.kernels.logits(normed, self.lm_head, logits, at.places)
             return
         whole = self._gathered(normed)
         if at.places is None:
@@ -284,7 +348,7 @@ class FastHead:
         positions: torch.Tensor,
     ) -> None:
         if self.ranks == 1:
-            largest = self.kernels.largest(normed, self.lm_head[: self.vocabulary])
+            largest = self.kernels.largest(normed, self.lm_head)
         else:
             place = self.kernels.argmax(self._gathered(normed).contiguous())[:, None]
             largest = Largest(torch.zeros_like(place, dtype=torch.float32), place.int())

@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadPass
 from sglang_qwen3next_eagle3.overlay.fast.made_up import LENGTHS
-from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation, Tensors, probe_step
+from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation, Tensors, compared, probe_step
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,15 @@ class Places:
 @torch.no_grad()
 def compare(head: FastHead, worker: Any) -> list[Deviation]:
     """A draft extend and a draft step: states and logits of the rows that are read, and what they
-    leave in the KV cache."""
-    found: list[Deviation] = []
+    leave in the KV cache.
+
+    Where weights are rounded, stock computes with the rounded ones, so that the same limits tell a
+    fault; and what was rounded is compared with what was loaded.
+    """
+    found = [
+        compared(-1, "head_w8", f"weights of {name}", codes.bf16(), head.weights.bf16(name))
+        for name, codes in head.weights.codes.items()
+    ]
     nodes = worker.speculative_num_draft_tokens
     with made_up_places(worker, nodes) as places:
         _compare(found, head, worker, places, nodes)
@@ -62,7 +69,8 @@ def _compare(
             rows = rows * nodes + batch.spec_info.num_accept_tokens - 1
         # On a GPU stock adds the layer's output to the state that it is given, in place.
         hidden = batch.spec_info.hidden_states.clone()
-        stock = runner.model.forward(batch.input_ids, batch.positions, batch)
+        with head.weights.in_place():
+            stock = runner.model.forward(batch.input_ids, batch.positions, batch)
         batch.spec_info.hidden_states = hidden
         wanted = {
             f"{'extended' if extends else 'drafted'}_state": stock.hidden_states[rows],

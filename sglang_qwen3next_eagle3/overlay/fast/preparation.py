@@ -26,7 +26,7 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastLayer,
 )
 from sglang_qwen3next_eagle3.overlay.fast.made_up import draft_tokens
-from sglang_qwen3next_eagle3.overlay.fast.stages import NAMED, PATH, Stage, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import NAMED, OF_HEAD, PATH, Stage, Wanted
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     found = selfcheck.settle(path, off)
     for line in found:
         logger.warning("%s: %s", PREFIX, line)
-    asked = wanted.stages - ({"head"} if ranks.several() else NAMED)
+    asked = wanted.stages - (OF_HEAD if ranks.several() else NAMED)
     if wanted.required and (found or path.stages != asked):
         missing = ", ".join(sorted(asked - path.stages)) or "some layers"
         raise SystemExit(f"{PREFIX}: {missing} stay with stock, but it is required: {found}")
@@ -153,7 +153,7 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     head: FastHead
     found: list[selfcheck.Deviation]
     if reason is None:
-        made, reason = ranks.first_failure(lambda: _unchecked_head(worker))
+        made, reason = ranks.first_failure(lambda: _unchecked_head(worker, wanted))
         if reason is None:
             head, refused = made
             # What one rank cannot have is stock's on all: the others would wait for it in sums.
@@ -173,19 +173,28 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
         _say(wanted, "%s: head stays with stock: %s", PREFIX, reason)
         return None
     seconds = time.monotonic() - started
-    logger.info("%s on: head up to %d rows; checked in %.1f s", PREFIX, ROWS["head"], seconds)
+    extra = head.weights.extra_bytes
+    logger.info(
+        "%s on: head up to %d rows%s; checked in %.1f s",
+        PREFIX,
+        ROWS["head"],
+        f", its weights in 8 bits beside the loaded ones ({extra / 1e6:,.0f} MB)" if extra else "",
+        seconds,
+    )
     return head
 
 
-def _unchecked_head(worker: Any) -> tuple[FastHead | None, str | None]:
+def _unchecked_head(worker: Any, wanted: Wanted) -> tuple[FastHead | None, str | None]:
     try:
-        return build_head(worker), None
+        return build_head(worker, rounded="head_w8" in wanted.stages), None
     except Unsupported as error:
         return None, str(error)
 
 
-def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHead:
-    """The head of a worker with its kernels, unchecked.
+def build_head(
+    worker: Any, kernels: type[HeadKernels] = HeadKernels, *, rounded: bool = False
+) -> FastHead:
+    """The head of a worker with its kernels, unchecked. rounded: its weights in 8 bits.
 
     Raises:
         Unsupported: the head has something that they do not know.
@@ -198,7 +207,7 @@ def build_head(worker: Any, kernels: type[HeadKernels] = HeadKernels) -> FastHea
     path = worker.target_worker.model_runner.attn_backend.__dict__.get(PATH)
     targets = None if path is None else path.kernels.workspace
     tp_size = variants.arguments_of(worker).tp_size
-    return FastHead(model, kernels(attn, context, worker.device, targets), tp_size)
+    return FastHead(model, kernels(attn, context, worker.device, targets), tp_size, rounded)
 
 
 def _off(reason: str, wanted: Wanted) -> None:

@@ -10,14 +10,15 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import FAST
 from sglang_qwen3next_eagle3.overlay.proofs import AUTO
 
-Stage = Literal["dense", "moe", "gdn", "attention", "lm_head", "head", "allreduce"]
+Stage = Literal["dense", "moe", "gdn", "attention", "lm_head", "head", "head_w8", "allreduce"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 """dense: norms, quantization and the projections. moe: router and experts. gdn: the Gated DeltaNet
 between its projections, and the commit of accepted drafts. attention: full attention between its
-projections. lm_head: the logits. head: the EAGLE3 head, whole. allreduce: of several ranks, the sum
-of their parts in one launch with the norm behind it, where `moe` and `dense` are ours. What is not
-taken is stock's."""
-NAMED: Final[frozenset[Stage]] = frozenset({"head", "allreduce"})
+projections. lm_head: the logits. head: the EAGLE3 head, whole. head_w8: the head with its weights
+in 8 bits; it includes `head`. allreduce: of several ranks, the sum of their parts in one launch
+with the norm behind it, where `moe` and `dense` are ours. What is not taken is stock's."""
+OF_HEAD: Final[frozenset[Stage]] = frozenset({"head", "head_w8"})
+NAMED: Final[frozenset[Stage]] = OF_HEAD | {"allreduce"}
 """What only some servers can have: those with an EAGLE3 head, those with several ranks."""
 OF_TARGET: Final[tuple[Stage, ...]] = tuple(stage for stage in STAGES if stage not in NAMED)
 """Those that `on`, `require` and `auto` stand for; the others have to be named."""
@@ -45,6 +46,8 @@ class Wanted:
         """In one way, whatever was written: `on`, and the stages in their order. Of `auto`, where
         all of them are proved."""
         rest: list[str] = [stage for stage in STAGES if stage in self.stages]
+        if "head_w8" in rest and "head" in rest:
+            rest.remove("head")
         if self.stages >= set(OF_TARGET):
             rest = ["on", *(stage for stage in rest if stage not in OF_TARGET)]
         return ",".join(rest)
@@ -62,6 +65,7 @@ def parse(text: str | None, said: str = f"{FAST}=") -> Wanted | None:
     if not words or words == ["off"]:
         return None
     known: dict[str, tuple[Stage, ...]] = {stage: (stage,) for stage in STAGES}
+    known["head_w8"] = ("head", "head_w8")
     if words[0] in ("on", "require", AUTO):
         known[words[0]] = OF_TARGET
     unknown = [word for word in words if word not in known]

@@ -173,6 +173,8 @@ def fast_stages(path: Any, worker: Any) -> list[str]:
     drafts = getattr(getattr(worker, "draft_worker", None), "draft_runner", None)
     if drafts is not None and HEAD in drafts.model.__dict__:
         found.add("head")
+        if drafts.model.__dict__[HEAD].weights.codes:
+            found.add("head_w8")
     return sorted(found)
 
 

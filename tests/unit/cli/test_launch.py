@@ -249,6 +249,7 @@ def own_profile(tmp_path: Path, line: str, name: str = "h200-fp8") -> str:
     ("variable", "flag", "line", "value"),
     [
         (environment.FAST, ("--fast", "on,head"), "fast: [on, head]", "on,head"),
+        (environment.FAST, ("--fast", "on,head_w8"), "fast: [on, head_w8]", "on,head_w8"),
         (environment.FAST, ("--fast=require",), "fast: require", "require"),
         (environment.FAST, ("--fast=gdn,moe,head",), "fast: [gdn, moe, head]", "gdn,moe,head"),
         (environment.FAST, ("--fast",), "fast: on", "on"),
@@ -334,8 +335,11 @@ def test_the_stage_head_where_it_cannot_be_is_refused(
 ) -> None:
     asked = ("--profile", "h200-fp8", *words, "--dry-run")
     assert reason in error_of(capsys, *asked, "--fast", "on,head")
-    own = own_profile(tmp_path, "fast: [on, head]")
-    assert reason in error_of(capsys, "--profile", own, *asked[2:])
+    rounded = reason.replace("stage head", "stage head_w8")
+    assert rounded in error_of(capsys, *asked, "--fast", "on,head_w8")
+    for line, said in (("fast: [on, head]", reason), ("fast: [dense, head_w8]", rounded)):
+        own = own_profile(tmp_path, line)
+        assert said in error_of(capsys, "--profile", own, *asked[2:])
     assert environment.FAST in dry_run(capsys, *asked[:-1], "--fast")["environment"]
 
 

@@ -1,4 +1,4 @@
-"""The draft head's linear layers of few rows, in bf16, each with what follows it in one launch.
+"""The draft head's linear layers of few rows, each with what follows it in one launch.
 
     plain    x [T, K], weight [N, K]         -> [T, N] bf16
     gated    x [T, K], weight [2 N, K]       -> silu(gate) * up [T, N] bf16; gates lie before ups
@@ -10,6 +10,9 @@ part of K, weights go from memory to the tensor cores by way of registers only, 
 depend neither on how many run beside it nor on what they are. Here K is longer than a warp's
 registers hold, so a warp works through its part in passes; and where a layer has gates, a program
 has 8 of their rows and the same 8 of the ups, which are the two halves of one instruction's rows.
+
+A weight is bf16, or `head_codes.Codes` of 8 bits, of which sums are multiplied by a row's scale;
+x is bf16.
 
 Stock's rounding points: every product is rounded to bf16, the activation is computed in fp32 and
 rounded once, logits are bf16 values in fp32.
@@ -31,6 +34,11 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     launch_options,
     to_bfloat16,
 )
+from sglang_qwen3next_eagle3.overlay.fast.kernels.head_codes import (
+    CODES_WIDTH,
+    Codes,
+    _sums_of_codes,
+)
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import (
     _chunks,
     _divisor,
@@ -42,6 +50,8 @@ WIDTH: Final = 32
 """Columns of a chunk of weights: 64 bytes."""
 HELD: Final = 256
 """Columns of K that a warp holds of its 16 rows: 64 registers a thread."""
+CODES_HELD: Final = 512
+"""The same of codes, which are half as wide."""
 LOGITS: Final = 16
 """Logits of which `largest` keeps one."""
 
@@ -56,11 +66,13 @@ class HeadTiling(NamedTuple):
 
     shares: parts of K, one a warp, a power of two. passes: in how many steps a warp takes its part.
     ahead: whether the weights of a step are asked for before the one before it is worked on.
+    registers: the most a thread may hold: with fewer, more programs are on a processor.
     """
 
     shares: int
     passes: int
     ahead: bool = False
+    registers: int = 128
 
 
 class Largest(NamedTuple):
@@ -108,7 +120,7 @@ def _sums(
     PDL: tl.constexpr,
 ):
     """Products of the weight's rows upper to upper + 8 and lower to lower + 8: TILES tiles
-    [16, 8] of bf16, 8 rows of x each."""
+    [16, 8] of fp32, 8 rows of x each."""
     CHUNKS: tl.constexpr = SHARE // 32 // PASSES
     AHEAD: tl.constexpr = _divisor(CHUNKS, 16 // TILES)
     # Of many rows, x is to stay in the first-level cache for the processor's next program.
@@ -151,7 +163,7 @@ def _sums(
                 acc = sums
     out = ()
     for j in tl.static_range(TILES):
-        out += (to_bfloat16(tl.sum(acc[j], 0)),)
+        out += (tl.sum(acc[j], 0),)
     return out
 
 
@@ -160,6 +172,7 @@ def _sums(
 def _head_linear(
     x,
     weight,
+    scales,
     out,
     indices,
     accepted,
@@ -174,9 +187,13 @@ def _head_linear(
     KIND: tl.constexpr,
     NODES: tl.constexpr,
     MASKED: tl.constexpr,
+    CODES: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """N: rows of the output; NODES: 0, or how many of its rows a row of x chooses among."""
+    """N: rows of the output; NODES: 0, or how many of its rows a row of x chooses among.
+
+    CODES: the weight is in 8 bits.
+    """
     if PDL:
         gdc_launch_dependents()
     program = tl.program_id(0)
@@ -184,13 +201,24 @@ def _head_linear(
         upper, lower, rows = program * 8, N + program * 8, 2 * N
     else:
         upper, lower, rows = program * 16, program * 16 + 8, N
-    tiles = _sums(
-        x, weight, upper, lower, T, rows, K, SHARES, SHARE, PASSES, NEXT, TILES, MASKED, PDL
-    )  # fmt: skip
     n = program * 16 + tl.arange(0, 16)
+    if CODES:
+        line = tl.arange(0, 16)
+        row = tl.minimum(tl.where(line < 8, upper + line, lower + line - 8), rows - 1)
+        scale = tl.load(scales + row)
+        tiles = _sums_of_codes(
+            x, weight, upper, lower, T, rows, K, SHARES, SHARE, PASSES, TILES, MASKED, PDL
+        )
+    else:
+        tiles = _sums(
+            x, weight, upper, lower, T, rows, K, SHARES, SHARE, PASSES, NEXT, TILES, MASKED, PDL
+        )
     for j in tl.static_range(TILES):
         token = j * 8 + tl.arange(0, 8)
-        y = tiles[j].to(tl.float32)
+        y = tiles[j]
+        if CODES:
+            y = y * scale[:, None]
+        y = to_bfloat16(y).to(tl.float32)
         if KIND == _GATED:
             gate, up = tl.split(tl.permute(tl.reshape(y, [2, 8, 8]), [1, 2, 0]))
             y = gate / (1.0 + tl.exp(-gate)) * up
@@ -218,6 +246,18 @@ def _head_linear(
                 tl.store(out + at, to_bfloat16(y), mask=inside)
 
 
+def head_codes_tiling(n: int, k: int) -> HeadTiling:
+    """The division of codes [n, k]: the fastest of those tried on an H200. Where there are many
+    programs, few warps each leave room for more of them; where a program is all that a processor
+    gets, it needs as many as ask for enough at once."""
+    shares = 2 if n >= 8192 else 4 if k <= 4096 else 8
+    while shares > 1 and k % (shares * CODES_WIDTH):
+        shares //= 2
+    chunks = -(-k // (shares * CODES_WIDTH))
+    held = max(d for d in range(1, CODES_HELD // CODES_WIDTH + 1) if chunks % d == 0)
+    return HeadTiling(shares, chunks // held)
+
+
 def head_tiling(k: int) -> HeadTiling:
     """The division of a K; 8 warps a program, as they were the fastest at 2048 columns in bf16."""
     shares = 8
@@ -230,7 +270,7 @@ def head_tiling(k: int) -> HeadTiling:
 
 def _launch(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | Codes,
     kind: tl.constexpr,
     n: int,
     out: torch.Tensor,
@@ -243,15 +283,22 @@ def _launch(
     if rows > MAX_ROWS:
         raise ValueError(f"{rows} rows, and these kernels are for up to {MAX_ROWS}")
     gated = kind.value == _GATED.value
+    scales = None
+    if isinstance(weight, Codes):
+        weight, scales = weight
     if weight.shape != ((2 if gated else 1) * n, k):
         raise ValueError(f"a weight of {tuple(weight.shape)} does not fit {n} outputs of {k}")
     if gated and n % 8:
         raise ValueError(f"{n} gates are not in whole tiles of 8")
-    shares, passes, ahead = divided or head_tiling(k)
-    share = triton.cdiv(k, shares * WIDTH * passes) * WIDTH * passes
+    if divided is None:
+        divided = head_tiling(k) if scales is None else head_codes_tiling(len(weight), k)
+    shares, passes, ahead, registers = divided
+    width = WIDTH if scales is None else CODES_WIDTH
+    share = triton.cdiv(k, shares * width * passes) * width * passes
     _head_linear[(triton.cdiv(n, 8 if gated else 16),)](
         x,
         weight,
+        out if scales is None else scales,
         out,
         out if indices is None else indices,
         out if accepted is None else accepted,
@@ -266,27 +313,32 @@ def _launch(
         KIND=kind.value,
         NODES=nodes,
         MASKED=share * shares != k,
+        CODES=scales is not None,
         PDL=dependent_launch(),
         num_warps=shares,
-        maxnreg=128,
+        maxnreg=registers,
         **launch_options(),
     )
 
 
+def _outputs(weight: torch.Tensor | Codes) -> int:
+    return (weight.codes if isinstance(weight, Codes) else weight).shape[0]
+
+
 def head_linear(
-    x: torch.Tensor, weight: torch.Tensor, divided: HeadTiling | None = None
+    x: torch.Tensor, weight: torch.Tensor | Codes, divided: HeadTiling | None = None
 ) -> torch.Tensor:
     """x @ weight.T, [T, N] bf16, for x [T, K] and weight [N, K] in bf16, T up to 32."""
-    out = torch.empty(x.shape[0], weight.shape[0], dtype=torch.bfloat16, device=x.device)
-    _launch(x, weight, _PLAIN, weight.shape[0], out, divided=divided)
+    out = torch.empty(x.shape[0], _outputs(weight), dtype=torch.bfloat16, device=x.device)
+    _launch(x, weight, _PLAIN, _outputs(weight), out, divided=divided)
     return out
 
 
 def head_gated(
-    x: torch.Tensor, weight: torch.Tensor, divided: HeadTiling | None = None
+    x: torch.Tensor, weight: torch.Tensor | Codes, divided: HeadTiling | None = None
 ) -> torch.Tensor:
     """silu(x @ gates.T) * (x @ ups.T), [T, N] bf16; weight [2 N, K]: the gates, then the ups."""
-    n = weight.shape[0] // 2
+    n = _outputs(weight) // 2
     out = torch.empty(x.shape[0], n, dtype=torch.bfloat16, device=x.device)
     _launch(x, weight, _GATED, n, out, divided=divided)
     return out
@@ -294,7 +346,7 @@ def head_gated(
 
 def head_logits(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | Codes,
     logits: torch.Tensor,
     accepted: torch.Tensor | None = None,
     divided: HeadTiling | None = None,
@@ -305,34 +357,36 @@ def head_logits(
     accepted: [T] int32, how many of the n rows of request t were accepted.
     """
     nodes = 0 if accepted is None else logits.shape[0] // x.shape[0]
-    vocabulary = weight.shape[0]
+    vocabulary = _outputs(weight)
     _launch(x, weight, _LOGITS, vocabulary, logits, None, accepted, nodes, divided)
 
 
 def head_largest(
-    x: torch.Tensor, weight: torch.Tensor, divided: HeadTiling | None = None
+    x: torch.Tensor, weight: torch.Tensor | Codes, divided: HeadTiling | None = None
 ) -> Largest:
     """The largest of every 16 logits of x [T, K], the lowest index among equals; no NaN."""
-    shape = x.shape[0], triton.cdiv(weight.shape[0], LOGITS)
+    shape = x.shape[0], triton.cdiv(_outputs(weight), LOGITS)
     values = torch.empty(shape, dtype=torch.float32, device=x.device)
     places = torch.empty(shape, dtype=torch.int32, device=x.device)
-    _launch(x, weight, _LARGEST, weight.shape[0], values, places, divided=divided)
+    _launch(x, weight, _LARGEST, _outputs(weight), values, places, divided=divided)
     return Largest(values, places)
 
 
-def reference_head_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """x @ weight.T in float64, rounded once to bf16."""
+def reference_head_linear(x: torch.Tensor, weight: torch.Tensor | Codes) -> torch.Tensor:
+    """x @ weight.T in float64, rounded once to bf16; of codes, of what they stand for."""
+    if isinstance(weight, Codes):
+        weight = weight.values()
     return (x.double() @ weight.double().T).bfloat16()
 
 
-def reference_head_gated(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def reference_head_gated(x: torch.Tensor, weight: torch.Tensor | Codes) -> torch.Tensor:
     gate, up = reference_head_linear(x, weight).float().chunk(2, -1)
     return (gate / (1 + torch.exp(-gate)) * up).bfloat16()
 
 
 def reference_head_logits(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | Codes,
     logits: torch.Tensor,
     accepted: torch.Tensor | None = None,
 ) -> None:

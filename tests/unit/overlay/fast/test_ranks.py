@@ -46,7 +46,7 @@ def test_a_head_that_another_rank_cannot_have_is_stocks_here(
     for name in ("of_device", "of_server", "of_drafts"):
         monkeypatch.setattr(preparation.conditions, name, lambda *_: None)
     monkeypatch.setattr(variants, "arguments_of", lambda _: None)
-    monkeypatch.setattr(preparation, "build_head", lambda worker: object())
+    monkeypatch.setattr(preparation, "build_head", lambda worker, rounded: object())
     others += [None, "its q has a bias"]
     worker = SimpleNamespace(device="cuda", server_args=None, speculative_num_draft_tokens=4)
     wanted = preparation.Wanted(frozenset({"head"}), required=False)

@@ -15,9 +15,22 @@ def test_on_and_require_are_all_stages_of_the_target() -> None:
 
 
 def test_the_head_and_sums_over_ranks_are_named() -> None:
-    assert parse("on,head,allreduce") == Wanted(frozenset(STAGES))
+    assert parse("on,head_w8,allreduce") == Wanted(frozenset(STAGES))
+    assert parse("on,head,allreduce") == Wanted(frozenset(STAGES) - {"head_w8"})
     assert parse("require, head") == Wanted(frozenset({*OF_TARGET, "head"}), required=True)
     assert parse("head") == Wanted(frozenset({"head"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [("on,head_w8", "on,head_w8"), ("head_w8,head", "head_w8"), ("require,head", "on,head")],
+)
+def test_the_head_in_8_bits_is_the_head(text: str, spelled: str) -> None:
+    wanted = parse(text)
+    assert wanted is not None
+    assert "head" in wanted.stages
+    assert wanted.spelled == spelled
+    assert parse(spelled) == Wanted(wanted.stages)
 
 
 def test_stages_one_by_one() -> None:

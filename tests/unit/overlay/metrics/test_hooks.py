@@ -209,6 +209,8 @@ def test_the_stages_of_the_target_and_the_head_that_are_ours() -> None:
     worker = Fake(draft_worker=Fake(draft_runner=Fake(model=model)))
     assert hooks.fast_stages(None, None) == []
     assert hooks.fast_stages(path, worker) == ["gdn", "moe"]
-    model._qwen3next_eagle3_fast_head = object()
+    model._qwen3next_eagle3_fast_head = Fake(weights=Fake(codes={}))
     assert hooks.fast_stages(path, worker) == ["gdn", "head", "moe"]
     assert hooks.fast_stages(None, worker) == ["head"]
+    model._qwen3next_eagle3_fast_head = Fake(weights=Fake(codes={"fc": object()}))
+    assert hooks.fast_stages(None, worker) == ["head", "head_w8"]
