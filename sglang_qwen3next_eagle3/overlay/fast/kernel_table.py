@@ -21,11 +21,13 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     router,
     skinny_gemm,
     tree,
+    walking_gemm,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import AttentionOutput
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import GdnOutput
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import Normed
 from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers
+from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.overlay.fast.layers import Rows, SmallPass
@@ -109,6 +111,10 @@ class Kernels:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         x = rows.plain if scale is None else (rows.codes, rows.scales)
         beside = None if extra is None else (rows.plain, extra)
+        if scale is not None and tries("walk"):
+            assert rows.codes is not None
+            if walking_gemm.walks(rows.codes.shape[0], weight, extra):
+                return walking_gemm.walking_gemm(x, weight, scale, beside)  # type: ignore[arg-type]
         return skinny_gemm.skinny_gemm(x, weight, scale, beside)  # type: ignore[arg-type]
 
     def tree_paths(

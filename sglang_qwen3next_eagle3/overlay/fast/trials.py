@@ -11,11 +11,12 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 
 TRY: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST_TRY"
 """Trials joined by commas; none without it. Read where kernels are launched into a graph."""
-Trial = Literal["rows", "parts", "prefetch"]
+Trial = Literal["rows", "parts", "prefetch", "walk"]
 TRIALS: Final[tuple[Trial, ...]] = get_args(Trial)
 """rows: `dense`, `moe` and `lm_head` serve passes of up to 32 rows instead of 8. parts: of more
 than 8 rows, a weight in parts (`GemmTiling.passes`). prefetch: the experts' second product asks
-for its weights ahead (`ExpertTiling.prefetch`)."""
+for its weights ahead (`ExpertTiling.prefetch`). walk: a layer's first projection by programs that
+walk over its weight (kernels/walking_gemm.py)."""
 
 
 def parse(text: str | None) -> frozenset[Trial]:

@@ -135,7 +135,7 @@ def test_rows_that_are_on_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     }  # fmt: skip
     assert tried["head"] == 8
     monkeypatch.setenv(TRY, "parts,turbo")
-    with pytest.raises(UserError, match="'turbo' is not one of rows, parts, prefetch"):
+    with pytest.raises(UserError, match="'turbo' is not one of rows, parts, prefetch, walk"):
         dispatch.served_rows()
 
 
