@@ -61,6 +61,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     skinny_gemm,
     tree,
 )
+from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_list import choose_many
 
 EPS, HEADS, KV_HEADS, DIM, CHANNELS = 1e-6, 16, 2, 256, 8192
 began = time.monotonic()
@@ -307,7 +308,10 @@ def router_ids(rows: int, until: float) -> dict[str, Any]:
         else:
             ids = torch.sort(logits.float(), -1, descending=True, stable=True).indices[:, :TOP_K]
             weights = logits.float().softmax(-1).gather(1, ids)
-        own = [expert_choice.choose(part, None, TOP_K, False) for part in logits.split(32)]
+        # Both forms in turns, of so many rows as each is launched for.
+        many = bool(done // len(logits) % 2)
+        choose, rows_each = (choose_many, 32) if many else (expert_choice.choose, expert_choice.FEW)
+        own = [choose(part, None, TOP_K, False) for part in logits.split(rows_each)]
         mine = torch.cat([routing.ids for routing in own])
         ids_off += int((mine != ids).any(1).sum())
         shares = torch.cat([routing.weights for routing in own])

@@ -17,6 +17,7 @@ from triton.runtime.jit import JITFunction
 
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
+    expert_list,
     experts,
     gdn_commit,
     gdn_decode,
@@ -31,6 +32,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     skinny_gemm,
     tree,
     walking_gemm,
+    wide_gemm,
 )
 
 WIDTH, VOCABULARY, EXPERTS, TOP_K, INNER = 2048, 151936, 512, 10, 512
@@ -113,6 +115,14 @@ def dense_and_experts(count: int, ranks: int = 1, quantized: bool = True) -> Non
     inner = INNER // ranks
     up, down = weight(EXPERTS + 1, 2 * inner, WIDTH), weight(EXPERTS + 1, WIDTH, inner)
     experts.experts(routed, *up, *down)
+
+
+def many_rows(count: int) -> None:
+    """What more rows than 8 have kernels of their own for."""
+    expert_list.choose_many(empty(count, EXPERTS), empty(count), TOP_K, True)
+    beside = empty(count, WIDTH), empty(64, WIDTH)
+    wide_gemm.wide_gemm(rows(count, WIDTH), *fp8(12288, WIDTH), beside)
+    wide_gemm.wide_gemm(rows(count, VALUES), *fp8(WIDTH, VALUES))
 
 
 def sums(count: int, ranks: int) -> None:
@@ -258,6 +268,7 @@ def every() -> None:
             draft_head(*shape, ranks)
     for count in (2, 4, 16, 32):
         dense_and_experts(count)
+        many_rows(count)
         print(count, sum(compiled.values()), flush=True)
     shapes = [(count, 1) for count in (2, 4, 8, 16, 32)]
     shapes += [(1, 4), (4, 4), (8, 4), (1, 8), (2, 8), (4, 8), (2, 16)]
@@ -285,6 +296,7 @@ def main() -> None:
     gdn_and_attention(2, 4)
     draft_head(2, 4)
     sums(4, 2)
+    many_rows(16)
     if "--every" in sys.argv:
         every()
     print(json.dumps(compiled))

@@ -19,9 +19,9 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     norm_quantize,
     peer_sum,
     router,
-    skinny_gemm,
     tree,
     walking_gemm,
+    wide_gemm,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import AttentionOutput
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import GdnOutput
@@ -115,7 +115,7 @@ class Kernels:
             assert rows.codes is not None
             if walking_gemm.walks(rows.codes.shape[0], weight, extra):
                 return walking_gemm.walking_gemm(x, weight, scale, beside)  # type: ignore[arg-type]
-        return skinny_gemm.skinny_gemm(x, weight, scale, beside)  # type: ignore[arg-type]
+        return wide_gemm.linear(x, weight, scale, beside)  # type: ignore[arg-type]
 
     def tree_paths(
         self, next_token: torch.Tensor, next_sibling: torch.Tensor, out: torch.Tensor

@@ -5,8 +5,8 @@
     normed [T, D] x shared gate [1, D] bf16 -> bf16 -> sigmoid in bf16: the weight of expert E
     what expert_choice makes of the logits
 
-Three launches of little code each. A norm in every program of the router instead took less time
-alone, and more among the other kernels.
+Three launches of little code each, and a fourth for more than 8 rows. A norm in every program of
+the router instead took less time alone, and more among the other kernels.
 
 Stock's rounding points (models/qwen2_moe.py, kernels/ops/moe/moe_fused_gate.py): logits in bf16,
 softmax over all experts in fp32, equal logits to the lower expert, the shared expert's sigmoid in
@@ -20,11 +20,13 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import (
+    FEW,
     RouterTiling,
     Routing,
     choose,
     reference_routing,
 )
+from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_list import choose_many
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import (
     Normed,
     add_norm_quantize,
@@ -87,6 +89,8 @@ def route(
         shared = torch.empty(rows, dtype=torch.bfloat16, device=hidden.device)
     normed = norm(hidden, residual, norm_weight, eps, quantize, shared_gate_weight, shared)
     logits, _ = skinny_gemm(normed.normed, router_weight, divided=_divided(width, rows))
+    if tiling is None and rows > FEW:
+        return Routed(*normed, choose_many(logits, shared, top_k, renormalize))
     return Routed(*normed, choose(logits, shared, top_k, renormalize, tiling))
 
 

@@ -337,6 +337,10 @@ def tiling(k: int, fp8: bool, n: int = 0, rows: int = 1, parts: bool | None = No
     extra_passes = {512: 2, 1024: 4}.get(k // shares, 1) if fp8 else 1
     wide = fp8 and k > 512 * shares
     few = GemmTiling(16, shares, extra_passes, 168 if wide else 128)
+    if fp8 and rows > 16:
+        # With fewer registers what is read of x comes piece by piece: of 32 rows, norm to norm
+        # around a GDN layer's products, 57.3 us instead of 44.9.
+        few = few._replace(registers=255)
     passes = max(p for p in (1, 2, 4) if triton.cdiv(k, shares * step) % p == 0)
     if rows <= 8 or passes == 1 or not (tries("parts") if parts is None else parts):
         return few

@@ -130,12 +130,10 @@ def test_rows_that_are_on_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dispatch.served_rows() == dispatch.MEASURED
     monkeypatch.setenv(TRY, "parts, rows")
     tried = dispatch.served_rows()
-    assert {stage for stage in tried if tried[stage] == 32} == {
-        "dense", "moe", "lm_head", "allreduce",
-    }  # fmt: skip
-    assert tried["head"] == 8
+    assert {stage for stage in tried if tried[stage] == 32} == {"dense", "moe", "allreduce"}
+    assert tried["head"] == tried["lm_head"] == 8
     monkeypatch.setenv(TRY, "parts,turbo")
-    with pytest.raises(UserError, match="'turbo' is not one of rows, parts, prefetch, walk"):
+    with pytest.raises(UserError, match="'turbo' is not one of rows, parts, prefetch, walk, wide"):
         dispatch.served_rows()
 
 
