@@ -57,9 +57,12 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     off: list[selfcheck.Deviation]
     if reason is None:
         path, reason = ranks.first_failure(lambda: _unchecked(runner, wanted))
-    if reason is None and ranks.several():
-        if "allreduce" in wanted.stages:
+    if reason is None and "allreduce" in wanted.stages:
+        if (without := _no_sums(wanted)) is None:
             _open_peers(path, runner)
+        else:
+            logger.warning("%s: allreduce stays with stock: %s", PREFIX, without)
+    if reason is None and ranks.several():
         # No way back to stock where it raises: the others are in sums that this rank has left.
         off = selfcheck.differing(path, runner)
     elif reason is None:
@@ -89,6 +92,15 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         time.monotonic() - started,
     )
     return path
+
+
+def _no_sums(wanted: Wanted) -> str | None:
+    """A launch refuses it; this is for whom the caller's environment asks, of any server."""
+    if not ranks.several():
+        return "it adds up what several GPUs have, and this server has one"
+    if "moe" not in wanted.stages:
+        return "it is for sums around experts that are ours, and moe is not asked for"
+    return None
 
 
 def _open_peers(path: FastPath, runner: Any) -> None:

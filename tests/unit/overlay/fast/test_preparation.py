@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.overlay import contract, variants
-from sglang_qwen3next_eagle3.overlay.fast import conditions, made_up, preparation
+from sglang_qwen3next_eagle3.overlay.fast import conditions, made_up, preparation, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast import ranks as together
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.proved import SHAPES
-from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Wanted, parse
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Stage, Wanted, parse
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 
 
@@ -160,3 +160,39 @@ def test_a_head_that_nobody_asked_for_is_ours_where_that_was_proved(
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert ("it goes no further" in record.message) == ("head" in names)
+
+
+@pytest.mark.parametrize("runner", [4], indirect=True)
+@pytest.mark.parametrize(
+    ("several", "stages", "said"),
+    [
+        (False, {"moe", "allreduce"}, "it adds up what several GPUs have, and this server has one"),
+        (True, {"dense", "allreduce"}, "it is for sums around experts that are ours, and moe is"),
+        (True, {"moe", "allreduce"}, None),
+        (False, {"moe"}, None),
+    ],
+)
+def test_sums_that_cannot_be_ours_are_a_line(
+    runner: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    several: bool,
+    stages: set[Stage],
+    said: str | None,
+) -> None:
+    """Of an environment, which a launch does not look into."""
+    opened: list[Any] = []
+    monkeypatch.setattr(together, "several", lambda: several)
+    monkeypatch.setattr(together, "first_failure", lambda step: (step(), None))
+    monkeypatch.setattr(preparation, "_open_peers", lambda path, runner: opened.append(path))
+    monkeypatch.setattr(selfcheck, "differing", lambda *_: [])
+    monkeypatch.setattr(selfcheck, "settle", lambda *_: [])
+    monkeypatch.setattr(
+        preparation, "build",
+        lambda *_: SimpleNamespace(stages=frozenset({"moe"}), layers={}),
+    )  # fmt: skip
+    runner.model.model = SimpleNamespace(layers=[])
+    assert preparation.prepare(runner, Wanted(frozenset(stages))) is not None
+    assert bool(opened) == (several and stages == {"moe", "allreduce"})
+    lines = [line for line in caplog.messages if "allreduce stays with stock: " in line]
+    assert [said in line for line in lines] == ([True] if said else [])
