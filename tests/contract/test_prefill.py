@@ -22,6 +22,7 @@ from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.contract import Installed, read_manifest
 from sglang_qwen3next_eagle3.overlay.prefill.runner import PrefillRunner, every_stream, plan_batches
 from tests.support.demo_server import cpu_environment, cpu_flags
+from tests.support.server import PATIENCE
 
 PROMPTS = [list(range(20, 97)), list(range(5, 200)), [7], list(range(30, 50))]
 MAX_LENGTH = 200
@@ -260,7 +261,7 @@ def test_ranks_end_with_a_parent_that_is_killed(pair: DemoPair, tmp_path: Path) 
         rank = int(parent.stdout.readline())
         assert alive(rank)
         parent.kill()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while alive(rank) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(rank)

@@ -1,8 +1,10 @@
-"""Real servers on the CPU, one for each draft tree, started once a session, and the oracle."""
+"""Real servers on the CPU, one for each draft tree, started once by a worker, and the oracle."""
 
+import contextlib
 import os
 import re
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from tests.support.demo_server import (
 )
 from tests.support.server import Server, free_port, running
 
-# Two workers share two cores, and the model of the oracle is small. Read when torch is imported.
+# Workers share the cores, and the model of the oracle is small. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 INVENTED_COSTS = "3,4,8 1:60/30 8:200/100"
@@ -43,22 +45,58 @@ QUESTIONS = (
 )
 
 
-SHARED = {"tree_server", "chain_server", "narrow_server", "plain_server"}
-"""What is started once a session, below."""
+SHARED = {
+    "chain_server": "servers of chains",
+    "narrow_server": "servers of chains",
+    "tree_server": "servers of the tree",
+    "plain_server": "servers of the tree",
+}
+"""What a worker starts once, below, and whose: all on one worker would last longer than all else
+together. Both start the plain server, which answers are compared to."""
+
+
+@cache
+def fixtures_of(file: Path) -> set[str]:
+    """The shared servers that a file names: a test has a fixture by its name."""
+    return set(SHARED) & set(re.findall(r"\w+", file.read_text(encoding="utf-8")))
+
+
+def group_of(file: Path, nodeid: str) -> str | None:
+    """By the server that a test is run with, or by those of its file."""
+    named = [name for name in SHARED if name in nodeid.partition("[")[2]]
+    return next((SHARED[name] for name in SHARED if name in (named or fixtures_of(file))), None)
 
 
 class SharedServersTogether(LoadFileScheduling):
-    """Of two workers one runs all files that use the shared servers, which it alone starts."""
+    """A file's tests go to one worker, and those that share servers to the one that starts them."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        # A test has a fixture by its name.
-        words = re.findall(r"\w+", (self.config.rootpath / file).read_text(encoding="utf-8"))
-        return "shared servers" if SHARED & set(words) else file
+        return group_of(self.config.rootpath / file, nodeid) or file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     return SharedServersTogether(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What lasts longest begins first, so that no worker is left alone with it."""
+    items.sort(key=lambda item: not shares(item))
+
+
+def shares(item: pytest.Item) -> bool:
+    return group_of(item.path, item.nodeid) is not None
+
+
+SERVERS = pytest.StashKey[contextlib.ExitStack]()
+"""Those that run and are shared: each takes 1.7 GB."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """They end with their last test, not with all that the worker does afterwards."""
+    if shares(item) and not (nextitem and shares(nextitem)) and SERVERS in item.config.stash:
+        item.config.stash[SERVERS].close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,41 +128,49 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tree_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
-    """Wide tree (3, 4, 8), as `launch --profile demo` starts it."""
-    port = free_port()
-    command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--port", str(port)]
-    with running(command, port, logs / "tree.log", {CYCLE_COSTS: INVENTED_COSTS}) as server:
-        yield server
+def shared(pytestconfig: pytest.Config) -> Iterator[contextlib.ExitStack]:
+    """What ends the shared servers."""
+    with contextlib.ExitStack() as servers:
+        pytestconfig.stash[SERVERS] = servers
+        yield servers
 
 
 @pytest.fixture(scope="session")
-def chain_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
+def tree_server(pair: DemoPair, logs: Path, shared: contextlib.ExitStack) -> Server:
+    """Wide tree (3, 4, 8), as `launch --profile demo` starts it."""
+    port = free_port()
+    command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--port", str(port)]
+    return shared.enter_context(
+        running(command, port, logs / "tree.log", {CYCLE_COSTS: INVENTED_COSTS})
+    )
+
+
+@pytest.fixture(scope="session")
+def chain_server(pair: DemoPair, logs: Path, shared: contextlib.ExitStack) -> Server:
     """Chain (3, 1, 4) by the card's plain command, with our seams; the head's config names no
     layers."""
     port = free_port()
     head = with_ids(pair, logs / "head-without-ids", None)
     command = plain_command(pair.target, head, (3, 1, 4), port)
     told = cpu_environment() | {SEAMS: "on"}
-    with running(command, port, logs / "chain.log", told) as server:
-        yield server
+    return shared.enter_context(running(command, port, logs / "chain.log", told))
 
 
 @pytest.fixture(scope="session")
-def narrow_server(pair: DemoPair, logs: Path) -> Iterator[Server]:
+def narrow_server(pair: DemoPair, logs: Path, shared: contextlib.ExitStack) -> Server:
     """Chain (5, 1, 6) by the card's plain command, where everything is scarce; the head's ids
     include the last layer."""
     port = free_port()
     head = with_ids(pair, logs / "head-with-last-layer", [3, 7, 11])
     command = scarce(plain_command(pair.target, head, (5, 1, 6), port))
-    with running(command, port, logs / "narrow.log", cpu_environment() | RETRACT) as server:
-        yield server
+    return shared.enter_context(
+        running(command, port, logs / "narrow.log", cpu_environment() | RETRACT)
+    )
 
 
 @pytest.fixture(scope="session")
-def plain_server(logs: Path) -> Iterator[Server]:
+def plain_server(logs: Path, shared: contextlib.ExitStack) -> Server:
     """The demo's target without speculation."""
     port = free_port()
     command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--no-speculation"]
-    with running([*command, "--port", str(port)], port, logs / "plain.log") as server:
-        yield server
+    return shared.enter_context(running([*command, "--port", str(port)], port, logs / "plain.log"))

@@ -25,7 +25,7 @@ from sglang_qwen3next_eagle3.train import evaluate
 from sglang_qwen3next_eagle3.train.capture import features
 from sglang_qwen3next_eagle3.train.trainer import supervise
 from tests.support.demo_server import NEW_TOKENS, Oracle
-from tests.support.server import free_port, generate, running
+from tests.support.server import PATIENCE, free_port, generate, running
 
 SAVE_INTERVAL, STEPS, LENGTH = 10, 60, 128
 RECIPE: dict[str, Any] = {
@@ -92,7 +92,7 @@ def _printed(words: list[str]) -> tuple[int, dict[str, Any]]:
 def _killed(command: list[str], run: Path) -> int:
     """Start it, kill it once there is a checkpoint, and tell which."""
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 120
+        until = time.monotonic() + PATIENCE
         while supervise.latest_checkpoint(run) is None:
             assert process.poll() is None, (run / supervise.LOG).read_text()[-2000:]
             assert time.monotonic() < until

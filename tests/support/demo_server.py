@@ -15,6 +15,7 @@ from sglang_qwen3next_eagle3.demo.pair import DemoPair
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.serving.preflight import Options, plan
 from sglang_qwen3next_eagle3.serving.profile import load
+from tests.support.server import Server
 
 NEW_TOKENS = 96
 
@@ -105,6 +106,13 @@ def with_ids(pair: DemoPair, folder: Path, ids: list[int] | None) -> Path:
     config["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": ids} if ids else {}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def captures(server: Server) -> list[str]:
+    """What its scheduler says that it captures: not what the launcher says before it."""
+    said = "sglang-qwen3next-eagle3: auxiliary hidden states: "
+    lines = server.printed().splitlines()
+    return [line.split(said)[1] for line in lines if said in line and "[20" in line]
 
 
 @cache
