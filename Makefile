@@ -123,11 +123,21 @@ endif
 wheel: $(INSTALLED)  ## dist/*.whl
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-# SGLang and its CUDA libraries are 9 GB; nothing is installed outside the constraints. SpecForge
-# asks for SGLang 0.5.14 and an older transformers, and runs with ours: it comes without its pins.
+# SGLang and its CUDA libraries are 9 GB; nothing is installed outside the constraints. They name
+# every package, so that three processes bring a part each without looking for what needs what: CUDA's
+# libraries, what else is large, and the rest. Whatever is missing then comes with what needs it.
+LARGE := ^(torch|triton|sglang-kernel|tokenspeed-triton|tilelang)==
+define bring
+	@part() { grep -E '^[A-Za-z0-9]' $(1) | grep "$$@" | \
+		xargs $(@D)/bin/python -m pip $(QUIET) --no-deps || true; }; \
+	part '^nvidia-' & part -E '$(LARGE)' & part -vE '^nvidia-|$(LARGE)'; wait
+endef
+
+# SpecForge asks for SGLang 0.5.14 and an older transformers, and runs with ours: without its pins.
 .venv/.installed: pyproject.toml constraints.txt
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	@echo "installing into $(@D) (the first time about 4 minutes, 9 GB)"
+	$(call bring,constraints.txt)
 	@$(@D)/bin/python -m pip $(QUIET) -c constraints.txt hatchling editables
 	@$(@D)/bin/python -m pip $(QUIET) -c constraints.txt --no-build-isolation -e '.[dev,train]'
 	@$(@D)/bin/python -m pip $(QUIET) -c constraints.txt --no-deps specforge
@@ -137,6 +147,7 @@ wheel: $(INSTALLED)  ## dist/*.whl
 .venv-%/.installed: pyproject.toml constraints-%.txt
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	@echo "installing SGLang $* into $(@D) (the first time about 4 minutes, 9 GB)"
+	$(call bring,constraints-$*.txt)
 	@$(@D)/bin/python -m pip $(QUIET) -c constraints-$*.txt hatchling editables
 	@$(@D)/bin/python -m pip $(QUIET) -c constraints-$*.txt --no-build-isolation -e '.[test]' sglang==$*
 	@touch $@
