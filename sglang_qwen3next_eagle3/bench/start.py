@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sglang_qwen3next_eagle3.base import processes, provenance, workfolder
 from sglang_qwen3next_eagle3.base.files import read_json, slug, write_json, write_text
@@ -24,6 +24,8 @@ from sglang_qwen3next_eagle3.serving import caches, startup
 from sglang_qwen3next_eagle3.serving.profile import Profile
 from sglang_qwen3next_eagle3.serving.server import Server
 
+T = TypeVar("T", bound=StrictRecord)
+BEGUN = "begun.json"
 FIRST_REQUEST = "first request"
 SHORT, LONG = 16, 3000
 """Tokens of the prompts with which kernels of the prefill are compiled."""
@@ -51,9 +53,16 @@ class StartResult(StrictRecord):
     starts: tuple[MeasuredStart, ...]
 
 
+class Begun(StrictRecord):
+    """The starts of one that has not ended, with the provenance of the first."""
+
+    provenance: dict[str, Any]
+    starts: tuple[MeasuredStart, ...] = ()
+
+
 def run_start(options: StartOptions) -> tuple[StartResult, str]:
-    """Start every configuration as often as asked; the result and its table. In a folder that has
-    them, nothing is started.
+    """Start every configuration as often as asked; the result and its table. What a folder has of
+    them is not started again.
 
     Raises:
         UserError: something in the options or the folder does not allow it.
@@ -62,14 +71,20 @@ def run_start(options: StartOptions) -> tuple[StartResult, str]:
     described = provenance.describe(options.words)
     if options.caches is not None:
         caches.check(options.caches)
-    path = options.out / "result.json"
+    path, begun = options.out / "result.json", options.out / BEGUN
     busy = f"another benchmark writes to {options.out}: choose another --out"
-    with workfolder.claim(options.out, _request(options), busy=busy, bound=path.is_file):
+
+    def bound() -> bool:
+        return path.is_file() or begun.is_file()
+
+    with workfolder.claim(options.out, _request(options), busy=busy, bound=bound):
         if path.is_file():
-            result = _finished(path)
+            result = _read(path, StartResult)
         else:
-            result = _started(options, described)
+            there = _read(begun, Begun) if begun.is_file() else Begun(provenance=dict(described))
+            result = _started(options, there)
             write_json(path, result.model_dump(mode="json"), indent=1)
+            begun.unlink(missing_ok=True)
         report = table({_title(one, options.repeats): one.phases for one in result.starts})
         write_text(options.out / "report.md", f"# What a start takes, in seconds\n\n{report}\n")
     return result, report
@@ -85,13 +100,12 @@ def _request(options: StartOptions) -> dict[str, Any]:
     )
 
 
-def _finished(path: Path) -> StartResult:
+def _read(path: Path, kind: type[T]) -> T:
     way_out = "delete it, or choose another --out"
-    data = read_json(path, way_out)
-    return validate(StartResult, data, f"{path} is damaged", way_out=f": {way_out}")
+    return validate(kind, read_json(path, way_out), f"{path} is damaged", way_out=f": {way_out}")
 
 
-def _started(options: StartOptions, described: Mapping[str, Any]) -> StartResult:
+def _started(options: StartOptions, there: Begun) -> StartResult:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         pair, flags = speed.synthetic_pair(options, Path(scratch))
         base = pair.base()
@@ -99,7 +113,7 @@ def _started(options: StartOptions, described: Mapping[str, Any]) -> StartResult
         contenders = configurations.parse(names, base, pair.given)
         target = speed.target_of(base)
         environment = {} if options.caches is None else caches.environment(options.caches)
-        starts: list[MeasuredStart] = []
+        starts = list(there.starts)
         rows: list[Configuration] = []
         with Progress("bench start", len(contenders) * options.repeats, unit="starts") as progress:
             for contender in contenders:
@@ -108,6 +122,12 @@ def _started(options: StartOptions, described: Mapping[str, Any]) -> StartResult
                 one = servers.served(contender, place, words, options.start_seconds, environment)
                 rows.append(one.configuration)
                 for repetition in range(options.repeats):
+                    if any(
+                        (start.configuration, start.repetition) == (contender.name, repetition)
+                        for start in starts
+                    ):
+                        progress.advance()
+                        continue
                     progress.say(f"{contender.name}: starting the server")
                     log = place / "logs" / f"{slug(contender.name)}.log"
                     prompts = _prompts(options, target.vocab_size)
@@ -124,9 +144,11 @@ def _started(options: StartOptions, described: Mapping[str, Any]) -> StartResult
                         log.rename(log.with_stem(f"{log.stem}-{repetition + 1}"))
                     progress.say(f"{contender.name}: ready after {found.ready_seconds:.0f} s")
                     starts.append(found)
+                    kept = there.model_copy(update={"starts": tuple(starts)})
+                    write_json(options.out / BEGUN, kept.model_dump(mode="json"), indent=1)
                     progress.advance()
     return StartResult(
-        provenance=dict(described),
+        provenance=there.provenance,
         settings=speed.settings(_request(options), target, flags),
         configurations=tuple(rows),
         starts=tuple(starts),

@@ -161,7 +161,9 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("result", type=Path, help="a result file or its folder")
     add_no_plots(parser, "no PNGs")
-    parser.add_argument("--readme", action="store_true", help="print a README's table only")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--readme", action="store_true", help="print a README's table only")
+    how.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -173,7 +175,7 @@ def _report(arguments: argparse.Namespace) -> int:
         print(readme_rows(result))
         return 0
     folder = arguments.result if arguments.result.is_dir() else arguments.result.parent
-    print(write(result, folder, plots=arguments.plots))
+    print_result(result, write(result, folder, plots=arguments.plots), arguments.json)
     return 0
 
 

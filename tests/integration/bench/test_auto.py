@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.bench import auto
+from sglang_qwen3next_eagle3.bench import auto, start
 from sglang_qwen3next_eagle3.bench.options import AutoOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey
 from sglang_qwen3next_eagle3.bench.results.records import ADAPTIVE, CHANGING, Result
@@ -150,6 +151,7 @@ def test_a_start_is_measured_with_its_first_request(
         assert one["ready_seconds"] > 0
     assert "until it answers" in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"demo-1.log", "demo-2.log"}
+    assert not (tmp_path / "begun.json").exists()
     # What is there is not measured again, and nothing else takes its place.
     before = (tmp_path / "result.json").read_bytes()
     assert main([*argv, "--caches", str(tmp_path / "caches"), "--json"]) == 0
@@ -159,6 +161,36 @@ def test_a_start_is_measured_with_its_first_request(
     assert (tmp_path / "result.json").read_bytes() == before
     assert main(["bench", "report", str(tmp_path)]) == 2
     assert "is of `bench start`: read the report.md beside it" in capsys.readouterr().err
+
+
+def test_starts_that_were_broken_off_keep_those_that_were_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"per_chunk": 3}}))
+    argv = ["bench", "start", "--profile", "demo", "--out", str(tmp_path), "--json", "--repeats"]
+    measure, measured = start.measure, []
+
+    def interrupted(*words: Any) -> start.MeasuredStart:
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        measured.append(measure(*words))
+        return measured[-1]
+
+    monkeypatch.setattr(start, "measure", interrupted)
+    assert main([*argv, "3"]) == 130
+    (kept,) = json.loads((tmp_path / "begun.json").read_text())["starts"]
+    capsys.readouterr()
+    # As it was begun, and no otherwise; what was measured stays as it was.
+    assert main([*argv, "2"]) == 2
+    assert "was begun with other arguments (repeats: 3, now 2)" in capsys.readouterr().err
+    monkeypatch.setattr(start, "measure", measure)
+    assert main([*argv, "3"]) == 0
+    starts = json.loads(capsys.readouterr().out)["starts"]
+    assert [one["repetition"] for one in starts] == [0, 1, 2]
+    assert starts[0] == kept
+    assert not (tmp_path / "begun.json").exists()
+    logs = {path.name for path in (tmp_path / "logs").iterdir()}
+    assert logs == {"demo-1.log", "demo-2.log", "demo-3.log"}
 
 
 def test_a_warmup_says_how_far_it_is(

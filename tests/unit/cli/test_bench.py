@@ -26,6 +26,8 @@ def test_a_report_is_made_again_from_the_result_alone(
         before = (tmp_path / folder / "result.json").stat().st_mtime_ns
         assert main(["bench", "report", str(tmp_path / folder), "--no-plots"]) == 0
         assert (tmp_path / folder / "report.md").read_text() == capsys.readouterr().out[:-1]
+        assert main(["bench", "report", str(tmp_path / folder), "--no-plots", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == result.model_dump(mode="json")
         assert (tmp_path / folder / "result.json").stat().st_mtime_ns == before
         assert main(["bench", "report", str(tmp_path / folder / "result.json"), "--readme"]) == 0
         rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 |")]
