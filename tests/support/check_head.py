@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -301,9 +302,7 @@ def prepared(worker: Any) -> dict[str, list[str]]:
         "right": ReferenceHeadKernels, "wrong": Wrong, "raising": Raising,
         "broken": ReferenceHeadKernels,
     }.items():  # fmt: skip
-        preparation.build_head = lambda worker, kernels=kernels, rounded=False: build(
-            worker, kernels, rounded=rounded
-        )
+        preparation.build_head = partial(build, kernels=kernels)
         head_check.compare = broken if name == "broken" else compare
         asked = frozenset[Stage]({"head"} if name != "right" else {"head", "head_w8"})
         for wanted in (Wanted(asked - {"head_w8"}), Wanted(asked, required=True)):

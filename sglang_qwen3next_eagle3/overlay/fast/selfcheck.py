@@ -274,14 +274,16 @@ def probe_step(
 def compared(
     layer: int, stage: Stage, what: str, ours: torch.Tensor, stock: torch.Tensor
 ) -> Deviation:
-    pairs = zip(ours.split(4096), stock.split(4096), strict=True)
+    # Piece by piece: weights of a whole vocabulary in float64 are too large to be made in passing.
+    pairs = zip(torch.split(ours, 4096), torch.split(stock, 4096), strict=True)
     off = torch.cat([_off(a.double(), b.double()) for a, b in pairs])
     return Deviation(layer, stage, what, float(off.median()), float(off.max()))
 
 
 def _off(ours: torch.Tensor, stock: torch.Tensor) -> torch.Tensor:
     """By row, as a share of stock's length."""
-    return ((ours - stock).norm(dim=-1) / stock.norm(dim=-1).clamp(min=1e-30)).flatten()
+    shares: torch.Tensor = (ours - stock).norm(dim=-1) / stock.norm(dim=-1).clamp(min=1e-30)
+    return shares.flatten()
 
 
 def _random(at: SmallPass, layer: FastLayer, seed: int) -> torch.Tensor:
