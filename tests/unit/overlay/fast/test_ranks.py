@@ -48,7 +48,10 @@ def test_a_head_that_another_rank_cannot_have_is_stocks_here(
     monkeypatch.setattr(variants, "arguments_of", lambda _: None)
     monkeypatch.setattr(preparation, "build_head", lambda worker, rounded: object())
     others += [None, "its q has a bias"]
-    worker = SimpleNamespace(device="cuda", server_args=None, speculative_num_draft_tokens=4)
+    target = SimpleNamespace(model_runner=SimpleNamespace(model=SimpleNamespace(config=None)))
+    worker = SimpleNamespace(
+        device="cuda", server_args=None, speculative_num_draft_tokens=4, target_worker=target
+    )
     wanted = preparation.Wanted(frozenset({"head"}), required=False)
     assert preparation.prepare_head(worker, wanted) is None
     assert others == []
