@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
-from sglang_qwen3next_eagle3.overlay.fast.stages import parse as parse_stages
-from sglang_qwen3next_eagle3.overlay.seams.seams import parse as parse_seams
+from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted
+from sglang_qwen3next_eagle3.overlay.seams.seams import ALL
 from sglang_qwen3next_eagle3.overlay.seams.seams import spelled as spell_seams
 
 _STAMP = re.compile(r"\[(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)((?: [A-Z]+\d+)*)\] ")
@@ -23,6 +23,8 @@ _RANK = re.compile(r"TP(\d+)")
 _CHECKED = re.compile(r"fast path .*checked in ([\d.]+) s")
 _GRAPHS = re.compile(r"Capture (.+?) CUDA graph begin")
 _FAST_ON = re.compile(r": fast path on: (.+?); ")
+_ROUNDED = "its weights in 8 bits"
+"""Said of the draft head, which then is `head_w8`."""
 _FAST_OFF = re.compile(r": fast path off: ")
 _SEAMS_ON = re.compile(r": seams on: (.+)")
 _SEAMS_OFF = re.compile(r": seams off: |: the seams of a cycle are SGLang's: ")
@@ -132,23 +134,28 @@ def switched(lines: Iterable[str], asked: Mapping[str, str]) -> dict[str, str]:
     lines: of a log, to where the server is ready. asked: its environment. What was asked for and of
     which the log does not speak, for its level does not let it, is left out.
     """
-    stages: set[str] = set()
+    words: set[str] = set()
     names: set[str] = set()
     fast_off, seams_off = not asked.get(FAST), not asked.get(SEAMS)
     for line in lines:
         if found := _FAST_ON.search(line):
-            stages |= {each.split()[0] for each in found[1].split(", ")}
+            # Beside the stages stands what is to be said of one.
+            words |= {each.split()[0] for each in found[1].split(", ")}
+            if _ROUNDED in found[1]:
+                words.add("head_w8")
         elif found := _SEAMS_ON.search(line):
-            names |= set(found[1].split(", ")) - {"none"}
+            names |= set(found[1].split(", "))
             seams_off = True
         fast_off |= _FAST_OFF.search(line) is not None
         seams_off |= _SEAMS_OFF.search(line) is not None
+    # Nothing that a server has said is refused, as what a user spells is.
+    stages = frozenset(stage for stage in STAGES if stage in words)
+    ours = frozenset(seam for seam in ALL if seam in names)
     told = {}
-    fast = parse_stages(",".join(stages))
-    if fast is not None or fast_off or asked.get(FAST) == "off":
-        told[FAST] = "off" if fast is None else fast.spelled
-    if names or seams_off or asked.get(SEAMS) == "off":
-        told[SEAMS] = spell_seams(parse_seams(",".join(names)))
+    if stages or fast_off or asked.get(FAST) == "off":
+        told[FAST] = Wanted(stages, required=False, auto=False).spelled or "off"
+    if ours or seams_off or asked.get(SEAMS) == "off":
+        told[SEAMS] = spell_seams(ours)
     return told
 
 

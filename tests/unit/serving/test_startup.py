@@ -132,6 +132,10 @@ FAST_LINE = (
     f"{AHEAD}fast path on: dense up to 8 rows, moe up to 8 rows; 48 of 48 layers; checked in 6.0 s"
 )
 HEAD_LINE = f"{AHEAD}fast path on: head up to 8 rows; checked in 1.0 s"
+ROUNDED_LINE = (
+    f"{AHEAD}fast path on: head up to 8 rows, its weights in 8 bits beside the loaded ones "
+    "(1,145 MB); checked in 23.6 s"
+)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +148,11 @@ HEAD_LINE = f"{AHEAD}fast path on: head up to 8 rows; checked in 1.0 s"
         ((FAST_LINE,), {FAST: "auto"}, {FAST: "dense,moe", SEAMS: "off"}),
         ((FAST_LINE, HEAD_LINE), {FAST: "auto,head"}, {FAST: "dense,moe,head", SEAMS: "off"}),
         (
+            (FAST_LINE, ROUNDED_LINE),
+            {FAST: "on,head,head_w8"},
+            {FAST: "dense,moe,head_w8", SEAMS: "off"},
+        ),
+        (
             (f"{AHEAD}fast path off: not proved with TP 2", f"{AHEAD}seams on: commit, chain"),
             {FAST: "auto", SEAMS: "auto"},
             {FAST: "off", SEAMS: "commit,chain"},
@@ -151,6 +160,8 @@ HEAD_LINE = f"{AHEAD}fast path on: head up to 8 rows; checked in 1.0 s"
         (
             (f"{AHEAD}seams off: not proved yet",), {FAST: "on", SEAMS: "auto"}, {SEAMS: "off"},
         ),
+        # What a user could not ask for so, and what is not known, are no reasons to fail.
+        ((f"{AHEAD}seams on: chain, extend, new",), {}, {FAST: "off", SEAMS: "chain,extend"}),
         ((f"{AHEAD}seams on: none",), {SEAMS: "chain"}, {FAST: "off", SEAMS: "off"}),
     ],
 )  # fmt: skip
