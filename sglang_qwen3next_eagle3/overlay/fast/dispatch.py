@@ -13,32 +13,20 @@ from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
-from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 LIMITS: Mapping[Stage, int] = {
     "dense": MAX_ROWS, "moe": MAX_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
     "head": MAX_ROWS, "head_w8": MAX_ROWS, "allreduce": MAX_ROWS,
 }  # fmt: skip
 """Rows (requests times draft tokens) up to which a stage's kernels are right."""
-MEASURED: Mapping[Stage, int] = {
-    "dense": 8, "moe": 8, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
-    "head_w8": 8, "allreduce": MAX_ROWS,
+ROWS: Mapping[Stage, int] = {
+    "dense": 32, "moe": 32, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
+    "allreduce": MAX_ROWS,
 }  # fmt: skip
-"""Rows up to which a stage was faster than stock's where both were measured on an H200, among 1, 4,
-8, 16, 32, 64 and 128 (benchmarks/results/h200x1-fast); of `head` the requests, or the rows of a
-draft step, up to which its products, the same as those of `lm_head`, were. `allreduce` was not
-measured; it is where `moe` and `dense` are ours."""
-
-
-def served_rows() -> Mapping[Stage, int]:
-    """Rows up to which a stage is ours, of which some may be on trial."""
-    # Not `lm_head`: of 32 rows cuBLAS takes 158 us, ours 401.
-    more: tuple[Stage, ...] = ("dense", "moe") if tries("rows") else ()
-    return {**MEASURED, **{stage: LIMITS[stage] for stage in more}}
-
-
-ROWS: Mapping[Stage, int] = served_rows()
-"""As this process was started."""
+"""Rows up to which a stage is ours: where it was faster than stock's as both were measured on an
+H200, among 1, 4, 8, 16, 32, 64 and 128 (docs/fast-path-ideas.md); of `head` the requests, or the
+rows of a draft step, up to which its products, the same as those of `lm_head`, were. `allreduce`
+was not measured; it is where `moe` and `dense` are ours."""
 
 
 def most_rows() -> int:

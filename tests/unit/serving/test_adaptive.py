@@ -284,10 +284,10 @@ def test_costs_of_what_is_on_trial_are_of_nothing_else(
     file = tmp_path / "mine.json"
     argv = words_of("--adaptive", str(file), "--fast")
     for measured, variable, other in (
-        ("rows", "", "tries rows and not off"),
-        ("off", "rows", "tries off and not rows"),
-        (None, "rows", "tries off and not rows"),
-        ("rows,parts", "parts, rows", None),
+        ("walk", "", "tries walk and not off"),
+        ("off", "walk", "tries off and not walk"),
+        (None, "walk", "tries off and not walk"),
+        ("parts,walk", "walk, parts", None),
         (None, "", None),
     ):
         on = {"tp": 1, "precision": "fp8", "fast": "on", "seams": "off"}

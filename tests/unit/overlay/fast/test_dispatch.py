@@ -6,14 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.boundaries import Pairs
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernels.tree import chain_paths
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES
-from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 
 class Layer:
@@ -97,7 +95,13 @@ def test_a_layer_outside_a_pass_and_a_layer_without_stages_are_stocks(path: Fast
 
 
 @pytest.mark.parametrize(
-    ("rows", "stages"), [(1, {"dense", "moe", "gdn"}), (8, {"dense", "moe", "gdn"}), (9, {"gdn"})]
+    ("rows", "stages"),
+    [
+        (1, {"dense", "moe", "gdn"}),
+        (8, {"dense", "moe", "gdn"}),
+        (32, {"dense", "moe", "gdn"}),
+        (33, {"gdn"}),
+    ],
 )
 def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: set[str]) -> None:
     path.lm_head = object()
@@ -107,7 +111,7 @@ def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: se
     assert layer.stages == stages
     assert path.serves_logits() is (rows <= 8)
     path.layers[1] = Layer(frozenset({"dense"}))  # type: ignore[assignment]
-    assert (path.layer(1) is None) is (rows == 9)
+    assert (path.layer(1) is None) is (rows == 33)
 
 
 def test_lifted_limits_are_those_of_the_kernels(
@@ -124,17 +128,6 @@ def test_lifted_limits_are_those_of_the_kernels(
     layer = path.layer(1)
     assert layer is not None
     assert layer.stages == {"dense", "moe", "gdn"}
-
-
-def test_rows_that_are_on_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert dispatch.served_rows() == dispatch.MEASURED
-    monkeypatch.setenv(TRY, "parts, rows")
-    tried = dispatch.served_rows()
-    assert {stage for stage in tried if tried[stage] == 32} == {"dense", "moe", "allreduce"}
-    assert tried["head"] == tried["lm_head"] == 8
-    monkeypatch.setenv(TRY, "parts,turbo")
-    with pytest.raises(UserError, match="'turbo' is not one of rows, parts, prefetch, walk, wide"):
-        dispatch.served_rows()
 
 
 def test_a_commit_belongs_to_whoever_ran_the_verify(path: FastPath) -> None:
