@@ -12,6 +12,7 @@ from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.requests import (
     admission,
     endings,
@@ -342,6 +343,53 @@ def test_logprobs_of_given_tokens_are_tensors_for_every_request_of_a_batch() -> 
     )
     assert [value.tolist() for value in values] == [[], table[1, [2, 5]].tolist(), []]
     assert ids == [[], [2, 5], []]
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_a_request_that_is_retracted_before_its_first_token_keeps_its_logprob(ours: bool) -> None:
+    """SGLang 0.5.17 counts it as sent when it sends the request without any token."""
+    from sglang.srt.disaggregation.utils import DisaggregationMode
+    from sglang.srt.managers.scheduler_components.output_streamer import (
+        _GenerationStreamAccumulator as Accumulator,
+    )
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+    hook = next(h for h in hooks.HOOKS if h.target.endswith("Accumulator.accept"))
+    if hook.target not in contract.require(["requests"]).hooked("requests"):
+        pytest.skip("this release has mended it itself")
+    made = request(3)
+    made.return_logprob = True
+    fields = ("token_logprobs", "top_logprobs", "token_ids_logprobs")
+    for name in (f"output_{field}_{half}" for field in fields for half in ("val", "idx")):
+        setattr(made.logprob, name, [])
+
+    def sent() -> list[float]:
+        accumulator = Accumulator(
+            return_logprob=True,
+            return_hidden_states=False,
+            return_routed_experts=False,
+            return_indexer_topk=False,
+            spec_algorithm=SpeculativeAlgorithm.EAGLE3,
+            disaggregation_mode=DisaggregationMode.NULL,
+            default_stream_interval=1,
+            default_force_stream_interval=50,
+            get_cached_tokens_details=lambda req: None,
+        )
+        if ours:
+            hook.replacement(Accumulator.accept, accumulator, req=made)
+        else:
+            accumulator.accept(req=made)
+        return [value for values in accumulator.output_token_logprobs_val for value in values]
+
+    made.is_retracted = True
+    assert sent() == []
+    made.is_retracted = False
+    for token, value in enumerate((-0.1, -0.2, -0.3), start=5):
+        made.output_ids.append(token)
+        made.logprob.output_token_logprobs_val.append(value)
+        made.logprob.output_token_logprobs_idx.append(token)
+    made.update_finish_state(3)
+    assert sent() == ([-0.1, -0.2, -0.3] if ours else [-0.2, -0.3])
 
 
 AMBIGUOUS = "root ::= x*\nx ::= y*\ny ::= z*\nz ::= [a-z]*"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.gpu import soak_seams
-from tests.gpu.soak_seams import KINDS, Asking, Limit, body, fewer, kind_of, wrong
+from tests.gpu.soak_seams import KINDS, Asking, Limit, alike, body, fewer, kind_of, wrong
 
 
 def server(equal: int, other: int = 0, **load: int) -> dict[str, Any]:
@@ -45,6 +45,26 @@ def test_an_empty_sampled_answer_is_wrong(monkeypatch: pytest.MonkeyPatch) -> No
     assert told == "wrong: sampled: nothing"
     found = {"off": server(120), "on": server(120, **{told: 1})}
     assert wrong(found, 200, exact=True) == ["on: wrong: sampled: nothing (1)"]
+
+
+LOGPROBS = "wrong: logprobs: not as many logprobs as tokens"
+
+
+@pytest.mark.parametrize(("off", "on", "fails"), [(1, 1, 0), (3, 1, 0), (1, 13, 2), (0, 1, 1)])
+def test_what_is_wrong_on_both_alike_is_named_and_no_fault_of_seams(
+    off: int, on: int, fails: int
+) -> None:
+    found = {
+        "off": server(120, **({LOGPROBS: off} if off else {})),
+        "on": server(120, **{LOGPROBS: on}),
+    }
+    assert alike(found) == ({} if fails else {LOGPROBS: (off, on)})
+    reasons = wrong(found, 200, exact=False)
+    assert len(reasons) == fails
+    assert f"on: {LOGPROBS} ({on})" in reasons or not fails
+    assert f"on: {LOGPROBS} ({on})" in wrong(found, 200, exact=True)
+    lost = {name: server(120, **{"lost: greedy: ReadTimeout": 1}) for name in ("off", "on")}
+    assert len(wrong(lost, 200, exact=False)) == 2
 
 
 def test_of_what_is_sampled_some_is_known_beforehand() -> None:

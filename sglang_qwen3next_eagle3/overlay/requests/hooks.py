@@ -272,6 +272,12 @@ HOOKS: tuple[Hook, ...] = (
         "A request that asks for no token_ids_logprob beside one that does ends the scheduler.",
     ),
     Hook(
+        "sglang.srt.managers.scheduler_components.output_streamer:"
+        "_GenerationStreamAccumulator.accept",
+        logprobs.send,
+        "Keeps the logprob of the first token of a request that was retracted before it.",
+    ),
+    Hook(
         "sgl_kernel:tree_speculative_sampling_target_only",
         min_p.tree_sampling,
         "Cuts the target's probabilities by min_p.",

@@ -1,4 +1,6 @@
-"""Logprobs of given tokens, where only some requests of a batch ask for them."""
+"""Logprobs that SGLang 0.5.17 loses, or that end it: of given tokens, where only some requests of a
+batch ask for them; of a first token, where a request is retracted before it.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,3 +26,14 @@ def of_token_ids(
         empty = torch.empty(0, dtype=logprobs.dtype, device=logprobs.device)
         values = [value if isinstance(value, Tensor) or value else empty for value in values]
     return values, ids
+
+
+def send(original: Callable[..., None], accumulator: Any, *, req: Any) -> None:
+    """Around what is sent of a request behind a batch that it was in.
+
+    One that was retracted before its first token is sent, too, as no tokens yet, and stock SGLang
+    0.5.17 counts one logprob as sent: that of the first token, which is then never sent. Until a
+    request has a token or has ended, there is nothing to send of it.
+    """
+    if req.output_ids or req.finished():
+        original(accumulator, req=req)
