@@ -1,11 +1,12 @@
-"""Where seams are ours without being asked for: a line for each kind of server that was proved.
+"""Where seams are ours without being asked for: a line for each kind of server that was proved
+(docs/fast-path.md says how).
 
-A line is `Proof("0.5.17", (9, 0), 1, ON)`; none stands here before its servers have stood mixed
-load (tests/gpu/soak_seams.py). Importing this loads neither torch nor sglang.
+Importing this loads neither torch nor sglang.
 """
 
 from typing import Final
 
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
+from sglang_qwen3next_eagle3.overlay.seams.seams import ON
 
-PROVED: Final[tuple[Proof, ...]] = ()
+PROVED: Final[tuple[Proof, ...]] = (Proof("0.5.17", (9, 0), 1, ON),)
