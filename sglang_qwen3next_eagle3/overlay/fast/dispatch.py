@@ -63,13 +63,17 @@ class FastPath:
         ours |= {"lm_head"} if self.lm_head is not None else set()
         return frozenset(ours | ({"allreduce"} if self.kernels.peers is not None else set()))
 
+    def most(self, stage: Stage) -> int:
+        """Rows up to which a stage is ours here: some have buffers of no more."""
+        return min(ROWS[stage], self.kernels.room.get(stage, ROWS[stage]))
+
     def layer(self, layer_id: int) -> FastLayer | None:
         """A layer with the stages that are ours in the current pass; None: it is stock's."""
         layer = self.layers.get(layer_id)
         if self.current is None or layer is None:
             return None
         rows = self.current.requests * self.current.nodes
-        ours = frozenset(stage for stage in layer.stages if rows <= ROWS[stage])
+        ours = frozenset(stage for stage in layer.stages if rows <= self.most(stage))
         if ours == layer.stages:
             return layer
         return layer.with_stages(ours) if ours else None
@@ -108,7 +112,7 @@ class FastPath:
         paths = self._paths(metadata, requests, nodes)
         at = SmallPass(batch, backend, requests, nodes, verify, paths)
         # Commit finds the pass by the buffer of slots, which every captured size has its own of.
-        if verify and self._has("gdn") and rows <= ROWS["gdn"]:
+        if verify and self._has("gdn") and rows <= self.most("gdn"):
             self._verified[metadata.mamba_cache_indices.data_ptr()] = at
         return at
 

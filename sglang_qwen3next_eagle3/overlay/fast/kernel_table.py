@@ -4,11 +4,14 @@ The layers call these and nothing in `kernels/` directly, so that a test can put
 their place.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ranks
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
     experts,
@@ -27,6 +30,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import AttentionOutp
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import GdnOutput
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import Normed
 from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers
+from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
 from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 if TYPE_CHECKING:
@@ -39,9 +43,17 @@ class Kernels:
     peers: the ranks' memory, where sums over them are ours (`allreduce`).
     """
 
-    def __init__(self, model: Any, backend: Any, rows: int, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        backend: Any,
+        rows: int,
+        device: torch.device | str,
+        nodes: int = 1,
+    ) -> None:
         """model: `Qwen3NextModel`. backend: its `HybridLinearAttnBackend`. rows: the most of a
-        pass."""
+        pass. nodes: draft tokens of a request, of which attention has room for two requests, or
+        for one where two have more than 32 rows."""
         gdn = next(layer.linear_attn for layer in model.layers if hasattr(layer, "linear_attn"))
         full = next(layer for layer in model.layers if not hasattr(layer, "linear_attn"))
         states = backend.linear_attn_backend.req_to_token_pool.mamba_pool.mamba_cache
@@ -54,9 +66,22 @@ class Kernels:
         )
         # Drafts stand behind the last token of a context.
         context = backend.linear_attn_backend.req_to_token_pool.req_to_token.shape[1]
-        self.workspace = attention.attention_workspace(
-            rows, full.num_heads, full.head_dim, context, device
+        least = 2 * nodes if 2 * nodes <= MAX_ROWS else nodes
+        fitting = attention.rows_within(
+            attention.WORKSPACE_BYTES, full.num_heads, full.head_dim, context
         )
+        within = min(rows, max(8, least, fitting))
+        self.workspace = attention.attention_workspace(
+            within, full.num_heads, full.head_dim, context, device
+        )
+        self.room: Mapping[Stage, int] = {"gdn": rows, "attention": within}
+        """Rows that the buffers hold, of the stages that have some."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all buffers."""
+        kept = (getattr(self.kept, field.name) for field in fields(self.kept))
+        return sum(part.nbytes for part in (self.arrivals, *kept, *self.workspace))
 
     add_norm_quantize = staticmethod(norm_quantize.add_norm_quantize)
     chain_paths = staticmethod(tree.chain_paths)

@@ -26,6 +26,7 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastLayer,
 )
 from sglang_qwen3next_eagle3.overlay.fast.made_up import draft_tokens
+from sglang_qwen3next_eagle3.overlay.fast.room import captured_rows, too_little
 from sglang_qwen3next_eagle3.overlay.fast.stages import NAMED, OF_HEAD, PATH, Stage, Wanted
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
@@ -53,6 +54,8 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         wanted, reason = conditions.of_proofs(
             wanted, variants.arguments_of(runner), runner.model.config
         )
+    if reason is None and wanted.auto:
+        reason = ranks.first_reason(_without_room(runner))
     path: FastPath
     off: list[selfcheck.Deviation]
     if reason is None:
@@ -86,7 +89,7 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     logger.info(
         "%s on: %s; %d of %d layers; checked in %.1f s",
         PREFIX,
-        ", ".join(f"{stage} up to {ROWS[stage]} rows" for stage in sorted(path.stages)),
+        ", ".join(f"{stage} up to {path.most(stage)} rows" for stage in sorted(path.stages)),
         ours,
         len(runner.model.model.layers),
         time.monotonic() - started,
@@ -119,11 +122,18 @@ def _too_many(tokens: int, rows: int) -> str | None:
     return f"it has room for {rows} rows, a draft has {tokens} tokens" if tokens > rows else None
 
 
+def _without_room(runner: Any) -> str | None:
+    nodes = draft_tokens(runner) or 1
+    return too_little(runner, captured_rows(runner, nodes, most_rows()), nodes)
+
+
 def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
     if variants.arguments_of(runner).load_format == "dummy":
         without_invented_scales(runner.model)
-    kernels = Kernels(runner.model.model, runner.attn_backend, most_rows(), runner.device)
-    return build(runner, kernels, _roomy(wanted.stages - NAMED, draft_tokens(runner) or 1))
+    nodes = draft_tokens(runner) or 1
+    rows = captured_rows(runner, nodes, most_rows())
+    kernels = Kernels(runner.model.model, runner.attn_backend, rows, runner.device, nodes)
+    return build(runner, kernels, _roomy(wanted.stages - NAMED, nodes))
 
 
 def _roomy(stages: frozenset[Stage], tokens: int) -> frozenset[Stage]:

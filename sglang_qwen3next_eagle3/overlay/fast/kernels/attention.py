@@ -62,6 +62,10 @@ CHUNKS = ((0, 64), (2048, 256), (8192, 512))
 """(first position, positions in a chunk) of ranges of chunks: short contexts are cut finely, so
 that they fill the GPU, long ones coarsely, so that few partial results are combined."""
 
+WORKSPACE_BYTES: Final = 300_000_000
+"""Of the target's workspace at most: 32 rows at 262,144 tokens. There,
+passes of more are stock's."""
+
 
 class AttentionOutput(NamedTuple):
     """What the output projection multiplies.
@@ -93,6 +97,11 @@ def chunk_count(length: int) -> int:
     return count
 
 
+def rows_within(size: int, query_heads: int, head_dim: int, max_context: int) -> int:
+    """Rows whose workspace takes at most `size` bytes."""
+    return size // (query_heads * chunk_count(max_context) * (head_dim + 2) * 4)
+
+
 def attention_workspace(
     rows: int,
     query_heads: int,
@@ -106,8 +115,8 @@ def attention_workspace(
     within: another space, of which this one is a part if it is large enough. No two passes may run
     in it at a time.
 
-    rows * query_heads * chunks * (head_dim + 2) * 4 bytes: 55 MB for 32 rows of 16 heads of 256 at
-    32,768 tokens, 290 MB at 262,144. Once, outside of any graph.
+    rows * query_heads * chunks * (head_dim + 2) * 4 bytes: for 32 rows of 16 heads of 256, 55 MB
+    at 32,768 tokens, 292 MB at 262,144. Once, outside of any graph.
     """
     shape = rows, query_heads, chunk_count(max_context)
     size = math.prod(shape)

@@ -1,5 +1,6 @@
 """Which pass is ours, and who commits what it left; with batches and backends made up."""
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ class Layer:
 
 class Committed:
     peers = None
+    room: Mapping[str, int] = {"gdn": 128, "attention": 32}
     chain_paths = staticmethod(chain_paths)
 
     def __init__(self) -> None:

@@ -28,6 +28,8 @@ def runner(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> A
     for name in ("of_device", "of_server", "of_runner", "of_drafts"):
         monkeypatch.setattr(conditions, name, lambda *_: None)
     monkeypatch.setattr(preparation, "Kernels", lambda *_: None)
+    monkeypatch.setattr(preparation, "too_little", lambda *_: None)
+    monkeypatch.setattr(together, "first_reason", lambda reason: reason)
     monkeypatch.setattr(preparation, "build", lambda runner, kernels, stages: stages)
     model = SimpleNamespace(model=None, config=SimpleNamespace(**SHAPES))
     return SimpleNamespace(
@@ -189,7 +191,7 @@ def test_sums_that_cannot_be_ours_are_a_line(
     monkeypatch.setattr(selfcheck, "settle", lambda *_: [])
     monkeypatch.setattr(
         preparation, "build",
-        lambda *_: SimpleNamespace(stages=frozenset({"moe"}), layers={}),
+        lambda *_: SimpleNamespace(stages=frozenset({"moe"}), layers={}, most=lambda _: 8),
     )  # fmt: skip
     runner.model.model = SimpleNamespace(layers=[])
     assert preparation.prepare(runner, Wanted(frozenset(stages))) is not None
