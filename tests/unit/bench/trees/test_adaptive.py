@@ -152,12 +152,12 @@ def test_a_file_says_what_of_ours_was_on(
 
 
 def test_a_file_says_what_was_on_trial() -> None:
-    found = adaptive.of_result(_measured_with(caller={FAST: "on", TRY: "parts, rows"}))
-    assert found["tries"] == "rows,parts"
-    assert found["on"].endswith("fast path, tries rows,parts")
-    assert adaptive.of_result(_measured_with(caller={TRY: "rows"}))["tries"] == "off"
-    one = _measured_with(caller={FAST: "on"}, chains={TRY: "rows"})
-    with pytest.raises(UserError, match="tries off, and .* tries rows"):
+    found = adaptive.of_result(_measured_with(caller={FAST: "on", TRY: "walk, parts"}))
+    assert found["tries"] == "parts,walk"
+    assert found["on"].endswith("fast path, tries parts,walk")
+    assert adaptive.of_result(_measured_with(caller={TRY: "walk"}))["tries"] == "off"
+    one = _measured_with(caller={FAST: "on"}, chains={TRY: "walk"})
+    with pytest.raises(UserError, match="tries off, and .* tries walk"):
         adaptive.of_result(one)
 
 
