@@ -128,6 +128,8 @@ def _default(
     reason = proofs.why_not(table, release, capability, ranks)
     if reason is None and switch == "fast" and config is not None:
         reason = of_fast.other_shape(config.get)
+    if reason is None and switch == "seams" and not chosen.adaptive and given.of(adaptive.ADAPTIVE):
+        reason = "nothing proves them with steps that follow load"
     if reason is not None:
         return default.off(reason)
     names = proofs.proved(table, release, capability, ranks)

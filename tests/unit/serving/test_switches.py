@@ -196,6 +196,8 @@ def test_what_is_refused_to_one_who_asks_is_off_to_one_who_does_not(
     found = dry_run(capsys, *asked)
     if reason is None:
         assert found["environment"][FAST] == "auto", "without the head"
+        assert SEAMS not in found["environment"]
+        assert "nothing proves them with steps that follow load" in told(found, "seams")
         return
     assert FAST not in found["environment"]
     note = told(found, "fast path")
