@@ -60,7 +60,7 @@ def main() -> None:
         report["streams"] = streams(runner, path, model_runner)
         if kernels.ranks > 1:
             # Sums over ranks with the norms behind them, as a reference adds them up.
-            kernels.peers = kernels  # type: ignore[assignment]
+            kernels.peers = kernels
             again = [asdict(finding) for finding in selfcheck.compare(path, model_runner)]
             fused = {"stages": sorted(path.stages), "findings": again}
             report["fused"] = fused | {"streams": streams(runner, path, model_runner)}
