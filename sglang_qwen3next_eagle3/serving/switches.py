@@ -31,7 +31,8 @@ _TABLES: Mapping[Switch, tuple[Proof, ...]] = {
 RANKS = {"--tp-size": "TP", "--dp-size": "DP", "--pp-size": "PP"}
 TRITON = "triton"
 _NO_GRAPHS = ("--disable-cuda-graph", "--disable-decode-cuda-graph")
-# Of what the fast path does not go with, what a command line shows.
+# Of what the fast path does not go with, what is asked for most; the server asks for all of it
+# (overlay/fast/conditions.py), which is why the line of a launch says "unless".
 _WITHOUT = (
     "--enable-lora", "--enable-dp-attention", "--enable-two-batch-overlap", "--enable-pdmux",
     "--enable-torch-compile", "--enable-deterministic-inference",
@@ -47,8 +48,7 @@ _ALIKE = {
 class Default:
     """What becomes of a switch of which nobody said anything. names: of its stages or seams those
     that are on; none where it is off. reason: why it is; can_be: asked for, it could be on. where:
-    the compute capabilities it is on with, while the GPU is not known. spelled: the variable says
-    `auto`, so that only `off` turns it off.
+    the GPUs it is on with. spelled: the variable says `auto`, so that only `off` turns it off.
     """
 
     switch: Switch
@@ -75,7 +75,7 @@ class Default:
             return f"{title}: off by default: {self.reason}{way_in}"
         on = f"{title}: on by default"
         if self.where:
-            on += f" on GPUs of compute capability {self.where}, as the server's log will say"
+            on += f" on {self.where}, unless the server's log says what keeps it off"
         return f"{on}: {', '.join(self.names)}; --no-{self.switch} leaves SGLang's"
 
     def off(self, reason: str, *, can_be: bool = True) -> "Default":
@@ -136,7 +136,7 @@ def _default(
     if chosen.algorithm != "eagle3" or chosen.adaptive or given.of(adaptive.ADAPTIVE):
         names -= {"head"}
     ordered = stages.STAGES if switch == "fast" else seams.ALL
-    where = proofs.capabilities(table, release, ranks) if capability is None else ""
+    where = proofs.places(table, release, ranks)
     return replace(default, names=tuple(n for n in ordered if n in names), where=where)
 
 

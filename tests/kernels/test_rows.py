@@ -1,6 +1,8 @@
-"""A row alone and among 8, 9, 16 and 32 has the same bits, in Triton's interpreter: in every kernel
+"""A row alone and among up to 32 has the same bits, in Triton's interpreter: in every kernel
 of a stage that serves few rows, as it is launched, with and without what is on trial."""
 
+import ast
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +23,9 @@ from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 ROWS, PLACE = (1, 8, 9, 16, 32), 5
 """How many rows run, and which of 32 is looked at; alone it is the first."""
+SERVED = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32)
+"""Of the sparse block without trials: at each bound of a tiling and beyond it, with the list of two
+launches (more than 8) and without; what is looked at is the last of fewer than six."""
 D, EXPERTS, TOP_K = 512, 4, 2
 
 
@@ -30,12 +35,12 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def some(rows: int, whole: torch.Tensor) -> torch.Tensor:
     """The first so many rows, or the one that is looked at."""
-    chosen = slice(PLACE, PLACE + 1) if rows == 1 else slice(0, rows)
+    chosen = slice(max(0, PLACE + 1 - rows), max(PLACE + 1, rows))
     return whole[chosen].contiguous()
 
 
 def looked_at(rows: int, out: torch.Tensor) -> torch.Tensor:
-    return out[0 if rows == 1 else PLACE]
+    return out[min(rows - 1, PLACE)]
 
 
 def equal(results: Sequence[tuple[torch.Tensor, ...]]) -> None:
@@ -104,7 +109,7 @@ def test_the_sparse_block(monkeypatch: pytest.MonkeyPatch, trials: str) -> None:
         return quantize_rows(values, early)
 
     monkeypatch.setattr(experts, "quantize_rows", seen)
-    results, counts = [], ROWS if trials else (1, 9)
+    results, counts = [], ROWS if trials else SERVED
     for rows in counts:
         routed = router.route(
             some(rows, hidden),
@@ -120,3 +125,27 @@ def test_the_sparse_block(monkeypatch: pytest.MonkeyPatch, trials: str) -> None:
         results.append((looked_at(rows, routed.residual), looked_at(rows, out)))
     equal(results)
     assert asked == [bool(trials)] * len(counts)
+
+
+def test_the_first_product_starts_nothing_before_it_has_waited() -> None:
+    """`_down` reads ahead of its wait what was chosen; the interpreter shows no race."""
+    (kernel,) = [
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(experts)))
+        if isinstance(node, ast.FunctionDef) and node.name == "_gate_up"
+    ]
+    calls = [
+        (node.lineno, node.func.id)
+        for node in ast.walk(kernel)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    waits = [line for line, name in calls if name == "gdc_wait"]
+    starts = [line for line, name in calls if name == "gdc_launch_dependents"]
+    assert len(waits) == 1
+    assert starts
+    assert min(starts) > waits[0]
+
+
+@pytest.mark.parametrize("width", [128, 256, 384, 512, 64, 200])
+def test_what_is_asked_for_early_is_a_power_of_two_of_lines(width: int) -> None:
+    assert experts._prefetches(width) == (width in (128, 256, 512))

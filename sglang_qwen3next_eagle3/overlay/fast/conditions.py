@@ -87,7 +87,8 @@ def of_proofs(wanted: Wanted, arguments: Any, config: Any) -> tuple[Wanted, str 
         arguments.tp_size,
     )
     stages = wanted.stages & proofs.proved(PROVED, *where)
-    return replace(wanted, stages=stages), proofs.why_not(PROVED, *where)
+    reason = proofs.why_not(PROVED, *where, torch.cuda.get_device_name)
+    return replace(wanted, stages=stages), reason
 
 
 def of_runner(runner: Any) -> str | None:

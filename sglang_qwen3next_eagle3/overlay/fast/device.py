@@ -34,6 +34,10 @@ def dependent_launch() -> bool:
     anything that an earlier kernel of the pass wrote, and before it writes anything at all; only
     weights may be read ahead of it. Every kernel waits, needed or not: otherwise its successor
     would not be ordered behind its predecessor.
+
+    One exception: `_down` (kernels/experts.py) reads ahead of its wait which experts were chosen.
+    So `_gate_up`, two launches before it or one, must not start its dependents before its own wait,
+    behind which all that chose have ended.
     """
     return not INTERPRETED and os.environ.get(PDL_ENVIRONMENT, "1") != "0"
 

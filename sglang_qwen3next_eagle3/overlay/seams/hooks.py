@@ -92,7 +92,7 @@ class Proved:
             found -= {"cycle"}  # It was made to take from the relay.
         if "cycle" not in found:
             found -= set(WITHIN)
-        return found, proofs.why_not(PROVED, *where)
+        return found, proofs.why_not(PROVED, *where, torch.cuda.get_device_name)
 
 
 def _ranks() -> int:

@@ -9,4 +9,4 @@ from typing import Final
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams.seams import ON
 
-PROVED: Final[tuple[Proof, ...]] = (Proof("0.5.17", (9, 0), 1, ON),)
+PROVED: Final[tuple[Proof, ...]] = (Proof("0.5.17", (9, 0), 1, ON, ("NVIDIA H200",)),)

@@ -229,10 +229,10 @@ def test_the_fast_path_is_on_or_says_why_not(
 @pytest.mark.parametrize(
     ("capability", "words", "said"),
     [
-        ((9, 0), (), "on by default on GPUs of compute capability 9.0"),
+        ((9, 0), (), "on by default on an NVIDIA H200"),
         ((8, 0), (), "off by default: its kernels are for compute capability 9.0"),
         # Of another machine it is not known which GPUs it has.
-        ((8, 0), ("--gpu", "H200"), "on by default on GPUs of compute capability 9.0"),
+        ((8, 0), ("--gpu", "H200"), "on by default on an NVIDIA H200"),
     ],
 )
 def test_what_is_on_by_default_is_asked_of_this_machine(

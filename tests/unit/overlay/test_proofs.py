@@ -41,8 +41,20 @@ def test_names_or_a_reason(
 
 
 def test_where_it_would_be_on() -> None:
-    assert proofs.capabilities(TABLE, "1", 1) == "9.0 or 10.0"
+    assert proofs.places(TABLE, "1", 1) == "GPUs of compute capability 9.0 or 10.0"
+    named = (*TABLE, Proof("1", (9, 0), 1, ("c",), ("NVIDIA X",)))
+    assert proofs.places(named, "1", 1) == "an NVIDIA X or GPUs of compute capability 9.0 or 10.0"
     assert proofs.why_not((), "1", (9, 0), 1) == "not proved yet"
+
+
+def test_a_proof_may_be_of_some_gpus_only() -> None:
+    table = (Proof("1", (9, 0), 1, ("a",), ("NVIDIA H200",)),)
+    where = "1", (9, 0), 1
+    assert proofs.why_not(table, *where) is None
+    assert proofs.why_not(table, *where, lambda: "NVIDIA H200") is None
+    other = proofs.why_not(table, *where, lambda: "NVIDIA H100 80GB HBM3")
+    assert other == "not proved on an NVIDIA H100 80GB HBM3"
+    assert of_fast.PROVED[0].devices == ("NVIDIA H200",), "on which alone servers were run"
 
 
 def test_the_tables_name_what_there_is() -> None:

@@ -104,7 +104,7 @@ def test_auto_is_on_where_it_was_proved_and_nowhere_else(
     table = request.node.callspec.params["proved"]
     if table == "one":
         assert value == {"fast": "auto,head", "seams": "auto"}[switch]
-        assert "on by default on GPUs of compute capability 9.0, as the server's log" in note
+        assert "on by default on GPUs of compute capability 9.0, unless the server's log" in note
         assert f"--no-{switch}" in note
     else:
         # What is said elsewhere would come through, were it not overruled.
@@ -234,10 +234,13 @@ def test_on_a_cpu_nothing_is_said_and_nothing_set(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("capabilities", "said"),
     [
-        ([(9, 0)], "fast path: on by default: dense, moe, gdn, attention, lm_head, head"),
+        ([(9, 0)], "fast path: on by default on GPUs of compute capability 9.0, unless"),
         ([(8, 0)], "off by default: not proved on GPUs of compute capability 8.0"),
-        ([(9, 0), (8, 0)], "on by default on GPUs of compute capability 9.0, as the server's log"),
-        ([], "on by default on GPUs of compute capability 9.0, as the server's log"),
+        (
+            [(9, 0), (8, 0)],
+            "on by default on GPUs of compute capability 9.0, unless the server's log",
+        ),
+        ([], "on by default on GPUs of compute capability 9.0, unless the server's log"),
     ],
 )
 def test_a_launch_looks_at_the_gpus_and_a_dry_run_does_not(

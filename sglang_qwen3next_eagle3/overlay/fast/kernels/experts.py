@@ -172,6 +172,7 @@ def _gate_up(
     LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    # Nothing is started before this wait: `_down` reads ahead of its own what was chosen.
     if PDL:
         gdc_wait()
         if not LATE:
@@ -461,8 +462,8 @@ def experts(
     scales [X, 2 I / 128, D / 128] and [X, D / 128, I / 128], or bf16 without. I may be the shard of
     one rank. add: False leaves the slots' outputs as they are, [T, S, D], for whoever reads them to
     add in fp32 from the first to the last.
-    The launch before the first one must be that of `choose`, or one that waits for it before it
-    starts others: `_down` reads the list ahead of its wait.
+    `_down` reads the list ahead of its wait. That is right because `_gate_up` starts those behind
+    it after its own wait, when whatever wrote the list has ended.
     """
     quantized = w13_scale is not None
     x = routed.codes if quantized else routed.normed
@@ -545,7 +546,7 @@ def experts(
         BLOCK_K=down.block,
         STAGES=down.stages,
         LATE=late,
-        PREFETCH=down.prefetch and quantized and width % 128 == 0,
+        PREFETCH=down.prefetch and quantized and _prefetches(width),
         RENORMALIZE=routing.renormalize,
         BLOCK_S=triton.next_power_of_2(slots),
         num_warps=down.warps,
@@ -566,6 +567,12 @@ def experts(
         **launch_options(),
     )
     return out
+
+
+def _prefetches(width: int) -> bool:
+    """Whether a row of the second product is a power of two of lines, as `tl.arange` wants it."""
+    lines, rest = divmod(width, 128)
+    return rest == 0 and lines > 0 and lines & (lines - 1) == 0
 
 
 def _shared(routed: Routed, w13: torch.Tensor) -> bool:
