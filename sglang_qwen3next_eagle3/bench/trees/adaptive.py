@@ -171,7 +171,7 @@ def _switches(rows: Sequence[Any], caller: Mapping[str, str]) -> dict[str, str]:
 
 def _headless(found: Mapping[str, str]) -> dict[str, str]:
     fast = stages.parse(found["fast"])
-    rest = None if fast is None else Wanted(fast.stages - {"head"})
+    rest = None if fast is None else Wanted(fast.stages - stages.OF_HEAD)
     return {**found, "fast": "off" if rest is None else rest.spelled}
 
 

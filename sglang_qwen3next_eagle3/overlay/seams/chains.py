@@ -5,16 +5,10 @@ again there, and the batch is put back as it was.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
-
-import torch
+from typing import Any
 
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.seams import recording
-
-CHOSEN: Final = "qwen3next_eagle3_chosen"
-"""Of a runner of draft extends: who says what its graph of so many requests has chosen already, the
-likeliest tokens [B, 1] int64 and the hidden states [B, width]."""
 
 
 def draft_extend(original: Callable[..., None], worker: Any, batch: Any, batch_result: Any) -> None:
@@ -42,14 +36,9 @@ def draft_extend(original: Callable[..., None], worker: Any, batch: Any, batch_r
     # From here on nothing that is shared with the scheduler is read.
     variants.host().say_read_done(runner.model_runner, True)
     out = runner.backend.replay(runner._make_graph_key(padded), None)
-    chosen = vars(runner).get(CHOSEN)
-    if chosen is None:
-        left.topk_p, left.topk_index, left.hidden_states = chain_kernels.leave(
-            out.next_token_logits[:rows], out.hidden_states[:rows], batch_result.accept_lens
-        )
-    else:
-        left.topk_index, left.hidden_states = (of[:requests] for of in chosen(padded))
-        left.topk_p = torch.ones_like(left.topk_index, dtype=torch.float32)
+    left.topk_p, left.topk_index, left.hidden_states = chain_kernels.leave(
+        out.next_token_logits[:rows], out.hidden_states[:rows], batch_result.accept_lens
+    )
 
 
 def _extends(worker: Any, batch: Any, result: Any) -> bool:

@@ -28,7 +28,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.requests.penalties import wants_penalties
-from sglang_qwen3next_eagle3.overlay.seams.joining import Joins
+from sglang_qwen3next_eagle3.overlay.seams.joining import Joins, NotJoinable, keep
 from sglang_qwen3next_eagle3.overlay.seams.recording import (
     Graph,
     GraphRecording,
@@ -40,8 +40,11 @@ logger = logging.getLogger(__name__)
 
 _SEEN: Final = 2
 """Cycles of a size that are SGLang's before one is recorded: its kernels are compiled in them."""
-_MOST: Final = 128
+_MOST: Final = 32
 """Sizes, times states of a worker, beyond which no more are recorded: each takes memory."""
+_FLOOR: Final = 2**30
+"""Bytes of the GPU's memory that have to be free before a cycle is recorded. SGLang does not reckon
+with what recordings take, and its next prefill must not be what finds nothing left."""
 _KEPT: Final = 4
 """Cycles of a size whose tokens are kept, so that none waits until the last one's are copied."""
 _TO_HOST: Final = "_qwen3next_eagle3_to_host"
@@ -101,6 +104,7 @@ class CyclePlan:
         self.held: tuple[Any, ...] = ()
         """What the recorded launches read and nobody else may keep."""
         self._runners: list[Callable[[], Any]] = []
+        """Each either a weak reference, or what stands for None."""
         self._result: Any = None
         self._given: list[Any] = [None] * _KEPT
         self.tells: list[Callable[[], None]] = []
@@ -117,6 +121,18 @@ class CyclePlan:
         another lay."""
         held = [runner() for runner in self._runners]
         return len(held) == len(runners) and all(map(operator.is_, held, runners))
+
+    def is_orphaned(self) -> bool:
+        """Whether a runner that it was made of is gone: nobody can ask for it any more."""
+        weak = (runner for runner in self._runners if isinstance(runner, weakref.ref))
+        return any(runner() is None for runner in weak)
+
+    def drop(self) -> None:
+        """It is not run any more. What it gave may still be copied to the host."""
+        self.recording.drop()
+        self._given = [None] * _KEPT
+        self._result, self.held, self.relay = None, (), None
+        self.tells.clear()
 
     def run(self, given: list[torch.Tensor], publish: Callable[[Any], None]) -> Any:
         """One cycle; SGLang's `GenerationBatchResult`."""
@@ -303,6 +319,8 @@ class Cycles:
     def _plan(self, original: Callable[..., Any], worker: Any, batch: Any) -> CyclePlan | None:
         """What to run for a plain batch, recorded now if it is time to; None: it is SGLang's."""
         key = self._key(worker, batch)
+        if key not in self._plans:
+            self._forget(CyclePlan.is_orphaned)
         plan = self._found(key, worker)
         if isinstance(plan, int):
             if plan < _SEEN or len(self._recorded()) >= _MOST:
@@ -343,6 +361,33 @@ class Cycles:
             del self._plans[key]
             return 0
         return plan
+
+    def _forget(self, which: Callable[[CyclePlan], bool]) -> None:
+        """Recordings that hold memory for nothing."""
+        known = self._plans.items()
+        gone = [key for key, plan in known if isinstance(plan, CyclePlan) and which(plan)]
+        if not gone:
+            return
+        if self._device == "cuda":
+            # What they launched last may still run.
+            torch.cuda.synchronize()
+        self._left = None
+        for key in gone:
+            plan = self._plans.pop(key)
+            assert isinstance(plan, CyclePlan)
+            plan.drop()
+        if not self._recorded():
+            # A pool that no graph holds any more cannot be captured into again.
+            self._pool = None
+
+    def capture(
+        self, original: Callable[..., Any], backend: Any, shape_key: Any, *args: Any, **of: Any
+    ) -> Any:
+        """Around the capture of one of SGLang's graphs: it is kept. Where cycles are recorded
+        already, SGLang captures anew, and their copies would hold the old graphs' memory."""
+        self._forget(lambda plan: True)
+        self._plans.clear()
+        return keep(original, backend, shape_key, *args, **of)
 
     def _recorded(self) -> list[CyclePlan]:
         return [plan for plan in self._plans.values() if isinstance(plan, CyclePlan)]
@@ -413,7 +458,7 @@ class Cycles:
         kind = "" if batch.sampling_info.is_all_greedy else "sampled "
         spec, collects = batch.spec_info, gc.isenabled()
         before, spec_before = dict(vars(batch)), dict(vars(spec))
-        recording = None
+        recording, free = None, None
         gc.disable()
         try:
             reason = _hindrance(worker)
@@ -423,6 +468,12 @@ class Cycles:
             _track(batch)
             # What is tracked is an input: it stays when the rest is put back.
             before["mamba_track_indices"] = batch.mamba_track_indices
+            free = _free(self._device)
+            if free is not None and free < _FLOOR:
+                raise NotRecordable(
+                    f"{free / 2**30:.1f} GiB of the GPU's memory are free, and "
+                    f"{_FLOOR / 2**30:.0f} have to be"
+                )
             relay = self._relay if self._relayed and _holds_all(self._relay) else None
             if self._pool is None and self._device == "cuda":
                 self._pool = torch.cuda.graph_pool_handle()
@@ -449,7 +500,7 @@ class Cycles:
             if not self._recorded():
                 # A pool that no graph holds any more cannot be captured into again.
                 self._pool = None
-            if self._joins is not None and not isinstance(error, NotRecordable):
+            if self._joins is not None and isinstance(error, NotJoinable):
                 # The next one of this size is recorded as several graphs.
                 self._joins = None
                 self._say(f"cycles are several graphs instead of one: {_said(error)}")
@@ -468,11 +519,14 @@ class Cycles:
             vars(spec).update(spec_before)
             if collects:
                 gc.enable()
+        left = _free(self._device)
+        taken = "" if free is None or left is None else f", {(free - left) / 2**20:.0f} MiB"
         logger.info(
-            "sglang-qwen3next-eagle3: cycles of %d %srequests are recorded: %d steps",
+            "sglang-qwen3next-eagle3: cycles of %d %srequests are recorded: %d steps%s",
             size,
             kind,
             len(recording.steps),
+            taken,
         )
         return plan
 
@@ -512,6 +566,11 @@ class Cycles:
         if why not in self._said:
             self._said.add(why)
             logger.warning("sglang-qwen3next-eagle3: %s", why)
+
+
+def _free(device: str) -> int | None:
+    """Bytes of the GPU's memory that nobody has; None of another device."""
+    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else None
 
 
 def _said(error: BaseException) -> str:

@@ -194,7 +194,7 @@ def _in_order(seams: frozenset[Seam]) -> Iterator[Seam]:
 
 def _cycle_hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
     from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, copy_to_cpu, prepare_tracking
-    from sglang_qwen3next_eagle3.overlay.seams.joining import Joins, keep
+    from sglang_qwen3next_eagle3.overlay.seams.joining import Joins
 
     relayed = "relay" in wanted
     cycles = Cycles(relayed=relayed, sampled="sampled" in wanted, joins=Joins())
@@ -205,7 +205,11 @@ def _cycle_hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
     return (
         Hook(CYCLE, cycles.around, "A plain batch's cycle is handed over as it was recorded."),
         Hook(REPLAY, cycles.replay, "A graph of SGLang's is a step of what is recorded."),
-        Hook(CAPTURE, keep, "A graph of SGLang's is kept, to be a part of a recorded cycle's."),
+        Hook(
+            CAPTURE,
+            cycles.capture,
+            "A graph of SGLang's is kept, to be a part of a recorded cycle's.",
+        ),
         Hook(TRACKING, prepare_tracking, "A recorded cycle was told what is tracked."),
         Hook(TO_HOST, copy_to_cpu, "What a recorded cycle gave is copied at once."),
         *(relay if relayed else ()),

@@ -5,9 +5,12 @@ torch drops it once it can be launched, unless it is told to keep it. A copy use
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
+
+_OF_MORE: Final = (2, 901)
+"""No memory, and a capture that something before has broken off: no matter of parts."""
 
 
 class NotJoinable(RuntimeError):
@@ -52,7 +55,8 @@ class Joins:
 def _done(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     error, *rest = answer
     if int(error) != 0:
-        raise NotJoinable(f"CUDA refuses: {getattr(error, 'name', error)}")
+        said = f"CUDA refuses: {getattr(error, 'name', error)}"
+        raise RuntimeError(said) if int(error) in _OF_MORE else NotJoinable(said)
     return tuple(rest)
 
 

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF, JOINED
+from sglang_qwen3next_eagle3.overlay.seams.joining import NotJoinable
 
 Step = Callable[[], object]
 Graph = Callable[[], Any]
@@ -110,6 +111,12 @@ class GraphRecording:
             self._parts.clear()
             self._leave()
 
+    def drop(self) -> None:
+        """It is not run any more: what it holds is let go."""
+        self.steps.clear()
+        self._parts.clear()
+        self._feeds.clear()
+
     def _leave_pool(self) -> None:
         """Memory is allocated where it was before; where it is already, nothing happens."""
         with suppress(AttributeError, RuntimeError):
@@ -161,7 +168,12 @@ class GraphRecording:
         graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
 
     def _end_graph(self) -> None:
-        self._open.capture_end()
+        try:
+            self._open.capture_end()
+        except RuntimeError as error:
+            if getattr(self._open, GRAPH_OF, "") != JOINED or _is_of_more(error):
+                raise
+            raise NotJoinable(str(error)) from error
         self.steps.append(self._open.replay)
         self._open = None
 
@@ -170,6 +182,14 @@ class GraphRecording:
         if self in _current:
             _current.remove(self)
             self._guard.__exit__(None, None, None)
+
+
+def _is_of_more(error: RuntimeError) -> bool:
+    """Whether a capture with parts would have failed without them as well."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in said for words in ("out of memory", "previous error during capture")
+    )
 
 
 _current: list[GraphRecording] = []

@@ -184,8 +184,9 @@ def test_what_servers_came_to_serve_with_counts() -> None:
         )
         return asked.model_copy(update={"configurations": rows})
 
-    found = adaptive.of_result(served("on", "on,head"))
-    assert {key: found[key] for key in ("fast", "seams")} == {"fast": "on,head", "seams": "on"}
+    for theirs in ("on,head", "on,head_w8"):
+        found = adaptive.of_result(served("on", theirs))
+        assert {key: found[key] for key in ("fast", "seams")} == {"fast": theirs, "seams": "on"}
     assert adaptive.of_result(served("off", "off"))["fast"] == "off"
     with pytest.raises(UserError, match="none was measured with fast off, .* with fast on,head"):
         adaptive.of_result(served("off", "on,head"))

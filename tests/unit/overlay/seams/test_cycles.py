@@ -166,6 +166,78 @@ def test_graphs_become_one(
         assert not caplog.records
 
 
+class NeverEnds(OpGraph):
+    """Its capture breaks, and is over."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__()
+        self._why, self._ended = said, False
+
+    def capture_end(self) -> None:
+        if not self._ended:
+            super().capture_end()
+        self._ended = True
+        raise RuntimeError(self._why)
+
+
+@pytest.mark.parametrize("fails", ["within", "at its end"])
+def test_an_error_at_one_size_leaves_that_size_to_sglang(
+    cycles: Cycles, fails: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are recorded as ever, in one piece."""
+    breaks = False
+
+    def graph() -> OpGraph:
+        ends = breaks and fails == "at its end"
+        return NeverEnds("CUDA error: out of memory") if ends else OpGraph()
+
+    joins: Any = FakeJoins()
+    recorded = Cycles(graph, "cpu", joins=joins)
+    worker = Worker(recorded)
+
+    def cycle(of: Any, batch: Any, **kwargs: Any) -> Any:
+        if breaks and recording.current() is not None and fails == "within":
+            raise RuntimeError("out of memory")
+        return worker.cycle(of, batch, **kwargs)
+
+    for size in (1, 2, 3):
+        breaks = size == 2
+        for turn in range(5):
+            lens, stock = Published(), Published()
+            found = recorded.around(cycle, worker, batch_of(size, turn), on_publish=lens)
+            breaks, before = False, breaks
+            expected = worker.cycle(worker, batch_of(size, turn), stock)
+            breaks = before
+            for one, other in zip(values(found, lens), values(expected, stock), strict=True):
+                assert torch.equal(one, other), (size, turn)
+    assert [plan.requests for plan in recorded._recorded()] == [1, 3]
+    assert {len(plan.recording.steps) for plan in recorded._recorded()} == {3}
+    (line,) = [it.message for it in caplog.records if it.levelname == "WARNING"]
+    assert "cycles of 2 requests stay SGLang's: RuntimeError: " in line
+
+
+@pytest.mark.parametrize(
+    ("said", "parts", "kind"),
+    [
+        ("CUDA error: invalid argument", True, NotJoinable),
+        ("CUDA error: invalid argument", False, RuntimeError),
+        ("CUDA error: out of memory", True, RuntimeError),
+        ("operation failed due to a previous error during capture", True, RuntimeError),
+    ],
+)
+def test_a_capture_with_parts_that_does_not_end(said: str, parts: bool, kind: type) -> None:
+    joins: Any = FakeJoins()
+    recorded = GraphRecording(lambda: NeverEnds(said), None, "cpu", joins)
+    recorded.begin()
+    if parts:
+        recorded.replay(SimpleNamespace(replay=lambda: None))
+    with pytest.raises(RuntimeError) as error:
+        recorded.end()
+    assert type(error.value) is kind
+    recorded.abandon()
+    assert recording.current() is None
+
+
 def test_graphs_beside_what_the_host_does_become_fewer(cycles: Cycles) -> None:
     """Without the relay in it, the lengths are published in the middle."""
     joins: Any = FakeJoins()
@@ -435,6 +507,91 @@ def test_a_recording_goes_with_the_graphs_it_was_made_of(cycles: Cycles) -> None
     cycles.around(worker.cycle, worker, batch_of(2, 5), on_publish=lambda lens: None)
     assert worker.said == 4
     assert cycles._plans[key] == 1
+
+
+class Runner:
+    """As SGLang's: it may go."""
+
+
+def _captured_anew(worker: Worker) -> None:
+    draft = worker.draft_worker
+    draft.cuda_graph_runner = None  # as where there is one step
+    draft.cuda_graph_runner_for_draft_extend = Runner()
+    worker.target_worker.model_runner.decode_cuda_graph_runner = Runner()
+
+
+def test_recordings_whose_graphs_are_gone_are_dropped(cycles: Cycles) -> None:
+    worker = Worker(cycles)
+    _captured_anew(worker)
+    held = worker.draft_worker.cuda_graph_runner_for_draft_extend
+    for size in (1, 2, 3):
+        for turn in range(4):
+            cycles.around(worker.cycle, worker, batch_of(size, turn), on_publish=lambda lens: None)
+    first = cycles._recorded()
+    assert len(first) == 3
+    given = first[0].fresh()
+    _captured_anew(worker)
+    # Another state of a worker: its runners are there, whoever is asked for at the moment.
+    worker.target_worker.model_runner.decode_cuda_graph_runner = Runner()
+    del held
+    cycles.around(worker.cycle, worker, batch_of(2, 9), on_publish=lambda lens: None)
+    assert cycles._recorded() == []
+    assert all(plan.recording.steps == [] for plan in first)
+    ids, lens = vars(given)[under_test._TO_HOST]()
+    assert ids.shape[0] == N * lens.shape[0], "what it gave is still copied"
+    for turn in range(4):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    assert len(cycles._recorded()) == 1
+
+
+def test_recordings_of_another_state_of_the_worker_stay(cycles: Cycles) -> None:
+    worker, kept = Worker(cycles), []
+    for size in (1, 2):
+        _captured_anew(worker)
+        kept.append(under_test._runners_of(worker))
+        for turn in range(4):
+            cycles.around(worker.cycle, worker, batch_of(size, turn), on_publish=lambda lens: None)
+    assert [plan.requests for plan in cycles._recorded()] == [1, 2]
+
+
+def test_before_sglang_captures_anew_all_recordings_are_dropped(cycles: Cycles) -> None:
+    worker = Worker(cycles)
+    for turn in range(4):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    assert len(cycles._recorded()) == 1
+    seen: list[int] = []
+    backend = SimpleNamespace(_graphs={})
+
+    def capture_one(backend: Any, shape_key: str) -> None:
+        seen.append(len(cycles._plans))
+
+    cycles.capture(capture_one, backend, "4")
+    assert seen == [0]
+    for turn in range(4):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    assert len(cycles._recorded()) == 1
+
+
+@pytest.mark.parametrize("free", [2**30 - 1, 2**31])
+def test_nothing_is_recorded_where_little_memory_is_left(
+    cycles: Cycles,
+    free: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = iter([free, free - 17 * 2**20])
+    monkeypatch.setattr(under_test, "_free", lambda device: next(told))
+    caplog.set_level("INFO")
+    worker = Worker(cycles)
+    for turn in range(5):
+        cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
+    (line,) = [record.message for record in caplog.records]
+    if free < 2**30:
+        assert worker.said == 5
+        assert "stay SGLang's: NotRecordable: 1.0 GiB of the GPU's memory are free" in line
+    else:
+        assert worker.said == 3
+        assert line.endswith("cycles of 2 requests are recorded: 8 steps, 17 MiB")
 
 
 def test_sizes_that_came_once_leave_room_for_those_that_come_often(
