@@ -11,8 +11,11 @@ under load the shares of equal answers of the two servers stand beside each othe
 where that with seams is below the other by more than chance makes it. An answer that is wrong on
 both servers alike is SGLang's, or what the overlay makes of requests, and none of the seams: it is
 named, and no failure of theirs. Of sampled answers some are
-drawn among one token: these are greedy ones, and count as such. At the end all is asked one at a
-time again. A table is printed last, and soak.json has the same.
+drawn among one token: these are greedy ones, and count as such. Then some long greedy ones come
+together and with nothing beside them, so that cycles of several requests are recorded, too. At the
+end all is asked one at a time again. Where `cycle` is among the seams the soak has failed, too, if
+the log does not say that cycles of one request and of several were recorded, or says that any were
+not. A table is printed last, and soak.json has the same.
 
 It ends by itself at --seconds. `--profile demo` is for a CPU, where seams are left to SGLang
 (answers do not depend on the batch there, so all of them must be equal under load, too).
@@ -25,6 +28,7 @@ import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -57,6 +61,10 @@ SAME: Final = ("greedy", "grammar", "logprobs", "penalties", "one of one")
 """Kinds whose answer is known beforehand."""
 GRAMMAR: Final = "(yes|no), because [a-z ]{1,40}"
 PATIENCE: Final = 120.0
+TOGETHER: Final = 4
+"""Greedy requests, without anything else beside them, that come at once."""
+_RECORDED: Final = re.compile(r"cycles of (\d+) (?:sampled )?requests are recorded: (\d+) steps")
+_NOT_RECORDED: Final = ("stay SGLang's", "no cycles are recorded", "several graphs")
 LEFT_AFTER: Final = 0.4
 """Seconds after which a client is gone that has seen nothing of its answer."""
 _TASKS = ("Write a class for {}.", "Explain {}.", "Sort {} by its values.", "Test {}.")
@@ -166,6 +174,25 @@ class Asking:
             return "sampled" if said else "wrong: sampled: nothing"
         return "equal" if said == self.known[number] else "another text"
 
+    def together(self) -> int:
+        """How many of TOGETHER long greedy ones were answered in full."""
+        greedy = [number for number, kind in enumerate(KINDS) if kind == "greedy"][:TOGETHER]
+
+        def one(number: int) -> bool:
+            asked = body(number, self._longest)
+            asked["sampling_params"] |= {"max_new_tokens": 300, "ignore_eos": True}
+            try:
+                reply = self._client.post(
+                    f"{self.url}/generate", json=asked, timeout=self.patience()
+                )
+                reply.raise_for_status()
+            except httpx.HTTPError:
+                return False
+            return bool(reply.json()["meta_info"]["completion_tokens"] == 300)
+
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            return sum(pool.map(one, greedy))
+
     def _broken_off(self, number: int, name: str, *, abort: bool) -> str:
         asked = body(number, self._longest) | {"stream": True, "rid": name}
         with self._client.stream(
@@ -233,6 +260,8 @@ def measure(
     for name, one in asking.items():
         found[name]["load"] = one.load(arguments.requests, arguments.distinct)
     for name, one in asking.items():
+        found[name]["together"] = one.together()
+    for name, one in asking.items():
         answers = one.whole(numbers)
         same = sum(answers[number] == asking["off"].known[number] for number in numbers)
         found[name]["alone, afterwards"] = same
@@ -279,9 +308,23 @@ def alike(found: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def wrong(found: dict[str, Any], requests: int, exact: bool) -> list[str]:
+def unrecorded(said: Sequence[str], joined: bool) -> list[str]:
+    """Which cycles a server should have recorded and has not, by its log. joined: a recorded cycle
+    is one launch."""
+    reasons = [f"on: {line}" for line in said if any(words in line for words in _NOT_RECORDED)]
+    steps = [(int(size), int(count)) for line in said for size, count in _RECORDED.findall(line)]
+    if not any(size == 1 for size, _ in steps):
+        reasons.append("on: no cycle of one request was recorded")
+    if not any(size > 1 for size, _ in steps):
+        reasons.append("on: no cycle of several requests was recorded")
+    if joined:
+        reasons += [f"on: {count} launches a cycle of {size}" for size, count in steps if count > 1]
+    return reasons
+
+
+def wrong(found: dict[str, Any], requests: int, exact: bool, seams: str = "") -> list[str]:
     """Why the soak has failed; empty where it has not. exact: also under load all must be equal,
-    and nothing wrong."""
+    and nothing wrong. seams: what the log of "on" has to tell of."""
     reasons = []
     of_both = {} if exact else alike(found)
     for name, figures in found.items():
@@ -300,6 +343,11 @@ def wrong(found: dict[str, Any], requests: int, exact: bool) -> list[str]:
             reasons += [] if figures["retracted"] else [f"{name}: nothing was retracted"]
         if figures["tracebacks"]:
             reasons.append(f"{name}: {figures['tracebacks']} tracebacks in its log")
+        if (answered := figures.get("together", TOGETHER)) != TOGETHER:
+            reasons.append(f"{name}: {answered} of {TOGETHER} together")
+    words = seams.split(",")
+    if "cycle" in words and "on" in found:
+        reasons += unrecorded(found["on"].get("said", ()), joined="relay" in words)
     return [*reasons, *filter(None, [fewer(found)])]
 
 
@@ -373,7 +421,9 @@ def main() -> int:
     found: dict[str, Any] = {}
     try:
         soak(arguments, Limit(arguments.seconds), found)
-        reasons = wrong(found, arguments.requests, exact=arguments.profile == "demo")
+        # On a CPU seams are left to SGLang.
+        cpu = arguments.profile == "demo"
+        reasons = wrong(found, arguments.requests, cpu, "" if cpu else arguments.seams)
     except (ServerFailed, httpx.HTTPError, ValueError) as error:
         reasons = [f"{type(error).__name__}: {error}"]
     of_both = alike(found)

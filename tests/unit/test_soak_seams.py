@@ -67,6 +67,44 @@ def test_what_is_wrong_on_both_alike_is_named_and_no_fault_of_seams(
     assert len(wrong(lost, 200, exact=False)) == 2
 
 
+SEAMS = "cycle,requests,relay"
+ONE = "cycles of 1 requests are recorded: 1 steps, 17 MiB"
+FOUR = "cycles of 4 requests are recorded: 1 steps, 19 MiB"
+STAYS = "cycles of 3 requests stay SGLang's: RuntimeError: out of memory (at a.py:1)"
+SEVERAL = "cycles are several graphs instead of one: NotJoinable: CUDA refuses: no"
+NONE = "no cycles are recorded: they are not with DP attention"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ([ONE, FOUR], []),
+        ([ONE], ["no cycle of several requests was recorded"]),
+        ([FOUR], ["no cycle of one request was recorded"]),
+        ([ONE, FOUR, STAYS], [STAYS]),
+        ([ONE, FOUR, SEVERAL], [SEVERAL]),
+        ([ONE, FOUR.replace(": 1 steps", ": 8 steps")], ["8 launches a cycle of 4"]),
+        (
+            [NONE],
+            [
+                NONE,
+                "no cycle of one request was recorded",
+                "no cycle of several requests was recorded",
+            ],
+        ),
+    ],
+)
+def test_what_is_under_proof_has_run(said: list[str], why: list[str]) -> None:
+    found = {"off": server(120), "on": {**server(120), "said": said}}
+    assert wrong(found, 200, exact=False, seams=SEAMS) == [f"on: {each}" for each in why]
+    assert wrong(found, 200, exact=False, seams="requests,relay") == []
+
+
+def test_of_the_other_side_nothing_is_recorded_and_all_is_answered() -> None:
+    found = {"off": {**server(120), "together": 3}, "on": {**server(120), "together": 4}}
+    assert wrong(found, 200, exact=False) == ["off: 3 of 4 together"]
+
+
 def test_of_what_is_sampled_some_is_known_beforehand() -> None:
     number = KINDS.index("one of one")
     sampling = body(number, 96)["sampling_params"]
