@@ -28,28 +28,38 @@ class Joins:
         """
         try:
             from cuda.bindings import runtime
-
+        except ImportError as error:
+            raise NotJoinable(f"cuda-bindings is not there: {error}") from None
+        try:
             raw = runtime.cudaGraph_t(graph.raw_cuda_graph())
-        except (ImportError, RuntimeError, AttributeError) as error:
+        except (RuntimeError, AttributeError) as error:
             raise NotJoinable(f"a graph was not kept: {str(error).partition(chr(10))[0]}") from None
-        stream = runtime.cudaStream_t(torch.cuda.current_stream().cuda_stream)
-        _, _, whole, before, *_ = _done(runtime.cudaStreamGetCaptureInfo(stream))
-        # What comes before is over when a child begins, however it was launched.
-        (node,) = _done(
-            runtime.cudaGraphAddChildGraphNode(whole, before or None, len(before or ()), raw)
-        )
-        replaces = runtime.cudaStreamUpdateCaptureDependenciesFlags
-        _done(
-            runtime.cudaStreamUpdateCaptureDependencies(
-                stream, [node], None, 1, int(replaces.cudaStreamSetCaptureDependencies)
-            )
-        )
+        try:
+            _add(runtime, raw)
+        except (TypeError, AttributeError) as error:
+            raise NotJoinable(f"cuda-bindings is not of CUDA 13: {error}") from None
 
     def mark(self) -> Any:
         """An event that each launch of what is captured records at this place."""
         event = torch.cuda.Event(external=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
+
+
+def _add(runtime: Any, raw: Any) -> None:
+    """A graph behind what the current stream has captured. `runtime` is that of cuda-bindings."""
+    stream = runtime.cudaStream_t(torch.cuda.current_stream().cuda_stream)
+    _, _, whole, before, *_ = _done(runtime.cudaStreamGetCaptureInfo(stream))
+    # What comes before is over when a child begins, however it was launched.
+    (node,) = _done(
+        runtime.cudaGraphAddChildGraphNode(whole, before or None, len(before or ()), raw)
+    )
+    replaces = runtime.cudaStreamUpdateCaptureDependenciesFlags
+    _done(
+        runtime.cudaStreamUpdateCaptureDependencies(
+            stream, [node], None, 1, int(replaces.cudaStreamSetCaptureDependencies)
+        )
+    )
 
 
 def _done(answer: tuple[Any, ...]) -> tuple[Any, ...]:

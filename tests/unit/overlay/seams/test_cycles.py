@@ -304,6 +304,23 @@ def test_what_cannot_be_a_part_is_told(why: str, monkeypatch: pytest.MonkeyPatch
         joining.Joins().child(SimpleNamespace(raw_cuda_graph=raw))
 
 
+@pytest.mark.parametrize(
+    ("bindings", "why"),
+    [
+        (None, "cuda-bindings is not there"),
+        (SimpleNamespace(cudaGraph_t=int), "cuda-bindings is not of CUDA 13: .*cudaStream_t"),
+    ],
+)
+def test_bindings_that_do_not_fit_are_told(
+    bindings: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = None if bindings is None else SimpleNamespace(runtime=bindings)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", module)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    with pytest.raises(NotJoinable, match=why):
+        joining.Joins().child(SimpleNamespace(raw_cuda_graph=lambda: 0))
+
+
 def test_what_a_recorded_cycle_gave_is_copied_at_once(cycles: Cycles) -> None:
     worker = Worker(cycles)
     results = [
