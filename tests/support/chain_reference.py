@@ -33,6 +33,20 @@ def compare(device: str, batches: tuple[int, ...], vocabulary: int, width: int) 
     return cases
 
 
+def compare_long(device: str) -> int:
+    """The same of what a draft extend reads, where a program goes over several parts of a request's
+    keys, and where the batch is larger than the smallest vector over it."""
+    chance = torch.Generator().manual_seed(6)
+    lengths = ([4097, 40_000], [4096, 1], [1 + 31 * n for n in range(65)])
+    for told in lengths:
+        batch = len(told)
+        context = max(told) + 9
+        made = _made(batch, 4, batch + 1, torch.float32, 50, 48, chance, device, context)
+        made.seq_lens = torch.tensor(told, device=device)
+        _compare_prepare(made)
+    return len(lengths)
+
+
 def _made(
     batch: int,
     nodes: int,
@@ -42,6 +56,7 @@ def _made(
     width: int,
     chance: torch.Generator,
     device: str,
+    context: int = CONTEXT,
 ) -> Any:
     rows = batch * nodes
     # Few values: many of them are the largest.
@@ -60,9 +75,9 @@ def _made(
         "hidden": torch.randn(rows, width, generator=chance).bfloat16(),
         "tokens": torch.randint(vocabulary, (rows,), generator=chance).int(),
         "slots": torch.randint(9000, (rows,), generator=chance),
-        "seq_lens": torch.randint(1, CONTEXT - 9, (batch,), generator=chance),
+        "seq_lens": torch.randint(1, context - 9, (batch,), generator=chance),
         "requests": torch.randperm(POOL, generator=chance)[:batch],
-        "table": torch.randint(9000, (POOL, CONTEXT), generator=chance).int(),
+        "table": torch.randint(9000, (POOL, context), generator=chance).int(),
     }  # fmt: skip
     on_device = {name: tensor.to(device) for name, tensor in made.items()}
     return SimpleNamespace(batch=batch, nodes=nodes, padded=padded, **on_device)
@@ -136,7 +151,7 @@ def _compare_prepare(of: Any) -> None:
         backend = SimpleNamespace(
             req_to_token=of.table, qo_indptr=places(of.padded + 3, torch.int32),
             kv_indptr=places(of.padded + 3, torch.int32),
-            cuda_graph_kv_indices=places(of.batch * CONTEXT),
+            cuda_graph_kv_indices=places(of.batch * of.table.shape[1]),
         )  # fmt: skip
         return buffers, backend
 
