@@ -167,15 +167,19 @@ def weight_of(module: Any, stage: Stage) -> tuple[torch.Tensor, torch.Tensor | N
     """`block_scaled` of a linear layer. Raises Unsupported, also if it has a bias."""
     if getattr(module, "bias", None) is not None:
         raise Unsupported(stage, "a projection has a bias")
-    return block_scaled(module.weight.data, getattr(module, "weight_scale_inv", None), stage)
+    weight = getattr(module, "weight", None)
+    return block_scaled(weight, getattr(module, "weight_scale_inv", None), stage)
 
 
 def block_scaled(
-    weight: torch.Tensor, scale: torch.Tensor | None, stage: Stage
+    weight: torch.Tensor | None, scale: torch.Tensor | None, stage: Stage
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """A weight [..., N, K] in e4m3 with its fp32 scales [..., N / 128, K / 128], or in bf16 and
-    None, checked. Raises Unsupported.
+    None, checked. Raises Unsupported, also where there is none, as with other quantizations.
     """
+    if not isinstance(weight, torch.Tensor):
+        raise Unsupported(stage, "a layer has no weights in bfloat16 or FP8")
+    weight = weight.data
     if weight.dtype == torch.bfloat16 and weight.is_contiguous():
         return weight, None
     if weight.dtype != torch.float8_e4m3fn or scale is None or scale.dtype != torch.float32:

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
-from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadPass
-from sglang_qwen3next_eagle3.overlay.fast.made_up import LENGTHS
+from sglang_qwen3next_eagle3.overlay.fast.made_up import draft_room, fitting
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation, Tensors, compared, probe_step
 
 
@@ -97,8 +95,7 @@ def _compare(
 def made_up_places(worker: Any, nodes: int) -> Iterator[Places]:
     """Places for made-up requests; pools and tables are afterwards as before."""
     runner = worker.draft_runner
-    most = min(runner.req_to_token_pool.size, len(LENGTHS), ROWS["head"], MAX_ROWS // nodes)
-    lengths = list(LENGTHS[:most])
+    lengths = fitting(draft_room(runner), nodes)
     width = max(lengths) + nodes
     device = runner.device
     used = torch.arange(1, 1 + len(lengths) * width, device=device).view(len(lengths), width)

@@ -89,7 +89,7 @@ class Experts:
         self.router = block.gate.weight.data
         self.shared_gate = block.shared_expert_gate.weight.data
         self.top_k, self.renormalize = config.top_k, bool(config.renormalize)
-        up, down = experts.w13_weight.data, experts.w2_weight.data
+        up, down = (getattr(experts, name, None) for name in ("w13_weight", "w2_weight"))
         self.up = block_scaled(up, getattr(experts, "w13_weight_scale_inv", None), "moe")
         self.down = block_scaled(down, getattr(experts, "w2_weight_scale_inv", None), "moe")
         self.quantized = self.up[1] is not None

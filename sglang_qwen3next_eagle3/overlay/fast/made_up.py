@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,10 +15,58 @@ LENGTHS = (133, 64)
 """Tokens in the cache of the requests that are made up: odd, and a boundary of blocks."""
 
 
-def fitting(room: int, nodes: int | None) -> list[int]:
-    """The lengths of the requests that are made up: as many as there is room for in the pool and,
-    each of `nodes` draft tokens, in the kernels of few rows; one at least."""
-    return list(LENGTHS[: max(1, min(room, len(LENGTHS), MAX_ROWS // (nodes or 1)))])
+class Room(NamedTuple):
+    """What a server's pools have room for: requests, places in the KV cache (of which the first is
+    nobody's), and tokens of a request."""
+
+    requests: int
+    places: int
+    width: int
+
+
+def target_room(runner: Any) -> Room:
+    """Of a target's `ModelRunner`."""
+    full = next(layer for layer in runner.model.model.layers if not hasattr(layer, "linear_attn"))
+    pool = runner.attn_backend.linear_attn_backend.req_to_token_pool
+    room = _room(runner, full.layer_id)
+    # As in the KV cache, the first is nobody's.
+    states = pool.mamba_pool.mamba_cache.temporal.shape[1] - 1
+    return room._replace(requests=min(room.requests, states))
+
+
+def draft_room(runner: Any) -> Room:
+    """Of the `ModelRunner` of an EAGLE3 head."""
+    return _room(runner, runner.model.model.layers[0].self_attn.attn.layer_id)
+
+
+def _room(runner: Any, layer_id: int) -> Room:
+    pool = runner.req_to_token_pool
+    places = runner.token_to_kv_pool.get_kv_buffer(layer_id)[0].shape[0]
+    return Room(min(pool.size, pool.req_to_token.shape[0]), places, pool.req_to_token.shape[1])
+
+
+def fitting(
+    room: Room, nodes: int | None, rows: int = MAX_ROWS, requests: int = len(LENGTHS)
+) -> list[int]:
+    """The lengths of the requests that are made up, each of `nodes` draft tokens: `requests`, or as
+    many as there is room for in the pools and in kernels of so many rows, and shorter where the
+    pools are small. Empty where not even one has room."""
+    new = nodes or 1
+    for count in range(min(requests, room.requests, max(1, rows // new)), 0, -1):
+        longest = min(room.width, (room.places - 1) // count) - new
+        if longest >= 1:
+            return [min(LENGTHS[one % len(LENGTHS)], longest) for one in range(count)]
+    return []
+
+
+def no_room(room: Room, nodes: int | None) -> str | None:
+    """Why nothing can be made up there, or None."""
+    if fitting(room, nodes):
+        return None
+    return (
+        f"its check has no room: {room.requests} requests of {room.width} tokens, "
+        f"{room.places - 1} places in the KV cache"
+    )
 
 
 def draft_tokens(runner: Any) -> int | None:
@@ -85,7 +133,7 @@ def made_up(path: FastPath, runner: Any) -> Iterator[tuple[SmallPass, States]]:
     arguments = variants.arguments_of(runner)
     nodes = draft_tokens(runner)
     tree = bool(nodes) and (arguments.speculative_eagle_topk or 1) > 1
-    lengths = fitting(runner.req_to_token_pool.size, nodes)
+    lengths = fitting(target_room(runner), nodes)
     pool = backend.linear_attn_backend.req_to_token_pool
     kv = [
         cache

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +26,12 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastGdnLayer,
     FastLayer,
 )
-from sglang_qwen3next_eagle3.overlay.fast.made_up import draft_tokens
+from sglang_qwen3next_eagle3.overlay.fast.made_up import (
+    draft_room,
+    draft_tokens,
+    no_room,
+    target_room,
+)
 from sglang_qwen3next_eagle3.overlay.fast.room import captured_rows, too_little
 from sglang_qwen3next_eagle3.overlay.fast.stages import NAMED, OF_HEAD, PATH, Stage, Wanted
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
@@ -43,23 +49,57 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         SystemExit: it is required, and it or one of its stages cannot be had.
         RuntimeError: with several ranks, the check failed on this one.
     """
+    try:
+        return _prepare(runner, wanted)
+    except Exception as error:
+        _survived(error, wanted, "off")
+        return None
+
+
+def _survived(error: Exception, wanted: Wanted, what: str) -> None:
+    """Who did not ask for ours has stock's, whatever is wrong with ours; on several ranks the
+    others may be in sums that this one has left."""
+    if not wanted.auto or ranks.several():
+        raise error
+    _say(wanted, "%s %s: %s", PREFIX, what, ranks.told(error))
+
+
+def _conditions(
+    owner: Any, wanted: Wanted, config: Any, further: Callable[[], str | None]
+) -> tuple[Wanted, str | None]:
+    """What is left of what is wanted of a runner or a worker, and why nothing can be had, on any
+    rank. What was proved comes first: of a server that `auto` leaves alone nothing else is read."""
+    reason: str | None
+    try:
+        arguments = variants.arguments_of(owner)
+        if (reason := conditions.of_device(str(owner.device))) is None:
+            wanted, reason = conditions.of_proofs(wanted, arguments, config())
+        reason = reason or conditions.of_server(arguments) or further()
+    except Exception as error:
+        if not wanted.auto:
+            logger.exception("%s: its conditions cannot be told", PREFIX)
+        reason = ranks.told(error)
+    return wanted, ranks.first_reason(reason)
+
+
+def _prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     started = time.monotonic()
-    reason = (
-        conditions.of_device(str(runner.device))
-        or conditions.of_server(variants.arguments_of(runner))
-        or conditions.of_runner(runner)
-        or _too_many((draft_tokens(runner) or 1), most_rows())
+    quiet = wanted.auto
+    wanted, reason = _conditions(
+        runner,
+        wanted,
+        lambda: runner.model.config,
+        lambda: (
+            conditions.of_runner(runner)
+            or _too_many((draft_tokens(runner) or 1), most_rows())
+            or no_room(target_room(runner), draft_tokens(runner))
+            or (_without_room(runner) if quiet else None)
+        ),
     )
-    if reason is None:
-        wanted, reason = conditions.of_proofs(
-            wanted, variants.arguments_of(runner), runner.model.config
-        )
-    if reason is None and wanted.auto:
-        reason = ranks.first_reason(_without_room(runner))
     path: FastPath
     off: list[selfcheck.Deviation]
     if reason is None:
-        path, reason = ranks.first_failure(lambda: _unchecked(runner, wanted))
+        path, reason = ranks.first_failure(lambda: _unchecked(runner, wanted), quiet)
     if reason is None and "allreduce" in wanted.stages:
         if (without := _no_sums(wanted)) is None:
             _open_peers(path, runner)
@@ -69,7 +109,7 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         # No way back to stock where it raises: the others are in sums that this rank has left.
         off = selfcheck.differing(path, runner)
     elif reason is None:
-        off, reason = ranks.first_failure(lambda: selfcheck.differing(path, runner))
+        off, reason = ranks.first_failure(lambda: selfcheck.differing(path, runner), quiet)
     if reason is not None:
         _off(reason, wanted)
         return None
@@ -159,36 +199,34 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     """
     if "head" not in wanted.stages:
         return None
+    try:
+        return _prepare_head(worker, wanted)
+    except Exception as error:
+        _survived(error, wanted, "without the head")
+        return None
+
+
+def _prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     started = time.monotonic()
-    reason = (
-        conditions.of_device(str(worker.device))
-        or conditions.of_server(variants.arguments_of(worker))
-        or conditions.of_drafts(worker)
-        or _too_many(worker.speculative_num_draft_tokens, LIMITS["head"])
+    wanted, reason = _conditions(
+        worker,
+        wanted,
+        lambda: worker.target_worker.model_runner.model.config,
+        lambda: (
+            conditions.of_drafts(worker)
+            or _too_many(worker.speculative_num_draft_tokens, LIMITS["head"])
+            or no_room(draft_room(worker.draft_runner), worker.speculative_num_draft_tokens)
+        ),
     )
-    if reason is None:
-        wanted, reason = conditions.of_proofs(
-            wanted, variants.arguments_of(worker), worker.target_worker.model_runner.model.config
-        )
-        if reason is None and "head" not in wanted.stages:
-            reason = "not proved on this GPU with so many ranks"
+    if reason is None and "head" not in wanted.stages:
+        reason = "not proved on this GPU with so many ranks"
     head: FastHead
-    found: list[selfcheck.Deviation]
     if reason is None:
-        made, reason = ranks.first_failure(lambda: _unchecked_head(worker, wanted))
-        if reason is None:
-            head, refused = made
-            # What one rank cannot have is stock's on all: the others would wait for it in sums.
-            reason = ranks.first_reason(refused)
-    if reason is None and ranks.several():
-        # No way back to stock where it raises: the others are in sums that this rank has left.
-        found = head_check.compare(head, worker)
-    elif reason is None:
-        found, reason = ranks.first_failure(lambda: head_check.compare(head, worker))
-    if reason is None:
-        own = [deviation for deviation in found if deviation.off]
-        off = [deviation for said in ranks.of_all(own) for deviation in said]
-        reason = f"it differs from stock in {off[0]}" if off else None
+        rounded = "head_w8" in wanted.stages
+        head, reason = _checked_head(worker, rounded, wanted.auto)
+        if reason is not None and rounded and not wanted.required:
+            logger.warning("%s: head_w8 stays off: %s", PREFIX, reason)
+            head, reason = _checked_head(worker, False, wanted.auto)
     if reason is not None:
         if wanted.required:
             raise SystemExit(f"{PREFIX}: head stays with stock, but it is required: {reason}")
@@ -206,11 +244,28 @@ def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     return head
 
 
-def _unchecked_head(worker: Any, wanted: Wanted) -> tuple[FastHead | None, str | None]:
-    try:
-        return build_head(worker, rounded="head_w8" in wanted.stages), None
-    except Unsupported as error:
-        return None, str(error)
+def _checked_head(worker: Any, rounded: bool, quiet: bool) -> tuple[Any, str | None]:
+    """A head that passed its check on all ranks, or why there is none. rounded: its weights in 8
+    bits.
+
+    Raises:
+        RuntimeError: with several ranks, the check failed on this one.
+    """
+    # What one rank cannot have is stock's on all: the others would wait for it in sums.
+    head, reason = ranks.first_failure(lambda: build_head(worker, rounded=rounded), quiet)
+    if reason is not None:
+        return None, reason
+    found: list[selfcheck.Deviation]
+    if ranks.several():
+        # No way back to stock where it raises: the others are in sums that this rank has left.
+        found = head_check.compare(head, worker)
+    else:
+        found, reason = ranks.first_failure(lambda: head_check.compare(head, worker), quiet)
+        if reason is not None:
+            return None, reason
+    own = [deviation for deviation in found if deviation.off]
+    off = [deviation for said in ranks.of_all(own) for deviation in said]
+    return head, f"it differs from stock in {off[0]}" if off else None
 
 
 def build_head(

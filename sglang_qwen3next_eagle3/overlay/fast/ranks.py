@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 LATER = "_sglang_needs_allreduce_fusion"
@@ -47,19 +49,27 @@ def of_all(own: T) -> list[T]:
     return said
 
 
-def first_failure(step: Callable[[], Any]) -> tuple[Any, str | None]:
+def told(error: Exception) -> str:
+    """An error in one line, as a reason in the log."""
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, Unsupported) else f"{type(error).__name__}: {text}"
+
+
+def first_failure(step: Callable[[], Any], quiet: bool = False) -> tuple[Any, str | None]:
     """What a step gives, or why it failed on the first rank on which it did: what comes next has to
     come on all of them or on none.
 
-    step: without sums over ranks, in which the others would wait for one that failed.
+    step: without sums over ranks, in which the others would wait for one that failed. quiet: no
+    traceback in the log, for who did not ask for ours.
     """
     result, reason = None, None
     try:
         result = step()
     except Exception as error:
         # Whatever is wrong with our kernels, the server has stock's.
-        logger.exception("sglang-qwen3next-eagle3: fast path: its preparation failed")
-        reason = f"{type(error).__name__}: {error}"
+        if not quiet and not isinstance(error, Unsupported):
+            logger.exception("sglang-qwen3next-eagle3: fast path: its preparation failed")
+        reason = told(error)
     return result, first_reason(reason)
 
 

@@ -264,7 +264,7 @@ def probe_step(
                 "several ranks the server cannot go on from there: start it with --no-fast"
             ) from error
         # What a kernel cannot do is stock's to do.
-        found.append(Deviation(layer, stage, "all", error=f"{type(error).__name__}: {error}"))
+        found.append(Deviation(layer, stage, "all", error=ranks.told(error)))
         return None
     for (what, stock), own in zip(wanted.items(), got, strict=bool(wanted)):
         found.append(compared(layer, stage, what, own, stock))

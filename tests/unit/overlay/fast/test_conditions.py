@@ -133,3 +133,10 @@ def test_a_bias_is_not_the_kernels() -> None:
     module = SimpleNamespace(weight=torch.zeros(4, 4).bfloat16(), bias=torch.zeros(4))
     with pytest.raises(Unsupported, match="bias"):
         weight_of(module, "dense")
+
+
+@pytest.mark.parametrize("of", [{}, {"weight": None}, {"qweight": torch.zeros(4, 4)}])
+def test_a_layer_without_weights_of_a_known_kind_is_not_the_kernels(of: dict[str, Any]) -> None:
+    """As GPTQ and AWQ leave it."""
+    with pytest.raises(Unsupported, match="no weights in bfloat16 or FP8"):
+        weight_of(SimpleNamespace(bias=None, **of), "dense")

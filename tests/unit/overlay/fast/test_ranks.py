@@ -45,12 +45,18 @@ def test_a_head_that_another_rank_cannot_have_is_stocks_here(
     """And it is not compared here: the other rank would not be in its sums."""
     for name in ("of_device", "of_server", "of_drafts"):
         monkeypatch.setattr(preparation.conditions, name, lambda *_: None)
+    for name in ("draft_room", "no_room"):
+        monkeypatch.setattr(preparation, name, lambda *_: None)
     monkeypatch.setattr(variants, "arguments_of", lambda _: None)
     monkeypatch.setattr(preparation, "build_head", lambda worker, rounded: object())
     others += [None, "its q has a bias"]
     target = SimpleNamespace(model_runner=SimpleNamespace(model=SimpleNamespace(config=None)))
     worker = SimpleNamespace(
-        device="cuda", server_args=None, speculative_num_draft_tokens=4, target_worker=target
+        draft_runner=None,
+        device="cuda",
+        server_args=None,
+        speculative_num_draft_tokens=4,
+        target_worker=target,
     )
     wanted = preparation.Wanted(frozenset({"head"}), required=False)
     assert preparation.prepare_head(worker, wanted) is None
