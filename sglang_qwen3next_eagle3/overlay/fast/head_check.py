@@ -21,6 +21,9 @@ class Places:
     used: torch.Tensor
     lengths: list[int]
 
+    def first(self, requests: int) -> "Places":
+        return Places(self.used[:requests], self.lengths[:requests])
+
     def own(self, nodes: int) -> torch.Tensor:
         rows = [self.used[r, n : n + nodes] for r, n in enumerate(self.lengths)]
         return torch.cat(rows).long()
@@ -47,6 +50,11 @@ def compare(head: FastHead, worker: Any) -> list[Deviation]:
         _compare(found, head, worker, places, nodes)
         if worker.speculative_num_steps > 1:
             _compare(found, head, worker, places, 1)
+        if len(places.lengths) > 1:
+            # Of few rows other products are ours.
+            _compare(found, head, worker, places.first(1), nodes)
+            if worker.speculative_num_steps > 1:
+                _compare(found, head, worker, places.first(1), 1)
     return found
 
 

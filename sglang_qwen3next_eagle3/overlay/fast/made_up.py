@@ -13,6 +13,8 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer,
 
 LENGTHS = (133, 64)
 """Tokens in the cache of the requests that are made up: odd, and a boundary of blocks."""
+REQUESTS = (1, 2, 4, 8)
+"""How many are made up at a time, up to the kernels' rows: these have variants of their own."""
 
 
 class Room(NamedTuple):
@@ -77,16 +79,34 @@ def draft_tokens(runner: Any) -> int | None:
     return tokens
 
 
+def captured(runner: Any) -> tuple[int, int]:
+    """The fewest and the most requests of a pass that is captured, as far as a runner says so."""
+    config = getattr(variants.arguments_of(runner), "cuda_graph_config", None)
+    batches = getattr(getattr(config, "decode", None), "bs", None)
+    pool = getattr(getattr(runner, "req_to_token_pool", None), "size", REQUESTS[-1])
+    return (min(*batches, pool), min(max(batches), pool)) if batches else (1, pool)
+
+
+def lengths_of(runner: Any, rows: int, requests: int = len(LENGTHS)) -> list[int]:
+    """`fitting` of a target's `ModelRunner`."""
+    return fitting(target_room(runner), draft_tokens(runner), rows, requests)
+
+
 class States:
     """The GDN states of the requests that are made up, as they were drawn.
 
-    accepted: the last node that each request accepts.
+    accepted: the last node that each request accepts. only: the one layer, by its place among the
+    GDN layers, whose states these are.
     """
 
-    def __init__(self, pool: Any, slots: list[int], accepted: list[int]) -> None:
+    def __init__(
+        self, pool: Any, slots: list[int], accepted: list[int], only: int | None = None
+    ) -> None:
         cache = pool.mamba_pool.mamba_cache
         self._pool, self._slots, self.accepted = pool, slots, accepted
-        self._live = (cache.conv[0], cache.temporal)
+        of = slice(None) if only is None else slice(only, only + 1)
+        self._first = only or 0
+        self._live = (cache.conv[0][of], cache.temporal[of])
         self._before = [live[:, slots].clone() for live in self._live]
         generator = torch.Generator().manual_seed(7)
         self._drawn = [
@@ -108,7 +128,7 @@ class States:
         """A computation on the drawn states of a layer."""
         if isinstance(layer, FastGdnLayer):
             for live, drawn in zip(self._live, self._drawn, strict=True):
-                live[layer.index, self._slots] = drawn
+                live[layer.index - self._first, self._slots] = drawn
         out: torch.Tensor = compute()
         return out
 
@@ -125,26 +145,40 @@ class States:
 
 
 @contextmanager
-def made_up(path: FastPath, runner: Any) -> Iterator[tuple[SmallPass, States]]:
-    """A pass of requests that nobody sent, in caches that nobody uses yet; afterwards as before."""
+def made_up(
+    path: FastPath,
+    runner: Any,
+    rows: int = MAX_ROWS,
+    requests: int = len(LENGTHS),
+    only: tuple[int, ...] | None = None,
+) -> Iterator[tuple[SmallPass, States]]:
+    """A pass of requests that nobody sent, in caches that nobody uses yet; afterwards as before.
+
+    rows, requests: as for `fitting`. only: the layers that it is for, one of each kind at most; all
+    of the path without it.
+    """
     from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 
     backend = runner.attn_backend
     arguments = variants.arguments_of(runner)
     nodes = draft_tokens(runner)
     tree = bool(nodes) and (arguments.speculative_eagle_topk or 1) > 1
-    lengths = fitting(target_room(runner), nodes)
+    lengths = lengths_of(runner, rows, requests)
+    layers = [path.layers[number] for number in (path.layers if only is None else only)]
+    gdn = [layer.index for layer in layers if isinstance(layer, FastGdnLayer)]
     pool = backend.linear_attn_backend.req_to_token_pool
     kv = [
         cache
-        for layer in path.layers.values()
+        for layer in layers
         if not isinstance(layer, FastGdnLayer)
         for cache in runner.token_to_kv_pool.get_kv_buffer(layer.layer.layer_id)
     ]
     batch, used = _batch(runner, lengths, nodes, tree)
     slots = [1 + request for request in range(len(lengths))]
-    accepted = [min(1, (nodes or 1) - 1), (nodes or 1) - 1][: len(lengths)]
-    states = States(pool, slots, accepted)
+    last = (nodes or 1) - 1
+    accepted = [last if request % 2 else min(1, last) for request in range(len(lengths))]
+    # A request's states of all layers are 75 MB.
+    states = States(pool, slots, accepted, None if only is None else next(iter(gdn), 0))
     mapping = pool.req_index_to_mamba_index_mapping
     table = pool.req_to_token
     kept = mapping[: len(lengths)].clone(), table[: len(lengths), : used.shape[1]].clone()

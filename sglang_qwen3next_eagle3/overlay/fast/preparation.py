@@ -27,6 +27,7 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import (
     FastLayer,
 )
 from sglang_qwen3next_eagle3.overlay.fast.made_up import (
+    captured,
     draft_room,
     draft_tokens,
     no_room,
@@ -173,19 +174,18 @@ def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
     nodes = draft_tokens(runner) or 1
     rows = captured_rows(runner, nodes, most_rows())
     kernels = Kernels(runner.model.model, runner.attn_backend, rows, runner.device, nodes)
-    return build(runner, kernels, _roomy(wanted.stages - NAMED, nodes))
+    return build(runner, kernels, _roomy(wanted, captured(runner)[0] * nodes))
 
 
-def _roomy(stages: frozenset[Stage], tokens: int) -> frozenset[Stage]:
-    """The stages with room for the rows of one request; the others would never serve a pass, and
-    cannot run in the check."""
+def _roomy(wanted: Wanted, rows: int) -> frozenset[Stage]:
+    """The stages that are ours in the smallest pass that is captured; the others would never serve
+    one."""
+    stages = wanted.stages - NAMED
     for stage in sorted(stages):
-        if LIMITS[stage] < tokens:
-            logger.warning(
-                "%s: %s stays with stock: it has room for %d rows, a draft has %d tokens",
-                PREFIX, stage, LIMITS[stage], tokens,
-            )  # fmt: skip
-    return frozenset(stage for stage in stages if tokens <= LIMITS[stage])
+        if ROWS[stage] < rows:
+            said = f"it serves up to {ROWS[stage]} rows, the smallest pass has {rows}"
+            _say(wanted, "%s: %s stays with stock: %s", PREFIX, stage, said)
+    return frozenset(stage for stage in stages if rows <= ROWS[stage])
 
 
 def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:

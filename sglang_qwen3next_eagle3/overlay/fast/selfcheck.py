@@ -7,7 +7,7 @@ an index gives something else altogether. What is off goes back to stock.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,18 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast import ranks
 from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import reference_add_norm_quantize
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Rows, SmallPass
-from sglang_qwen3next_eagle3.overlay.fast.made_up import States, made_up
+from sglang_qwen3next_eagle3.overlay.fast.made_up import (
+    REQUESTS,
+    States,
+    captured,
+    draft_tokens,
+    lengths_of,
+    made_up,
+)
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Stage
 
 Tensors = tuple[torch.Tensor, ...]
@@ -41,7 +48,8 @@ moves a row by far more than rounding does."""
 class Deviation:
     """One step of one layer compared. typical: the median row's difference; worst: the largest.
 
-    layer: -1 is the head. error: what was raised instead of a result.
+    layer: -1 is the head. error: what was raised instead of a result. requests: not 0 where one
+    layer was compared with so many, for all of its kind.
     """
 
     layer: int
@@ -50,6 +58,7 @@ class Deviation:
     typical: float = math.inf
     worst: float = math.inf
     error: str = ""
+    requests: int = 0
 
     @property
     def off(self) -> bool:
@@ -59,6 +68,7 @@ class Deviation:
 
     def __str__(self) -> str:
         where = "" if self.layer < 0 else f" of layer {self.layer}"
+        where += f" with requests: {self.requests}" if self.requests else ""
         if self.error:
             return f"{self.what}{where}, where it raised {self.error}"
         what = self.what.replace("_", " ")
@@ -87,16 +97,20 @@ def settle(path: FastPath, off: list[Deviation]) -> list[str]:
 def _describe(stage: Stage, found: list[Deviation]) -> str:
     off = [finding for finding in found if finding.stage == stage]
     layers = sorted({finding.layer for finding in off})
-    where = "" if stage in ("gdn", "lm_head") else f" in layers {', '.join(map(str, layers))}"
+    where = f" in layers {', '.join(map(str, layers))}"
+    if stage in ("gdn", "lm_head") or any(finding.requests for finding in off):
+        where = ""
     return f"{stage} stays with stock{where}: it differs from stock in {off[0]}"
 
 
 def drop(path: FastPath, finding: Deviation) -> None:
-    """Give a stage of a layer back to stock; `gdn` in all layers, which share their commit."""
+    """Give a stage of a layer back to stock; in all layers `gdn`, which share their commit, and
+    what one layer stood for."""
     if finding.stage == "lm_head":
         path.lm_head = None
         return
-    ids = list(path.layers) if finding.stage == "gdn" else [finding.layer]
+    everywhere = finding.stage == "gdn" or finding.requests
+    ids = list(path.layers) if everywhere else [finding.layer]
     for layer_id in ids:
         layer = path.layers[layer_id]
         path.layers[layer_id] = layer.with_stages(layer.stages - {finding.stage})
@@ -104,16 +118,50 @@ def drop(path: FastPath, finding: Deviation) -> None:
 
 @torch.no_grad()
 def compare(path: FastPath, runner: Any) -> list[Deviation]:
-    """Every step of every layer, and the states after it."""
-    with made_up(path, runner) as (at, states):
+    """Every step of every layer, and the states after it.
+
+    What serves a pass depends on its rows. So one layer of each kind is compared with other numbers
+    of requests, too: what cannot be compiled or launched shows here and not in the capture.
+    """
+    rows = min([path.most(stage) for stage in path.stages - {"lm_head"}], default=MAX_ROWS)
+    with made_up(path, runner, rows) as (at, states):
         found: list[Deviation] = []
         for layer in path.layers.values():
             found += _layer(layer, at, states)
         if any("gdn" in layer.stages for layer in path.layers.values()):
             found += _states(path, at, states)
-        if path.lm_head is not None:
+        if path.lm_head is not None and at.requests * at.nodes <= ROWS["lm_head"]:
             found += _head(path, at)
-        return found
+    for requests in REQUESTS:
+        if requests != at.requests and requests * at.nodes <= MAX_ROWS:
+            found += _of_requests(path, runner, requests)
+    return found
+
+
+def _of_requests(path: FastPath, runner: Any, requests: int) -> list[Deviation]:
+    """One layer of each kind, and the head, with so many requests; nothing where they do not fit
+    into the pools or beyond what is captured."""
+    first: dict[Stage, int] = {}
+    for number, layer in path.layers.items():
+        first.setdefault(layer.mixer, number)
+    tokens = draft_tokens(runner) or 1
+    kinds: dict[int, FastLayer] = {}
+    for number in first.values():
+        layer = path.layers[number]
+        served = {stage for stage in layer.stages if requests * tokens <= path.most(stage)}
+        if served:
+            kinds[number] = layer.with_stages(frozenset(served))
+    head = path.lm_head if requests * tokens <= ROWS["lm_head"] else None
+    fitting = len(lengths_of(runner, MAX_ROWS, requests))
+    if fitting < requests or requests > captured(runner)[1] or not (kinds or head is not None):
+        return []
+    found: list[Deviation] = []
+    with made_up(path, runner, MAX_ROWS, requests, tuple(first.values())) as (at, states):
+        for layer in kinds.values():
+            found += _layer(layer, at, states)
+        if head is not None:
+            found += _head(path, at)
+    return [replace(finding, requests=requests) for finding in found]
 
 
 def _layer(layer: FastLayer, at: SmallPass, states: States) -> list[Deviation]:

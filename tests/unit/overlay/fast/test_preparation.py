@@ -19,6 +19,7 @@ from sglang_qwen3next_eagle3.overlay.fast import (
 )
 from sglang_qwen3next_eagle3.overlay.fast import ranks as together
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS
 from sglang_qwen3next_eagle3.overlay.fast.proved import SHAPES
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Stage, Wanted, parse
@@ -188,15 +189,33 @@ def test_a_head_whose_rounding_fails_is_ours_without_it(
         assert not head.rounded
 
 
-@pytest.mark.parametrize("runner", [32, 33, 128], indirect=True)
-def test_stages_without_room_for_a_draft_are_not_checked(
-    runner: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("runner", [8, 9, 32, 33, 128], indirect=True)
+@pytest.mark.parametrize("auto", [False, True])
+def test_stages_that_never_serve_are_not_checked(
+    runner: Any, caplog: pytest.LogCaptureFixture, auto: bool
 ) -> None:
     tokens = runner.speculative_num_draft_tokens
+    with caplog.at_level(logging.INFO):
+        built: Any = preparation._unchecked(runner, Wanted(frozenset(OF_TARGET), auto=auto))
+    assert built == {stage for stage in OF_TARGET if tokens <= ROWS[stage]}
+    assert built >= {"gdn", "attention"}
+    assert ("lm_head" in built) == (tokens <= 8)
+    line = f"lm_head stays with stock: it serves up to 8 rows, the smallest pass has {tokens}"
+    assert (line in caplog.text) == (tokens > 8)
+    levels = {record.levelno for record in caplog.records}
+    assert levels <= {logging.INFO if auto else logging.WARNING}
+
+
+@pytest.mark.parametrize("runner", [8], indirect=True)
+def test_the_smallest_pass_is_of_the_smallest_batch(runner: Any) -> None:
+    variants.arguments_of(runner).cuda_graph_config = SimpleNamespace(
+        decode=SimpleNamespace(bs=[8, 4, 16])
+    )
+    runner.req_to_token_pool = SimpleNamespace(size=12)
+    assert made_up.captured(runner) == (4, 12)
     built: Any = preparation._unchecked(runner, Wanted(frozenset(OF_TARGET)))
-    assert built == (set(OF_TARGET) if tokens == 32 else {"gdn", "attention"})
-    line = f"dense stays with stock: it has room for 32 rows, a draft has {tokens} tokens"
-    assert (line in caplog.text) == (tokens > 32)
+    assert "lm_head" not in built
+    assert "dense" in built
 
 
 @pytest.mark.parametrize("runner", [129], indirect=True)
