@@ -74,6 +74,9 @@ def test_every_step_of_every_layer_is_stocks(report: Any) -> None:
         for stage in ("dense", "moe", "attention" if layer in ATTENTION else "gdn")
     }
     assert found == {*layers, (-1, "lm_head")}
+    # Beside two requests, or as many as there is room for: up to 32 rows.
+    more = {finding["requests"] for finding in report["findings"]} - {0}
+    assert more == {"none": {1, 4, 8}, "chain": {1, 4, 8}, "tree": {1, 4}}[report["mode"]]
     assert not [finding for finding in report["findings"] if finding["off"]]
     # References round where stock does: far below what is let pass.
     assert max(finding["typical"] for finding in report["findings"]) < 0.015

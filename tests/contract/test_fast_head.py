@@ -69,7 +69,9 @@ def stocks(report: Any) -> None:
     kinds = ("state", "logits")
     named = [*(f"extended_{kind}" for kind in kinds), "keys", "values"]
     named += [*(f"drafted_{kind}" for kind in kinds), "keys", "values"]
-    assert [finding["what"] for finding in report["findings"]] == named
+    # With as many requests as there is room for, with one, with two, and of short drafts with four.
+    found = [finding["what"] for finding in report["findings"]]
+    assert found in (named * 3, named * 4)
     assert not [finding for finding in report["findings"] if finding["off"]]
     # References round where stock does: far below what is let pass.
     assert max(finding["worst"] for finding in report["findings"]) < 0.015

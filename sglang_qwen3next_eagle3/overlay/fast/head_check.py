@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadPass
-from sglang_qwen3next_eagle3.overlay.fast.made_up import draft_room, fitting
+from sglang_qwen3next_eagle3.overlay.fast.made_up import REQUESTS, draft_room, fitting
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation, Tensors, compared, probe_step
 
 
@@ -47,14 +49,12 @@ def compare(head: FastHead, worker: Any) -> list[Deviation]:
     ]
     nodes = worker.speculative_num_draft_tokens
     with made_up_places(worker, nodes) as places:
-        _compare(found, head, worker, places, nodes)
-        if worker.speculative_num_steps > 1:
-            _compare(found, head, worker, places, 1)
-        if len(places.lengths) > 1:
-            # Of few rows other products are ours.
-            _compare(found, head, worker, places.first(1), nodes)
+        most = len(places.lengths)
+        # What serves a pass depends on its rows.
+        for requests in (most, *(fewer for fewer in REQUESTS if fewer < most)):
+            _compare(found, head, worker, places.first(requests), nodes)
             if worker.speculative_num_steps > 1:
-                _compare(found, head, worker, places.first(1), 1)
+                _compare(found, head, worker, places.first(requests), 1)
     return found
 
 
@@ -103,7 +103,7 @@ def _compare(
 def made_up_places(worker: Any, nodes: int) -> Iterator[Places]:
     """Places for made-up requests; pools and tables are afterwards as before."""
     runner = worker.draft_runner
-    lengths = fitting(draft_room(runner), nodes)
+    lengths = fitting(draft_room(runner), nodes, MAX_ROWS, ROWS["head"])
     width = max(lengths) + nodes
     device = runner.device
     used = torch.arange(1, 1 + len(lengths) * width, device=device).view(len(lengths), width)

@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer,
 
 LENGTHS = (133, 64)
 """Tokens in the cache of the requests that are made up: odd, and a boundary of blocks."""
-REQUESTS = (1, 2, 4, 8)
+REQUESTS = (1, 2, 4, 8, 16, 32)
 """How many are made up at a time, up to the kernels' rows: these have variants of their own."""
 
 
@@ -83,7 +83,7 @@ def captured(runner: Any) -> tuple[int, int]:
     """The fewest and the most requests of a pass that is captured, as far as a runner says so."""
     config = getattr(variants.arguments_of(runner), "cuda_graph_config", None)
     batches = getattr(getattr(config, "decode", None), "bs", None)
-    pool = getattr(getattr(runner, "req_to_token_pool", None), "size", REQUESTS[-1])
+    pool = getattr(getattr(runner, "req_to_token_pool", None), "size", MAX_ROWS)
     return (min(*batches, pool), min(max(batches), pool)) if batches else (1, pool)
 
 

@@ -134,24 +134,30 @@ def compare(path: FastPath, runner: Any) -> list[Deviation]:
             found += _head(path, at)
     for requests in REQUESTS:
         if requests != at.requests and requests * at.nodes <= MAX_ROWS:
-            found += _of_requests(path, runner, requests)
+            off = {(finding.layer, finding.stage) for finding in found if finding.off}
+            found += _of_requests(path, runner, requests, off)
     return found
 
 
-def _of_requests(path: FastPath, runner: Any, requests: int) -> list[Deviation]:
+def _of_requests(
+    path: FastPath, runner: Any, requests: int, off: set[tuple[int, Stage]]
+) -> list[Deviation]:
     """One layer of each kind, and the head, with so many requests; nothing where they do not fit
-    into the pools or beyond what is captured."""
+    into the pools or beyond what is captured. off: what goes back to stock already."""
     first: dict[Stage, int] = {}
-    for number, layer in path.layers.items():
+    wrong = {number for number, _ in off}
+    for number, layer in sorted(path.layers.items(), key=lambda one: one[0] in wrong):
         first.setdefault(layer.mixer, number)
     tokens = draft_tokens(runner) or 1
     kinds: dict[int, FastLayer] = {}
     for number in first.values():
         layer = path.layers[number]
-        served = {stage for stage in layer.stages if requests * tokens <= path.most(stage)}
+        right = [stage for stage in layer.stages if (number, stage) not in off]
+        served = {stage for stage in right if requests * tokens <= path.most(stage)}
         if served:
             kinds[number] = layer.with_stages(frozenset(served))
-    head = path.lm_head if requests * tokens <= ROWS["lm_head"] else None
+    served_head = requests * tokens <= ROWS["lm_head"] and (-1, "lm_head") not in off
+    head = path.lm_head if served_head else None
     fitting = len(lengths_of(runner, MAX_ROWS, requests))
     if fitting < requests or requests > captured(runner)[1] or not (kinds or head is not None):
         return []
