@@ -134,7 +134,9 @@ def compare(path: FastPath, runner: Any) -> list[Deviation]:
             found += _head(path, at)
     for requests in REQUESTS:
         if requests != at.requests and requests * at.nodes <= MAX_ROWS:
-            off = {(finding.layer, finding.stage) for finding in found if finding.off}
+            own = {(finding.layer, finding.stage) for finding in found if finding.off}
+            # The same on all ranks, which are in sums together.
+            off = {one for said in ranks.of_all(own) for one in said}
             found += _of_requests(path, runner, requests, off)
     return found
 

@@ -49,6 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         return []
 
     monkeypatch.setattr(selfcheck, "made_up", passes)
+    monkeypatch.setattr(selfcheck.ranks, "of_all", lambda own: [own])
     monkeypatch.setattr(selfcheck, "_layer", layer_at)
     monkeypatch.setattr(selfcheck, "_head", head_at)
     monkeypatch.setattr(selfcheck, "_states", lambda *_: [])
