@@ -23,7 +23,7 @@ from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 ROWS, PLACE = (1, 8, 9, 16, 32), 5
 """How many rows run, and which of 32 is looked at; alone it is the first."""
-SERVED = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32)
+SERVED = (1, 2, 4, 8, 9, 17)
 """Of the sparse block without trials: at each bound of a tiling and beyond it, with the list of two
 launches (more than 8) and without; what is looked at is the last of fewer than six."""
 D, EXPERTS, TOP_K = 512, 4, 2
