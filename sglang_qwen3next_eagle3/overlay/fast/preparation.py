@@ -126,7 +126,7 @@ def _prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         return None
     ours = sum(bool(layer.stages) for layer in path.layers.values())
     if TRY in os.environ:
-        logger.info("%s tries what was not measured: %s", PREFIX, os.environ[TRY])
+        logger.info("%s tries what was not found to be faster: %s", PREFIX, os.environ[TRY])
     logger.info(
         "%s on: %s; %d of %d layers; checked in %.1f s",
         PREFIX,

@@ -1,4 +1,4 @@
-"""What is written and was not measured: off unless one environment variable names it.
+"""What is written and was not found to be faster: off unless one environment variable names it.
 
 The bits of a row are the same with and without each of them but `wide`. Importing this loads
 neither torch nor sglang, so that a launcher can check a spelling.
