@@ -22,7 +22,6 @@ import time
 import zlib
 from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -396,8 +395,6 @@ def expert_jobs(b: Bench, rows: int) -> None:
         found.routings = [routing._replace(listed=False) for routing in r.routings]
         b.add("moe", "no list", rows, 3 * read, partial(moe, b, found, None, None, True))
         b.add("gate_up", "no list", rows, 2 * read, partial(gate_up, b, found, None))
-    ahead = replace(experts.DOWN[max(experts.DOWN)], prefetch=True)
-    b.add("moe", "down prefetches", rows, 3 * read, partial(moe, b, r, None, ahead, True))
     if rows not in SWEPT:
         return
     for tiling in (
@@ -426,8 +423,8 @@ def dense_jobs(b: Bench, rows: int) -> None:
         "out": ((16, 8), (16, 4, 1, 255), (16, 8, 1, 168)),
     }
     many = {
-        "qkvz": ((32, 4, 1, 128, 4), (32, 4, 1, 128, 2), (16, 4, 1, 128), (16, 4, 1, 128, 2)),
-        "out": ((16, 8, 1, 128, 4), (16, 8, 1, 128, 2), (32, 8, 1, 128, 4)),
+        "qkvz": ((32, 4, 1, 255), (16, 4, 1, 128)),
+        "out": ((16, 8, 1, 255), (32, 8, 1, 255)),
     }
     for which, x in (("qkvz", r.x), ("out", r.values)):
         read = getattr(b.layers[0], which).numel()
@@ -437,10 +434,7 @@ def dense_jobs(b: Bench, rows: int) -> None:
             b.add(which, spelled(tiling), rows, read, partial(gemm, b, x, which, None, tiling))
     if rows > 8:
         weight, x = b.vocabulary, normal(rows, D)
-        for variant in (None, (32, 8, 1, 128, 4), (64, 8, 1, 128, 4)):
-            tiling = variant and GemmTiling(*variant)
-            name = spelled(tiling) if tiling else ""
-            b.add("lm_head", name, rows, weight.numel() * 2, partial(product, x, weight, tiling))
+        b.add("lm_head", "", rows, weight.numel() * 2, partial(product, x, weight, None))
     if rows <= 8:
         b.add("qkvz", "walk", rows, QKVZ * D, partial(walked, b, r.x, r.hidden))
     b.add("qkvz", "with ba", rows, QKVZ * D, partial(gemm, b, r.x, "qkvz", r.hidden, None))

@@ -1,6 +1,5 @@
 """The experts of a batch against plain torch, in Triton's interpreter."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -157,28 +156,6 @@ def test_few_rows_need_no_list(rows: int, shared: bool, same: bool) -> None:
     assert torch.equal(
         experts.experts(without_list(routed), *w, UP, DOWN), experts.experts(routed, *w, UP, DOWN)
     )
-
-
-@pytest.mark.parametrize(("rows", "width"), [(1, 128), (9, 256)])
-def test_weights_that_are_asked_for_ahead_give_the_same_bits(
-    monkeypatch: pytest.MonkeyPatch, rows: int, width: int
-) -> None:
-    """With a list, and without one where there may be none."""
-    asked: list[bool] = []
-    quantize_rows = experts.quantize_rows
-
-    def seen(values: torch.Tensor, early: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        asked.append(early)
-        return quantize_rows(values, early)
-
-    monkeypatch.setattr(experts, "quantize_rows", seen)
-    ahead = replace(DOWN, prefetch=True)
-    w = weights(width=width)
-    for routed in [batch(rows), *([without_list(batch(rows))] if rows == 1 else [])]:
-        asked.clear()
-        plain = experts.experts(routed, *w, UP, DOWN)
-        assert torch.equal(experts.experts(routed, *w, UP, ahead), plain)
-        assert asked == [False, True]
 
 
 def test_a_width_that_is_no_whole_group() -> None:

@@ -11,12 +11,11 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 
 TRY: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST_TRY"
 """Trials joined by commas; none without it. Read where kernels are launched into a graph."""
-Trial = Literal["parts", "prefetch", "walk", "wide"]
+Trial = Literal["walk", "wide"]
 TRIALS: Final[tuple[Trial, ...]] = get_args(Trial)
-"""parts: of more than 8 rows, a weight in parts (`GemmTiling.passes`). prefetch: the experts'
-second product asks for its weights ahead (`ExpertTiling.prefetch`). walk: a layer's first
-projection by programs that walk over its weight (kernels/walking_gemm.py). wide: of more than 16
-rows, large fp8 weights go through shared memory (`wide_gemm`), which gives a row other bits."""
+"""walk: a layer's first projection by programs that walk over its weight
+(kernels/walking_gemm.py). wide: of more than 16 rows, large fp8 weights go through shared memory
+(`wide_gemm`), which gives a row other bits."""
 
 
 def parse(text: str | None) -> frozenset[Trial]:

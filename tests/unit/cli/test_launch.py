@@ -297,8 +297,8 @@ UNKNOWN_SEAM = "'turbo' is not one of on, off, auto and the seams requests, comm
         (
             (),
             "",
-            {trials.TRY: "parts,turbo"},
-            f"{trials.TRY}=parts,turbo: 'turbo' is not one of parts",
+            {trials.TRY: "walk,turbo"},
+            f"{trials.TRY}=walk,turbo: 'turbo' is not one of walk, wide",
         ),
         (("--seams", "turbo"), "", {}, f"--seams turbo: {UNKNOWN_SEAM}"),
         (("--seams=",), "", {}, "--seams: it names nothing"),
@@ -394,7 +394,7 @@ def test_trials_of_a_fast_path_that_nobody_asks_for_are_refused(
     assert reason in error_of(capsys, "--profile", own, "--dry-run")
     for words in (("--fast",), ("--no-fast",)):
         dry_run(capsys, "--profile", own, *words)
-    monkeypatch.setenv(trials.TRY, "parts,walk")
+    monkeypatch.setenv(trials.TRY, "walk,wide")
     assert reason in error_of(capsys, "--profile", "b1", "--dry-run")
     monkeypatch.setenv(environment.FAST, "on")
     dry_run(capsys, "--profile", "b1")

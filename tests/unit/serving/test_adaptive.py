@@ -287,7 +287,7 @@ def test_costs_of_what_is_on_trial_are_of_nothing_else(
         ("walk", "", "tries walk and not off"),
         ("off", "walk", "tries off and not walk"),
         (None, "walk", "tries off and not walk"),
-        ("parts,walk", "walk, parts", None),
+        ("walk,wide", "wide, walk", None),
         (None, "", None),
     ):
         on = {"tp": 1, "precision": "fp8", "fast": "on", "seams": "off"}

@@ -21,7 +21,7 @@ One file of more than 400 lines, since its parts are one thing: the launches sha
 tilings, and are nothing one without the other.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -51,19 +51,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import (
     reference_quantize,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.router import Routed
-from sglang_qwen3next_eagle3.overlay.fast.trials import tries
-
-_INTERPRETED = tl.constexpr(INTERPRETED)
-
-
-@triton.jit
-def _into_l2(pointers):
-    """Ask for the cache lines at these addresses, and go on."""
-    if not _INTERPRETED:
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [pointers.to(tl.int64)], tl.int32,
-            False, 1,
-        )  # fmt: skip
 
 
 @triton.jit
@@ -307,7 +294,6 @@ def _down(
     TOP_K: tl.constexpr,
     PAIRS: tl.constexpr,
     BLOCK_S: tl.constexpr,
-    PREFETCH: tl.constexpr,
     LATE: tl.constexpr,
     PDL: tl.constexpr,
 ):
@@ -324,13 +310,6 @@ def _down(
     else:
         items = tl.load(work, cache_modifier=".cg") * TILES
         entry, ahead = entry_at(work, pairs, tl.program_id(0) // TILES, token, ROWS)
-        expert = entry & 0xFFFF
-    if PREFETCH:
-        # The first item's weights, a line a piece, while the activations are still quantized.
-        line = tl.arange(0, WIDTH // 128)[None, :] * 128
-        column = (tl.program_id(0) % TILES * TILE + tl.arange(0, TILE))[:, None]
-        if tl.program_id(0) < items:
-            _into_l2(w2 + expert.to(tl.int64) * (D * WIDTH) + column * WIDTH + line)
     if PDL:
         gdc_wait()
         if not LATE:
@@ -402,8 +381,6 @@ class ExpertTiling:
     one multiprocessor, no more than it holds at once. block: of the sum at a time. late: whether
     the next launch starts behind the last item of a program instead of beside its first, where its
     programs would take the places of this one's unevenly; None: where a program has several items.
-    prefetch: whether `_down` asks for its first weights, into the second-level cache, before what
-    it multiplies them with is ready.
     """
 
     tile: int
@@ -413,7 +390,6 @@ class ExpertTiling:
     programs: int
     block: int = 128
     late: bool | None = None
-    prefetch: bool = False
 
 
 ADDED = 256
@@ -474,9 +450,7 @@ def experts(
     if not routing.listed and (rows > FEW or slots > FEW_SLOTS):
         raise ValueError(f"{rows} rows of {slots} slots without a list of their experts")
     up = up or _for(rows, UP if quantized else UP_BF16)
-    if down is None:
-        down = _for(rows, DOWN if quantized else DOWN_BF16)
-        down = replace(down, prefetch=tries("prefetch"))
+    down = down or _for(rows, DOWN if quantized else DOWN_BF16)
     if quantized and (width % GROUP or columns % GROUP):
         raise ValueError(f"experts of {columns} x {width} are not whole groups of {GROUP}")
     act = torch.empty(rows * slots, width, dtype=torch.bfloat16, device=device)
@@ -526,7 +500,7 @@ def experts(
     )
     act_scale = None
     if quantized:
-        act, act_scale = quantize_rows(act, early=down.prefetch)
+        act, act_scale = quantize_rows(act)
     tiles = triton.cdiv(columns, down.tile)
     grid, late = laid(down, tiles)
     _down[grid](
@@ -546,7 +520,6 @@ def experts(
         BLOCK_K=down.block,
         STAGES=down.stages,
         LATE=late,
-        PREFETCH=down.prefetch and quantized and _prefetches(width),
         RENORMALIZE=routing.renormalize,
         BLOCK_S=triton.next_power_of_2(slots),
         num_warps=down.warps,
@@ -567,12 +540,6 @@ def experts(
         **launch_options(),
     )
     return out
-
-
-def _prefetches(width: int) -> bool:
-    """Whether a row of the second product is a power of two of lines, as `tl.arange` wants it."""
-    lines, rest = divmod(width, 128)
-    return rest == 0 and lines > 0 and lines & (lines - 1) == 0
 
 
 def _shared(routed: Routed, w13: torch.Tensor) -> bool:

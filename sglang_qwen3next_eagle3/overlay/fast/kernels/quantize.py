@@ -40,15 +40,11 @@ def _quantize_rows(
     codes_out,
     scales_out,
     WIDTH: tl.constexpr,
-    EARLY: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
-        if EARLY:
-            gdc_launch_dependents()
         gdc_wait()
-        if not EARLY:
-            gdc_launch_dependents()
+        gdc_launch_dependents()
     GROUPS: tl.constexpr = WIDTH // 128
     row = tl.program_id(0)
     group = tl.program_id(1) * 4 + tl.arange(0, 4)
@@ -60,11 +56,8 @@ def _quantize_rows(
     tl.store(scales_out + row * GROUPS + group, scales, mask=mask)
 
 
-def quantize_rows(values: torch.Tensor, early: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """bf16 [T, K] -> e4m3 [T, K] and fp32 scales [T, K / 128], in a launch of its own.
-
-    early: whether the next launch may start before what wrote the values has ended.
-    """
+def quantize_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """bf16 [T, K] -> e4m3 [T, K] and fp32 scales [T, K / 128], in a launch of its own."""
     rows, width = values.shape
     groups = width // GROUP
     codes = torch.empty_like(values, dtype=torch.float8_e4m3fn)
@@ -74,7 +67,6 @@ def quantize_rows(values: torch.Tensor, early: bool = False) -> tuple[torch.Tens
         codes,
         scales,
         WIDTH=width,
-        EARLY=early,
         PDL=dependent_launch(),
         num_warps=1,
         **launch_options(),

@@ -33,7 +33,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import (
     reference_add_norm_quantize,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import GemmTiling, skinny_gemm
-from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 
 class Routed(NamedTuple):
@@ -50,15 +49,12 @@ class Routed(NamedTuple):
     routing: Routing
 
 
-def _divided(width: int, rows: int) -> GemmTiling:
+def _divided(width: int) -> GemmTiling:
     """Four warps a program: 3.1 to 3.6 us with the norm at 1 to 8 rows, eight 3.4 to 3.8."""
     shares = 4
     while shares > 1 and width % (shares * 32):
         shares //= 2
-    whole = GemmTiling(16, shares, registers=255)
-    # In parts, the code for many rows is a fourth as long.
-    parts = rows > 8 and width % (shares * 128) == 0 and tries("parts")
-    return whole._replace(registers=128, passes=4) if parts else whole
+    return GemmTiling(16, shares, registers=255)
 
 
 def route(
@@ -88,7 +84,7 @@ def route(
     if shared_gate_weight is not None:
         shared = torch.empty(rows, dtype=torch.bfloat16, device=hidden.device)
     normed = norm(hidden, residual, norm_weight, eps, quantize, shared_gate_weight, shared)
-    logits, _ = skinny_gemm(normed.normed, router_weight, divided=_divided(width, rows))
+    logits, _ = skinny_gemm(normed.normed, router_weight, divided=_divided(width))
     if tiling is None and rows > FEW:
         return Routed(*normed, choose_many(logits, shared, top_k, renormalize))
     return Routed(*normed, choose(logits, shared, top_k, renormalize, tiling))

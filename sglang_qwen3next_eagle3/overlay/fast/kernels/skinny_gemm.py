@@ -39,7 +39,6 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     launch_options,
     to_bfloat16,
 )
-from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 _BF16 = tl.constexpr(DOT_DTYPE)
 _RUN = tl.constexpr(BF16_RUN)
@@ -193,7 +192,6 @@ def _program(
     FP8: tl.constexpr,
     MASKED: tl.constexpr,
     PASSES: tl.constexpr,
-    ROLLED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     WIDTH: tl.constexpr = 64 if FP8 else 32
@@ -203,20 +201,11 @@ def _program(
     acc = ()
     for _ in tl.static_range(BLOCKS * TILES):
         acc += (tl.zeros([SHARES, 16, 8], tl.float32),)
-    if ROLLED:
-        if PDL:
-            gdc_wait()
-        for p in tl.range(0, PASSES, num_stages=1):
-            acc = _add_part(
-                acc, x, x_scales, weight, weight_scales, row, p * (CHUNKS * WIDTH), T, N,
-                K, ROWS, SHARES, SHARE, TILES, FP8, MASKED, CHUNKS, False,
-            )  # fmt: skip
-    else:
-        for p in tl.static_range(PASSES):
-            acc = _add_part(
-                acc, x, x_scales, weight, weight_scales, row, p * (CHUNKS * WIDTH), T, N,
-                K, ROWS, SHARES, SHARE, TILES, FP8, MASKED, CHUNKS, PDL and p == 0,
-            )  # fmt: skip
+    for p in tl.static_range(PASSES):
+        acc = _add_part(
+            acc, x, x_scales, weight, weight_scales, row, p * (CHUNKS * WIDTH), T, N,
+            K, ROWS, SHARES, SHARE, TILES, FP8, MASKED, CHUNKS, PDL and p == 0,
+        )  # fmt: skip
     for i in tl.static_range(BLOCKS):
         n = row + i * 16 + tl.arange(0, 16)
         for j in tl.static_range(TILES):
@@ -249,9 +238,7 @@ def _skinny_gemm(
     TILES: tl.constexpr,
     FP8: tl.constexpr,
     MASKED: tl.constexpr,
-    PASSES: tl.constexpr,
     EXTRA_PASSES: tl.constexpr,
-    ROLLED: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
@@ -276,7 +263,6 @@ def _skinny_gemm(
             False,
             False,
             EXTRA_PASSES,
-            ROLLED,
             PDL,
         )
     else:
@@ -296,8 +282,7 @@ def _skinny_gemm(
             TILES,
             FP8,
             MASKED,
-            PASSES,
-            ROLLED,
+            1,
             PDL,
         )
 
@@ -314,21 +299,15 @@ class GemmTiling(NamedTuple):
     registers: int = 128
     """The most a thread may hold. Left to itself, ptxas saves registers for more programs a
     processor and loads the pieces of x one after the other, each a latency after the one before."""
-    passes: int = 1
-    """In how many parts a program asks for its weights, one after the other if there are several.
-    Of many rows of x, more rows of the weight share what a program reads of x."""
 
 
-def tiling(k: int, fp8: bool, n: int = 0, rows: int = 1, parts: bool | None = None) -> GemmTiling:
+def tiling(k: int, fp8: bool, rows: int = 1) -> GemmTiling:
     """The division of a weight [n, k] for so many rows of x, which does not change a row's bits.
 
     The one that was the fastest on an H200 at 1 to 8 rows, or one that fits. A warp holds 64
     registers of weights, or 128 where K is 4096. Fewer warps with more work each have less to start
     and to add up: 4, 8 and 16 warps for 16 rows of 2048 cost 8.2, 9.9 and 20.4 us at 12288 rows; 4
     instead of 8 for 16 rows of 4096 are 1.1, 0.7 and 0.6 us less in a layer of 1, 4 and 8 rows.
-
-    parts: of more than 8 rows, the weight in parts (None: as `trials` has it), and of a weight of
-    many rows 32 a program, so that less of x is read and widened again.
     """
     shares, step = (4, 128) if fp8 and k <= 4096 else (8, 128 if fp8 else 32)
     while shares > 1 and k % (shares * step):
@@ -336,16 +315,10 @@ def tiling(k: int, fp8: bool, n: int = 0, rows: int = 1, parts: bool | None = No
     # A bf16 share of 512 columns would take twice the registers of an fp8 one.
     extra_passes = {512: 2, 1024: 4}.get(k // shares, 1) if fp8 else 1
     wide = fp8 and k > 512 * shares
-    few = GemmTiling(16, shares, extra_passes, 168 if wide else 128)
-    if fp8 and rows > 16:
-        # With fewer registers what is read of x comes piece by piece: of 32 rows, norm to norm
-        # around a GDN layer's products, 57.3 us instead of 44.9.
-        few = few._replace(registers=255)
-    passes = max(p for p in (1, 2, 4) if triton.cdiv(k, shares * step) % p == 0)
-    if rows <= 8 or passes == 1 or not (tries("parts") if parts is None else parts):
-        return few
-    large = n >= 8192
-    return GemmTiling(32 if large else 16, shares, passes, 168 if fp8 and large else 128, passes)
+    # Of many rows, with fewer registers what is read of x comes piece by piece: of 32, norm to norm
+    # around a GDN layer's products, 57.3 us instead of 44.9.
+    registers = 255 if fp8 and rows > 16 else 168 if wide else 128
+    return GemmTiling(16, shares, extra_passes, registers)
 
 
 def skinny_gemm(
@@ -372,7 +345,7 @@ def skinny_gemm(
         raise ValueError("either both operands are e4m3 with scales or both are bf16")
     if fp8 and (n % 16 or k % 128):
         raise ValueError(f"an fp8 weight of {n} x {k} is not in whole tiles of 16 x 128")
-    rows_, shares, extra_passes, registers, passes = divided or tiling(k, fp8, n, rows)
+    rows_, shares, extra_passes, registers = divided or tiling(k, fp8, rows)
     width = 128 if fp8 else 32
     share = triton.cdiv(k, shares * width) * width
     out = torch.empty(rows, n, dtype=torch.bfloat16, device=codes.device)
@@ -405,9 +378,7 @@ def skinny_gemm(
         TILES=triton.next_power_of_2(triton.cdiv(rows, 8)),
         FP8=fp8,
         MASKED=bool(n % rows_) or share * shares != k,
-        PASSES=passes,
         EXTRA_PASSES=extra_passes,
-        ROLLED=passes > 1,
         PDL=dependent_launch(),
         num_warps=shares,
         maxnreg=registers,

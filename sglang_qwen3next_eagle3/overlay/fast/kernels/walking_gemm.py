@@ -132,7 +132,7 @@ def _walking_gemm(
     if program < EXTRA:
         _program(
             extra_x, extra_x, extra_weight, extra_weight, extra_out, program, T, EXTRA_N, K, 16,
-            SHARES, SHARE, 1, False, False, EXTRA_PASSES, False, PDL,
+            SHARES, SHARE, 1, False, False, EXTRA_PASSES, PDL,
         )  # fmt: skip
     else:
         _walk(
@@ -160,7 +160,7 @@ def walking_gemm(
     """`skinny_gemm` where `walks` says so: the same arguments and results, in as many programs."""
     codes, x_scales = x
     (rows, k), n = codes.shape, weight.shape[0]
-    _, shares, extra_passes, _, _ = tiling(k, True)
+    _, shares, extra_passes, _ = tiling(k, True)
     out = torch.empty(rows, n, dtype=torch.bfloat16, device=codes.device)
     extra_x, extra_weight, extra_out, extra_n = out, out, out, 0
     if extra is not None:

@@ -152,9 +152,9 @@ def test_a_file_says_what_of_ours_was_on(
 
 
 def test_a_file_says_what_was_on_trial() -> None:
-    found = adaptive.of_result(_measured_with(caller={FAST: "on", TRY: "walk, parts"}))
-    assert found["tries"] == "parts,walk"
-    assert found["on"].endswith("fast path, tries parts,walk")
+    found = adaptive.of_result(_measured_with(caller={FAST: "on", TRY: "wide, walk"}))
+    assert found["tries"] == "walk,wide"
+    assert found["on"].endswith("fast path, tries walk,wide")
     assert adaptive.of_result(_measured_with(caller={TRY: "walk"}))["tries"] == "off"
     one = _measured_with(caller={FAST: "on"}, chains={TRY: "walk"})
     with pytest.raises(UserError, match="tries off, and .* tries walk"):
