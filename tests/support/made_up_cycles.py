@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles
 
 N, HIDDEN, MOST, VOCABULARY, POOL = 4, 8, 6, 50, 40
@@ -50,7 +51,11 @@ class Worker:
         self.speculative_num_draft_tokens = N
         self.server_args = SimpleNamespace(tp_size=1)
         self.speculative_num_steps = 1  # a verify and a draft extend replay a graph, no draft does
-        self.war_fastpath_runner = SimpleNamespace(war_fastpath_read_done_event=None)
+        # By the names of the releases.
+        self.last_reader = SimpleNamespace(
+            war_fastpath_read_done_event=None, shared_read_done_event=None
+        )
+        self.war_fastpath_runner = self.last_shared_read_runner = self.last_reader
         self.draft_worker = SimpleNamespace(
             cuda_graph_runner=object(), cuda_graph_runner_for_draft_extend=object()
         )
@@ -65,6 +70,15 @@ class Worker:
         self.backend = Backend(self.verify)
         self.backend._outputs["all"] = self.logits
         self.activated: list[int] = []
+
+    @property
+    def read_done(self) -> Any:
+        """The event by which the scheduler goes on."""
+        return variants.host().read_done(self.last_reader)
+
+    @read_done.setter
+    def read_done(self, event: Any) -> None:
+        variants.host().say_read_done(self.last_reader, event)
 
     def verify(self) -> None:
         self.logits.copy_(self.table[self.tokens] + self.rows.sum())
@@ -89,7 +103,7 @@ class Worker:
         predict = sampled(logits[: size * N], batch.sampling_info).to(torch.int32)
         lens = (predict.view(size, N).sum(-1) % N + 1).to(torch.int32)
         on_publish(batch.seq_lens + lens)
-        self.war_fastpath_runner.war_fastpath_read_done_event = "theirs"
+        self.read_done = "theirs"
         last = torch.arange(0, size * N, N, device=self.device) + lens - 1
         self.rows[:size].mul_(0.5)
         around(lambda backend, key: backend.replay(key), self.backend, "all")
@@ -150,7 +164,8 @@ def batch_of(
         is_extend_in_batch=False, has_grammar=False, return_logprob=False,
         return_hidden_states=False, sampling_info=info, spec_info=spec,
         mamba_track_indices=tracked, mamba_track_mask=None,
-        mamba_track_seqlens=None, reqs=[SimpleNamespace(sampling_params=sampling)] * size,
+        mamba_track_seqlens=None, mamba_prefill_track_mask_cpu=None, mamba_track_seqlens_cpu=None,
+        reqs=[SimpleNamespace(sampling_params=sampling)] * size,
         seq_lens_cpu=None, global_num_tokens=None, input_ids=None,
     )  # fmt: skip
 

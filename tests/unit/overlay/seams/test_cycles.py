@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.overlay import simulate
+from sglang_qwen3next_eagle3.overlay import simulate, variants
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.seams import cycles as under_test
 from sglang_qwen3next_eagle3.overlay.seams import joining, recording
@@ -44,13 +44,18 @@ from tests.support.op_graph import OpGraph
 def cycles(monkeypatch: pytest.MonkeyPatch) -> Cycles:
     monkeypatch.setattr(under_test, "_hindrance", lambda worker: None)
     monkeypatch.setattr(under_test, "_track", lambda batch: None)
-    monkeypatch.setattr(under_test, "_read_done", lambda runner: vars(runner).update(
-        war_fastpath_read_done_event="ours"))  # fmt: skip
+    monkeypatch.setattr(
+        under_test, "_read_done", lambda runner: variants.host().say_read_done(runner, "ours")
+    )
     return Cycles(OpGraph, "cpu")
 
 
-@pytest.mark.parametrize("tracks", [False, True])
-def test_a_recorded_cycle_gives_what_the_worker_gives(cycles: Cycles, tracks: bool) -> None:
+@pytest.mark.parametrize(("tracks", "newer"), [(False, False), (True, False), (True, True)])
+def test_a_recorded_cycle_gives_what_the_worker_gives(
+    cycles: Cycles, tracks: bool, newer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By either release's names."""
+    monkeypatch.setattr(variants, "has_layer_boundaries", lambda: newer)
     ours, theirs = Worker(cycles), Worker(Cycles(OpGraph, "cpu"))
     for turn in range(40):
         size = 1 + turn * turn // 2 % 3
@@ -58,17 +63,17 @@ def test_a_recorded_cycle_gives_what_the_worker_gives(cycles: Cycles, tracks: bo
         own_lens, stock_lens = Published(), Published()
         expected = theirs.cycle(theirs, batch_of(size, turn, tracks), stock_lens)
         spec, before = batch.spec_info, dict(vars(batch))
-        ours.war_fastpath_runner.war_fastpath_read_done_event = None
+        ours.read_done = None
         found = cycles.around(ours.cycle, ours, batch, on_publish=own_lens)
         assert len(own_lens.seen) == 1
         for own, stock in zip(values(found, own_lens), values(expected, stock_lens), strict=True):
             assert torch.equal(own, stock), turn
             assert own.dtype == stock.dtype
-        assert ours.war_fastpath_runner.war_fastpath_read_done_event is not None
+        assert ours.read_done is not None
         if turn > 20:
             assert vars(batch) == before, "a recorded cycle leaves the batch alone"
             assert batch.spec_info is spec
-            assert ours.war_fastpath_runner.war_fastpath_read_done_event == "ours"
+            assert ours.read_done == "ours"
         # SGLang writes into what it is given.
         found.next_token_ids = found.accept_lens = found.next_draft_input.topk_p = None
         found.logits_output.hidden_states = None
@@ -142,7 +147,7 @@ def test_graphs_become_one(
     for turn in range(60):
         places = torch.randperm(POOL, generator=chance)[: 1 + turn * turn // 2 % 3]
         expected = turn_of(theirs, stock, None, places, turn)
-        ours.war_fastpath_runner.war_fastpath_read_done_event = None
+        ours.read_done = None
         found = turn_of(ours, own, recorded, places, turn)
         assert torch.equal(found.next_token_ids, expected.next_token_ids), turn
         assert torch.equal(found.accept_lens, expected.accept_lens)
@@ -151,7 +156,7 @@ def test_graphs_become_one(
             assert torch.equal(rows, stock.rows[name]), (turn, name)
     plans = recorded._recorded()
     assert len(plans) == 3
-    said = ours.war_fastpath_runner.war_fastpath_read_done_event
+    said = ours.read_done
     if refuses:
         assert {len(plan.recording.steps) for plan in plans} == {8}
         assert said == "ours"
@@ -665,9 +670,16 @@ def test_a_result_of_another_kind_is_refused() -> None:
         plan.keep(result)
 
 
-def test_tracking_is_asked_before_and_not_within() -> None:
+@pytest.mark.parametrize("newer", [False, True])
+def test_tracking_is_asked_before_and_not_within(
+    monkeypatch: pytest.MonkeyPatch, newer: bool
+) -> None:
+    monkeypatch.setattr(variants, "has_layer_boundaries", lambda: newer)
     asked: list[Any] = []
-    batch = SimpleNamespace(mamba_track_mask=1, mamba_track_seqlens=1, mamba_track_indices="told")
+    batch = SimpleNamespace(
+        mamba_track_mask=1, mamba_track_seqlens=1, mamba_prefill_track_mask_cpu=1,
+        mamba_track_seqlens_cpu=1, mamba_track_indices="told",
+    )  # fmt: skip
     prepare_tracking(asked.append, batch)
     assert asked == [batch]
     recorded = GraphRecording(OpGraph, None, "cpu")
@@ -675,8 +687,10 @@ def test_tracking_is_asked_before_and_not_within() -> None:
     prepare_tracking(asked.append, batch)
     recorded.end()
     assert asked == [batch]
+    there = None if newer else 1
     assert vars(batch) == {
         "mamba_track_mask": None, "mamba_track_seqlens": None, "mamba_track_indices": "told",
+        "mamba_prefill_track_mask_cpu": there, "mamba_track_seqlens_cpu": there,
     }  # fmt: skip
 
 

@@ -27,6 +27,9 @@ class Tensor:
 def relay(**changes: Any) -> Any:
     values: dict[str, Any] = {
         "_forward_buf_initialized": True,
+        # The same of 0.5.23.
+        "_maybe_init_forward_bufs": lambda payload: None,
+        "_relay": None,
         "spec_algo": SimpleNamespace(is_ngram=lambda: False),
         "need_topk": True,
         "need_hidden_states": True,
@@ -84,7 +87,7 @@ def test_what_a_cycle_leaves_is_ours(launched: list[Any]) -> None:
 @pytest.mark.parametrize(
     "at",
     [
-        relay(_forward_buf_initialized=False),
+        relay(_forward_buf_initialized=False, _relay="somebody else's"),
         relay(spec_algo=SimpleNamespace(is_ngram=lambda: True)),
         relay(need_topk=False, need_hidden_states=False),
         relay(topk_p_buf=Tensor(32, 8)),
@@ -166,10 +169,11 @@ def test_the_first_rank_says_which_are_on(
 
 @pytest.mark.parametrize(("ranks", "told"), [(1, 0), (2, 1)])
 def test_sampled_on_several_gpus_is_told_of(
-    caplog: pytest.LogCaptureFixture, ranks: int, told: int
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, ranks: int, told: int
 ) -> None:
-    scheduler = SimpleNamespace(ps=SimpleNamespace(tp_rank=0, tp_size=ranks))
-    hooks.announcing(frozenset({"cycle", "sampled"})).replacement(lambda _: None, scheduler)
+    place = SimpleNamespace(tp_rank=0, tp_size=ranks)
+    monkeypatch.setattr(variants, "place", lambda scheduler: place)
+    hooks.announcing(frozenset({"cycle", "sampled"})).replacement(lambda _: None, object())
     assert caplog.text.count("sampled is for one GPU: it is SGLang's") == told
 
 
