@@ -10,6 +10,11 @@ own graphs become parts of one with what is between them (joining.py): then a cy
 A batch with sampled requests depends on their temperatures and limits besides, and on numbers that
 are drawn in it. torch draws in a graph what it would have drawn without: a graph asks the generator
 at each replay where it stands, and leaves it where the same draws would have.
+
+Ranks of tensor parallelism decide alone what they record: memory, an error or a refusal may be one
+rank's. A greedy cycle's sums over ranks are all within SGLang's graphs, which both kinds of cycle
+run once each and in one order, so that ranks of both kinds meet and have the same tokens; they wait
+for the slowest.
 """
 
 import copy

@@ -616,6 +616,59 @@ def test_nothing_is_recorded_where_little_memory_is_left(
         assert line.endswith("cycles of 2 requests are recorded: 8 steps, 17 MiB")
 
 
+class Rank(Worker):
+    """Whose graph adds up over all ranks: each time that it runs it leaves what it had to add."""
+
+    def __init__(self, cycles: Cycles) -> None:
+        self.sums, self.sum = torch.zeros(200), torch.zeros(1, dtype=torch.int64)
+        super().__init__(cycles)
+
+    def verify(self) -> None:
+        super().verify()
+        self.sums.index_copy_(0, self.sum, self.logits.sum()[None])
+        self.sum.add_(1)
+
+
+@pytest.mark.parametrize("why", ["memory", "joins", "an error"])
+def test_ranks_that_record_and_ranks_that_do_not_meet_in_their_sums(
+    cycles: Cycles,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each decides alone. The same graphs run in the same order on all, with the same to add up."""
+    monkeypatch.setattr(under_test, "_free", lambda device: free)
+    accepts: Any = FakeJoins()
+    refuses: Any = FakeJoins(refuses=why == "joins")
+    of_ranks = [Cycles(OpGraph, "cpu", joins=joins) for joins in (accepts, refuses)]
+    ranks = [Rank(cycles) for cycles in of_ranks]
+
+    def breaks(of: Any, batch: Any, **kwargs: Any) -> Any:
+        if recording.current() is not None:
+            raise RuntimeError("only here")
+        return ranks[1].cycle(of, batch, **kwargs)
+
+    originals = [ranks[0].cycle, breaks if why == "an error" else ranks[1].cycle]
+    for turn in range(24):
+        found = []
+        for number, (rank, cycles) in enumerate(zip(ranks, of_ranks, strict=True)):
+            free = 2**20 if number and why == "memory" else 2**40
+            lens = Published()
+            batch = batch_of(1 + turn % 2, turn)
+            result = cycles.around(originals[number], rank, batch, on_publish=lens)
+            found.append(values(result, lens))
+        assert all(torch.equal(*pair) for pair in zip(*found, strict=True)), turn
+        assert torch.equal(ranks[0].sum, ranks[1].sum), turn
+        assert torch.equal(ranks[0].sums, ranks[1].sums), turn
+    assert int(ranks[0].sum) == 2 * 24
+    assert [len(plan.recording.steps) for plan in of_ranks[0]._recorded()] == [3, 3]
+    there = [len(plan.recording.steps) for plan in of_ranks[1]._recorded()]
+    assert there == ([8, 8] if why == "joins" else [])
+    assert caplog.text.count("instead of one" if why == "joins" else "stay SGLang's") == (
+        1 if why == "joins" else 2
+    )
+
+
 def test_sizes_that_came_once_leave_room_for_those_that_come_often(
     cycles: Cycles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
