@@ -118,6 +118,7 @@ def _prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     for line in found:
         logger.warning("%s: %s", PREFIX, line)
     asked = wanted.stages - (OF_HEAD if ranks.several() else NAMED)
+    asked -= _never_serving(wanted, _smallest_pass(runner))
     if wanted.required and (found or path.stages != asked):
         missing = ", ".join(sorted(asked - path.stages)) or "some layers"
         raise SystemExit(f"{PREFIX}: {missing} stay with stock, but it is required: {found}")
@@ -174,18 +175,23 @@ def _unchecked(runner: Any, wanted: Wanted) -> FastPath:
     nodes = draft_tokens(runner) or 1
     rows = captured_rows(runner, nodes, most_rows())
     kernels = Kernels(runner.model.model, runner.attn_backend, rows, runner.device, nodes)
-    return build(runner, kernels, _roomy(wanted, captured(runner)[0] * nodes))
+    smallest = _smallest_pass(runner)
+    left = _never_serving(wanted, smallest)
+    for stage in sorted(left):
+        said = f"it serves up to {ROWS[stage]} rows, the smallest pass has {smallest}"
+        _say(wanted, "%s: %s stays with stock: %s", PREFIX, stage, said)
+    return build(runner, kernels, wanted.stages - NAMED - left)
 
 
-def _roomy(wanted: Wanted, rows: int) -> frozenset[Stage]:
-    """The stages that are ours in the smallest pass that is captured; the others would never serve
-    one."""
-    stages = wanted.stages - NAMED
-    for stage in sorted(stages):
-        if ROWS[stage] < rows:
-            said = f"it serves up to {ROWS[stage]} rows, the smallest pass has {rows}"
-            _say(wanted, "%s: %s stays with stock: %s", PREFIX, stage, said)
-    return frozenset(stage for stage in stages if rows <= ROWS[stage])
+def _smallest_pass(runner: Any) -> int:
+    """Rows of the smallest pass that is captured."""
+    return captured(runner)[0] * (draft_tokens(runner) or 1)
+
+
+def _never_serving(wanted: Wanted, rows: int) -> frozenset[Stage]:
+    """The stages that are stock's in a pass of so many rows, so in every one that is captured:
+    there stock's are the faster ones, and whoever requires the others has them."""
+    return frozenset(stage for stage in wanted.stages - NAMED if ROWS[stage] < rows)
 
 
 def prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:

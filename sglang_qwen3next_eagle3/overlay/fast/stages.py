@@ -34,8 +34,9 @@ HEAD: Final = "_qwen3next_eagle3_fast_head"
 
 @dataclass(frozen=True)
 class Wanted:
-    """stages: what to take over. required: refuse to serve where one of them cannot be. auto:
-    nobody asked for them, so they are taken over where that was proved (fast/proved.py)."""
+    """stages: what to take over. required: refuse to serve where one of them cannot be, but for
+    those that would not serve with so many draft tokens. auto: nobody asked for them, so they are
+    taken over where that was proved (fast/proved.py)."""
 
     stages: frozenset[Stage]
     required: bool = False

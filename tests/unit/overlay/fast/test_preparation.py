@@ -206,6 +206,33 @@ def test_stages_that_never_serve_are_not_checked(
     assert levels <= {logging.INFO if auto else logging.WARNING}
 
 
+@pytest.mark.parametrize("runner", [8, 9, 33], indirect=True)
+@pytest.mark.parametrize("lost", [None, "gdn", "lm_head"])
+def test_what_is_required_is_what_can_serve(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lost: str | None
+) -> None:
+    """`lm_head` never serves with more than 8 draft tokens: nobody waits for it."""
+
+    def build(runner: Any, kernels: Any, stages: frozenset[Stage]) -> Any:
+        return SimpleNamespace(stages=stages - {lost}, layers={}, most=lambda _: 8)
+
+    monkeypatch.setattr(preparation, "build", build)
+    monkeypatch.setattr(selfcheck, "differing", lambda *_: [])
+    monkeypatch.setattr(selfcheck, "settle", lambda *_: [])
+    runner.model.model = SimpleNamespace(layers=[])
+    tokens = runner.speculative_num_draft_tokens
+    wanted = parse("require")
+    assert wanted is not None
+    if lost == "gdn" or (lost == "lm_head" and tokens == 8):
+        with pytest.raises(SystemExit, match=f"{lost} stay with stock, but it is required"):
+            preparation.prepare(runner, wanted)
+        return
+    path = preparation.prepare(runner, wanted)
+    assert path is not None
+    assert path.stages == {stage for stage in OF_TARGET if tokens <= ROWS[stage]}
+    assert ("lm_head stays with stock: it serves up to 8 rows" in caplog.text) == (tokens > 8)
+
+
 @pytest.mark.parametrize("runner", [8], indirect=True)
 def test_the_smallest_pass_is_of_the_smallest_batch(runner: Any) -> None:
     variants.arguments_of(runner).cuda_graph_config = SimpleNamespace(
