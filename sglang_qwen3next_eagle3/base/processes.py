@@ -211,11 +211,12 @@ def healthy(url: str, headers: Mapping[str, str] | None = None, seconds: float =
     return False
 
 
-def end_with_parent() -> Callable[[], None] | None:
-    """A `preexec_fn`: SIGTERM when this process is gone, however it went (Linux only)."""
+def end_with_parent(of: int | None = None) -> Callable[[], None] | None:
+    """A `preexec_fn`: SIGTERM when this process is gone, however it went (Linux only). of: another
+    one, in whose child it is called."""
     if sys.platform != "linux":
         return None
-    libc, parent = ctypes.CDLL(None), os.getpid()
+    libc, parent = ctypes.CDLL(None), of or os.getpid()
 
     def arrange() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -11,7 +11,8 @@ class Progress:
     """with Progress("regenerating", total=500, done=120) as progress: progress.advance()
 
     total: None where it is not known; done: what an earlier run finished, which does not count
-    for the rate; announced: a log gets the label as a line of its own when the work begins.
+    for the rate; announced: a log gets the label as a line of its own when the work begins; bar:
+    False says lines alone, on a terminal, too.
     """
 
     def __init__(
@@ -22,6 +23,7 @@ class Progress:
         done: int = 0,
         unit: str = "conversations",
         announced: bool = False,
+        bar: bool = True,
     ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
@@ -38,10 +40,10 @@ class Progress:
             TextColumn("{task.fields[figures]}"),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not (bar and console.is_terminal),
         )
         self._task = self._bar.add_task(label, total=total, completed=done, figures="")
-        self._interval = 0.1 if console.is_terminal else SECONDS_BETWEEN_LINES
+        self._interval = SECONDS_BETWEEN_LINES if self._bar.disable else 0.1
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -4,18 +4,27 @@ acceptance are ever slower than none, or than the best of them.
 Two servers: one without speculation, and one with a state for each number of steps. The second is
 first told which to draft, a pass for each; from what its cycles take, it gets its costs (the file
 of states that a launch takes, too), and then it chooses for itself.
+
+What a number of steps takes in a server of its own is another question, for a state might cost
+more: `alone` names those that are measured so, too, and with several GPUs (`gpus`) at the same
+time, each by a process that has nothing else to do.
 """
 
+import multiprocessing
+import os
 import random
+import signal
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.base import figures, provenance
+from sglang_qwen3next_eagle3.base import figures, processes, provenance
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.files import write_text
+from sglang_qwen3next_eagle3.base.files import slug, write_text
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.bench import reports, servers, speed
 from sglang_qwen3next_eagle3.bench.configurations import Contender
@@ -24,6 +33,7 @@ from sglang_qwen3next_eagle3.bench.options import AutoOptions
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey, claim
 from sglang_qwen3next_eagle3.bench.results.records import (
     ADAPTIVE,
+    ALONE,
     CHANGING,
     NONE,
     Configuration,
@@ -33,12 +43,16 @@ from sglang_qwen3next_eagle3.bench.servers import Loop, ServedConfiguration, Ses
 from sglang_qwen3next_eagle3.bench.trees import adaptive, cost, synthetic
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
+from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.simulate import OFF, AcceptLength, SharedNumber
+from sglang_qwen3next_eagle3.serving.profile import Profile
 
 AUTO = "auto"
 """The configuration that chooses for itself."""
 STATES = "states.json"
 """In the folder of the benchmark, for `launch --adaptive`."""
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_FORK = multiprocessing.get_context("fork")
 
 
 def run_auto(options: AutoOptions) -> Outcome:
@@ -52,6 +66,15 @@ def run_auto(options: AutoOptions) -> Outcome:
     options = replace(options, steps=tuple(sorted({0, *options.steps})))
     if len(options.steps) < 2:
         raise UserError("0 steps alone are no choice: name a chain, too (--steps 0,1,2)")
+    if 0 in options.alone:
+        raise UserError("--alone 0: a server of 0 steps is the one without speculation, `none`")
+    ranks = _ranks(options.base())
+    if options.gpus and len(options.gpus) < ranks:
+        raise UserError(f"--gpus {','.join(options.gpus)}: a server needs {ranks} of them")
+    if options.gpus and options.side_by_side:
+        raise UserError(
+            "--gpus gives every server its own, --side-by-side lets them share: leave one out"
+        )
     described = provenance.describe(options.words)
     request = _request(options)
     with (
@@ -69,35 +92,54 @@ class _Auto:
         self._options, self._flags = speed.synthetic_pair(options, scratch)
         self._file = scratch / STATES
         write_text(self._file, _before_measuring(options).text())
-        self._length = AcceptLength.create(scratch / "accept-length")
         self._steps = SharedNumber.create(scratch / "steps")
         # A server that is told its steps when it starts reads its file behind that again.
         self._steps.value = 0
-        self._environment = {
-            variables.SIMULATE: str(scratch / "accept-length"),
-            variables.STEPS: str(scratch / "steps"),
-        }
         base = self._options.base()
         self._target = speed.target_of(base)
-        self._none = self._served(Contender(NONE, base.override(algorithm="none")), {})
+        self._lengths: dict[str, AcceptLength] = {}
+        self._scratch, self._parent = scratch, os.getpid()
+        contenders = [Contender(NONE, without_head(base.override(algorithm="none")))]
         chosen = base.model_copy(update={"tree": None}).override(adaptive=str(self._file))
-        served = self._served(Contender(AUTO, chosen), self._environment)
-        row = served.configuration.model_copy(update={"algorithm": ADAPTIVE, "tree": None})
-        self._auto = replace(served, configuration=row)
+        contenders.append(Contender(AUTO, chosen))
+        for steps in sorted(options.alone, reverse=True):
+            tree = {"steps": steps, "topk": 1, "draft-tokens": steps + 1}
+            fixed = base.model_copy(update={"adaptive": None}).override(tree=tree)
+            contenders.append(Contender(f"{steps},1,{steps + 1}{ALONE}", fixed))
+        self._contenders = {one.name: one for one in contenders}
+        self._served = {name: self._server(name) for name in self._contenders}
+        row = self._served[AUTO].configuration
         self._forced = [_forced(n, row) for n in options.steps]
         self._warmed: set[tuple[str, int]] = set()
 
-    def _served(self, contender: Contender, environment: dict[str, str]) -> ServedConfiguration:
+    def _server(self, name: str, gpus: Sequence[str] = ()) -> ServedConfiguration:
+        contender, told = self._contenders[name], dict[str, str]()
+        if name != NONE:
+            path = self._scratch / f"accept-length-{slug(name)}"
+            if name not in self._lengths:
+                self._lengths[name] = AcceptLength.create(path)
+            told[variables.SIMULATE] = str(path)
+        if name == AUTO:
+            told[variables.STEPS] = str(self._scratch / "steps")
+        if gpus:
+            told[_VISIBLE] = ",".join(gpus)
         flags = [*speed.head_flags(contender, self._flags), *self._flags]
         start = self._options.start_seconds
-        return servers.served(contender, self._options.out, flags, start, environment)
+        found = servers.served(contender, self._options.out, flags, start, told)
+        if name != AUTO:
+            return found
+        adapts = {"algorithm": ADAPTIVE, "tree": None}
+        return replace(found, configuration=found.configuration.model_copy(update=adapts))
 
     def run(self) -> Outcome:
         options, journal = self._options, self._journal
         sessions = [
-            Session(self._none, tuple(self._keys([NONE], [None]))),
-            Session(self._auto, (*self._costs(), *self._choices(), *self._changes())),
+            Session(self._served[name], tuple(self._keys_of(name)))
+            # The one that takes longest first, and the shortest, whose GPUs are free again soon.
+            for name in (AUTO, NONE, *(name for name in self._served if name.endswith(ALONE)))
         ]
+        if not options.gpus:
+            sessions[:2] = sessions[1::-1]
         for row in self._forced:
             journal.admit(row)
             journal.note(row)
@@ -106,24 +148,88 @@ class _Auto:
         interrupted = False
         with Progress("bench auto", sum(k.batch for k in keys), done=done, unit="requests") as bar:
             try:
-                groups = [sessions] if options.side_by_side else [[one] for one in sessions]
-                Loop(journal, self._work, options.stall_seconds, bar).run(groups)
+                if options.gpus:
+                    self._apart(sessions, bar)
+                else:
+                    groups = [sessions] if options.side_by_side else [[one] for one in sessions]
+                    self._loop(bar).run(groups)
             except KeyboardInterrupt:
                 interrupted = True
         result = self._result()
         result.save(options.out / "result.json")
         report = reports.write(result, options.out, plots=options.plots)
         complete = all(journal.has(key) for key in keys)
-        if complete:
+        if all(journal.has(key) for key in self._costs()):
             write_text(options.out / STATES, self._measured().text())
         return Outcome(result, report, complete, interrupted)
 
+    def _loop(self, bar: Progress) -> Loop:
+        return Loop(self._journal, self._work, self._options.stall_seconds, bar)
+
+    def _apart(self, sessions: Sequence[Session], bar: Progress) -> None:
+        """A process for each session, as many at a time as there are GPUs for. What is measured is
+        in the folder's result within seconds, so that who ends this loses nothing."""
+        ranks = _ranks(self._options.base())
+        gpus = list(self._options.gpus)
+        free = [gpus[n : n + ranks] for n in range(0, len(gpus) - ranks + 1, ranks)]
+        for session in sessions:
+            self._journal.admit(session.served.configuration)
+        pending = [one for one in sessions if one.left(self._journal).keys]
+        self._journal.alone = _FORK.Lock()
+        running: list[tuple[ForkProcess, list[str]]] = []
+        begun, saved = bar.count, 0
+        try:
+            while pending or running:
+                while pending and free:
+                    mine, session = free.pop(0), pending.pop(0)
+                    bar.say(f"{session.name}: on {_VISIBLE}={','.join(mine)}")
+                    process = _FORK.Process(target=self._part, args=(session, mine))
+                    process.start()
+                    running.append((process, mine))
+                time.sleep(processes.POLL_SECONDS)
+                for one in tuple(running):
+                    if not one[0].is_alive():
+                        running.remove(one)
+                        free.append(one[1])
+                passes = len(self._journal.files())
+                if passes != saved:
+                    saved = passes
+                    self._result().save(self._options.out / "result.json")
+                    keys = (key for session in sessions for key in session.keys)
+                    done = sum(key.batch for key in keys if self._journal.has(key))
+                    bar.advance(done - begun)
+                    begun = done
+        finally:
+            for process, _ in running:
+                process.terminate()
+            for process, _ in running:
+                process.join()
+        # What failed was said; each part made up for its own only.
+        self._loop(bar).settle(sessions)
+
+    def _part(self, session: Session, gpus: Sequence[str]) -> None:
+        """In a process of its own: one server, and what it is asked."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # The first process ends this one.
+        signal.signal(signal.SIGTERM, _leave)
+        if (ends := processes.end_with_parent(self._parent)) is not None:
+            ends()
+        mine = replace(session, served=self._server(session.name, gpus))
+        known = session.served.configuration
+        mine = replace(mine, served=replace(mine.served, configuration=known))
+        quiet = Progress(session.name, sum(key.batch for key in mine.keys), bar=False)
+        try:
+            self._loop(quiet).run([[mine]])
+        except KeyboardInterrupt:
+            return
+
     def _result(self) -> Result:
-        rows = [self._none.configuration, *self._forced, self._auto.configuration]
+        others = [one.configuration for name, one in self._served.items() if name != NONE]
+        rows = [self._served[NONE].configuration, *self._forced, *others]
         if (served := self._journal.configurations().get(AUTO)) is not None:
             for row in self._forced:  # They are served by the same server.
                 self._journal.note(row.model_copy(update={"switched": served.switched}))
-        settings = speed.settings(_request(self._asked), self._target, self._flags)
+        told = {"gpus": list(self._asked.gpus)} if self._asked.gpus else {}
+        settings = speed.settings(_request(self._asked), self._target, self._flags, **told)
         return self._journal.result("speed", self._described, settings, rows)
 
     def _keys(self, names: Sequence[str], lengths: Sequence[float | None]) -> list[PassKey]:
@@ -135,11 +241,22 @@ class _Auto:
             for batch in self._options.batches
         ]
 
+    def _keys_of(self, name: str) -> list[PassKey]:
+        if name == NONE:
+            return self._keys([NONE], [None])
+        if name == AUTO:
+            return [*self._costs(), *self._choices(), *self._changes()]
+        lengths = speed.reachable(self._contenders[name].tree, self._options.accept_lengths)
+        return self._keys([name], lengths or [1.0])
+
     def _costs(self) -> list[PassKey]:
-        """Every number of steps at the accept lengths that it can reach."""
+        """Every number of steps at the accept lengths that it can reach; where a server of its own
+        is asked that, at one of them, for a cycle takes as long at any."""
         found: list[PassKey] = []
         for row in self._forced:
             lengths = speed.reachable(row.tree, self._options.accept_lengths) or [1.0]
+            if row.tree is not None and row.tree[0] in self._options.alone:
+                lengths = lengths[len(lengths) // 2 :][:1]
             found += self._keys([row.name], lengths)
         return sorted(found, key=lambda key: key.repetition)
 
@@ -160,8 +277,15 @@ class _Auto:
     def _measured(self) -> DraftStates:
         """By what has been measured of the steps. Raises UserError: some are missing."""
         result = self._result()
+        states = [one for one in result.configurations if not one.name.endswith(ALONE)]
+        names = {one.name for one in states}
+        rows = [one for one in result.measurements if one.configuration in names]
+        result = result.model_copy(update={"configurations": states, "measurements": rows})
+        # On other GPUs `none` may not be measured yet.
+        fitted = any(one.configuration == NONE for one in rows)
+        model = cost.fit(result) if fitted else cost.CostModel(cells=tuple(cost.measured(result)))
         planned = adaptive.plan_states(
-            cost.fit(result), steps=self._options.steps, measured=adaptive.of_result(result)
+            model, steps=self._options.steps, measured=adaptive.of_result(result)
         )
         return planned.states
 
@@ -185,14 +309,37 @@ class _Auto:
     def _before(self, key: PassKey, tree: tuple[int, int, int] | None) -> Callable[[], None]:
         def set_up() -> None:
             length = key.simulated_accept_length
-            self._length.value = OFF if length is None else length
             if key.configuration == NONE:
+                return
+            alone = key.configuration.endswith(ALONE)
+            simulated = self._lengths[key.configuration if alone else AUTO]
+            simulated.value = OFF if length is None else length
+            if alone:
                 return
             if key.configuration == AUTO and self._steps.value != OFF:
                 write_text(self._file, self._measured().text())
             self._steps.value = OFF if tree is None else tree[0]
 
         return set_up
+
+
+def _leave(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def without_head(profile: Profile) -> Profile:
+    """As a server without a head takes it."""
+    asked = profile.fast
+    if asked is None:
+        return profile
+    words = [word.strip().lower() for word in asked.split(",")]
+    rest = ",".join(word for word in words if word not in stages.OF_HEAD)
+    return profile.model_copy(update={"fast": rest or "off"})
+
+
+def _ranks(profile: Profile) -> int:
+    ranks = profile.sglang.get("tp")
+    return ranks if isinstance(ranks, int) else 1
 
 
 def _forced(steps: int, served: Configuration) -> Configuration:

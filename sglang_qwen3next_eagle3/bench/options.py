@@ -153,7 +153,9 @@ class AutoOptions(SyntheticOptions):
     """Of `bench auto`.
 
     steps: the states; 0 is among them in any case. accept_lengths: that are simulated.
-    changes: passes in which load and acceptance change from one to the next.
+    changes: passes in which load and acceptance change from one to the next. alone: numbers of
+    steps that a server of their own serves besides. gpus: what CUDA_VISIBLE_DEVICES calls those
+    that are shared out among the servers, which are up and asked at the same time then.
     """
 
     batches: Sequence[int] = (1, 4, 8, 16, 32, 48)
@@ -161,6 +163,8 @@ class AutoOptions(SyntheticOptions):
     steps: Sequence[int] = (0, 1, 2, 4, 7)
     accept_lengths: Sequence[float] = (1.0, 1.6, 2.46, 3.0)
     changes: int = 12
+    alone: Sequence[int] = ()
+    gpus: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,9 +159,9 @@ class Loop:
         for group in groups:
             left = [session.left(self._journal) for session in group]
             self._run_group([session for session in left if session.keys])
-        self._settle(sessions)
+        self.settle(sessions)
 
-    def _settle(self, sessions: Sequence[Session]) -> None:
+    def settle(self, sessions: Sequence[Session]) -> None:
         """What failed once and was made up for is no failure."""
         asked = {session.name for session in sessions}
         missing = {session.name for session in sessions if session.left(self._journal).keys}

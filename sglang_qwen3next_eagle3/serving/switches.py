@@ -210,8 +210,8 @@ def _check_fast(given: Parsed, chosen: Profile, wanted: stages.Wanted) -> None:
         raise UserError(f"fast: {reason}; pass --no-fast to serve with SGLang's kernels alone")
     if "head" in wanted.stages and chosen.algorithm != "eagle3":
         reason = "is the EAGLE3 head's, and this server has none"
-    elif "head" in wanted.stages and given.of(adaptive.ADAPTIVE):
-        reason = "does not go with steps that follow load (--adaptive off)"
+    elif "head" in wanted.stages and given.of(adaptive.ADAPTIVE) and not chosen.adaptive:
+        reason = "does not go with steps that follow SGLang's own rule (--adaptive FILE: ours)"
     if reason is not None:
         named = "head_w8" if "head_w8" in wanted.stages else "head"
         raise UserError(f"fast: the stage {named} {reason}; leave it out")

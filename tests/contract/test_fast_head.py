@@ -90,6 +90,11 @@ def test_a_draft_extend_and_a_draft_step_are_stocks(report: Any) -> None:
     assert report["unread"]
 
 
+def test_other_numbers_of_steps_are_checked_too(report: Any) -> None:
+    if report["tree"][1] == 1:
+        assert report["further"] == {str(tokens): [True, False] for tokens in (1, 2, 3)}
+
+
 def test_there_is_room_for_drafts_behind_the_longest_context(report: Any) -> None:
     assert report["room"]
 

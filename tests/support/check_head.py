@@ -317,6 +317,25 @@ def prepared(worker: Any) -> dict[str, list[str]]:
     return found
 
 
+def further(head: FastHead, worker: Any) -> dict[int, list[bool]]:
+    """By draft tokens of other states of adaptive drafting: whether the head passes its check for
+    them, and whether one with an erring kernel does."""
+    before = worker.speculative_num_steps, worker.speculative_num_draft_tokens
+    found = {}
+    for steps in (0, 1, 2):
+        worker.speculative_num_steps, worker.speculative_num_draft_tokens = steps, steps + 1
+        wanted, said = Wanted(frozenset({"head"})), []
+        said.append(preparation.serves_further(head, worker, wanted))
+        head.kernels.__dict__["gated"] = lambda x, weight: head_linear.reference_head_gated(
+            x, weight
+        ).roll(1, -1)
+        said.append(preparation.serves_further(head, worker, wanted))
+        del head.kernels.__dict__["gated"]
+        found[steps + 1] = said
+    worker.speculative_num_steps, worker.speculative_num_draft_tokens = before
+    return found
+
+
 def rounded(worker: Any) -> dict[str, Any]:
     """A head whose weights are in 8 bits: as it is, with scales of other rows, and with weights
     that 8 bits are not enough for."""
@@ -366,6 +385,8 @@ def main() -> None:
         report["refused"] = refused(head, worker)
         report["prepared"] = prepared(worker)
         report["rounded"] = rounded(worker)
+        if worker.topk == 1:
+            report["further"] = further(head, worker)
         report["spoilt"] = {name: spoilt(head, worker, name) for name in SPOILABLE}
     head.model.__dict__[HEAD] = head
     report["without_table"] = chains(head, worker)

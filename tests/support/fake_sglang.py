@@ -253,6 +253,7 @@ def main() -> None:
     for rank in range(behaviour.ranks):
         threading.Thread(target=_schedule, args=(fake, f"tp{rank}"), daemon=True).start()
     print(behaviour.say, flush=True)
+    print("on GPUs", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
     server.serve_forever()
 
 

@@ -1,11 +1,18 @@
 """What `bench auto` found: steps that follow load and acceptance, against none and the best."""
 
 from collections.abc import Callable, Iterator
+from statistics import median
 
 from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.markdown import NOTHING
 from sglang_qwen3next_eagle3.bench.results import summary
-from sglang_qwen3next_eagle3.bench.results.records import ADAPTIVE, CHANGING, NONE, Result
+from sglang_qwen3next_eagle3.bench.results.records import (
+    ADAPTIVE,
+    ALONE,
+    CHANGING,
+    NONE,
+    Result,
+)
 from sglang_qwen3next_eagle3.bench.results.summary import Cell, CellKey
 
 OF_NONE, OF_BEST = 0.98, 0.95
@@ -25,6 +32,12 @@ def section(result: Result) -> Iterator[str]:
             f"them. {compared.verdict('decode_tok_s')} With prefill, as clients see it: "
             f"{compared.verdict('output_tok_s')}"
         )
+        if gpus := result.settings.get("gpus"):
+            yield (
+                "The servers were up and asked at the same time, each on GPUs of its own among "
+                f"{', '.join(gpus)}: what they share is the host."
+            )
+        yield from compared.alone()
         yield from compared.changes()
 
 
@@ -86,6 +99,35 @@ class _Compared:
             f"{_held(found[of_none][0], OF_NONE)}. Least over the best {found[of_best][1]:.3f} "
             f"({_where(of_best)}): {OF_BEST} {_held(found[of_best][1], OF_BEST)}."
         )
+
+    def alone(self) -> Iterator[str]:
+        """What a cycle takes in a server of its own over what it takes as a state."""
+        every = self._result.configurations
+        trees = {one.tree: one.name for one in every if not one.name.endswith(ALONE)}
+        lines, batches = [], sorted({batch for _, batch in self._points})
+        for one in every:
+            state = trees.get(one.tree)
+            if not one.name.endswith(ALONE) or state is None:
+                continue
+            cells = []
+            for batch in batches:
+                lengths = {x for name, b, x in self._cells if (name, b) == (state, batch)}
+                ratios = [
+                    mine / its
+                    for x in lengths
+                    if (mine := self._figure(one.name, batch, x, "cycle_ms"))
+                    and (its := self._figure(state, batch, x, "cycle_ms"))
+                ]
+                cells.append(markdown.times(median(ratios)) if ratios else NOTHING)
+            lines.append([state, *cells])
+        if lines:
+            yield "## Numbers of steps as states and alone"
+            yield markdown.table(["steps", *(f"B={b}" for b in batches)], lines)
+            yield (
+                "What a cycle takes in a server that serves this number of steps and no other, "
+                "over what it takes in the one that has a state for each. The best number of "
+                "steps above is the better of both."
+            )
 
     def changes(self) -> Iterator[str]:
         """While load and acceptance change: pass by pass, and all of them together."""

@@ -9,7 +9,7 @@ servers/, logs/                  profiles and logs of the servers
 
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,11 +69,13 @@ class Journal:
 
     def __init__(self, folder: Path, stamp: Mapping[str, Any] | None = None) -> None:
         self.folder, self._stamp = folder, dict(stamp or {})
+        self.alone: AbstractContextManager[Any] = nullcontext()
+        """Around what is read and written again, where several processes measure."""
 
     def passes(self) -> dict[PassKey, Pass]:
         """Raises UserError: a file that is not a pass."""
         found = {}
-        for path in self._files():
+        for path in self.files():
             try:
                 data = read_json(path, _ANOTHER)
                 samples = [RequestSample.model_validate(sample) for sample in data["samples"]]
@@ -91,7 +93,7 @@ class Journal:
     def stamps(self) -> list[dict[str, Any]]:
         """What the passes were made with: one entry for each that differs, the oldest first."""
         found: list[dict[str, Any]] = []
-        for path in sorted(self._files(), key=lambda path: path.stat().st_mtime_ns):
+        for path in sorted(self.files(), key=lambda path: path.stat().st_mtime_ns):
             stamp = read_json(path, _ANOTHER).get("made_with") or {}
             if stamp not in found:
                 found.append(stamp)
@@ -116,7 +118,7 @@ class Journal:
             shutil.copy2(other.folder / "passes" / key.file, self.folder / "passes" / key.file)
         return len(keys) - len(new)
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
         return sorted((self.folder / "passes").glob("*.json"))
 
     def add(self, key: PassKey, measured: Pass) -> None:
@@ -160,9 +162,10 @@ class Journal:
 
     def note(self, configuration: Configuration) -> None:
         """Keep what is known of a server."""
-        known = {**self.configurations(), configuration.name: configuration}
-        data = {name: entry.model_dump() for name, entry in known.items()}
-        write_json(self.folder / "configurations.json", data, indent=None)
+        with self.alone:
+            known = {**self.configurations(), configuration.name: configuration}
+            data = {name: entry.model_dump() for name, entry in known.items()}
+            write_json(self.folder / "configurations.json", data, indent=None)
 
     def result(
         self,

@@ -21,6 +21,8 @@ NONE = "none"
 """The configuration without speculation, which all others are compared with."""
 ADAPTIVE = "adaptive"
 """The algorithm of a configuration whose steps follow load and acceptance."""
+ALONE = " alone"
+"""Behind the name of a number of steps that a server of its own serves, of `bench auto`."""
 CHANGING = "changing"
 """The suite of the passes of `bench auto` in which both change from one to the next."""
 

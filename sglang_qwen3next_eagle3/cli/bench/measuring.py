@@ -20,6 +20,7 @@ from sglang_qwen3next_eagle3.cli.arguments import (
 )
 from sglang_qwen3next_eagle3.cli.bench.output import add_output, print_result
 from sglang_qwen3next_eagle3.cli.bench.values import (
+    gpus,
     length,
     lengths,
     numbers,
@@ -111,8 +112,23 @@ def _add_auto(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="passes between which load and acceptance change (default %(default)s)",
     )
+    what.add_argument(
+        "--alone",
+        type=steps_argument,
+        default=AutoOptions.alone,
+        metavar="N,N,...",
+        help="numbers of steps that a server of their own serves, too, beside the states",
+    )
     _add_synthetic(what, AutoOptions)
     _add_servers(parser, AutoOptions)
+    parser.add_argument(
+        "--gpus",
+        type=gpus,
+        default=AutoOptions.gpus,
+        metavar="N,N,...",
+        help="every server has GPUs of its own among these (--tp says how many), and as many "
+        "servers as there is room for are up and asked at the same time",
+    )
     add_output(parser)
 
 

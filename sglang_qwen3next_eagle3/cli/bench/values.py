@@ -39,6 +39,14 @@ def steps_argument(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def gpus(text: str) -> tuple[str, ...]:
+    """`0,1,2,3`, or names that CUDA_VISIBLE_DEVICES knows."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found) or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: GPUs, each of them once, as 0,1,2,3")
+    return found
+
+
 def batches_of(words: str | None) -> tuple[int, ...]:
     """Empty where they are not given. Raises UserError."""
     if words is None:

@@ -3,12 +3,13 @@
 Every rule gives its reason in words that fit behind "fast path off: ".
 """
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay import contract, proofs, variants
+from sglang_qwen3next_eagle3.overlay import contract, environment, proofs, variants
 from sglang_qwen3next_eagle3.overlay.fast.proved import PROVED, other_shape
 from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, Stage, Wanted
 
@@ -127,9 +128,10 @@ def of_drafts(worker: Any) -> str | None:
     from sglang.srt.environ import envs
 
     arguments, runner = variants.arguments_of(worker), worker.draft_runner
-    for name in ("speculative_adaptive", "speculative_use_rejection_sampling"):
-        if getattr(arguments, name):
-            return f"it does not go with {_flag(name)}"
+    if arguments.speculative_use_rejection_sampling:
+        return f"it does not go with {_flag('speculative_use_rejection_sampling')}"
+    if arguments.speculative_adaptive and os.environ.get(environment.ADAPTIVE) != "1":
+        return f"it does not go with {_flag('speculative_adaptive')} by SGLang's own rule"
     if envs.SGLANG_ENABLE_ASYNC_ASSERT.get():
         return "SGLANG_ENABLE_ASYNC_ASSERT looks at rows that it leaves out"
     # What takes its place by and by, a level: 0 is off.

@@ -12,7 +12,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
-from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
+from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Stage
 
 LIMITS: Mapping[Stage, int] = {
     "dense": MAX_ROWS, "moe": MAX_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
@@ -91,7 +91,12 @@ class FastPath:
 
         self.current = None
         if get_is_capture_mode():
-            self.current = self.prepare(batch, get_attn_backend())
+            backend = get_attn_backend()
+            self.current = self.prepare(batch, backend)
+            if self.current is not None:
+                # Each state of adaptive drafting has a backend of its own, which is asked to
+                # commit what was verified with it.
+                backend.__dict__[PATH] = self
 
     def prepare(self, batch: Any, backend: Any) -> SmallPass | None:
         """The pass of a batch whose metadata the backend has, or None if it is not for us."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, preparation
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead
@@ -49,6 +49,16 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
 
 def _head_hooks(wanted: Wanted) -> tuple[Hook, ...]:
     def capture_drafts(original: Callable[..., Any], worker: Any) -> Any:
+        known: FastHead | None = worker.draft_runner.model.__dict__.get(HEAD)
+        if known is not None and variants.arguments_of(worker).speculative_adaptive:
+            # A further state, which has other numbers of rows.
+            if preparation.serves_further(known, worker, wanted):
+                return original(worker)
+            del known.model.__dict__[HEAD]
+            try:
+                return original(worker)
+            finally:
+                install_head(known)
         head = preparation.prepare_head(worker, wanted)
         if head is not None:
             install_head(head)

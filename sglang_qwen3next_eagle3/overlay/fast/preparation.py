@@ -269,9 +269,45 @@ def _checked_head(worker: Any, rounded: bool, quiet: bool) -> tuple[Any, str | N
         found, reason = ranks.first_failure(lambda: head_check.compare(head, worker), quiet)
         if reason is not None:
             return None, reason
+    return head, _differs(found)
+
+
+def serves_further(head: FastHead, worker: Any, wanted: Wanted) -> bool:
+    """Whether a head that serves one number of steps passes its check for the worker's by now,
+    another state of adaptive drafting; one line in the log where it does not.
+
+    Raises:
+        SystemExit: it is required.
+        RuntimeError: with several ranks, the check failed on this one.
+    """
+    tokens, off = worker.speculative_num_draft_tokens, list[selfcheck.Deviation]()
+    try:
+        reason = _too_many(tokens, LIMITS["head"])
+        if reason is None and ranks.several():
+            off = head_check.compare(head, worker, ends=True)
+        elif reason is None:
+            off, reason = ranks.first_failure(
+                lambda: head_check.compare(head, worker, ends=True), wanted.auto
+            )
+    except Exception as error:
+        _survived(error, wanted, f"without the head for drafts of {tokens} tokens")
+        return False
+    if reason is None:
+        reason = _differs(off)
+    if reason is None:
+        return True
+    said = f"head stays with stock for drafts of {tokens} tokens"
+    if wanted.required:
+        raise SystemExit(f"{PREFIX}: {said}, but it is required: {reason}")
+    _say(wanted, "%s: %s: %s", PREFIX, said, reason)
+    return False
+
+
+def _differs(found: list[selfcheck.Deviation]) -> str | None:
+    """What is off, on any rank."""
     own = [deviation for deviation in found if deviation.off]
     off = [deviation for said in ranks.of_all(own) for deviation in said]
-    return head, f"it differs from stock in {off[0]}" if off else None
+    return f"it differs from stock in {off[0]}" if off else None
 
 
 def build_head(

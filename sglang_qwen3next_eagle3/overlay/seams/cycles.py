@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 _SEEN: Final = 2
 """Cycles of a size that are SGLang's before one is recorded: its kernels are compiled in them."""
 _MOST: Final = 32
-"""Sizes, times states of a worker, beyond which no more are recorded: each takes memory."""
+"""Sizes beyond which no more are recorded, of each state of a worker: each takes memory."""
 _FLOOR: Final = 2**30
 """Bytes of the GPU's memory that have to be free before a cycle is recorded. SGLang does not reckon
 with what recordings take, and its next prefill must not be what finds nothing left."""
@@ -328,7 +328,7 @@ class Cycles:
             self._forget(CyclePlan.is_orphaned)
         plan = self._found(key, worker)
         if isinstance(plan, int):
-            if plan < _SEEN or len(self._recorded()) >= _MOST:
+            if plan < _SEEN or len(self._recorded(_runners_of(worker))) >= _MOST:
                 self._plans[key] = min(plan + 1, _SEEN)
                 return None
             plan = self._plans[key] = self._record(original, worker, batch)
@@ -394,8 +394,10 @@ class Cycles:
         self._plans.clear()
         return keep(original, backend, shape_key, *args, **of)
 
-    def _recorded(self) -> list[CyclePlan]:
-        return [plan for plan in self._plans.values() if isinstance(plan, CyclePlan)]
+    def _recorded(self, runners: Sequence[Any] | None = None) -> list[CyclePlan]:
+        """runners: those of a state of the worker; of all states without them."""
+        plans = [plan for plan in self._plans.values() if isinstance(plan, CyclePlan)]
+        return [plan for plan in plans if runners is None or plan.is_of(runners)]
 
     def resolve(self, original: Callable[[Any, Any], None], relay: Any, batch: Any) -> None:
         """Around what takes from the relay what the last cycle left: a recorded cycle does so."""

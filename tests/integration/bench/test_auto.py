@@ -77,7 +77,8 @@ def test_what_is_told_to_the_server_before_each_pass(
 
         def spied() -> None:
             set_up()
-            told.append((key.configuration, self._steps.value, self._length.value))
+            length = self._lengths[auto.AUTO].value
+            told.append((key.configuration, self._steps.value, length))
             if key.configuration == "auto":
                 found = states.read(self._file)
                 assert found is not None
@@ -91,6 +92,53 @@ def test_what_is_told_to_the_server_before_each_pass(
     assert told[2:4] == [("0,1,1", 0.0, 1.0)] * 2
     assert told[4:8] == [("2,1,3", 2.0, 1.0)] * 2 + [("2,1,3", 2.0, 2.46)] * 2
     assert told[8:] == [("auto", -1.0, 1.0)] * 2 + [("auto", -1.0, 2.46)] * 2
+
+
+def test_every_server_has_gpus_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three servers, two at a time; a number of steps by itself is compared with its state."""
+    fakes = {"auto": {"per_chunk": 3}, "2-1-3-alone": {"per_chunk": 3}}
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps(fakes))
+    assert main([*words(tmp_path), "--alone", "2", "--gpus", "4,6"]) == 0
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if " on CUDA_VISIBLE_DEVICES=" in line]
+    assert lines[:2] == ["auto: on CUDA_VISIBLE_DEVICES=4", "none: on CUDA_VISIBLE_DEVICES=6"]
+    assert len(lines) == 3
+    logs = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "logs").iterdir()}
+    assert set(logs) == {"auto", "none", "2-1-3-alone"}
+    assert "on GPUs 4" in logs["auto"]
+    assert "on GPUs 6" in logs["none"]
+    assert lines[2].removeprefix("2,1,3 alone: on CUDA_VISIBLE_DEVICES=") in "46"
+    result = Result.load(tmp_path)
+    assert all(one.status == "ok" for one in result.configurations)
+    names = [one.name for one in result.configurations]
+    assert names == ["none", "0,1,1", "2,1,3", "auto", "2,1,3 alone"]
+    measured = {(m.configuration, m.simulated_accept_length) for m in result.measurements}
+    # What a server of its own is asked at all lengths, the state is at one.
+    assert measured == {
+        ("none", None), ("0,1,1", 1.0), ("2,1,3", 2.46), ("auto", 1.0), ("auto", 2.46),
+        ("2,1,3 alone", 1.0), ("2,1,3 alone", 2.46),
+    }  # fmt: skip
+    assert result.settings["gpus"] == ["4", "6"]
+    assert "asked at the same time, each on GPUs of its own" in said.out
+    assert "## Numbers of steps as states and alone" in said.out
+    assert states.read(tmp_path / auto.STATES) is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--alone", "0"), "--alone 0: a server of 0 steps is the one without speculation"),
+        (("--gpus", "0", "--tp", "2"), "--gpus 0: a server needs 2 of them"),
+        (("--gpus", "0,1", "--side-by-side"), "leave one out"),
+    ],
+)
+def test_gpus_that_are_too_few_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], said: str
+) -> None:
+    assert main([*words(tmp_path), *more]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_changes_are_the_same_in_every_run(tmp_path: Path) -> None:

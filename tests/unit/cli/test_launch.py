@@ -327,7 +327,6 @@ def test_an_unknown_stage_or_seam_is_one_line(
     [
         (("--mtp",), "the stage head is the EAGLE3 head's, and this server has none"),
         (("--no-speculation",), "the stage head is the EAGLE3 head's, and this server has none"),
-        (("--adaptive", "measured"), "the stage head does not go with steps that follow load"),
     ],
 )
 def test_the_stage_head_where_it_cannot_be_is_refused(
@@ -341,6 +340,16 @@ def test_the_stage_head_where_it_cannot_be_is_refused(
         own = own_profile(tmp_path, line)
         assert said in error_of(capsys, "--profile", own, *asked[2:])
     assert environment.FAST in dry_run(capsys, *asked[:-1], "--fast")["environment"]
+
+
+def test_the_stage_head_follows_our_costs_and_not_sglang_s_rule(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("--profile", "h200-fp8", "--tree", "3,1,4", "--fast", "on,head")
+    error = error_of(capsys, *asked, "--dry-run", "--", "--speculative-adaptive")
+    assert "the stage head does not go with steps that follow SGLang's own rule" in error
+    ours = ("--profile", "auto", "--adaptive", "measured", "--fast", "on,head")
+    assert dry_run(capsys, *ours)["environment"][environment.FAST] == "on,head"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Which pass is ours, and who commits what it left; with batches and backends made up."""
 
+import sys
 from collections.abc import Mapping
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sglang_qwen3next_eagle3.overlay.fast.boundaries import Pairs
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernels.tree import chain_paths
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
-from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES
+from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, STAGES
 
 
 class Layer:
@@ -200,3 +201,25 @@ def test_a_stage_is_dropped_where_it_is_off_and_gdn_everywhere(path: FastPath) -
     ]  # fmt: skip
     selfcheck.drop(path, Deviation(0, "gdn", "state", 1.0, 1.0))
     assert path.stages == {"dense", "moe"}
+
+
+def test_each_backend_whose_verify_was_ours_finds_who_commits(
+    path: FastPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of the states of adaptive drafting, which are made behind the first one."""
+    context = ModuleType("sglang.srt.model_executor.forward_context")
+    runner = ModuleType("sglang.srt.model_executor.runner")
+    captures, others = True, [backend(n) for n in (2, 3, 200)]
+    context.get_attn_backend = lambda: others[0]  # type: ignore[attr-defined]
+    runner.get_is_capture_mode = lambda: captures  # type: ignore[attr-defined]
+    for module in (context, runner):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    path.begin(decode(2))
+    assert others[0].__dict__[PATH] is path
+    captures = False
+    del others[0]
+    path.begin(decode(3))
+    assert PATH not in others[0].__dict__
+    captures = True
+    path.begin(decode(200))
+    assert PATH not in others[0].__dict__

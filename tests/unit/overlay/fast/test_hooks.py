@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.fast import hooks, preparation
-from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, STAGES, Wanted
 
 
 @pytest.mark.parametrize("had", [True, False])
@@ -21,7 +21,10 @@ def test_what_no_gpu_has_run_with_a_release_is_told(
     monkeypatch.setattr(preparation, "prepare", lambda runner, wanted: had_of)
     monkeypatch.setattr(preparation, "prepare_head", lambda worker, wanted: had_of)
     model = SimpleNamespace(model=SimpleNamespace(layers=[]))
-    runner = SimpleNamespace(is_draft_worker=False, model=model, attn_backend=SimpleNamespace())
+    runner = SimpleNamespace(
+        is_draft_worker=False, model=model, attn_backend=SimpleNamespace(),
+        draft_runner=SimpleNamespace(model=SimpleNamespace()),
+    )  # fmt: skip
     table = {hook.target: hook for hook in hooks.hooks(Wanted(frozenset(STAGES)))}
     for target in (hooks.CAPTURE_GRAPHS, hooks.CAPTURE_DRAFTS):
         table[target].replacement(lambda captured: None, runner)
@@ -29,3 +32,36 @@ def test_what_no_gpu_has_run_with_a_release_is_told(
     of = ["its kernels", "the head's kernels"] if had and release == "0.5.23" else []
     said = "sglang-qwen3next-eagle3: fast path: {}: no GPU has run them with SGLang 0.5.23 yet"
     assert told == [said.format(what) for what in of]
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_further_state_of_adaptive_drafting_has_the_same_head(
+    monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    model = SimpleNamespace()
+    head: Any = SimpleNamespace(model=model)
+    worker = SimpleNamespace(draft_runner=SimpleNamespace(model=model))
+    made: list[Any] = []
+    monkeypatch.setattr(contract, "not_on_gpus", lambda: None)
+    monkeypatch.setattr(
+        variants, "arguments_of", lambda _: SimpleNamespace(speculative_adaptive=True)
+    )
+
+    def prepare(worker: Any, wanted: Wanted) -> Any:
+        made.append(head)
+        return head
+
+    monkeypatch.setattr(preparation, "prepare_head", prepare)
+    monkeypatch.setattr(preparation, "serves_further", lambda *_: right)
+    table = {hook.target: hook for hook in hooks.hooks(Wanted(frozenset(STAGES)))}
+    captured: list[Any] = []
+
+    def capture(worker: Any) -> None:
+        captured.append(worker.draft_runner.model.__dict__.get(HEAD))
+
+    for _ in range(2):
+        table[hooks.CAPTURE_DRAFTS].replacement(capture, worker)
+    assert made == [head]
+    # Where it is not right for a state, that one is SGLang's, and the others are as they were.
+    assert captured == [head, head if right else None]
+    assert model.__dict__[HEAD] is head
