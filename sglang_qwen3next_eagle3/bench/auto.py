@@ -245,7 +245,11 @@ class _Auto:
         if name == NONE:
             return self._keys([NONE], [None])
         if name == AUTO:
-            return [*self._costs(), *self._choices(), *self._changes()]
+            # All of the first repetition before any of the second, so that who is cut off has most.
+            again = [*self._costs(), *self._choices()]
+            first = [key for key in again if key.repetition == 0]
+            rest = sorted((key for key in again if key.repetition), key=lambda key: key.repetition)
+            return [*first, *self._changes(), *rest]
         lengths = speed.reachable(self._contenders[name].tree, self._options.accept_lengths)
         return self._keys([name], lengths or [1.0])
 
@@ -258,7 +262,7 @@ class _Auto:
             if row.tree is not None and row.tree[0] in self._options.alone:
                 lengths = lengths[len(lengths) // 2 :][:1]
             found += self._keys([row.name], lengths)
-        return sorted(found, key=lambda key: key.repetition)
+        return found
 
     def _choices(self) -> list[PassKey]:
         return self._keys([AUTO], list(self._options.accept_lengths))
