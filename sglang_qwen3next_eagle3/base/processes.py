@@ -127,19 +127,31 @@ class Child:
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End it and all that it started: asked first, killed after `seconds`.
 
-        The whole group, since the children of a process that was killed outlive it. Nothing
+        It is asked alone, and ends what it started. SGLang takes a child that was asked beside it
+        for one that crashed, and looks for the cause for 5 seconds, or 65. The whole group is asked
+        and killed afterwards, since the children of a process that was killed outlive it. Nothing
         interrupts this.
         """
         with uninterrupted():
-            for number, grace in ((signal.SIGTERM, seconds), (signal.SIGKILL, STOP_SECONDS)):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.process.pid, number)
-                if self.ended(grace) is None:
-                    continue
-                if number == signal.SIGKILL or not _group_lives(self.process.pid):
-                    break
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                self.process.terminate()
+            ended = self.ended(seconds) is not None
+            if not ended or not self._left_ones_end():
+                self._signal_group(signal.SIGKILL)
+                self.ended(STOP_SECONDS)
             if self.process.stdout is not None:
                 self.process.stdout.close()
+
+    def _left_ones_end(self) -> bool:
+        """Whether nothing is left of its group, which is asked to end if need be."""
+        if not _group_lives(self.process.pid, 0.0):
+            return True
+        self._signal_group(signal.SIGTERM)
+        return not _group_lives(self.process.pid)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
 
 
 @contextlib.contextmanager
@@ -259,11 +271,13 @@ def _holds(session: int, sockets: set[str]) -> bool:
 
 
 def _group_lives(group: int, seconds: float = 5.0) -> bool:
+    """Whether some process of a group is there for all of these seconds."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while True:
         try:
             os.killpg(group, 0)
         except (ProcessLookupError, PermissionError):
             return False
+        if time.monotonic() >= end:
+            return True
         time.sleep(0.1)
-    return True

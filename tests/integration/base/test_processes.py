@@ -53,6 +53,25 @@ def test_the_end_takes_the_whole_group(tmp_path: Path, stubborn: bool) -> None:
     assert gone(inner)
 
 
+def test_what_it_started_is_not_asked_beside_it(tmp_path: Path) -> None:
+    """A server whose children end before it does takes that for a crash."""
+    log = tmp_path / "child.log"
+    code = (
+        "import signal, subprocess, sys, time\n"
+        "inner = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "def leave(*_):\n"
+        "    time.sleep(0.5)\n"
+        "    raise SystemExit(7 if inner.poll() is None else 8)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "print(inner.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    started = Child.start([sys.executable, "-c", code], log)
+    inner = int(first_line(log))
+    started.stop()
+    assert started.ended() == 7
+    assert gone(inner)
+
+
 def test_a_child_is_ended_when_the_block_is_left_by_an_error(tmp_path: Path) -> None:
     log = tmp_path / "child.log"
     with pytest.raises(KeyError), child([sys.executable, "-c", PARENT], log) as started:
