@@ -4,27 +4,32 @@
         --set SGLANG_QWEN3NEXT_EAGLE3_FAST=require
     python tests/gpu/check_text.py OUT.json --server stock=3,1,4 \\
         --server seams=3,1,4:SGLANG_QWEN3NEXT_EAGLE3_SEAMS=on
+    python tests/gpu/check_text.py OUT.json --tp 2 --in-turn --server none --server 3,1,4 \\
+        --server none@1 -- --enforce-disable-flashinfer-allreduce-fusion
 
 Every server answers the same prompts, one after the other and then several at once, twice, and its
-tokens are compared with those of the first server, and with its own second answers. The servers
-start at the same time, on one GPU: with the demo pair (the default) each takes two to three GB.
+tokens are compared with those of the first server of as many ranks, with its own second answers,
+and with everybody else's. The servers start at the same time, on the same GPUs: with the demo pair
+(the default) each takes two to three GB. Those of several ranks are best asked in turn: where two
+share their GPUs, the ranks of one wait for each other while the other has one of the GPUs.
 What fails is said and written down; the rest goes on. Exit code 0: every server answered all.
 
 The demo target is served with its routed experts as wide as the shared one
-(tests/support/widened_demo.py), as the fast path needs it. With --layers the target has the
-published widths in bf16, so many layers and random weights, the prompts are random tokens, and the
-head, random too, is right by chance only: of every verified pass the root alone is kept.
+(tests/support/widened_demo.py), as the fast path needs it, and can be divided among all ranks.
+With --layers the target has the published widths in bf16, so many layers and random weights, the
+prompts are random tokens, and the head, random too, is right by chance only: of every verified pass
+the root alone is kept.
 """
 
 import argparse
 import contextlib
+import fcntl
 import json
 import random
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,11 +67,12 @@ began = time.monotonic()
 
 @dataclass
 class Contender:
-    """name: in the tables. tree: None without speculation. answers: by batch, of each repetition,
-    of each prompt, the token ids."""
+    """name: in the tables. tree: None without speculation. tp: ranks. answers: by batch, of each
+    repetition, of each prompt, the token ids."""
 
     name: str
     tree: tuple[int, int, int] | None
+    tp: int
     environment: dict[str, str]
     answers: dict[int, list[list[list[int]]]] = field(default_factory=dict)
     accept_length: dict[int, float] = field(default_factory=dict)
@@ -75,15 +81,17 @@ class Contender:
     said: list[str] = field(default_factory=list)
 
 
-def contender(spelled: str, everyone: dict[str, str]) -> Contender:
-    """`[NAME=]none|S,K,N[:VARIABLE=VALUE ...]`."""
+def contender(spelled: str, everyone: dict[str, str], tp: int) -> Contender:
+    """`[NAME=]none|S,K,N[@TP][:VARIABLE=VALUE ...]`."""
     words, _, settings = spelled.partition(":")
     name, _, shape = words.rpartition("=")
+    shape, _, ranks = shape.partition("@")
     environment = everyone | dict(setting.split("=", 1) for setting in settings.split())
     steps = None if shape == "none" else tuple(int(n) for n in shape.split(","))
     if steps is not None and len(steps) != 3:
         raise SystemExit(f"--server {spelled}: none or steps,topk,draft tokens")
-    return Contender(name or shape, steps, environment)
+    of = f"@{ranks}" if ranks else ""
+    return Contender(name or shape + of, steps, int(ranks or tp), environment)
 
 
 def questions(number: int, data: Path | None) -> list[str]:
@@ -121,13 +129,11 @@ def say(text: str) -> None:
 
 
 class Check:
-    """asking: held while a server is asked, if they shall not be asked at the same time."""
-
     def __init__(self, arguments: argparse.Namespace, folder: Path, logs: Path) -> None:
         self.arguments, self.folder, self.logs = arguments, folder, logs
         everyone = dict(setting.split("=", 1) for setting in arguments.set)
-        self.contenders = [contender(words, everyone) for words in arguments.server]
-        self.asking = threading.Lock()
+        self.contenders = [contender(words, everyone, arguments.tp) for words in arguments.server]
+        self.ranks = max(one.tp for one in self.contenders)
         self.prompts: list[list[int]] = []
         self.target, self.head = "demo", "demo"
         self.flags = [*FLAGS, *arguments.flags]
@@ -145,7 +151,8 @@ class Check:
             (folder / "config.json").write_text(json.dumps(config))
             self.target, self.head = str(folder), str(synthetic.write_head(self.folder / "head"))
         else:
-            self.target = str(widened_demo(demo_pair().target, self.folder / "target"))
+            folder = widened_demo(demo_pair().target, self.folder / "target", self.ranks)
+            self.target = str(folder)
         at_once = self.arguments.parallel or len(self.contenders)
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(self.serve, self.contenders))
@@ -155,13 +162,16 @@ class Check:
         try:
             words = ["--profile", str(self._profile(one)), "--target", self.target]
             words += ["--head", self.head] if one.tree else []
+            words += ["--tp", str(one.tp)] if one.tp > 1 else []
             words += ["--port", "{port}", "--", *self.flags]
             if one.tree and self.arguments.layers:
                 words = [*AUX_LAYERS, *words, *synthetic.HEAD_FLAGS]
-            with serving.started(words, log, one.environment, self.left() - 15) as server:
+            # Several servers share the GPUs, which SGLang takes for a fault.
+            environment = {"SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK": "0"} | one.environment
+            with serving.started(words, log, environment, self.left() - 15) as server:
                 one.ready_seconds = server.ready_seconds
                 say(f"{one.name}: ready after {one.ready_seconds} s")
-                with self.asking if self.arguments.in_turn else contextlib.nullcontext():
+                with self._turn(one):
                     for batch in self.arguments.batch:
                         self.ask(one, server, batch)
         except Exception as error:
@@ -175,6 +185,19 @@ class Check:
             if one.failure:
                 one.said += lines[-self.arguments.tail :]
         self.write()
+
+    @contextlib.contextmanager
+    def _turn(self, one: Contender) -> Iterator[None]:
+        """Nobody else is asked meanwhile, also of another run that names the same file."""
+        if self.arguments.in_turn is None:
+            yield
+            return
+        file = self.arguments.in_turn
+        with (file if file.name else self.folder / "turn").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            say(f"{one.name}: is asked")
+            yield
+            say(f"{one.name}: was asked")
 
     def _profile(self, one: Contender) -> Path:
         profile = yaml.safe_load((data_dir("launch") / "h200-fp8.yaml").read_text())
@@ -218,36 +241,50 @@ class Check:
         return found, last["meta_info"].get("spec_verify_ct") or 0
 
     def compared(self) -> list[dict[str, Any]]:
-        """Of each server and batch, against the first server's first answers one at a time, and
-        against its own second ones."""
+        """Of each server and batch, against the first answers one at a time of the first server of
+        as many ranks and of all the others, and against its own second ones."""
         rows = []
-        base = self.contenders[0].answers.get(self.arguments.batch[0])
+        batch = self.arguments.batch[0]
         for one in self.contenders:
-            for batch, repeated in one.answers.items():
+            others = [other for other in self.contenders if other.tp == one.tp]
+            first_of = {
+                other.name: other.answers[batch][0] for other in others if batch in other.answers
+            }
+            base = first_of.get(others[0].name)
+            for at_once, repeated in one.answers.items():
                 first, *again = repeated
                 rows.append(
                     {
                         "server": one.name,
-                        "at_once": batch,
+                        "ranks": one.tp,
+                        "at_once": at_once,
                         "prompts": len(first),
-                        "equal": base and _equal(first, base[0]),
-                        "differ_at": base and _differ_at(first, base[0]),
+                        "against": others[0].name,
+                        "equal": base and _equal(first, base),
+                        "differ_at": base and _differ_at(first, base),
+                        "equal_to": {
+                            name: _equal(first, answers)
+                            for name, answers in first_of.items()
+                            if name != one.name
+                        },
                         "equal_to_itself": min((_equal(first, x) for x in again), default=None),
-                        "accept_length": one.accept_length.get(batch),
+                        "accept_length": one.accept_length.get(at_once),
                         "different_tokens": len({t for ids in first for t in ids}),
                     }
-                )  # fmt: skip
+                )
         return rows
 
     def write(self) -> None:
         result = {
             "target": f"{self.arguments.layers} layers" if self.arguments.layers else "demo",
+            "ranks": sorted({one.tp for one in self.contenders}),
             "tokens": self.arguments.tokens,
             "against": self.contenders[0].name,
             "compared": self.compared(),
             "servers": [
                 {
                     "name": one.name,
+                    "ranks": one.tp,
                     "environment": one.environment,
                     "ready_seconds": one.ready_seconds,
                     "failure": one.failure,
@@ -279,10 +316,11 @@ def parsed() -> argparse.Namespace:
         "--server",
         action="append",
         required=True,
-        metavar="[NAME=]none|S,K,N[:VARIABLE=VALUE ...]",
-        help="repeatable; the first is what the others are compared with",
+        metavar="[NAME=]none|S,K,N[@TP][:VARIABLE=VALUE ...]",
+        help="repeatable; the first of as many ranks is what the others are compared with",
     )
     parser.add_argument("--set", action="append", default=[], metavar="VARIABLE=VALUE")
+    parser.add_argument("--tp", type=int, default=1, help="ranks of who says nothing else: 1, 2, 4")
     parser.add_argument("--layers", type=int, help="of a target of the published widths")
     parser.add_argument("--data-dir", type=Path, help="with HumanEval.jsonl.gz, for its prompts")
     parser.add_argument("--prompts", type=int, default=20)
@@ -293,7 +331,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tail", type=int, default=40, help="lines of a failed server's log")
     parser.add_argument("--logs", type=Path, help="folder of the servers' logs, which are kept")
     parser.add_argument("--parallel", type=int, help="servers up at the same time (default: all)")
-    parser.add_argument("--in-turn", action="store_true", help="ask one server after the other")
+    parser.add_argument(
+        "--in-turn",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE",
+        help="ask one server after the other, and none of another run with the same file",
+    )
     parser.add_argument("flags", nargs="*", help="of SGLang, behind --")
     arguments = parser.parse_args()
     arguments.batch = [int(word) for word in arguments.batch.split(",")]
@@ -312,9 +357,11 @@ def main() -> int:
         itself = "" if row["equal_to_itself"] is None else f", to itself {row['equal_to_itself']}"
         length = f", accept length {row['accept_length']}" if row["accept_length"] else ""
         places = f", first difference at {row['differ_at']}" if row["differ_at"] else ""
+        others = ", ".join(f"{name} {count}" for name, count in row["equal_to"].items())
+        places += f"; equal to others: {others}" if others else ""
         print(
             f"{row['server']:16} {row['at_once']:2} at once: {row['equal']} of {row['prompts']} "
-            f"equal to {check.contenders[0].name}{itself}{length}{places}"
+            f"equal to {row['against']}{itself}{length}{places}"
         )
     failed = [one for one in check.contenders if one.failure]
     for one in failed:
