@@ -245,12 +245,12 @@ class Check:
         as many ranks and of all the others, and against its own second ones."""
         rows = []
         batch = self.arguments.batch[0]
+        first_of = {
+            one.name: one.answers[batch][0] for one in self.contenders if batch in one.answers
+        }
         for one in self.contenders:
-            others = [other for other in self.contenders if other.tp == one.tp]
-            first_of = {
-                other.name: other.answers[batch][0] for other in others if batch in other.answers
-            }
-            base = first_of.get(others[0].name)
+            against = next(other.name for other in self.contenders if other.tp == one.tp)
+            base = first_of.get(against)
             for at_once, repeated in one.answers.items():
                 first, *again = repeated
                 rows.append(
@@ -259,7 +259,7 @@ class Check:
                         "ranks": one.tp,
                         "at_once": at_once,
                         "prompts": len(first),
-                        "against": others[0].name,
+                        "against": against,
                         "equal": base and _equal(first, base),
                         "differ_at": base and _differ_at(first, base),
                         "equal_to": {

@@ -11,11 +11,12 @@ under load the shares of equal answers of the two servers stand beside each othe
 where that with seams is below the other by more than chance makes it. An answer that is wrong on
 both servers alike is SGLang's, or what the overlay makes of requests, and none of the seams: it is
 named, and no failure of theirs. Of sampled answers some are
-drawn among one token: these are greedy ones, and count as such. Then some long greedy ones come
-together and with nothing beside them, so that cycles of several requests are recorded, too. At the
-end all is asked one at a time again. Where `cycle` is among the seams the soak has failed, too, if
-the log does not say that cycles of one request and of several were recorded, or says that any were
-not. A table is printed last, and soak.json has the same.
+drawn among one token: these are greedy ones, and count as such. Then some long ones come together
+and with nothing beside them, greedy and then sampled, so that cycles of several requests are
+recorded, too. At the end all is asked one at a time again. Where `cycle` is among the seams the
+soak has failed, too, if the log does not say that cycles of one request and of several (with
+`sampled`, of sampled ones) were recorded, or says that any were not. Which were is printed, and a
+table last; soak.json has the same.
 
 It ends by itself at --seconds. `--profile demo` is for a CPU, where seams are left to SGLang
 (answers do not depend on the batch there, so all of them must be equal under load, too).
@@ -28,11 +29,11 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 import yaml
@@ -47,6 +48,7 @@ from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL
 
+T = TypeVar("T")
 GPU_FLAGS: Final = (
     "--dtype bfloat16 --mem-fraction-static 0.2 --max-running-requests 16 --skip-server-warmup "
     "--cuda-graph-bs-decode 1 2 4 8 16 --disable-prefill-cuda-graph --max-total-tokens 32768 "
@@ -62,8 +64,8 @@ SAME: Final = ("greedy", "grammar", "logprobs", "penalties", "one of one")
 GRAMMAR: Final = "(yes|no), because [a-z ]{1,40}"
 PATIENCE: Final = 120.0
 TOGETHER: Final = 4
-"""Greedy requests, without anything else beside them, that come at once."""
-_RECORDED: Final = re.compile(r"cycles of (\d+) (?:sampled )?requests are recorded: (\d+) steps")
+"""Requests of one kind, without anything else beside them, that come at once."""
+_RECORDED: Final = re.compile(r"cycles of (\d+) (sampled )?requests are recorded: (\d+) steps")
 _NOT_RECORDED: Final = ("stay SGLang's", "no cycles are recorded", "several graphs")
 LEFT_AFTER: Final = 0.4
 """Seconds after which a client is gone that has seen nothing of its answer."""
@@ -174,9 +176,10 @@ class Asking:
             return "sampled" if said else "wrong: sampled: nothing"
         return "equal" if said == self.known[number] else "another text"
 
-    def together(self) -> int:
-        """How many of TOGETHER long greedy ones were answered in full."""
-        greedy = [number for number, kind in enumerate(KINDS) if kind == "greedy"][:TOGETHER]
+    def together(self, kind: str) -> int:
+        """How many of TOGETHER long ones of a kind were answered in full."""
+        numbers = range(TOGETHER * len(KINDS))
+        chosen = [number for number in numbers if kind_of(number) == kind][:TOGETHER]
 
         def one(number: int) -> bool:
             asked = body(number, self._longest)
@@ -191,7 +194,7 @@ class Asking:
             return bool(reply.json()["meta_info"]["completion_tokens"] == 300)
 
         with ThreadPoolExecutor(TOGETHER) as pool:
-            return sum(pool.map(one, greedy))
+            return sum(pool.map(one, chosen))
 
     def _broken_off(self, number: int, name: str, *, abort: bool) -> str:
         asked = body(number, self._longest) | {"stream": True, "rid": name}
@@ -250,21 +253,26 @@ def measure(
     asking = {name: Asking(url, limit, arguments.longest) for name, url in urls.items()}
     numbers = [number for number in range(arguments.distinct) if kind_of(number) in SAME]
     found |= {name: {"of": len(numbers)} for name in urls}
-    # Several times: a cycle is recorded when a size of a batch comes the third time.
-    for turn in ("first", "again"):
+
+    def each(ask: Callable[[Asking], T]) -> dict[str, T]:
+        with ThreadPoolExecutor(len(asking) if arguments.at_once else 1) as pool:
+            return dict(zip(asking, pool.map(ask, asking.values()), strict=True))
+
+    def alone(turn: str) -> None:
+        answers = each(lambda one: one.whole(numbers))
         for name, one in asking.items():
-            answers = one.whole(numbers)
-            one.known = one.known or answers
-            same = sum(answers[number] == asking["off"].known[number] for number in numbers)
-            found[name][f"alone, {turn}"] = same
+            one.known = one.known or answers[name]
+            known = asking["off"].known
+            found[name][turn] = sum(answers[name][number] == known[number] for number in numbers)
+
+    # Several times: a cycle is recorded when a size of a batch comes the third time.
+    alone("alone, first")
+    alone("alone, again")
+    for name, load in each(lambda one: one.load(arguments.requests, arguments.distinct)).items():
+        found[name]["load"] = load
     for name, one in asking.items():
-        found[name]["load"] = one.load(arguments.requests, arguments.distinct)
-    for name, one in asking.items():
-        found[name]["together"] = one.together()
-    for name, one in asking.items():
-        answers = one.whole(numbers)
-        same = sum(answers[number] == asking["off"].known[number] for number in numbers)
-        found[name]["alone, afterwards"] = same
+        found[name]["together"] = min(one.together(kind) for kind in ("greedy", "sampled"))
+    alone("alone, afterwards")
 
 
 def read(log: Path) -> dict[str, Any]:
@@ -308,16 +316,30 @@ def alike(found: dict[str, Any]) -> dict[str, tuple[int, int]]:
     }
 
 
-def unrecorded(said: Sequence[str], joined: bool) -> list[str]:
+def recorded(said: Sequence[str]) -> dict[str, list[int]]:
+    """Of how many requests cycles were recorded, by a server's log: of all greedy, and of sampled
+    ones."""
+    found: dict[str, set[int]] = {"greedy": set(), "sampled": set()}
+    for line in said:
+        for size, sampled, _ in _RECORDED.findall(line):
+            found["sampled" if sampled else "greedy"].add(int(size))
+    return {kind: sorted(sizes) for kind, sizes in found.items()}
+
+
+def unrecorded(said: Sequence[str], joined: bool, sampled: bool = False) -> list[str]:
     """Which cycles a server should have recorded and has not, by its log. joined: a recorded cycle
-    is one launch."""
+    is one launch. sampled: those of sampled requests, too."""
     reasons = [f"on: {line}" for line in said if any(words in line for words in _NOT_RECORDED)]
-    steps = [(int(size), int(count)) for line in said for size, count in _RECORDED.findall(line)]
-    if not any(size == 1 for size, _ in steps):
+    sizes = recorded(said)
+    every = {*sizes["greedy"], *sizes["sampled"]}
+    if 1 not in every:
         reasons.append("on: no cycle of one request was recorded")
-    if not any(size > 1 for size, _ in steps):
+    if not any(size > 1 for size in every):
         reasons.append("on: no cycle of several requests was recorded")
+    if sampled and not sizes["sampled"]:
+        reasons.append("on: no cycle of sampled requests was recorded")
     if joined:
+        steps = [(size, int(count)) for line in said for size, _, count in _RECORDED.findall(line)]
         reasons += [f"on: {count} launches a cycle of {size}" for size, count in steps if count > 1]
     return reasons
 
@@ -347,7 +369,8 @@ def wrong(found: dict[str, Any], requests: int, exact: bool, seams: str = "") ->
             reasons.append(f"{name}: {answered} of {TOGETHER} together")
     words = seams.split(",")
     if "cycle" in words and "on" in found:
-        reasons += unrecorded(found["on"].get("said", ()), joined="relay" in words)
+        said = found["on"].get("said", ())
+        reasons += unrecorded(said, joined="relay" in words, sampled="sampled" in words)
     return [*reasons, *filter(None, [fewer(found)])]
 
 
@@ -387,7 +410,7 @@ def soak(arguments: argparse.Namespace, limit: Limit, found: dict[str, Any]) -> 
             command = [sys.executable, *command_of(arguments, arguments.out, port)]
             servers[name] = stack.enter_context(child(command, logs[name], environment=environment))
             # Where they share a GPU, each measures what memory is left.
-            if not arguments.devices and arguments.profile != "demo":
+            if not (arguments.devices or arguments.at_once or arguments.profile == "demo"):
                 wait(name)
         for name in logs:
             wait(name)
@@ -409,6 +432,11 @@ def main() -> int:
     parser.add_argument("--profile", default="h200-fp8", choices=["h200-fp8", "demo"])
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--devices", nargs=2, help="CUDA_VISIBLE_DEVICES of each: start at once")
+    parser.add_argument(
+        "--at-once",
+        action="store_true",
+        help="both start, and are loaded, at the same time, also on one GPU, of much memory",
+    )
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--distinct", type=int, default=3 * len(KINDS))
     parser.add_argument("--longest", type=int, default=96, help="tokens of an answer")
@@ -428,17 +456,20 @@ def main() -> int:
         reasons = [f"{type(error).__name__}: {error}"]
     of_both = alike(found)
     words = ["python", "-m", "tests.gpu.soak_seams", *without_paths(sys.argv[1:])]
-    result = {
+    result: dict[str, Any] = {
         "provenance": provenance.describe([]) | {"command": shlex.join(words)},
         "seams": arguments.seams,
         "servers": found,
         "passed": not reasons,
         "why not": reasons,
         "wrong on both alike": of_both,
+        "cycles recorded": recorded(found.get("on", {}).get("said", ())),
     }
     write_json(arguments.out / "soak.json", result, indent=1)
     for line in found.get("on", {}).get("said", ()):
         print(line)
+    for kind, sizes in result["cycles recorded"].items():
+        print(f"recorded cycles, {kind}: of {', '.join(map(str, sizes)) or 'none'} requests")
     if found:
         print(table(found))
     for key, (off, on) in of_both.items():

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.gpu import soak_seams
-from tests.gpu.soak_seams import KINDS, Asking, Limit, alike, body, fewer, kind_of, wrong
+from tests.gpu.soak_seams import KINDS, Asking, Limit, alike, body, fewer, kind_of, recorded, wrong
 
 
 def server(equal: int, other: int = 0, **load: int) -> dict[str, Any]:
@@ -98,6 +98,14 @@ def test_what_is_under_proof_has_run(said: list[str], why: list[str]) -> None:
     found = {"off": server(120), "on": {**server(120), "said": said}}
     assert wrong(found, 200, exact=False, seams=SEAMS) == [f"on: {each}" for each in why]
     assert wrong(found, 200, exact=False, seams="requests,relay") == []
+
+
+def test_where_sampled_cycles_are_named_some_have_to_be_recorded() -> None:
+    drawn = "cycles of 4 sampled requests are recorded: 1 steps, 19 MiB"
+    assert recorded([ONE, FOUR, drawn]) == {"greedy": [1, 4], "sampled": [4]}
+    for said, why in (([ONE, FOUR, drawn], 0), ([ONE, drawn], 0), ([ONE, FOUR], 1)):
+        found = {"off": server(120), "on": {**server(120), "said": said}}
+        assert len(wrong(found, 200, exact=False, seams=f"{SEAMS},sampled")) == why
 
 
 def test_of_the_other_side_nothing_is_recorded_and_all_is_answered() -> None:
