@@ -50,40 +50,40 @@ def _of_more_heads(name: str, weight: torch.Tensor, config: dict[str, Any]) -> t
     """config: the demo's."""
     key_heads, heads = config["linear_num_key_heads"], config["num_attention_heads"]
     each = config["linear_num_value_heads"] // key_heads
-    keys, values = config["linear_key_head_dim"], config["linear_value_head_dim"]
+    keys = config["linear_key_head_dim"]
     if name.endswith("in_proj_qkvz.weight"):
-        parts = weight.unflatten(0, (key_heads, -1)).split(
-            (keys, keys, each * values, each * values), dim=1
+        parts = _heads(weight, key_heads)
+        twice = parts[:, : 2 * keys].repeat_interleave(each, 0)
+        value, gate = (
+            _beside_zeros(_heads(part.flatten(0, 1), key_heads * each), each)
+            for part in parts[:, 2 * keys :].chunk(2, 1)
         )
-        query, key = (part.repeat_interleave(each, 0) for part in parts[:2])
-        value, gate = (_beside_zeros(part.reshape(-1, values, *part.shape[2:]), each)
-                       for part in parts[2:])  # fmt: skip
-        return torch.cat((query, key, value, gate), 1).flatten(0, 1)
+        return torch.cat((twice, value, gate), 1).flatten(0, 1)
     if name.endswith("in_proj_ba.weight"):
-        parts = weight.unflatten(0, (key_heads, 2, each)).unbind(1)
-        beta, decay = (_beside_zeros(part.reshape(-1, 1, *part.shape[2:]), each) for part in parts)
+        beta, decay = (
+            _beside_zeros(_heads(part.flatten(0, 1), key_heads * each), each)
+            for part in _heads(weight, key_heads).chunk(2, 1)
+        )
         return torch.cat((beta, decay), 1).flatten(0, 1)
     if name.endswith("conv1d.weight"):
-        query, key, value = weight.split(
-            (key_heads * keys, key_heads * keys, key_heads * each * values)
-        )
-        twice = [
-            part.unflatten(0, (key_heads, keys)).repeat_interleave(each, 0).flatten(0, 1)
-            for part in (query, key)
-        ]
-        return torch.cat(
-            (*twice, _beside_zeros(value.unflatten(0, (-1, values)), each).flatten(0, 1))
-        )
+        of_keys = 2 * key_heads * keys
+        twice = _heads(weight[:of_keys], 2 * key_heads).repeat_interleave(each, 0)
+        value = _beside_zeros(_heads(weight[of_keys:], key_heads * each), each)
+        return torch.cat((twice.flatten(0, 1), value.flatten(0, 1)))
     if name.endswith(("A_log", "dt_bias")):
         return _beside_zeros(weight[:, None], each).flatten()
     if name.endswith("linear_attn.out_proj.weight"):
-        columns = weight.T.unflatten(0, (-1, values))
-        return _beside_zeros(columns, each).flatten(0, 1).T.contiguous()
+        return _beside_zeros(_heads(weight.T, key_heads * each), each).flatten(0, 1).T.contiguous()
     if name.endswith("self_attn.q_proj.weight"):
-        return _beside_zeros(weight.unflatten(0, (heads, -1)), 2).flatten(0, 1)
+        return _beside_zeros(_heads(weight, heads), 2).flatten(0, 1)
     if name.endswith("self_attn.o_proj.weight"):
-        return _beside_zeros(weight.T.unflatten(0, (heads, -1)), 2).flatten(0, 1).T.contiguous()
+        return _beside_zeros(_heads(weight.T, heads), 2).flatten(0, 1).T.contiguous()
     return weight
+
+
+def _heads(weight: torch.Tensor, count: int) -> torch.Tensor:
+    """[H * D, ...] to [H, D, ...]."""
+    return weight.reshape(count, -1, *weight.shape[1:])
 
 
 def _beside_zeros(heads: torch.Tensor, of: int) -> torch.Tensor:
