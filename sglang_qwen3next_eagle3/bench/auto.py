@@ -216,7 +216,8 @@ class _Auto:
         mine = replace(session, served=self._server(session.name, gpus))
         known = session.served.configuration
         mine = replace(mine, served=replace(mine.served, configuration=known))
-        quiet = Progress(session.name, sum(key.batch for key in mine.keys), bar=False)
+        left = sum(key.batch for key in mine.left(self._journal).keys)
+        quiet = Progress(session.name, left, unit="requests", bar=False)
         try:
             self._loop(quiet).run([[mine]])
         except KeyboardInterrupt:

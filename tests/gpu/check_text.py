@@ -44,6 +44,7 @@ from sglang_qwen3next_eagle3.bench.suites.suite import load_suite
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.model.published import VOCABULARY
+from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.serving import server as serving
 from tests.support.widened_demo import widened_demo
 
@@ -62,18 +63,26 @@ NOUNS = (
     "the paths of a folder",
 )  # fmt: skip
 VERBS = ("merge", "sort", "count", "print", "search", "reverse", "split", "compare", "check")
+STATES = DraftStates(
+    candidates={1: (0, 1, 2, 4)},
+    cycle_ms={1: {0: 1.0, 1: 1.55, 2: 2.0, 4: 2.8}},
+    shares=(0.7,) * 4,
+    start=4,
+)
+"""Of a server that is `auto`: costs by which the demo pair's steps change often."""
 began = time.monotonic()
 
 
 @dataclass
 class Contender:
-    """name: in the tables. tree: None without speculation. tp: ranks. answers: by batch, of each
-    repetition, of each prompt, the token ids."""
+    """name: in the tables. tree: None without speculation. tp: ranks. adaptive: its steps change
+    while it serves. answers: by batch, of each repetition, of each prompt, the token ids."""
 
     name: str
     tree: tuple[int, int, int] | None
     tp: int
     environment: dict[str, str]
+    adaptive: bool = False
     answers: dict[int, list[list[list[int]]]] = field(default_factory=dict)
     accept_length: dict[int, float] = field(default_factory=dict)
     ready_seconds: float | None = None
@@ -82,15 +91,19 @@ class Contender:
 
 
 def contender(spelled: str, everyone: dict[str, str], tp: int) -> Contender:
-    """`[NAME=]none|S,K,N[@TP][:VARIABLE=VALUE ...]`."""
+    """`[NAME=]none|auto|S,K,N[@TP][:VARIABLE=VALUE ...]`."""
     words, _, settings = spelled.partition(":")
     name, _, shape = words.rpartition("=")
     shape, _, ranks = shape.partition("@")
     environment = everyone | dict(setting.split("=", 1) for setting in settings.split())
+    of = f"@{ranks}" if ranks else ""
+    if shape == "auto":
+        longest = max(STATES.steps)
+        chain = longest, 1, longest + 1
+        return Contender(name or shape + of, chain, int(ranks or tp), environment, adaptive=True)
     steps = None if shape == "none" else tuple(int(n) for n in shape.split(","))
     if steps is not None and len(steps) != 3:
-        raise SystemExit(f"--server {spelled}: none or steps,topk,draft tokens")
-    of = f"@{ranks}" if ranks else ""
+        raise SystemExit(f"--server {spelled}: none, auto or steps,topk,draft tokens")
     return Contender(name or shape + of, steps, int(ranks or tp), environment)
 
 
@@ -205,6 +218,10 @@ class Check:
         if one.tree:
             steps, topk, draft = one.tree
             profile["tree"] = {"steps": steps, "topk": topk, "draft-tokens": draft}
+            if one.adaptive:
+                path = self.folder / "states.json"
+                path.write_text(STATES.text())
+                profile["adaptive"] = str(path)
         else:
             for key in ("tree", "head"):
                 profile.pop(key, None)

@@ -88,6 +88,11 @@ def _chat(asked: dict[str, Any]) -> dict[str, Any]:
     return {"choices": [{**choice, "meta_info": {"spec_verify_ct": 4}}], "usage": usage}
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    """Requests that come at the same time."""
+
+
 def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
     lock = threading.Lock()
 
@@ -195,7 +200,7 @@ def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
 
         def log_message(self, *_: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = _Server(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     fake.url = f"http://127.0.0.1:{server.server_port}"
     return server
