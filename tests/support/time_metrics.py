@@ -31,7 +31,8 @@ def ours(requests: int) -> float:
     from sglang_qwen3next_eagle3.overlay.metrics.families import Verifications
 
     labels = {**LABELS, "moe_ep_rank": str(requests)}
-    cycles = Verifications(labels, 3, parse("3,4,8 1:10/6 32:37/16"), _registry())
+    (costs,) = parse("3,4,8 1:10/6 32:37/16")
+    cycles = Verifications(labels, 3, costs, _registry())
     (hook,) = (h for h in hooks.scheduler_hooks(cycles, Fake()) if "_resolve" in h.target)
     batch: Any = Fake(reqs=[Fake(is_retracted=False, finished=lambda: False)] * requests)
     drafts = [n % 4 for n in range(requests)]

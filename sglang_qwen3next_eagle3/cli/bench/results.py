@@ -66,12 +66,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     else:
         model = fit(Result.load(arguments.result))
     if arguments.for_server:
+        from sglang_qwen3next_eagle3.bench.trees.adaptive import of_result
         from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
+        from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import FAST
         from sglang_qwen3next_eagle3.serving import profile
 
         tree = profile.Tree.parse(arguments.for_server)
         shape = (tree.steps, tree.topk, tree.draft_tokens)
         costs = model.for_server(shape, batches_of(arguments.batch))
+        of = of_result(Result.load(arguments.result)) if arguments.result else {}
+        if of.get("fast", "off") != "off":
+            costs = f"{FAST} {costs}"
         print(f"{CYCLE_COSTS}={shlex.quote(costs)}")
         return 0
     spec = arguments.accept_lengths

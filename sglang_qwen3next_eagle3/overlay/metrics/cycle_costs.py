@@ -6,6 +6,8 @@ The figures come from `bench speed`; a profile carries them in the variable of
     3,4,8 1:9.86/6.10 2:12.05/6.10 32:37.12/15.74
 
 which says that with one request a cycle takes 9.86 ms and a step without speculation 6.10 ms.
+With `fast` before the tree they are of the fast path; of SGLang's kernels otherwise. Both may be
+told, with ; between.
 """
 
 import re
@@ -18,13 +20,16 @@ from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
 _TREE = re.compile(r"(\d+),(\d+),(\d+)")
 _ENTRY = re.compile(r"(\d+):(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 HOW_TO_SPELL = (
-    "write the tree and then requests:cycle/step in ms, for example 3,4,8 1:9.86/6.10 4:15.06/6.76"
+    "write the tree and then requests:cycle/step in ms, for example 3,4,8 1:9.86/6.10 4:15.06/6.76 "
+    "(of the fast path: fast before it)"
 )
+FAST = "fast"
+"""Before the tree of costs of the fast path."""
 
 
 @dataclass(frozen=True)
 class CycleCosts:
-    """tree: steps, topk and draft tokens that `cycle` is of.
+    """tree: steps, topk and draft tokens that `cycle` is of. fast: measured with the fast path.
 
     cycle, step: seconds of a cycle with speculation and of a step without, by the requests that
     take part, in rising order. Both have the same requests.
@@ -33,6 +38,7 @@ class CycleCosts:
     tree: tuple[int, int, int]
     cycle: Mapping[int, float]
     step: Mapping[int, float]
+    fast: bool = False
 
     def of(self, requests: int) -> tuple[float, float] | None:
         """Seconds of a cycle and of a step, linear between what was measured; None beyond it."""
@@ -40,15 +46,25 @@ class CycleCosts:
         return None if cycle is None or step is None else (cycle, step)
 
 
-def parse(text: str | None) -> CycleCosts | None:
-    """The costs that the variable spells; None where it is unset or empty.
+def parse(text: str | None) -> tuple[CycleCosts, ...]:
+    """The costs that the variable spells, of SGLang's kernels, of ours, or of both; none where it
+    is unset or empty.
 
     Raises:
         UserError: it is spelled otherwise, or a figure of it is not possible.
     """
-    words = (text or "").split()
+    parts = [part.split() for part in (text or "").split(";")]
+    found = tuple(_costs(words, text) for words in parts if words)
+    if len({costs.fast for costs in found}) < len(found):
+        raise UserError(f"{CYCLE_COSTS}={text!r} tells costs of the same kernels twice")
+    return found
+
+
+def _costs(words: list[str], text: str | None) -> CycleCosts:
+    fast = words[0] == FAST
+    words = words[fast:]
     if not words:
-        return None
+        raise UserError(f"{CYCLE_COSTS}={text!r} cannot be read: {HOW_TO_SPELL}")
     tree = _TREE.fullmatch(words[0])
     entries = [_ENTRY.fullmatch(word) for word in words[1:]]
     if tree is None or not entries or None in entries:
@@ -62,6 +78,7 @@ def parse(text: str | None) -> CycleCosts | None:
         tree=(int(tree[1]), int(tree[2]), int(tree[3])),
         cycle={requests: cycle for requests, cycle, _ in figures},
         step={requests: step for requests, _, step in figures},
+        fast=fast,
     )
 
 

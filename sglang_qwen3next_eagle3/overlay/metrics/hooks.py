@@ -206,9 +206,10 @@ def _of_requests(server_args: Any, labels: dict[str, Any]) -> dict[str, str]:
 
 def _costs(server_args: Any, with_fast_path: bool) -> CycleCosts | None:
     """The costs in the environment, if they are of what is served."""
-    costs = cycle_costs.parse(os.environ.get(environment.CYCLE_COSTS))
-    if costs is None:
+    every = cycle_costs.parse(os.environ.get(environment.CYCLE_COSTS))
+    if not every:
         return None
+    costs = next((one for one in every if one.fast == with_fast_path), every[0])
     tree = (
         server_args.speculative_num_steps,
         server_args.speculative_eagle_topk,
@@ -217,7 +218,9 @@ def _costs(server_args: Any, with_fast_path: bool) -> CycleCosts | None:
     reason, level = None, logging.WARNING
     if costs.tree != tree:
         reason = f"they are of the tree {costs.tree}, and {tree} is served"
-    elif with_fast_path:
+    elif costs.fast and not with_fast_path:
+        reason = "they are of the fast path, and it is off"
+    elif with_fast_path and not costs.fast:
         reason = "they are of SGLang's kernels, and the fast path is on"
         if (asked := stages.parse(os.environ.get(environment.FAST))) is not None:
             level = logging.INFO if asked.auto else level

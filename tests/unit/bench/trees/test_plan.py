@@ -223,8 +223,7 @@ def test_what_a_server_is_told_can_be_pasted_and_is_what_was_measured(
     cycle, step = made.measured("3,4,8", 8), made.measured("none", 8)
     assert cycle is not None
     assert step is not None
-    costs = cycle_costs.parse(told.strip("'"))
-    assert costs is not None
+    (costs,) = cycle_costs.parse(told.strip("'"))
     assert costs.of(8) == (pytest.approx(cycle / 1000), pytest.approx(step / 1000))
     assert run(*words, "3,4") == 2
     assert "write steps,topk,draft-tokens" in capsys.readouterr().err

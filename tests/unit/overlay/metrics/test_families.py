@@ -7,7 +7,7 @@ from sglang_qwen3next_eagle3.overlay.metrics import cycle_costs, table
 from sglang_qwen3next_eagle3.overlay.metrics.families import Refusals, Verifications, say
 
 LABELS = {"model_name": "demo", "tp_rank": "0"}
-COSTS = cycle_costs.parse("3,4,8 1:10/6 4:16/8")
+(COSTS,) = cycle_costs.parse("3,4,8 1:10/6 4:16/8")
 
 
 @pytest.fixture

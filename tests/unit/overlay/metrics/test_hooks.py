@@ -182,25 +182,29 @@ def test_a_release_whose_source_differs_is_served_without_our_metrics(
 
 
 @pytest.mark.parametrize(
-    ("tree", "fast", "used", "told"),
+    ("costs", "tree", "fast", "used", "told"),
     [
-        ((3, 4, 8), False, True, ""),
-        ((5, 1, 6), False, False, "they are of the tree (3, 4, 8), and (5, 1, 6) is served"),
-        ((3, 4, 8), True, False, "the fast path is on"),
+        ("3,4,8 1:10/6", (3, 4, 8), False, 10, ""),
+        ("3,4,8 1:10/6", (5, 1, 6), False, None, "the tree (3, 4, 8), and (5, 1, 6) is served"),
+        ("3,4,8 1:10/6", (3, 4, 8), True, None, "of SGLang's kernels, and the fast path is on"),
+        ("fast 3,4,8 1:10/6", (3, 4, 8), False, None, "they are of the fast path, and it is off"),
+        ("3,4,8 1:10/6; fast 3,4,8 1:5/3", (3, 4, 8), True, 5, ""),
+        ("3,4,8 1:10/6; fast 3,4,8 1:5/3", (3, 4, 8), False, 10, ""),
     ],
 )
 def test_costs_are_used_for_the_tree_and_the_kernels_that_they_were_measured_with(
-    tree: tuple[int, int, int], fast: bool, used: bool, told: str,
+    costs: str, tree: tuple[int, int, int], fast: bool, used: int | None, told: str,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setenv(environment.CYCLE_COSTS, "3,4,8 1:10/6")
+    monkeypatch.setenv(environment.CYCLE_COSTS, costs)
     steps, topk, draft = tree
     server_args = Fake(
         speculative_num_steps=steps,
         speculative_eagle_topk=topk,
         speculative_num_draft_tokens=draft,
     )
-    assert (hooks._costs(server_args, with_fast_path=fast) is not None) == used
+    found = hooks._costs(server_args, with_fast_path=fast)
+    assert (None if found is None else found.cycle[1]) == (used and pytest.approx(used / 1000))
     assert told in caplog.text
 
 
