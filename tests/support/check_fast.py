@@ -16,7 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from sglang_qwen3next_eagle3.overlay import capture
-from sglang_qwen3next_eagle3.overlay.fast import dispatch, hooks, preparation, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast import dispatch, hooks, preparation, rehearsal, selfcheck
 from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import chunk_count
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
@@ -43,6 +43,9 @@ def main() -> None:
     kernels = of_kind(model_runner.model.model, model_runner.attn_backend, 32, "cpu")
     path = preparation.build(model_runner, kernels, frozenset(OF_TARGET))
     apply(hooks.hooks(Wanted(frozenset(OF_TARGET))))
+    if kernels.ranks == 1:
+        # What is compiled ahead on a GPU runs here, so that every step of it can be run.
+        rehearsal.go_through(path, model_runner, lambda step: step())
     findings = selfcheck.compare(path, model_runner)
     for finding in findings:
         if finding.off:

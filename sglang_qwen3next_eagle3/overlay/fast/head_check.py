@@ -4,15 +4,22 @@ sent, in a KV cache that nobody uses yet."""
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay.fast import ahead, ranks
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadPass
-from sglang_qwen3next_eagle3.overlay.fast.made_up import REQUESTS, draft_room, fitting
+from sglang_qwen3next_eagle3.overlay.fast.made_up import (
+    REQUESTS,
+    captured_batches,
+    draft_room,
+    fitting,
+)
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation, Tensors, compared, probe_step
 
 
@@ -49,6 +56,8 @@ def compare(head: FastHead, worker: Any, *, ends: bool = False) -> list[Deviatio
         for name, codes in head.weights.codes.items()
     ]
     nodes = worker.speculative_num_draft_tokens
+    if not ranks.several():
+        rehearse(head, worker)
     with made_up_places(worker, nodes) as places:
         most = len(places.lengths)
         # What serves a pass depends on its rows.
@@ -60,14 +69,51 @@ def compare(head: FastHead, worker: Any, *, ends: bool = False) -> list[Deviatio
     return found
 
 
+def rehearse(head: FastHead, worker: Any) -> None:
+    """Compile side by side what the check launches, and a capture of the head's passes."""
+    from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+
+    nodes, runner = worker.speculative_num_draft_tokens, worker.draft_runner
+    with ahead.compiling() as compiler:
+        if compiler is None:
+            return
+        with made_up_places(worker, nodes) as places:
+            most = len(places.lengths)
+            batches = {most, *REQUESTS, *captured_batches(worker.target_worker.model_runner)}
+            for requests in sorted(n for n in batches if n <= most):
+                own = places.first(requests)
+                for tokens in (nodes, 1) if worker.speculative_num_steps > 1 else (nodes,):
+                    batch, backend, at = made_up_pass(head, worker, own, tokens)
+                    with forward_context(ForwardContext(attn_backend=backend)):
+                        backend.init_forward_metadata(batch)
+                        compiler.run(partial(head.forward, at))
+                        stock = batch.input_ids, batch.positions, batch
+                        compiler.run(partial(runner.model.forward, *stock))
+
+
+def made_up_pass(
+    head: FastHead, worker: Any, places: Places, nodes: int
+) -> tuple[Any, Any, HeadPass]:
+    """A batch, its backend, and the pass of ours: a draft extend, or with one node a step."""
+    extends, requests = _extends(worker, nodes), len(places.lengths)
+    batch, backend = (extend_batch if extends else step_batch)(head, worker, places, nodes)
+    if extends:
+        return batch, backend, head.extending(batch, backend, requests, nodes)
+    return batch, backend, HeadPass(batch, backend, requests)
+
+
+def _extends(worker: Any, nodes: int) -> bool:
+    return nodes > 1 or bool(worker.speculative_num_draft_tokens == 1)
+
+
 def _compare(
     found: list[Deviation], head: FastHead, worker: Any, places: Places, nodes: int
 ) -> None:
     from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 
     runner, requests = worker.draft_runner, len(places.lengths)
-    extends = nodes > 1 or worker.speculative_num_draft_tokens == 1
-    batch, backend = (extend_batch if extends else step_batch)(head, worker, places, nodes)
+    extends = _extends(worker, nodes)
+    batch, backend, at = made_up_pass(head, worker, places, nodes)
     cache = runner.token_to_kv_pool.get_kv_buffer(head.attn.attn.layer_id)
     own = places.own(nodes)
     with forward_context(ForwardContext(attn_backend=backend)):
@@ -89,9 +135,6 @@ def _compare(
         wanted = {name: value.clone() for name, value in wanted.items()}
         for part in cache:
             part[own] = 0
-        at = HeadPass(batch, backend, requests)
-        if extends:
-            at = head.extending(batch, backend, requests, nodes)
 
         def ours() -> Tensors:
             out = head.forward(at)

@@ -4,7 +4,8 @@ The layers call these and nothing in `kernels/` directly, so that a test can put
 their place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -236,7 +237,23 @@ def _gdn_operands(
     }
 
 
+_as_captured = False
+
+
+@contextmanager
+def as_captured() -> Iterator[None]:
+    """Kernels are taken as in a capture, for who compiles and does not launch them."""
+    global _as_captured
+    _as_captured = True
+    try:
+        yield
+    finally:
+        _as_captured = False
+
+
 def _in_one_graph() -> bool:
     """Whether what runs before is of the same pass: then no kernel of it writes this layer's
     states, and they may be read before those kernels have ended."""
+    if _as_captured:
+        return True
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

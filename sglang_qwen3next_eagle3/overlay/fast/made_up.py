@@ -79,10 +79,15 @@ def draft_tokens(runner: Any) -> int | None:
     return tokens
 
 
+def captured_batches(runner: Any) -> list[int]:
+    """Requests of the passes that are captured, as far as a runner says so."""
+    config = getattr(variants.arguments_of(runner), "cuda_graph_config", None)
+    return list(getattr(getattr(config, "decode", None), "bs", None) or ())
+
+
 def captured(runner: Any) -> tuple[int, int]:
     """The fewest and the most requests of a pass that is captured, as far as a runner says so."""
-    config = getattr(variants.arguments_of(runner), "cuda_graph_config", None)
-    batches = getattr(getattr(config, "decode", None), "bs", None)
+    batches = captured_batches(runner)
     pool = getattr(getattr(runner, "req_to_token_pool", None), "size", MAX_ROWS)
     return (min(*batches, pool), min(max(batches), pool)) if batches else (1, pool)
 
@@ -142,6 +147,14 @@ class States:
             mamba_steps_to_track=None,
             model=None,
         )
+
+
+def random_rows(at: SmallPass, layer: FastLayer, seed: int) -> torch.Tensor:
+    """bf16 [T, D], the same at every call."""
+    weight = layer.norm.weight
+    generator = torch.Generator().manual_seed(1000 * layer.layer.layer_id + seed)
+    rows = torch.randn(at.requests * at.nodes, weight.shape[0], generator=generator)
+    return rows.to(weight.device, torch.bfloat16)
 
 
 @contextmanager

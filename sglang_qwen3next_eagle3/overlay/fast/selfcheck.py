@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast import ranks
+from sglang_qwen3next_eagle3.overlay.fast import ranks, rehearsal
 from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath
@@ -26,7 +26,9 @@ from sglang_qwen3next_eagle3.overlay.fast.made_up import (
     draft_tokens,
     lengths_of,
     made_up,
+    random_rows,
 )
+from sglang_qwen3next_eagle3.overlay.fast.reference import products_of_torch
 from sglang_qwen3next_eagle3.overlay.fast.stages import STAGES, Stage
 
 Tensors = tuple[torch.Tensor, ...]
@@ -81,8 +83,11 @@ def check(path: FastPath, runner: Any) -> list[str]:
 
 
 def differing(path: FastPath, runner: Any) -> list[Deviation]:
-    """What is off on this rank."""
-    return [finding for finding in compare(path, runner) if finding.off]
+    """What is off on this rank. Stock's products of FP8 are torch's (`reference`)."""
+    with products_of_torch(runner.model):
+        if not ranks.several():
+            rehearsal.rehearse(path, runner)
+        return [finding for finding in compare(path, runner) if finding.off]
 
 
 def settle(path: FastPath, off: list[Deviation]) -> list[str]:
@@ -180,7 +185,7 @@ def _layer(layer: FastLayer, at: SmallPass, states: States) -> list[Deviation]:
     def probe(stage: Stage, ours: Callable[[], Tensors], **wanted: torch.Tensor) -> Tensors | None:
         return probe_step(found, layer.layer.layer_id, stage, ours, wanted)
 
-    hidden, residual = _random(at, layer, 1), _random(at, layer, 2)
+    hidden, residual = random_rows(at, layer, 1), random_rows(at, layer, 2)
     between = layer.boundaries
     given = between.left(at.batch, hidden.clone(), residual.clone())
     normed, stream = stock.enter(at, *given, None)
@@ -228,7 +233,7 @@ def _states(path: FastPath, at: SmallPass, states: States) -> list[Deviation]:
     def run(ours: bool) -> Tensors:
         states.restore()
         for layer in layers:
-            plain = _random(at, layer, 3)
+            plain = random_rows(at, layer, 3)
             if ours:
                 layer.with_stages(frozenset({"gdn"})).mix(at, Rows(plain))
             else:
@@ -254,7 +259,7 @@ def _states(path: FastPath, at: SmallPass, states: States) -> list[Deviation]:
 
 
 def _head(path: FastPath, at: SmallPass) -> list[Deviation]:
-    hidden = _random(at, next(iter(path.layers.values())), 4)
+    hidden = random_rows(at, next(iter(path.layers.values())), 4)
     weight, found = path.lm_head.weight.data, list[Deviation]()
     stock = torch.matmul(hidden, weight.T)
     probe_step(
@@ -340,11 +345,3 @@ def _off(ours: torch.Tensor, stock: torch.Tensor) -> torch.Tensor:
     """By row, as a share of stock's length."""
     shares: torch.Tensor = (ours - stock).norm(dim=-1) / stock.norm(dim=-1).clamp(min=1e-30)
     return shares.flatten()
-
-
-def _random(at: SmallPass, layer: FastLayer, seed: int) -> torch.Tensor:
-    """bf16 [T, D], the same at every call."""
-    weight = layer.norm.weight
-    generator = torch.Generator().manual_seed(1000 * layer.layer.layer_id + seed)
-    rows = torch.randn(at.requests * at.nodes, weight.shape[0], generator=generator)
-    return rows.to(weight.device, torch.bfloat16)

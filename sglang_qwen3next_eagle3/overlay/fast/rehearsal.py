@@ -1,0 +1,135 @@
+"""The check at start and the captures behind it, gone through once without a launch, so that what
+they launch is compiled side by side (`ahead`) and is there when it is launched.
+
+No step takes what another one left, which is undefined here: a kernel that is not Triton's is
+launched, and must not find a garbage for an index.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast import ahead, kernel_table
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
+from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
+from sglang_qwen3next_eagle3.overlay.fast.made_up import (
+    REQUESTS,
+    captured,
+    captured_batches,
+    draft_tokens,
+    lengths_of,
+    made_up,
+    random_rows,
+)
+from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
+
+logger = logging.getLogger(__name__)
+Step = Callable[[], Any]
+
+
+def rehearse(path: FastPath, runner: Any) -> None:
+    """Compile what a target's passes launch. For one rank: sums over ranks are not rehearsed."""
+    started = time.monotonic()
+    with ahead.compiling() as compiler:
+        if compiler is None:
+            return
+        go_through(path, runner, compiler.run)
+        logger.info(
+            "sglang-qwen3next-eagle3: fast path: %d kernels made ready in %.1f s, by %d threads",
+            compiler.finish(),
+            time.monotonic() - started,
+            ahead.threads(),
+        )
+
+
+@torch.no_grad()
+def go_through(path: FastPath, runner: Any, run: Callable[[Step], Any]) -> None:
+    """Passes of as many requests as are checked or captured, step by step, each handed to `run`;
+    one layer of each kind stands for all."""
+    first: dict[Stage, int] = {}
+    for number, layer in path.layers.items():
+        first.setdefault(layer.mixer, number)
+    tokens, most = draft_tokens(runner) or 1, most_rows()
+    checked = {n for n in REQUESTS if n * tokens <= MAX_ROWS and n <= captured(runner)[1]}
+    for requests in sorted({2, *checked, *captured_batches(runner)}):
+        rows = requests * tokens
+        if rows > most or len(lengths_of(runner, most, requests)) < requests:
+            continue
+        layers = [_serving(path, path.layers[number], rows) for number in first.values()]
+        with made_up(path, runner, most, requests, tuple(first.values())) as (at, _):
+            for step in _steps(path, layers, at):
+                run(step)
+
+
+def _serving(path: FastPath, layer: FastLayer, rows: int) -> FastLayer:
+    stages = frozenset(stage for stage in layer.stages if rows <= path.most(stage))
+    return layer.with_stages(stages)
+
+
+def _steps(path: FastPath, layers: list[FastLayer], at: SmallPass) -> Iterator[Step]:
+    for layer in layers:
+        if "moe" in path.stages:
+            yield partial(stock_experts, layer.layer.mlp, random_rows(at, layer, 1))
+        yield from _of_layer(layer, at)
+    if layers and any("gdn" in layer.stages for layer in layers) and at.verify:
+        yield lambda: _commit(path, at)
+    if path.lm_head is not None and at.requests * at.nodes <= ROWS["lm_head"]:
+        weight = path.lm_head.weight.data
+        yield lambda: path.kernels.lm_head(random_rows(at, layers[0], 4), weight)
+
+
+def _of_layer(layer: FastLayer, at: SmallPass) -> Iterator[Step]:
+    between, stages, alone = layer.boundaries, layer.stages, frozenset({layer.mixer})
+
+    def rows(seed: int) -> torch.Tensor:
+        return random_rows(at, layer, seed)
+
+    def enter() -> Any:
+        return layer.enter(at, *between.left(at.batch, rows(1), rows(2)), None)
+
+    def mix(of: frozenset[Stage]) -> Step:
+        return lambda: layer.with_stages(of).mix(at, enter()[0])
+
+    def captured_mix() -> None:
+        with kernel_table.as_captured():
+            mix(stages)()
+
+    # The longest to compile first.
+    if "moe" in stages:
+        yield lambda: layer.leave(at, rows(1), rows(2))
+    if stages & {"dense", *alone}:
+        yield captured_mix
+        yield mix(stages)
+        yield lambda: layer.stock_mix(at, rows(1))
+    if alone < stages:
+        yield mix(alone)
+    if "dense" in stages:
+        yield mix(frozenset({"dense"}))
+
+
+def stock_experts(block: Any, hidden: torch.Tensor) -> Any:
+    """Stock's experts on rows that choose the first ones: of its router some kernels are Triton's,
+    whose choice is undefined here."""
+    from sglang.srt.layers.moe.topk import StandardTopKOutput
+
+    experts, top_k = block.experts.w13_weight.shape[0], block.topk.topk_config.top_k
+    shape = hidden.shape[0], top_k + block.num_fused_shared_experts
+    ids = torch.arange(shape[1], dtype=torch.int32, device=hidden.device)
+    ids[top_k:] = experts - 1
+    weights = torch.full(shape, 1 / shape[1], device=hidden.device)
+    logits = torch.zeros(shape[0], block.gate.weight.shape[0], device=hidden.device)
+    chosen = StandardTopKOutput(weights, ids.expand(shape).contiguous(), logits)
+    return block.experts(hidden, chosen)
+
+
+def _commit(path: FastPath, at: SmallPass) -> None:
+    linear = at.backend.linear_attn_backend
+    pool = linear.req_to_token_pool.mamba_pool.mamba_cache
+    slots = linear.forward_metadata.mamba_cache_indices
+    last = torch.zeros(at.requests, dtype=torch.int64, device=slots.device)
+    path.kernels.gdn_commit(at, pool, slots, last, None, None)

@@ -1,0 +1,175 @@
+"""Kernels that are compiled ahead, and the products that the check at start compares with."""
+
+import contextvars
+import threading
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast import ahead, reference
+from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import reference_quantize
+
+
+class Kernel:
+    """A `JITFunction` that asks for its compilation as Triton's does."""
+
+    launched: ClassVar[list[tuple[str, bool]]] = []
+
+    def __init__(self, name: str, mode: Any) -> None:
+        self.name, self.mode, self.cache = name, mode, dict[str, Any]()
+
+    def run(self, *args: Any, grid: Any, warmup: bool) -> Any:
+        def compiled() -> str:
+            if self.name == "wrong":
+                raise ValueError("no registers left")
+            return threading.current_thread().name
+
+        mode = self.mode.get()
+        if mode is not None:
+            made = mode.submit(self.name, compiled, lambda made: self.cache.update(made=made))
+        else:
+            made = self.cache.setdefault("made", compiled())
+        Kernel.launched.append((self.name, warmup))
+        return made
+
+
+class Tuner:
+    def run(self, *args: Any, **options: Any) -> Any:
+        pytest.fail("it was tuned by launches that are none")
+
+
+@pytest.fixture
+def mode(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Triton's mode of compiling in threads around kernels of this file."""
+    from triton.runtime import _async_compile, autotuner, jit
+
+    active: Any = contextvars.ContextVar("active", default=None)
+    monkeypatch.setattr(_async_compile, "active_mode", active)
+    monkeypatch.setattr(jit, "JITFunction", Kernel)
+    monkeypatch.setattr(autotuner, "Autotuner", Tuner)
+    monkeypatch.setattr(ahead, "INTERPRETED", False)
+    monkeypatch.setattr(Kernel, "launched", [])
+    return active
+
+
+def test_kernels_are_compiled_in_threads_and_not_launched(mode: Any) -> None:
+    kernels = {name: Kernel(name, mode) for name in ("one", "two", "wrong")}
+    before = Kernel.run
+    with ahead.compiling() as compiler:
+        assert compiler is not None
+        for kernel in (*kernels.values(), kernels["one"]):
+            compiler.run(partial(launch, kernel))
+        assert mode.get() is None
+        assert compiler.finish() == 3
+    assert Kernel.run is before
+    assert Kernel.launched == [("one", True), ("two", True), ("wrong", True), ("one", True)]
+    assert kernels["one"].cache["made"].startswith("compile")
+    # It is compiled, and fails, where it is launched.
+    assert kernels["wrong"].cache == {}
+    with pytest.raises(ValueError, match="no registers left"):
+        kernels["wrong"].run(grid=(1,), warmup=False)
+
+
+def launch(kernel: Kernel) -> None:
+    kernel.run(grid=(1,), warmup=False)
+
+
+def no_room() -> None:
+    raise MemoryError("no room for it")
+
+
+def test_what_goes_wrong_is_left_to_the_launches(mode: Any) -> None:
+    before, kernel = Tuner.run, Kernel("one", mode)
+
+    def step() -> None:
+        kernel.run(grid=(1,), warmup=False)
+        Tuner().run()
+
+    with ahead.compiling() as compiler:
+        assert compiler is not None
+        compiler.run(step)
+        assert Tuner.run is before
+        no_room()
+    assert kernel.cache["made"]
+    assert mode.get() is None
+
+
+def test_other_threads_launch_meanwhile(mode: Any) -> None:
+    kernel = Kernel("one", mode)
+
+    def step() -> None:
+        other = threading.Thread(target=lambda: kernel.run(grid=(1,), warmup=False))
+        other.start()
+        other.join()
+
+    with ahead.compiling() as compiler:
+        assert compiler is not None
+        compiler.run(step)
+    assert Kernel.launched == [("one", False)]
+
+
+def test_nothing_is_compiled_ahead_where_triton_interprets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "INTERPRETED", True)
+    with ahead.compiling() as compiler:
+        assert compiler is None
+
+
+def deepgemm_linear(**_: Any) -> torch.Tensor:
+    return torch.zeros(1)
+
+
+def triton_linear(**_: Any) -> torch.Tensor:
+    return torch.ones(1)
+
+
+def layer(linear: Any) -> torch.nn.Module:
+    module = torch.nn.Module()
+    module.quant_method = SimpleNamespace(w8a8_block_fp8_linear=linear)  # type: ignore[assignment]
+    return module
+
+
+def weights(n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.randn(n, k).to(torch.float8_e4m3fn)
+    return weight, torch.rand(n // 128, k // 128) + 0.5
+
+
+def test_only_what_deep_gemm_computes_is_torchs_and_is_given_back() -> None:
+    model = torch.nn.ModuleList([layer(deepgemm_linear), layer(triton_linear), layer(None)])
+    methods: list[Any] = [module.quant_method for module in model]
+    weight, scales = weights(256, 384)
+    x = torch.randn(2, 3, 384, dtype=torch.bfloat16)
+    given = {"weight": weight, "block_size": [128, 128], "weight_scale": scales}
+    other = {**given, "block_size": [32, 32]}
+    found: list[torch.Tensor] = []
+
+    def failing() -> None:
+        with reference.products_of_torch(model):
+            assert methods[1].w8a8_block_fp8_linear is triton_linear
+            mine = methods[0].w8a8_block_fp8_linear
+            found.extend([mine(input=x, input_scale=None, bias=None, **given), mine(x, **other)])
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        failing()
+    out, stocks = found
+    assert stocks.shape == (1,)
+    assert methods[0].w8a8_block_fp8_linear is deepgemm_linear
+    codes, of_rows = reference_quantize(x.view(6, 384))
+    exact = codes.double() * of_rows.double().repeat_interleave(128, 1)
+    whole = scales.double().repeat_interleave(128, 0).repeat_interleave(128, 1)
+    expected = exact @ (weight.double() * whole).T
+    assert out.shape == (2, 3, 256)
+    assert out.dtype == torch.bfloat16
+    assert ((out.view(6, 256) - expected).abs() <= expected.abs() * 2**-8 + 1e-3).all()
+
+
+def test_a_wide_weight_is_multiplied_in_parts() -> None:
+    weight, scales = weights(reference._ROWS + 256, 128)
+    codes, of_rows = reference_quantize(torch.randn(4, 128, dtype=torch.bfloat16))
+    out = reference.product(codes, of_rows, weight, scales)
+    assert out.shape == (4, reference._ROWS + 256)
+    last = reference.product(codes, of_rows, weight[-256:].contiguous(), scales[-2:])
+    assert torch.equal(out[:, -256:], last)
