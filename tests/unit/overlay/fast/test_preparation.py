@@ -209,7 +209,7 @@ def test_stages_that_never_serve_are_not_checked(
 @pytest.mark.parametrize("runner", [8, 9, 33], indirect=True)
 @pytest.mark.parametrize("lost", [None, "gdn", "lm_head"])
 def test_what_is_required_is_what_can_serve(
-    runner: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lost: str | None
+    runner: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lost: Any
 ) -> None:
     """`lm_head` never serves with more than 8 draft tokens: nobody waits for it."""
 

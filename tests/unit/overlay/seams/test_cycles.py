@@ -637,6 +637,7 @@ def test_ranks_that_record_and_ranks_that_do_not_meet_in_their_sums(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Each decides alone. The same graphs run in the same order on all, with the same to add up."""
+    free = 2**40
     monkeypatch.setattr(under_test, "_free", lambda device: free)
     accepts: Any = FakeJoins()
     refuses: Any = FakeJoins(refuses=why == "joins")
