@@ -89,6 +89,11 @@ def boundaries() -> "Boundaries":
     return Streams() if has_layer_boundaries() else Pairs()
 
 
+def has_update_sessions() -> bool:
+    """Whether weights are updated within a session, whose end makes them ready."""
+    return has_layer_boundaries()
+
+
 def draft_extend_reads_alone() -> bool:
     """Whether a captured draft extend returns only the rows of the last accepted tokens."""
     return has_layer_boundaries()

@@ -7,6 +7,7 @@ weights where SGLang holds them.
 hooks         the SGLang symbols that it replaces, and when
 stages        the steps of a layer that can be given back to stock, one by one
 proved        where they are on without being asked for
+updates       what is derived of weights, when they are updated
 trials        what was not measured and can be switched on to be
 conditions    on what it serves at all
 preparation   from SGLang's model to the layers here; made_up, selfcheck: these against stock's

@@ -54,7 +54,7 @@ def of_server(arguments: Any) -> str | None:
         "enable_linear_replayssm", "enable_linear_replayssm_spec", "rl_on_policy_target",
         "expert_distribution_recorder_mode", "disable_shared_experts_fusion",
         "ep_num_redundant_experts", "enable_attn_tp_input_scattered", "enable_quant_communications",
-        "enable_symm_mem",
+        "enable_symm_mem", "enable_memory_saver",
     )  # fmt: skip
     for name in switches:
         if getattr(arguments, name):

@@ -135,6 +135,11 @@ class HeadWeights:
     def __getitem__(self, name: str) -> torch.Tensor | Codes:
         return self.codes[name] if self.codes else self.bf16(name)
 
+    def renew(self) -> None:
+        """Codes of what is loaded by now, where graphs read them."""
+        for name, codes in self.codes.items():
+            codes.renew(self.bf16(name))
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Meanwhile stock computes with the rounded weights, too."""
@@ -156,8 +161,10 @@ class HeadWeights:
 class FastHead:
     """A loaded head with what our kernels need of it.
 
-    rounded: its products have weights of 8 bits, made here of the loaded ones, which stay: stock's
-    passes (prefills, many requests) go on with them, and so do products of more rows than ours.
+    Weights are read where SGLang holds them, as those of a `Projection` of the target. rounded: its
+    products have weights of 8 bits, made here of the loaded ones (and made anew after an update of
+    them, `updates`), which stay: stock's passes (prefills, many requests) go on with them, and so
+    do products of more rows than ours.
     The head only proposes, so what it rounds changes how many drafts are accepted, and no text.
 
     Raises (on construction):
@@ -172,16 +179,23 @@ class FastHead:
         self.layer = model.model.layers[0]
         self.attn, self.mlp = self.layer.self_attn, self.layer.mlp
         self.eps = self.layer.input_layernorm.variance_epsilon
-        self.embedding = model.model.embed_tokens.weight.data
         self.vocabulary = int(model.logits_processor.vocab_size)
         self.weights = HeadWeights.of(model, rounded)
-        lm_head = self.weights["lm_head"]
-        if isinstance(lm_head, Codes):
-            self.lm_head: torch.Tensor | Codes = Codes(*(p[: self.vocabulary] for p in lm_head))
-        else:
-            self.lm_head = lm_head[: self.vocabulary]
         self._order = torch.arange(MAX_ROWS, device=self.embedding.device)
         self._paths: dict[int, torch.Tensor] = {}
+
+    @property
+    def embedding(self) -> torch.Tensor:
+        weight: torch.Tensor = self.model.model.embed_tokens.weight.data
+        return weight
+
+    @property
+    def lm_head(self) -> torch.Tensor | Codes:
+        """Without the rows that fill it up."""
+        weight = self.weights["lm_head"]
+        if isinstance(weight, Codes):
+            return Codes(*(part[: self.vocabulary] for part in weight))
+        return weight[: self.vocabulary]
 
     def pass_of(self, batch: Any) -> HeadPass | None:
         """The pass of a batch whose metadata the backend in charge has; None if it is stock's."""

@@ -9,6 +9,7 @@ from sglang_qwen3next_eagle3.overlay.fast import dispatch, preparation
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead
 from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.updates import Updates
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 
 logger = logging.getLogger(__name__)
@@ -24,16 +25,22 @@ LM_HEAD = "sglang.srt.layers.logits_processor:LogitsProcessor._compute_lm_head"
 CAPTURE_DRAFTS = "sglang.srt.speculative.eagle_worker_v2:EagleDraftWorker._capture_cuda_graphs"
 DRAFT = "sglang.srt.speculative.eagle_worker_v2:EagleDraftWorker.draft_forward"
 HEAD_FORWARD = "sglang.srt.models.llama:LlamaForCausalLM.forward"
+_UPDATER = "sglang.srt.managers.scheduler_components.weight_updater:SchedulerWeightUpdaterManager"
+LOADED = f"{_UPDATER}.flush_cache_after_weight_update"
+ENDED = f"{_UPDATER}.end_weight_update"
 
 
 def hooks(wanted: Wanted) -> tuple[Hook, ...]:
     """The hooks that prepare the fast path before the capture and lead passes through it."""
+
+    updates = Updates()
 
     def capture_graphs(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
         if not runner.is_draft_worker:
             path = preparation.prepare(runner, wanted)
             if path is not None:
                 install(path, runner)
+                updates.path = path
                 _doubt("its kernels")
         return original(runner, *args, **kwargs)
 
@@ -43,11 +50,17 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
         Hook(ATTENTION_LAYER, _layer, "leads an attention layer through our kernels"),
         Hook(COMMIT, _commit, "commits the states of a verify that was ours"),
         Hook(LM_HEAD, _lm_head, "computes the logits of few rows"),
-        *(_head_hooks(wanted) if "head" in wanted.stages else ()),
+        Hook(LOADED, updates.loaded, "renews what was derived of weights that are updated"),
+        *(_sessions(updates) if variants.has_update_sessions() else ()),
+        *(_head_hooks(wanted, updates) if "head" in wanted.stages else ()),
     )
 
 
-def _head_hooks(wanted: Wanted) -> tuple[Hook, ...]:
+def _sessions(updates: Updates) -> tuple[Hook, ...]:
+    return (Hook(ENDED, updates.ended, "the same at the end of a session of updates"),)
+
+
+def _head_hooks(wanted: Wanted, updates: Updates) -> tuple[Hook, ...]:
     def capture_drafts(original: Callable[..., Any], worker: Any) -> Any:
         known: FastHead | None = worker.draft_runner.model.__dict__.get(HEAD)
         if known is not None and variants.arguments_of(worker).speculative_adaptive:
@@ -62,6 +75,7 @@ def _head_hooks(wanted: Wanted) -> tuple[Hook, ...]:
         head = preparation.prepare_head(worker, wanted)
         if head is not None:
             install_head(head)
+            updates.head = head
             _doubt("the head's kernels")
         return original(worker)
 

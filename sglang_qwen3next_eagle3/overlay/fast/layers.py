@@ -44,19 +44,16 @@ class Rows(NamedTuple):
 
 
 class Projection:
-    """A linear layer of stock's; with `fast` also its weight where SGLang holds it."""
+    """A linear layer of stock's; with `fast` by our kernel.
+
+    Weights are read where SGLang holds them, whenever a pass is captured: what is captured anew
+    after an update has the new ones.
+    """
 
     def __init__(self, module: Any, kernels: Kernels, fast: bool) -> None:
         self._module, self._kernels, self._fast = module, kernels, fast
-        self.weight: torch.Tensor
-        self.scale: torch.Tensor | None = None
-        if fast:
-            self.weight, self.scale = weight_of(module, "dense")
-
-    @property
-    def quantized(self) -> bool:
+        self.quantized = fast and weight_of(module, "dense")[1] is not None
         """Whether it takes e4m3 from the kernel before it."""
-        return self.scale is not None
 
     def __call__(self, rows: Rows) -> torch.Tensor:
         """[T, K] -> [T, N] bf16."""
@@ -72,27 +69,33 @@ class Projection:
         if self.quantized and rows.codes is None:
             assert rows.plain is not None
             rows = Rows(rows.plain, *self._kernels.quantize(rows.plain))
-        return self._kernels.skinny_gemm(rows, self.weight, self.scale, extra)
+        return self._kernels.skinny_gemm(rows, *weight_of(self._module, "dense"), extra)
 
 
 class Experts:
-    """The sparse block of stock's with its shared expert as the last one, and its weights."""
+    """The sparse block of stock's with its shared expert as the last one. Of its weights there
+    holds what holds of a `Projection`."""
 
     def __init__(self, block: Any, kernels: Kernels) -> None:
-        self._kernels = kernels
-        experts = block.experts
+        self._block, self._kernels = block, kernels
         config = block.topk.topk_config
         if block.num_fused_shared_experts != 1 or block.shared_expert_gate is None:
             raise Unsupported("moe", "the shared expert is not one of the fused experts")
         if config.use_grouped_topk or config.correction_bias is not None:
             raise Unsupported("moe", "experts are chosen in groups or with a bias")
-        self.router = block.gate.weight.data
-        self.shared_gate = block.shared_expert_gate.weight.data
         self.top_k, self.renormalize = config.top_k, bool(config.renormalize)
+        self.quantized = self._weights()[1] is not None
+
+    def _weights(
+        self,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
+        """Of both products, each with its scales or None."""
+        experts = self._block.experts
         up, down = (getattr(experts, name, None) for name in ("w13_weight", "w2_weight"))
-        self.up = block_scaled(up, getattr(experts, "w13_weight_scale_inv", None), "moe")
-        self.down = block_scaled(down, getattr(experts, "w2_weight_scale_inv", None), "moe")
-        self.quantized = self.up[1] is not None
+        return (
+            *block_scaled(up, getattr(experts, "w13_weight_scale_inv", None), "moe"),
+            *block_scaled(down, getattr(experts, "w2_weight_scale_inv", None), "moe"),
+        )
 
     def fast(
         self, hidden: torch.Tensor, residual: torch.Tensor, norm: Any, later: bool
@@ -107,14 +110,14 @@ class Experts:
             residual,
             norm.weight.data,
             norm.variance_epsilon,
-            self.router,
-            self.shared_gate,
+            self._block.gate.weight.data,
+            self._block.shared_expert_gate.weight.data,
             self.top_k,
             self.renormalize,
             self.quantized,
             **how,
         )
-        out = kernels.experts(routed, *self.up, *self.down)
+        out = kernels.experts(routed, *self._weights())
         if later:
             setattr(out, ranks.LATER, True)
             return out, routed.residual
@@ -212,10 +215,8 @@ class FastGdnLayer(FastLayer):
         dense = "dense" in stages
         self.entry = Projection(self.gdn.in_proj_qkvz, kernels, dense)
         self.exit = Projection(self.gdn.out_proj, kernels, dense)
-        if dense:
-            self.gates, scale = weight_of(self.gdn.in_proj_ba, "dense")
-            if scale is not None:
-                raise Unsupported("dense", "in_proj_ba is not bfloat16")
+        if dense and weight_of(self.gdn.in_proj_ba, "dense")[1] is not None:
+            raise Unsupported("dense", "in_proj_ba is not bfloat16")
         attn = self.gdn.attn
         if "gdn" in stages and (attn.bias is not None or attn.activation != "silu"):
             raise Unsupported("gdn", "the convolution has a bias or another activation than SiLU")
@@ -231,7 +232,7 @@ class FastGdnLayer(FastLayer):
 
     def mix(self, at: SmallPass, rows: Rows) -> torch.Tensor:
         if "dense" in self.stages:
-            qkvz, ba = self.entry.beside(rows, self.gates)
+            qkvz, ba = self.entry.beside(rows, self.gdn.in_proj_ba.weight.data)
             assert ba is not None
         else:
             qkvz, ba = self.gdn._forward_input_proj(rows.plain)

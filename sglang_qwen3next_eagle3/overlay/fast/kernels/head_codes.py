@@ -54,6 +54,14 @@ class Codes(NamedTuple):
         pieces = zip(self.codes.split(PIECE), self.scales.split(PIECE), strict=True)
         return torch.cat([Codes(*piece).values().bfloat16() for piece in pieces])
 
+    def renew(self, weight: torch.Tensor) -> None:
+        """In the same places the codes of another weight of the same shape."""
+        pieces = zip(*(part.split(PIECE) for part in (*self, weight)), strict=True)
+        for codes, scales, piece in pieces:
+            made = _codes(piece)
+            codes.copy_(made[0])
+            scales.copy_(made[1])
+
 
 def head_codes(weight: torch.Tensor) -> Codes:
     """The weight [N, K] in 8 bits, rounded to the nearest."""

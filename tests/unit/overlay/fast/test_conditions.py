@@ -18,7 +18,7 @@ OFF = (
     "enable_linear_replayssm", "enable_linear_replayssm_spec", "rl_on_policy_target",
     "expert_distribution_recorder_mode", "disable_shared_experts_fusion",
     "ep_num_redundant_experts", "enable_attn_tp_input_scattered", "enable_quant_communications",
-    "enable_symm_mem",
+    "enable_symm_mem", "enable_memory_saver",
 )  # fmt: skip
 
 NEWER = ("enable_paged_experts", "enable_nvidia_megakernel", "enable_layernorm_sp")
