@@ -19,7 +19,8 @@ def compare(device: str, batches: tuple[int, ...], vocabulary: int, width: int) 
     chance = torch.Generator().manual_seed(5)
     cases = 0
     for batch in batches:
-        for nodes in (2, 4, 6):
+        # One token, as with 0 steps of adaptive drafting.
+        for nodes in (1, 2, 4, 6):
             padded = batch + (batch * 3 + nodes) % 3
             for kind in (torch.float32, torch.bfloat16):
                 made = _made(batch, nodes, padded, kind, vocabulary, width, chance, device)
