@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_qwen3next_eagle3.overlay import contract, variants
-from sglang_qwen3next_eagle3.overlay.fast import dispatch, preparation
+from sglang_qwen3next_eagle3.overlay.fast import dispatch, prefill_products, preparation
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead
-from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH, PREFILLS, Wanted
 from sglang_qwen3next_eagle3.overlay.fast.updates import Updates
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 
@@ -36,13 +36,17 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
     updates = Updates()
 
     def capture_graphs(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
-        if not runner.is_draft_worker:
-            path = preparation.prepare(runner, wanted)
-            if path is not None:
-                install(path, runner)
-                updates.path = path
-                _doubt("its kernels")
-        return original(runner, *args, **kwargs)
+        if runner.is_draft_worker:
+            return original(runner, *args, **kwargs)
+        path = preparation.prepare(runner, wanted)
+        if path is not None:
+            install(path, runner)
+            updates.path = path
+            _doubt("its kernels")
+        try:
+            return original(runner, *args, **kwargs)
+        finally:
+            prefill_products.finish(runner.__dict__.pop(PREFILLS, None))
 
     return (
         Hook(CAPTURE_GRAPHS, capture_graphs, "prepares and checks our kernels before the capture"),

@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.overlay.fast import (
     conditions,
     head_check,
     peers,
+    prefill_products,
     ranks,
     selfcheck,
 )
@@ -34,7 +35,14 @@ from sglang_qwen3next_eagle3.overlay.fast.made_up import (
     target_room,
 )
 from sglang_qwen3next_eagle3.overlay.fast.room import captured_rows, too_little
-from sglang_qwen3next_eagle3.overlay.fast.stages import NAMED, OF_HEAD, PATH, Stage, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import (
+    NAMED,
+    OF_HEAD,
+    PATH,
+    PREFILLS,
+    Stage,
+    Wanted,
+)
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 logger = logging.getLogger(__name__)
@@ -110,6 +118,7 @@ def _prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         # No way back to stock where it raises: the others are in sums that this rank has left.
         off = selfcheck.differing(path, runner)
     elif reason is None:
+        runner.__dict__[PREFILLS] = prefill_products.begin(runner.model)
         off, reason = ranks.first_failure(lambda: selfcheck.differing(path, runner), quiet)
     if reason is not None:
         _off(reason, wanted)

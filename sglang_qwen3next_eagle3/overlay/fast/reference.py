@@ -25,11 +25,8 @@ def products_of_torch(model: torch.nn.Module) -> Iterator[None]:
     """Let the layers of a model that have DeepGEMM multiply by torch instead: the same quantized
     rows by the same weights and scales, added up in fp32. All others are left as they are."""
     found: dict[int, tuple[Any, Callable[..., torch.Tensor]]] = {}
-    for module in model.modules():
-        method = getattr(module, "quant_method", None)
-        linear = getattr(method, METHOD, None)
-        if linear is not None and _is_deep_gemm(linear):
-            found[id(method)] = method, linear
+    for module in deep_gemm_layers(model):
+        found[id(module.quant_method)] = module.quant_method, getattr(module.quant_method, METHOD)
     try:
         for method, linear in found.values():
             setattr(method, METHOD, partial(_linear, linear))
@@ -39,8 +36,12 @@ def products_of_torch(model: torch.nn.Module) -> Iterator[None]:
             setattr(method, METHOD, linear)
 
 
-def _is_deep_gemm(linear: Any) -> bool:
-    return "deepgemm" in getattr(linear, "__name__", "")
+def deep_gemm_layers(model: torch.nn.Module) -> Iterator[Any]:
+    """The linear layers of a model whose product is DeepGEMM's."""
+    for module in model.modules():
+        linear = getattr(getattr(module, "quant_method", None), METHOD, None)
+        if "deepgemm" in getattr(linear, "__name__", ""):
+            yield module
 
 
 def _linear(

@@ -28,6 +28,8 @@ of 128; two key and value heads, which four ranks have twice."""
 PATH: Final = "_qwen3next_eagle3_fast"
 """Under this name every decoder layer of a prepared target, its backend and its lm_head find the
 `FastPath`; the draft's layers of the same class have none."""
+PREFILLS: Final = "_qwen3next_eagle3_prefills"
+"""Under this name a `ModelRunner` has the process that compiles for its prefills."""
 HEAD: Final = "_qwen3next_eagle3_fast_head"
 """Under this name a prepared head finds its `FastHead`."""
 

@@ -1,0 +1,107 @@
+"""The process that compiles what the first prefill needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sglang_qwen3next_eagle3.overlay.fast import prefill_products
+
+
+def deepgemm_linear() -> None: ...
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, n: int, k: int) -> None:
+        super().__init__()
+        self.weight = torch.empty(n, k)
+        self.quant_method: Any = SimpleNamespace(w8a8_block_fp8_linear=deepgemm_linear)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A GPU that is not there, and the folder that DeepGEMM compiles to."""
+    monkeypatch.setenv("DG_JIT_CACHE_DIR", str(tmp_path / "deep_gemm"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**34, 2**37))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H200")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr("signal.alarm", lambda seconds: 0)
+    monkeypatch.setitem(sys.modules, "deep_gemm", SimpleNamespace())
+    monkeypatch.setattr("os.nice", lambda more: 0)
+    return tmp_path / "deep_gemm"
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    words: list[list[str]] = []
+
+    def popen(command: list[str], **_: Any) -> Any:
+        words.append(command)
+        return SimpleNamespace(wait=lambda seconds: 0)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    return words
+
+
+MODEL = torch.nn.ModuleList([Linear(256, 128), Linear(128, 256), Linear(256, 128)])
+
+
+def test_every_shape_is_compiled_once_and_not_again_at_the_next_start(
+    gpu: Path, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefill_products.finish(prefill_products.begin(MODEL))
+    ((*_, module, job),) = begun
+    assert module == "sglang_qwen3next_eagle3.overlay.fast.prefill_products"
+    assert json.loads(job)["shapes"] == [[128, 256], [256, 128]]
+    compiled: list[tuple[int, ...]] = []
+    monkeypatch.setattr(prefill_products, "multiply", lambda *shape: compiled.append(shape))
+    monkeypatch.setattr(prefill_products, "quantize", lambda k: compiled.append((k,)))
+    monkeypatch.setattr(sys, "argv", ["", job])
+    prefill_products.main()
+    products = {(rows, *shape) for rows in (1, 256) for shape in ((128, 256), (256, 128))}
+    assert set(compiled) == {*products, (256,)}
+    assert prefill_products.begin(MODEL) is None
+    assert len(begun) == 1
+
+
+def test_what_fails_is_tried_again_at_the_next_start(
+    gpu: Path, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefill_products.begin(MODEL)
+
+    def failing(*_: int) -> None:
+        raise OSError("nvcc is not there")
+
+    monkeypatch.setattr(prefill_products, "multiply", failing)
+    monkeypatch.setattr(prefill_products, "quantize", lambda k: None)
+    monkeypatch.setattr(sys, "argv", begun[0][2:])
+    prefill_products.main()
+    prefill_products.begin(MODEL)
+    assert len(begun) == 2
+
+
+@pytest.mark.parametrize("why", ["no layer", "no room", "no folder", "no process"])
+def test_nothing_is_begun_where_it_cannot_be(
+    gpu: Path, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    model = torch.nn.ModuleList() if why == "no layer" else MODEL
+    if why == "no room":
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**31, 2**37))
+    if why == "no folder":
+        monkeypatch.delenv("DG_JIT_CACHE_DIR")
+    if why == "no process":
+
+        def popen(*_: Any, **__: Any) -> Any:
+            raise OSError("no more processes")
+
+        monkeypatch.setattr(subprocess, "Popen", popen)
+    assert prefill_products.begin(model) is None
+    assert begun == []
+    prefill_products.finish(None)
