@@ -26,6 +26,8 @@ from sglang_qwen3next_eagle3.overlay.seams.joining import Joins, keep
 from tests.support.made_up_cycles import POOL, Relay, Worker, turn_of
 
 TURNS = 400
+LATE = 60_000_000
+"""Of the GPU's clock: 30 ms or more."""
 ASKED = (None, (True, True, False), None, (False, True, False), (True, False, True))
 """Of batches by turns: top_k, top_p, min_p; None is greedy."""
 
@@ -73,6 +75,20 @@ def stock_to_host(result: Any, **_: Any) -> None:
     result.copy_done.record()
 
 
+class Late:
+    """Cycles that the GPU begins late: the host has launched one long before it runs."""
+
+    def __init__(self, cycles: Cycles) -> None:
+        self._cycles = cycles
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cycles, name)
+
+    def around(self, *arguments: Any, **named: Any) -> Any:
+        torch.cuda._sleep(LATE)
+        return self._cycles.around(*arguments, **named)
+
+
 def run(relayed: bool, sampled: bool, joined: bool, kept: bool) -> None:
     """sampled: two of three batches are, in three ways; both draw from a generator that is where
     the other's was. joined: in one graph, if the worker's was kept."""
@@ -84,7 +100,8 @@ def run(relayed: bool, sampled: bool, joined: bool, kept: bool) -> None:
     graphed(ours, kept)
     graphed(theirs)
     forward, copying, schedule = (torch.cuda.Stream() for _ in range(3))
-    seen: list[tuple[Any, Any]] = []
+    seen: list[tuple[int, Any, Any]] = []
+    seen_late = 0
     torch.cuda.synchronize()
     chance = torch.Generator().manual_seed(3)
     waiting: list[tuple[int, Any, Any]] = []
@@ -93,32 +110,41 @@ def run(relayed: bool, sampled: bool, joined: bool, kept: bool) -> None:
         size = 1 + turn * turn // 2 % 3
         places = torch.randperm(POOL, generator=chance)[:size].cuda()
         results = []
-        for worker, relay, around in ((theirs, stock, None), (ours, own, cycles)):
+        late = turn > TURNS // 2 and turn % 8 == 0
+        watched: Any = Late(cycles) if late else cycles
+        for worker, relay, around in ((theirs, stock, None), (ours, own, watched)):
             with torch.cuda.stream(forward):
                 forward.wait_stream(torch.cuda.default_stream())
                 torch.cuda.set_rng_state(chances[around is not None])
                 asked = ASKED[turn % 5] if sampled else None
                 begun = time.perf_counter()
                 result = turn_of(worker, relay, around, places, turn, asked)
-                host[around is not None].append(time.perf_counter() - begun)
+                if not late:
+                    host[around is not None].append(time.perf_counter() - begun)
                 chances[around is not None] = torch.cuda.get_rng_state()
                 result.copy_done = torch.cuda.Event()
+            mark = vars(relay).pop("publish_ready", None)
+            if mark is not None:
+                # Before anything else waits for the cycle, as the scheduler does.
+                with torch.cuda.stream(schedule):
+                    schedule.wait_event(mark)
+                    lengths = own.new_seq_lens_buf[places]
+                    there = schedule.record_event()
+                seen_late += late
+                assert not (late and there.query()), "the lengths are there before the cycle"
+                there.synchronize()
+                seen.append((turn, lengths, stock.new_seq_lens_buf[places]))
             copying.wait_stream(forward)
             with torch.cuda.stream(copying):
                 copy_to_cpu(stock_to_host, result, return_logprob=False, return_hidden_states=False)
             results.append(result)
-        mark = vars(own).pop("publish_ready", None)
-        if mark is not None:
-            with torch.cuda.stream(schedule):
-                schedule.wait_event(mark)
-                seen.append((own.new_seq_lens_buf[places], places))
-            schedule.synchronize()
-            assert torch.equal(seen[-1][0], stock.new_seq_lens_buf[places]), turn
         waiting.append((turn, *results))
         # As with overlapped scheduling, a result is looked at while the next cycle runs.
         if len(waiting) > 1:
             compare(*waiting.pop(0))
     torch.cuda.synchronize()
+    for turn, lengths, wanted in seen:
+        assert torch.equal(lengths, wanted), f"lengths seen early, turn {turn}"
     assert torch.equal(own.new_seq_lens_buf, stock.new_seq_lens_buf)
     for name, rows in own.rows.items():
         assert torch.equal(rows, stock.rows[name]), name
@@ -127,13 +153,15 @@ def run(relayed: bool, sampled: bool, joined: bool, kept: bool) -> None:
     assert torch.equal(*chances.values()), "as many numbers are drawn"
     launches = {len(plan.recording.steps) for plan in plans}
     assert launches == {(1 if relayed else 3) if joined and kept else 8}, launches
-    assert bool(seen) == (joined and kept and relayed)
-    late = {name: sorted(times[TURNS // 2 :]) for name, times in host.items()}
+    assert bool(seen) == bool(seen_late) == (joined and kept and relayed)
+    without, recording = (
+        statistics.median(host[name][len(host[name]) // 2 :]) * 1e6 for name in (False, True)
+    )
     print(
         f"relayed {relayed}, sampled {sampled}, joined {joined}, kept {kept}: {launches} steps, "
-        f"{len(seen)} lengths seen early, {TURNS} turns equal, {ours.said} of them the "
-        "worker's own; host: "
-        f"{late[False][TURNS // 4] * 1e6:.0f} us without, {late[True][TURNS // 4] * 1e6:.0f} with",
+        f"{len(seen)} lengths seen early, {seen_late} of them of cycles that began late, "
+        f"{TURNS} turns equal, {ours.said} of them the worker's own; "
+        f"host: {without:.0f} us without, {recording:.0f} with",
         flush=True,
     )
 
@@ -210,14 +238,8 @@ def timed(early: bool) -> None:
             whole = before.elapsed_time(after) / 200 * 1e3
             ahead = ""
             if joined:
-                begun = time.perf_counter()
-                plan.run(given, lambda lens: None)
-                done = torch.cuda.Event()
-                done.record()
-                vars(relay)["publish_ready"].synchronize()
-                middle = time.perf_counter()
-                done.synchronize()
-                left = (time.perf_counter() - middle) * 1e6
+                left = seen_early(plan, given, relay)
+                assert 0.3 * whole < left < 0.7 * whole, f"{left:.0f} of {whole:.0f} us"
                 ahead = f", its event {left:.0f} us before its end"
         print(
             f"early {early}, joined {joined}: two graphs of {statistics.median(alone):.1f} us each "
@@ -225,6 +247,25 @@ def timed(early: bool) -> None:
             f"{len(plan.recording.steps)} steps, {taken:.1f} MiB{ahead}",
             flush=True,
         )
+
+
+def seen_early(plan: Any, given: list[Any], relay: Relay) -> float:
+    """How long before the end of a recorded cycle the event of its lengths is there, us.
+
+    Also where the same plan was launched before and has not begun: its event is one.
+    """
+    torch.cuda.synchronize()
+    torch.cuda._sleep(LATE)
+    plan.run(given, lambda lens: None)
+    first = torch.cuda.current_stream().record_event()
+    plan.run(given, lambda lens: None)
+    second = torch.cuda.current_stream().record_event()
+    vars(relay)["publish_ready"].synchronize()
+    assert first.query(), "the event is of the second cycle"
+    assert not second.query(), "the event is before the end of the second cycle"
+    begun = time.perf_counter()
+    second.synchronize()
+    return (time.perf_counter() - begun) * 1e6
 
 
 def main() -> None:
