@@ -6,6 +6,7 @@ flags         what SGLang will make of a command line, in whatever spelling
 keys          where the two keys of a server come from
 preflight     what is checked before SGLang is started: `plan` for a dry run, `prepare` for real
 machine       what has to be installed, and who listens where
+gpus          what nvidia-smi says of the GPUs
 startup       what a start spends its time on
 caches        where what is compiled is kept
 adaptive      SGLang's adaptive drafting: what it would need
@@ -24,6 +25,7 @@ __all__ = [
     "conversation",
     "doctor",
     "flags",
+    "gpus",
     "keys",
     "machine",
     "preflight",

@@ -25,6 +25,7 @@ from sglang_qwen3next_eagle3.serving import (
     adaptive,
     caches,
     flags,
+    gpus,
     keys,
     machine,
     prefix_cache,
@@ -158,9 +159,6 @@ def prepare(chosen: Profile, options: Options) -> Launch:
 
 def _capability() -> Capability | None:
     """Of this machine's GPUs, where they are alike and nvidia-smi tells."""
-    # doctor asks for what is here.
-    from sglang_qwen3next_eagle3.serving.doctor import gpus
-
     visible = gpus.basic().visible(os.environ.get("CUDA_VISIBLE_DEVICES"))
     found = {gpu.capability for gpu in visible}
     return found.pop() if len(found) == 1 else None

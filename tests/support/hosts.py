@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpu, Gpus
 from sglang_qwen3next_eagle3.serving.doctor.host import Host, Space
+from sglang_qwen3next_eagle3.serving.gpus import Gpu, Gpus
 
 GIB = 2**30
 

@@ -13,10 +13,10 @@ from sglang_qwen3next_eagle3.overlay.environment import is_on
 from sglang_qwen3next_eagle3.serving import keys
 from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of
 from sglang_qwen3next_eagle3.serving.connection import is_loopback
-from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpu
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, Choice, DoesNotFit, Plan, Pools
 from sglang_qwen3next_eagle3.serving.flags import find, parse
+from sglang_qwen3next_eagle3.serving.gpus import Gpu
 
 MIB = 2**20
 SHM_BYTES = GIB

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.files import expanded
-from sglang_qwen3next_eagle3.serving.doctor import gpus
-from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpu, Gpus
+from sglang_qwen3next_eagle3.serving import gpus
+from sglang_qwen3next_eagle3.serving.gpus import Gpu, Gpus
 
 SHM = Path("/dev/shm")
 CGROUP = Path("/sys/fs/cgroup")

@@ -14,8 +14,8 @@ from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.serving.doctor import examine, host
-from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpus
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
+from sglang_qwen3next_eagle3.serving.gpus import Gpus
 from tests.support.hosts import h200
 from tests.support.server import free_port
 

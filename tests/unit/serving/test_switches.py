@@ -14,9 +14,8 @@ from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 from sglang_qwen3next_eagle3.overlay.seams.seams import ON
-from sglang_qwen3next_eagle3.serving import preflight, profile, switches
-from sglang_qwen3next_eagle3.serving.doctor import gpus
-from sglang_qwen3next_eagle3.serving.doctor.gpus import Gpus
+from sglang_qwen3next_eagle3.serving import gpus, preflight, profile, switches
+from sglang_qwen3next_eagle3.serving.gpus import Gpus
 from sglang_qwen3next_eagle3.serving.preflight import Options
 from sglang_qwen3next_eagle3.serving.profile import Overrides
 from tests.support.checkpoints import SMALL_TARGET, write_config

@@ -12,8 +12,8 @@ from sglang_qwen3next_eagle3.serving import preflight, profile
 from sglang_qwen3next_eagle3.serving.command_line import Launch
 from sglang_qwen3next_eagle3.serving.doctor import findings
 from sglang_qwen3next_eagle3.serving.doctor.findings import Needs
-from sglang_qwen3next_eagle3.serving.doctor.gpus import GpuProcess, Gpus
 from sglang_qwen3next_eagle3.serving.doctor.host import Cache, Host, Space
+from sglang_qwen3next_eagle3.serving.gpus import GpuProcess, Gpus
 from sglang_qwen3next_eagle3.serving.keys import Keys
 from tests.support.hosts import GIB, gpus, h200
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sglang_qwen3next_eagle3.serving.doctor import gpus
+from sglang_qwen3next_eagle3.serving import gpus
 
 BASIC = """\
 0, GPU-1b, NVIDIA H200, 143771, 143167, 9.0, 580.159.04
