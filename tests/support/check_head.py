@@ -326,11 +326,12 @@ def further(head: FastHead, worker: Any) -> dict[int, list[bool]]:
         worker.speculative_num_steps, worker.speculative_num_draft_tokens = steps, steps + 1
         wanted, said = Wanted(frozenset({"head"})), []
         said.append(preparation.serves_further(head, worker, wanted))
-        head.kernels.__dict__["gated"] = lambda x, weight: head_linear.reference_head_gated(
-            x, weight
-        ).roll(1, -1)
+        # With 0 steps nothing is computed but keys and values.
+        head.kernels.__dict__["enter"] = lambda *of: head_steps.reference_head_enter(*of).roll(
+            1, -1
+        )
         said.append(preparation.serves_further(head, worker, wanted))
-        del head.kernels.__dict__["gated"]
+        del head.kernels.__dict__["enter"]
         found[steps + 1] = said
     worker.speculative_num_steps, worker.speculative_num_draft_tokens = before
     return found

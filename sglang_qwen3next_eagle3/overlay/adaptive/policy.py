@@ -61,6 +61,7 @@ class Policy:
         self._trial_cycles = 0
         self._next_trial = FIRST_TRIAL
         self._rising: int | None = None
+        self._before = states.start
 
     def steps(self, requests: int, captured: int | None = None) -> int:
         """For a cycle of so many requests. captured: of the graph that it runs in, if other."""
@@ -92,8 +93,13 @@ class Policy:
         return max((n for n in candidates if n <= self._now), default=candidates[0])
 
     def observe(self, correct: Sequence[int], steps: int) -> None:
-        """A cycle of so many steps is done; correct: accepted drafts of each of its requests."""
-        self._acceptance.observe(correct, steps)
+        """A cycle of so many steps is done; correct: accepted drafts of each of its requests.
+
+        Those of the first cycle behind one of 0 steps say nothing: the head may have left no first
+        draft (overlay/fast/head.py)."""
+        if self._before:
+            self._acceptance.observe(correct, steps)
+        self._before = steps
         self._cycles += 1
         if self._trial is not None:
             self._trial_cycles -= 1
@@ -110,6 +116,7 @@ class Policy:
         """
         deeper = [n for n in self._states.candidates_at(captured) if n > self._now]
         length = max(CYCLES_OF_A_TRIAL, -(-DRAFTS_OF_A_TRIAL // max(1, requests)))
+        length += self._now == 0  # The first one is not judged.
         self._next_trial = self._cycles + length * BETWEEN_TRIALS
         if not deeper:
             return False

@@ -52,6 +52,13 @@ class HeadPass:
     alone: bool = False
 
     @property
+    def fills(self) -> bool:
+        """Whether it is for its keys and values alone: behind a verify of one token nothing was
+        drafted (0 steps), and nobody drafts of what it leaves, but for the first cycle of more
+        steps, whose drafts may be wrong."""
+        return self.accepted is not None and self.nodes == 1
+
+    @property
     def places(self) -> torch.Tensor | None:
         """`accepted` where it says in which rows of the results those that are read lie."""
         return None if self.alone else self.accepted
@@ -204,7 +211,9 @@ class FastHead:
         rows, requests, spec = batch.input_ids.shape[0], batch.batch_size, batch.spec_info
         if batch.forward_mode.is_decode():
             return HeadPass(batch, get_attn_backend(), rows) if rows <= ROWS["head"] else None
-        if not batch.forward_mode.is_draft_extend_v2() or requests > ROWS["head"]:
+        if not batch.forward_mode.is_draft_extend_v2():
+            return None
+        if requests > (MAX_ROWS if spec.num_tokens_per_req == 1 else ROWS["head"]):
             return None
         nodes, logits = spec.num_tokens_per_req, batch.next_token_logits_buffer
         if rows != requests * nodes or rows > MAX_ROWS or spec.num_accept_tokens is None:
@@ -238,6 +247,10 @@ class FastHead:
         from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 
         batch = at.batch
+        if at.fills:
+            state = self.filled(at, batch.input_ids, batch.spec_info.hidden_states)
+            buffer = batch.next_token_logits_buffer
+            return LogitsProcessorOutput(next_token_logits=buffer, hidden_states=state)
         normed, state = self.states(at, batch.input_ids, batch.spec_info.hidden_states)
         logits = batch.next_token_logits_buffer
         if at.accepted is None:
@@ -310,6 +323,20 @@ class FastHead:
             down, stream, norm.weight.data, norm.variance_epsilon, at.accepted, 0, write
         )
         return normed, state
+
+    def filled(self, at: HeadPass, tokens: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Keys and values of the rows into the cache, and no more. A state that nobody reads,
+        [T, D]."""
+        layer = self.layer
+        if hidden.shape[1] != self.embedding.shape[1]:
+            hidden = self._linear(hidden, "fc")
+        tokens, embedding = self._embedded(tokens, None, None)
+        both = self.kernels.enter(
+            tokens, embedding, layer.input_layernorm.weight.data, hidden,
+            layer.hidden_norm.weight.data, self.eps, None, None,
+        )  # fmt: skip
+        self.kernels.attention(at, self.attn, self._linear(both, "qkv"))
+        return hidden
 
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         """Ours up to the rows at which it is faster; beyond them stock's."""

@@ -132,6 +132,8 @@ def _compare(
             "keys": cache[0][own].flatten(1),
             "values": cache[1][own].flatten(1),
         }
+        if at.fills:
+            wanted = {name: wanted[name] for name in ("keys", "values")}
         wanted = {name: value.clone() for name, value in wanted.items()}
         for part in cache:
             part[own] = 0
@@ -139,6 +141,8 @@ def _compare(
         def ours() -> Tensors:
             out = head.forward(at)
             left = [part[own].flatten(1).clone() for part in cache]
+            if at.fills:
+                return left[0], left[1]
             return out.hidden_states[rows], out.next_token_logits[rows], left[0], left[1]
 
         probe_step(found, -1, "head", ours, wanted)

@@ -208,3 +208,14 @@ def test_costs_of_states_that_were_not_built_are_left() -> None:
     chooses.set_cuda_graph_bs([1])
     told[0] = None
     assert chooses.get_steps_for_batch(1) in STEPS
+
+
+def test_the_first_cycle_behind_none_says_nothing_of_the_head() -> None:
+    """Its drafts may begin with one that the head never chose."""
+    policy = Policy(STATES)
+    policy.observe([0], 0)
+    before = policy._acceptance.shares()
+    policy.observe([0, 0], 2)
+    assert policy._acceptance.shares() == before
+    policy.observe([0, 0], 2)
+    assert policy._acceptance.shares()[0] < before[0]
