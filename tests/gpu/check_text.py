@@ -333,7 +333,7 @@ def parsed() -> argparse.Namespace:
         "--server",
         action="append",
         required=True,
-        metavar="[NAME=]none|S,K,N[@TP][:VARIABLE=VALUE ...]",
+        metavar="[NAME=]none|auto|S,K,N[@TP][:VARIABLE=VALUE ...]",
         help="repeatable; the first of as many ranks is what the others are compared with",
     )
     parser.add_argument("--set", action="append", default=[], metavar="VARIABLE=VALUE")
@@ -356,8 +356,14 @@ def parsed() -> argparse.Namespace:
         metavar="FILE",
         help="ask one server after the other, and none of another run with the same file",
     )
-    parser.add_argument("flags", nargs="*", help="of SGLang, behind --")
-    arguments = parser.parse_args()
+    parser.epilog = "behind --: flags of SGLang"
+    # argparse takes what comes last for nothing where another word stands first.
+    words, flags = sys.argv[1:], []
+    if "--" in words:
+        place = words.index("--")
+        words, flags = words[:place], words[place + 1 :]
+    arguments = parser.parse_args(words)
+    arguments.flags = flags
     arguments.batch = [int(word) for word in arguments.batch.split(",")]
     return arguments
 
