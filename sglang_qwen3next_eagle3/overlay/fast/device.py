@@ -10,7 +10,11 @@ import triton
 import triton.language as tl
 
 MAX_ROWS: Final = 32
-"""Rows (requests times draft tokens) that the dense layers and the experts have room for."""
+"""Rows (requests times draft tokens) that the draft head, lm_head and sums over ranks have room
+for, and that every program of a dense layer or of the list of experts takes at once."""
+
+MOST_ROWS: Final = 64
+"""Rows that the dense layers and the experts have room for."""
 
 INTERPRETED: Final[bool] = bool(triton.knobs.runtime.interpret)
 """Whether kernels run on the CPU in Triton's interpreter."""

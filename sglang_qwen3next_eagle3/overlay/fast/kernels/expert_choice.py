@@ -24,6 +24,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.fast.device import (
     MAX_ROWS,
+    MOST_ROWS,
     dependent_launch,
     launch_options,
     to_bfloat16,
@@ -45,7 +46,7 @@ class Routing(NamedTuple):
     work: [E + 2] int32. work[0] is the number of distinct experts in the batch; work[1:] are they,
     each as id + (number of its rows << 16): the shared one, then the others, from the lower and
     the upper half of a power of two in turns.
-    pairs: [E + 1, MAX_ROWS] int32; pairs[i] are the pairs of the expert at work[1 + i], ascending.
+    pairs: [E + 1, rows_of_list(T)] int32; pairs[i] are the pairs of the expert at work[1 + i], ascending.
     renormalize: whether the routed experts' weights are still to be divided by their sum.
     listed: whether there is a list; work and pairs are undefined without.
     What lies behind the counts is undefined.
@@ -57,6 +58,11 @@ class Routing(NamedTuple):
     pairs: torch.Tensor
     renormalize: bool
     listed: bool = True
+
+
+def rows_of_list(rows: int) -> int:
+    """Places that every expert has in a list for a batch of so many rows."""
+    return MAX_ROWS if rows <= MAX_ROWS else MOST_ROWS
 
 
 @triton.jit
@@ -241,7 +247,8 @@ def choose(
     def integers(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.int32, device=device)
 
-    ids, work, pairs = integers(rows, slots), integers(count + 2), integers(count + 1, MAX_ROWS)
+    ids, work = integers(rows, slots), integers(count + 2)
+    pairs = integers(count + 1, rows_of_list(rows))
     weights = torch.empty(rows, slots, dtype=torch.float32, device=device)
     block = triton.next_power_of_2(rows)
     _choose[(1,)](
@@ -259,7 +266,7 @@ def choose(
         BLOCK_T=block,
         BLOCK_K=triton.next_power_of_2(top_k),
         HALF=triton.next_power_of_2(count) // 2,
-        ROWS=MAX_ROWS,
+        ROWS=pairs.shape[1],
         LIST=listed,
         PDL=dependent_launch(),
         num_warps=min(block, tiling.warps),
@@ -281,7 +288,7 @@ def reference_routing(
         weights = torch.cat([weights, torch.sigmoid(shared_logits).float()[:, None]], 1)
     slots = ids.shape[1]
     work = torch.zeros(experts + 2, dtype=torch.int32)
-    pairs = torch.zeros(experts + 1, MAX_ROWS, dtype=torch.int32)
+    pairs = torch.zeros(experts + 1, rows_of_list(rows), dtype=torch.int32)
     by_expert: dict[int, list[int]] = {}
     for pair, expert in enumerate(ids.flatten().tolist()):
         by_expert.setdefault(expert, []).append(pair)

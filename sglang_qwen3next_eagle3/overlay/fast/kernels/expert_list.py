@@ -1,4 +1,4 @@
-"""The choice of experts for more rows than one program is quick with: 9 to 32.
+"""The choice of experts for more rows than one program is quick with: 9 to 64.
 
     logits [T, E] bf16 -> softmax, the top_k of every row       a program a row
     ids -> the distinct experts and the rows of each            a program every 32 experts
@@ -16,12 +16,17 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.fast.device import (
-    MAX_ROWS,
     dependent_launch,
     launch_options,
     to_bfloat16,
 )
-from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import Routing, _keys, _ones, _score
+from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import (
+    Routing,
+    _keys,
+    _ones,
+    _score,
+    rows_of_list,
+)
 
 WORD = 32
 """Experts of a word, and of a program of the list."""
@@ -120,12 +125,20 @@ def _list_experts(
     reads = ((mine[:, None] >> b[None, :]) & 1) != 0
     turn = own * 32 + b
     slot = tl.load(slot_of + t[:, None] * (WORDS * 32) + turn[None, :], mask=reads, other=0)
-    rows = tl.sum(tl.where(reads, (1 << t)[:, None], 0), 0)
-    listed = tl.reduce(tl.where(rows != 0, 1 << b, 0), 0, _either)
+    # A bit a row, of 32 rows in a number.
+    low = tl.sum(tl.where(reads & (t < 32)[:, None], (1 << (t & 31))[:, None], 0), 0)
+    count, read = _ones(low), low != 0
+    earlier = tl.where(t < 32, (1 << (t & 31)) - 1, -1)[:, None]
+    rank = _ones(low[None, :] & earlier)
+    if ROWS > 32:
+        high = tl.sum(tl.where(reads & (t >= 32)[:, None], (1 << (t & 31))[:, None], 0), 0)
+        count, read = count + _ones(high), read | (high != 0)
+        earlier = tl.where(t < 32, 0, (1 << (t & 31)) - 1)[:, None]
+        rank += _ones(high[None, :] & earlier)
+    listed = tl.reduce(tl.where(read, 1 << b, 0), 0, _either)
     place = before + _ones(listed & ((1 << b) - 1))
     expert = turn // 2 + turn % 2 * HALF
-    tl.store(work + 1 + place, expert + (_ones(rows) << 16), mask=rows != 0)
-    rank = _ones(rows[None, :] & ((1 << t)[:, None] - 1))
+    tl.store(work + 1 + place, expert + (count << 16), mask=read)
     pair = t[:, None] * SLOTS + slot.to(tl.int32)
     tl.store(pairs + place[None, :] * ROWS + rank, pair, mask=reads)
     if own == 0:
@@ -146,7 +159,8 @@ def choose_many(
     def integers(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=torch.int32, device=device)
 
-    ids, work, pairs = integers(rows, slots), integers(count + 2), integers(count + 1, MAX_ROWS)
+    ids, work = integers(rows, slots), integers(count + 2)
+    pairs = integers(count + 1, rows_of_list(rows))
     weights = torch.empty(rows, slots, dtype=torch.float32, device=device)
     half = triton.next_power_of_2(count) // 2
     many = triton.cdiv(2 * half, WORD)
@@ -174,6 +188,14 @@ def choose_many(
         **launch_options(),
     )
     _list_experts[(many,)](
-        words, slot_of, work, pairs, rows, ROWS=MAX_ROWS, num_warps=4, **shape, **launch_options()
+        words,
+        slot_of,
+        work,
+        pairs,
+        rows,
+        ROWS=pairs.shape[1],
+        num_warps=4,
+        **shape,
+        **launch_options(),
     )
     return Routing(ids, weights, work, pairs, renormalize)

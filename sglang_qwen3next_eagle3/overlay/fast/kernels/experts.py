@@ -31,7 +31,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from sglang_qwen3next_eagle3.overlay.fast.device import (
     DOT_DTYPE,
     INTERPRETED,
-    MAX_ROWS,
+    MOST_ROWS,
     dependent_launch,
     launch_options,
     to_bfloat16,
@@ -398,13 +398,13 @@ UP = {
     1: ExpertTiling(tile=32, tokens=16, stages=8, warps=4, programs=2),
     2: ExpertTiling(tile=32, tokens=16, stages=6, warps=4, programs=3),
     4: ExpertTiling(tile=32, tokens=16, stages=4, warps=4, programs=5),
-    MAX_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=5),
+    MOST_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=5),
 }
 """For up to so many rows: as many programs as hold all items at once or, of more rows, an equal
 number each, and of few programs more of each one's weights on their way."""
-DOWN = {MAX_ROWS: ExpertTiling(tile=128, tokens=16, stages=4, warps=4, programs=3)}
-UP_BF16 = {MAX_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=3)}
-DOWN_BF16 = {MAX_ROWS: ExpertTiling(tile=64, tokens=16, stages=3, warps=4, programs=3)}
+DOWN = {MOST_ROWS: ExpertTiling(tile=128, tokens=16, stages=4, warps=4, programs=3)}
+UP_BF16 = {MOST_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=3)}
+DOWN_BF16 = {MOST_ROWS: ExpertTiling(tile=64, tokens=16, stages=3, warps=4, programs=3)}
 
 _processors: dict[torch.device, int] = {}
 
@@ -464,7 +464,7 @@ def experts(
         "SLOTS": slots,
         "QUANTIZED": quantized,
         "DOT": DOT_DTYPE,
-        "ROWS": MAX_ROWS,
+        "ROWS": routing.pairs.shape[1],
         "TOP_K": slots - shared,
         "PAIRS": 0 if routing.listed else triton.next_power_of_2(FEW * FEW_SLOTS),
         "PDL": dependent_launch(),

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
+from sglang_qwen3next_eagle3.overlay.fast.device import MOST_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import (
     FEW,
     RouterTiling,
@@ -70,7 +70,7 @@ def route(
     tiling: RouterTiling | None = None,
     norm: Callable[..., Normed] = add_norm_quantize,
 ) -> Routed:
-    """Norm, router and choice of experts of up to MAX_ROWS rows.
+    """Norm, router and choice of experts of up to MOST_ROWS rows.
 
     hidden, residual: [T, D] bf16; norm_weight: [D]; router_weight: [E, D] bf16;
     shared_gate_weight: [1, D] bf16, or None where no shared expert is fused.
@@ -78,8 +78,8 @@ def route(
     norm: what opens the block, with the arguments of `add_norm_quantize`.
     """
     rows, width = hidden.shape
-    if rows > MAX_ROWS:
-        raise ValueError(f"{rows} rows, there is room for {MAX_ROWS}")
+    if rows > MOST_ROWS:
+        raise ValueError(f"{rows} rows, there is room for {MOST_ROWS}")
     shared = None
     if shared_gate_weight is not None:
         shared = torch.empty(rows, dtype=torch.bfloat16, device=hidden.device)

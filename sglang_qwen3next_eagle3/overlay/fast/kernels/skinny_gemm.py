@@ -35,6 +35,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     BF16_RUN,
     DOT_DTYPE,
     MAX_ROWS,
+    MOST_ROWS,
     dependent_launch,
     launch_options,
     to_bfloat16,
@@ -239,12 +240,22 @@ def _skinny_gemm(
     FP8: tl.constexpr,
     MASKED: tl.constexpr,
     EXTRA_PASSES: tl.constexpr,
+    TIMES: tl.constexpr,
     PDL: tl.constexpr,
 ):
     if PDL:
         gdc_launch_dependents()
     program = tl.program_id(0)
     EXTRA: tl.constexpr = EXTRA_N // 16
+    if TIMES > 1:
+        # As many rows at a time, by programs of their own.
+        first = tl.program_id(1) * (8 * TILES)
+        T = tl.minimum(T - first, 8 * TILES)
+        x += first * K
+        x_scales += first * (K // 128)
+        out += first * N
+        extra_x += first * K
+        extra_out += first * EXTRA_N
     if program < EXTRA:
         _program(
             extra_x,
@@ -328,7 +339,7 @@ def skinny_gemm(
     extra: tuple[torch.Tensor, torch.Tensor] | None = None,
     divided: GemmTiling | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """x @ weight.T for up to 32 rows.
+    """x @ weight.T for up to 64 rows, of which more than 32 are two launches' work in one.
 
     x: [T, K] bf16, or with fp8 weights e4m3 codes [T, K] and fp32 scales [T, K / 128].
     weight: [N, K] bf16, or e4m3 with scale [N / 128, K / 128] fp32. All contiguous.
@@ -339,8 +350,8 @@ def skinny_gemm(
     rows, k = codes.shape
     n = weight.shape[0]
     fp8 = scale is not None
-    if rows > MAX_ROWS:
-        raise ValueError(f"{rows} rows, and these kernels are for up to {MAX_ROWS}")
+    if rows > MOST_ROWS:
+        raise ValueError(f"{rows} rows, and these kernels are for up to {MOST_ROWS}")
     if fp8 != (x_scales is not None):
         raise ValueError("either both operands are e4m3 with scales or both are bf16")
     if fp8 and (n % 16 or k % 128):
@@ -359,7 +370,8 @@ def skinny_gemm(
             out, _ = skinny_gemm(x, weight, scale, divided=divided)
             return out, skinny_gemm(extra_x, extra_weight)[0]
         extra_out = torch.empty(rows, extra_n, dtype=torch.bfloat16, device=codes.device)
-    _skinny_gemm[(triton.cdiv(n, rows_) + extra_n // 16,)](
+    times = triton.cdiv(rows, MAX_ROWS)
+    _skinny_gemm[(triton.cdiv(n, rows_) + extra_n // 16, times)](
         codes,
         out if x_scales is None else x_scales,
         weight,
@@ -375,10 +387,11 @@ def skinny_gemm(
         ROWS=rows_,
         SHARES=shares,
         SHARE=share,
-        TILES=triton.next_power_of_2(triton.cdiv(rows, 8)),
+        TILES=triton.next_power_of_2(triton.cdiv(min(rows, MAX_ROWS), 8)),
         FP8=fp8,
         MASKED=bool(n % rows_) or share * shares != k,
         EXTRA_PASSES=extra_passes,
+        TIMES=times,
         PDL=dependent_launch(),
         num_warps=shares,
         maxnreg=registers,

@@ -21,7 +21,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.fast.device import (
     DOT_DTYPE,
-    MAX_ROWS,
+    MOST_ROWS,
     dependent_launch,
     launch_options,
     to_bfloat16,
@@ -157,8 +157,8 @@ def wide_gemm(
     codes, x_scales = x if isinstance(x, tuple) else (x, None)
     rows, k = codes.shape
     n, fp8 = weight.shape[0], scale is not None
-    if rows > MAX_ROWS:
-        raise ValueError(f"{rows} rows, and these kernels are for up to {MAX_ROWS}")
+    if rows > MOST_ROWS:
+        raise ValueError(f"{rows} rows, and these kernels are for up to {MOST_ROWS}")
     if not fits(n, k):
         raise ValueError(f"a weight of {n} x {k} is not in whole blocks")
     divided = divided or WideTiling()
