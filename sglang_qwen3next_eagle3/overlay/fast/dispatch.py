@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS, MOST_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Stage
 
 LIMITS: Mapping[Stage, int] = {
-    "dense": MAX_ROWS, "moe": MAX_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
+    "dense": MOST_ROWS, "moe": MOST_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
     "head": MAX_ROWS, "head_w8": MAX_ROWS, "allreduce": MAX_ROWS,
 }  # fmt: skip
 """Rows (requests times draft tokens) up to which a stage's kernels are right."""
 ROWS: Mapping[Stage, int] = {
-    "dense": 32, "moe": 32, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
+    "dense": MOST_ROWS, "moe": MOST_ROWS, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
     "allreduce": MAX_ROWS,
 }  # fmt: skip
 """Rows up to which a stage is ours: where it was faster than stock's as both were measured on an

@@ -75,8 +75,12 @@ class Kernels:
         self.workspace = attention.attention_workspace(
             within, full.num_heads, full.head_dim, context, device
         )
-        self.room: Mapping[Stage, int] = {"gdn": rows, "attention": within}
-        """Rows that the buffers hold, of the stages that have some."""
+        self.room: dict[Stage, int] = {"gdn": rows, "attention": within}
+        """Rows that the buffers hold, of the stages that have some; and of the others those that
+        were measured, where that was with other weights or one rank only."""
+        weight = getattr(getattr(gdn, "in_proj_qkvz", None), "weight", None)
+        if self.ranks > 1 or getattr(weight, "dtype", None) != torch.float8_e4m3fn:
+            self.room |= {"dense": MAX_ROWS, "moe": MAX_ROWS}
 
     @property
     def nbytes(self) -> int:

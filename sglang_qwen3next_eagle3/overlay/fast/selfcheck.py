@@ -14,7 +14,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ranks, rehearsal
 from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
-from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS, MOST_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import reference_add_norm_quantize
@@ -138,7 +138,7 @@ def compare(path: FastPath, runner: Any) -> list[Deviation]:
         if path.lm_head is not None and at.requests * at.nodes <= ROWS["lm_head"]:
             found += _head(path, at)
     for requests in REQUESTS:
-        if requests != at.requests and requests * at.nodes <= MAX_ROWS:
+        if requests != at.requests and requests * at.nodes <= MOST_ROWS:
             own = {(finding.layer, finding.stage) for finding in found if finding.off}
             # The same on all ranks, which are in sums together.
             off = {one for said in ranks.of_all(own) for one in said}
@@ -165,11 +165,11 @@ def _of_requests(
             kinds[number] = layer.with_stages(frozenset(served))
     served_head = requests * tokens <= ROWS["lm_head"] and (-1, "lm_head") not in off
     head = path.lm_head if served_head else None
-    fitting = len(lengths_of(runner, MAX_ROWS, requests))
+    fitting = len(lengths_of(runner, MOST_ROWS, requests))
     if fitting < requests or requests > captured(runner)[1] or not (kinds or head is not None):
         return []
     found: list[Deviation] = []
-    with made_up(path, runner, MAX_ROWS, requests, tuple(first.values())) as (at, states):
+    with made_up(path, runner, MOST_ROWS, requests, tuple(first.values())) as (at, states):
         for layer in kinds.values():
             found += _layer(layer, at, states)
         if head is not None:

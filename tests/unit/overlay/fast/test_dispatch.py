@@ -103,7 +103,8 @@ def test_a_layer_outside_a_pass_and_a_layer_without_stages_are_stocks(path: Fast
         (1, {"dense", "moe", "gdn"}),
         (8, {"dense", "moe", "gdn"}),
         (32, {"dense", "moe", "gdn"}),
-        (33, {"gdn"}),
+        (64, {"dense", "moe", "gdn"}),
+        (65, {"gdn"}),
     ],
 )
 def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: set[str]) -> None:
@@ -114,7 +115,17 @@ def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: se
     assert layer.stages == stages
     assert path.serves_logits() is (rows <= 8)
     path.layers[1] = Layer(frozenset({"dense"}))  # type: ignore[assignment]
-    assert (path.layer(1) is None) is (rows == 33)
+    assert (path.layer(1) is None) is (rows == 65)
+
+
+def test_where_more_rows_were_not_measured_they_are_stocks(path: FastPath) -> None:
+    """With bf16 weights, and with several ranks."""
+    path.kernels.room = {"gdn": 128, "attention": 128, "dense": 32, "moe": 32}
+    for rows, stages in ((32, {"dense", "moe", "gdn"}), (33, {"gdn"})):
+        path.current = path.prepare(decode(rows), backend(rows))
+        layer = path.layer(1)
+        assert layer is not None
+        assert layer.stages == stages
 
 
 def test_lifted_limits_are_those_of_the_kernels(
@@ -127,7 +138,7 @@ def test_lifted_limits_are_those_of_the_kernels(
     layer = path.layer(1)
     assert layer is not None
     assert layer.stages == {"gdn"}
-    path.current = path.prepare(decode(32), backend(32))
+    path.current = path.prepare(decode(64), backend(64))
     layer = path.layer(1)
     assert layer is not None
     assert layer.stages == {"dense", "moe", "gdn"}

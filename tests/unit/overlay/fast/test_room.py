@@ -77,7 +77,9 @@ def test_attention_has_fewer_rows_where_they_are_long(
 ) -> None:
     there = runner(monkeypatch, context)
     kernels = Kernels(there.model.model, there.attn_backend, rows, "meta", nodes)
-    assert kernels.room == {"gdn": rows, "attention": served}
+    # Its weights are not e4m3, of which alone more than 32 rows were measured.
+    few = {"dense": 32, "moe": 32}
+    assert kernels.room == {"gdn": rows, "attention": served, **few}
     assert kernels.workspace.sums.shape[0] == served
     assert kernels.workspace.sums.nbytes + kernels.workspace.stats.nbytes < 3e8 or served > 8
     assert kernels.kept.raw.shape[:2] == (36, rows)
