@@ -40,7 +40,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     router,
     skinny_gemm,
     tree,
-    walking_gemm,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.expert_choice import RouterTiling, Routing
 from sglang_qwen3next_eagle3.overlay.fast.kernels.experts import ExpertTiling
@@ -55,7 +54,7 @@ NODES = {1: 1, 4: 4, 8: 4, 16: 4, 32: 4, 64: 8}
 """Draft tokens of a request, for so many rows."""
 MODULES = (
     expert_choice, experts, gdn_decode, gdn_verify, norm_quantize, quantize, router,
-    skinny_gemm, tree, walking_gemm,
+    skinny_gemm, tree,
 )  # fmt: skip
 began = time.monotonic()
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -317,16 +316,7 @@ def route(b: Bench, r: Rows, i: int) -> Any:
     )
 
 
-def walked(b: Bench, x: Any, extra: torch.Tensor | None, i: int) -> Any:
-    """qkvz by programs that walk over its weight."""
-    layer = b.layers[i]
-    beside = None if extra is None else (extra, layer.ba)
-    return walking_gemm.walking_gemm(x, layer.qkvz, layer.qkvz_scale, beside)
-
-
-def layer_chain(
-    b: Bench, r: Rows, most: int | None, names: list[str], i: int, walk: bool = False
-) -> Any:
+def layer_chain(b: Bench, r: Rows, most: int | None, names: list[str], i: int) -> Any:
     """A whole layer, or its first launches. What a launch that does not happen would have written
     is not read by one that does."""
     layer = b.layers[i]
@@ -335,10 +325,7 @@ def layer_chain(
     try:
         normed = norm_quantize.add_norm_quantize(r.hidden, r.residual, layer.norm, 1e-6, True)
         x = normed.codes, normed.scales
-        if walk:
-            qkvz, ba = walked(b, x, normed.normed, i)
-        else:
-            qkvz, ba = gemm(b, x, "qkvz", normed.normed, None, i)
+        qkvz, ba = gemm(b, x, "qkvz", normed.normed, None, i)
         mixed = gdn(b, r, qkvz, ba, i)
         hidden = gemm(b, (mixed[0], mixed[1]), "out", None, None, i)[0]
         routed = router.route(
@@ -367,8 +354,6 @@ def chain_jobs(b: Bench, rows: int) -> None:
         name = whole[most - 1].replace("gdn_verify", "gdn").replace("gdn_decode", "gdn")
         read = chain_bytes(whole[most - 1], whole[: most - 1], r)
         b.add("chain", f"{most:2} {name}", rows, read, partial(layer_chain, b, r, most, []))
-    if rows <= 8:
-        b.add("layer", "walk", rows, 0, partial(layer_chain, b, r, None, [], walk=True))
 
 
 def without_dependent_launch(launch: Launch, i: int) -> Any:
@@ -435,8 +420,6 @@ def dense_jobs(b: Bench, rows: int) -> None:
     if rows > 8:
         weight, x = b.vocabulary, normal(rows, D)
         b.add("lm_head", "", rows, weight.numel() * 2, partial(product, x, weight, None))
-    if rows <= 8:
-        b.add("qkvz", "walk", rows, QKVZ * D, partial(walked, b, r.x, r.hidden))
     b.add("qkvz", "with ba", rows, QKVZ * D, partial(gemm, b, r.x, "qkvz", r.hidden, None))
     b.add("gdn", "", rows, 0, partial(gdn, b, r, r.projected, r.gates))
 

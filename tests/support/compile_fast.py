@@ -31,7 +31,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     router,
     skinny_gemm,
     tree,
-    walking_gemm,
     wide_gemm,
 )
 
@@ -102,10 +101,6 @@ def dense_and_experts(count: int, ranks: int = 1, quantized: bool = True) -> Non
     weight = fp8 if quantized else bf16
     beside = normed.normed, empty(64 // ranks, WIDTH)
     skinny_gemm.skinny_gemm(x, *weight(12288 // ranks, WIDTH), beside)
-    for columns, more in ((12288 // ranks, beside), (attention_width(ranks), None)):
-        first, scale = weight(columns, WIDTH)
-        if scale is not None and walking_gemm.walks(count, first, more and more[1]):
-            walking_gemm.walking_gemm(x, first, scale, more)
     skinny_gemm.skinny_gemm(x, *weight(attention_width(ranks), WIDTH))
     skinny_gemm.skinny_gemm(values, *weight(WIDTH, VALUES // ranks))
     skinny_gemm.skinny_gemm(hidden, empty(12288 // ranks, WIDTH))

@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS, MOST_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Stage
+from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 LIMITS: Mapping[Stage, int] = {
     "dense": MOST_ROWS, "moe": MOST_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
@@ -20,7 +21,7 @@ LIMITS: Mapping[Stage, int] = {
 }  # fmt: skip
 """Rows (requests times draft tokens) up to which a stage's kernels are right."""
 ROWS: Mapping[Stage, int] = {
-    "dense": MOST_ROWS, "moe": MOST_ROWS, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
+    "dense": 32, "moe": 32, "gdn": 128, "attention": 128, "lm_head": 8, "head": 8,
     "allreduce": MAX_ROWS,
 }  # fmt: skip
 """Rows up to which a stage is ours: where it was faster than stock's as both were measured on an
@@ -65,7 +66,9 @@ class FastPath:
 
     def most(self, stage: Stage) -> int:
         """Rows up to which a stage is ours here: some have buffers of no more."""
-        return min(ROWS[stage], self.kernels.room.get(stage, ROWS[stage]))
+        more = stage in ("dense", "moe") and tries("rows")
+        most = LIMITS[stage] if more else ROWS[stage]
+        return min(most, self.kernels.room.get(stage, most))
 
     def layer(self, layer_id: int) -> FastLayer | None:
         """A layer with the stages that are ours in the current pass; None: it is stock's."""

@@ -4,7 +4,7 @@ The layers call these and nothing in `kernels/` directly, so that a test can put
 their place.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     peer_sum,
     router,
     tree,
-    walking_gemm,
     wide_gemm,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import AttentionOutput
@@ -32,7 +31,6 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_decode import GdnOutput
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import Normed
 from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import Peers
 from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
-from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 if TYPE_CHECKING:
     from sglang_qwen3next_eagle3.overlay.fast.layers import Rows, SmallPass
@@ -141,10 +139,6 @@ class Kernels:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         x = rows.plain if scale is None else (rows.codes, rows.scales)
         beside = None if extra is None else (rows.plain, extra)
-        if scale is not None and tries("walk"):
-            assert rows.codes is not None
-            if walking_gemm.walks(rows.codes.shape[0], weight, extra):
-                return walking_gemm.walking_gemm(x, weight, scale, beside)  # type: ignore[arg-type]
         return wide_gemm.linear(x, weight, scale, beside)  # type: ignore[arg-type]
 
     def tree_paths(

@@ -1,7 +1,6 @@
 """What is written and was not found to be faster: off unless one environment variable names it.
 
-The bits of a row are the same with and without each of them but `wide`. Importing this loads
-neither torch nor sglang, so that a launcher can check a spelling.
+Importing this loads neither torch nor sglang, so that a launcher can check a spelling.
 """
 
 import os
@@ -11,11 +10,10 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 
 TRY: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST_TRY"
 """Trials joined by commas; none without it. Read where kernels are launched into a graph."""
-Trial = Literal["walk", "wide"]
+Trial = Literal["rows", "wide"]
 TRIALS: Final[tuple[Trial, ...]] = get_args(Trial)
-"""walk: a layer's first projection by programs that walk over its weight
-(kernels/walking_gemm.py). wide: of more than 16 rows, large fp8 weights go through shared memory
-(`wide_gemm`), which gives a row other bits."""
+"""rows: `dense` and `moe` up to 64 rows instead of 32, with FP8 weights on one GPU. wide: of 17 to
+32 rows, large fp8 weights go through shared memory (`wide_gemm`), which gives a row other bits."""
 
 
 def parse(text: str | None) -> frozenset[Trial]:

@@ -297,8 +297,8 @@ UNKNOWN_SEAM = "'turbo' is not one of on, off, auto and the seams requests, comm
         (
             (),
             "",
-            {trials.TRY: "walk,turbo"},
-            f"{trials.TRY}=walk,turbo: 'turbo' is not one of walk, wide",
+            {trials.TRY: "wide,turbo"},
+            f"{trials.TRY}=wide,turbo: 'turbo' is not one of rows, wide",
         ),
         (("--seams", "turbo"), "", {}, f"--seams turbo: {UNKNOWN_SEAM}"),
         (("--seams=",), "", {}, "--seams: it names nothing"),
@@ -399,11 +399,11 @@ def test_trials_of_a_fast_path_that_nobody_asks_for_are_refused(
 ) -> None:
     monkeypatch.delenv(environment.FAST, raising=False)
     reason = f"{trials.TRY}: what it tries is the fast path's, and nothing asks for that"
-    own = own_profile(tmp_path, f"environment: {{{trials.TRY}: walk}}")
+    own = own_profile(tmp_path, f"environment: {{{trials.TRY}: wide}}")
     assert reason in error_of(capsys, "--profile", own, "--dry-run")
     for words in (("--fast",), ("--no-fast",)):
         dry_run(capsys, "--profile", own, *words)
-    monkeypatch.setenv(trials.TRY, "walk,wide")
+    monkeypatch.setenv(trials.TRY, "wide")
     assert reason in error_of(capsys, "--profile", "b1", "--dry-run")
     monkeypatch.setenv(environment.FAST, "on")
     dry_run(capsys, "--profile", "b1")

@@ -284,10 +284,10 @@ def test_costs_of_what_is_on_trial_are_of_nothing_else(
     file = tmp_path / "mine.json"
     argv = words_of("--adaptive", str(file), "--fast")
     for measured, variable, other in (
-        ("walk", "", "tries walk and not off"),
-        ("off", "walk", "tries off and not walk"),
-        (None, "walk", "tries off and not walk"),
-        ("walk,wide", "wide, walk", None),
+        ("wide", "", "tries wide and not off"),
+        ("off", "wide", "tries off and not wide"),
+        (None, "wide", "tries off and not wide"),
+        ("wide", " wide,", None),
         (None, "", None),
     ):
         on = {"tp": 1, "precision": "fp8", "fast": "on", "seams": "off"}

@@ -46,7 +46,8 @@ class Routing(NamedTuple):
     work: [E + 2] int32. work[0] is the number of distinct experts in the batch; work[1:] are they,
     each as id + (number of its rows << 16): the shared one, then the others, from the lower and
     the upper half of a power of two in turns.
-    pairs: [E + 1, rows_of_list(T)] int32; pairs[i] are the pairs of the expert at work[1 + i], ascending.
+    pairs: [E + 1, rows_of_list(T)] int32; pairs[i] are the pairs of the expert at work[1 + i],
+    ascending.
     renormalize: whether the routed experts' weights are still to be divided by their sum.
     listed: whether there is a list; work and pairs are undefined without.
     What lies behind the counts is undefined.

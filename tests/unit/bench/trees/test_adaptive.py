@@ -152,12 +152,12 @@ def test_a_file_says_what_of_ours_was_on(
 
 
 def test_a_file_says_what_was_on_trial() -> None:
-    found = adaptive.of_result(_measured_with(caller={FAST: "on", TRY: "wide, walk"}))
-    assert found["tries"] == "walk,wide"
-    assert found["on"].endswith("fast path, tries walk,wide")
-    assert adaptive.of_result(_measured_with(caller={TRY: "walk"}))["tries"] == "off"
-    one = _measured_with(caller={FAST: "on"}, chains={TRY: "walk"})
-    with pytest.raises(UserError, match="tries off, and .* tries walk"):
+    found = adaptive.of_result(_measured_with(caller={FAST: "on", TRY: " wide,"}))
+    assert found["tries"] == "wide"
+    assert found["on"].endswith("fast path, tries wide")
+    assert adaptive.of_result(_measured_with(caller={TRY: "wide"}))["tries"] == "off"
+    one = _measured_with(caller={FAST: "on"}, chains={TRY: "wide"})
+    with pytest.raises(UserError, match="tries off, and .* tries wide"):
         adaptive.of_result(one)
 
 

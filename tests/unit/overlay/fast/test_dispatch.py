@@ -14,6 +14,7 @@ from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernels.tree import chain_paths
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
 from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, STAGES
+from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 
 class Layer:
@@ -103,8 +104,7 @@ def test_a_layer_outside_a_pass_and_a_layer_without_stages_are_stocks(path: Fast
         (1, {"dense", "moe", "gdn"}),
         (8, {"dense", "moe", "gdn"}),
         (32, {"dense", "moe", "gdn"}),
-        (64, {"dense", "moe", "gdn"}),
-        (65, {"gdn"}),
+        (33, {"gdn"}),
     ],
 )
 def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: set[str]) -> None:
@@ -115,13 +115,14 @@ def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: se
     assert layer.stages == stages
     assert path.serves_logits() is (rows <= 8)
     path.layers[1] = Layer(frozenset({"dense"}))  # type: ignore[assignment]
-    assert (path.layer(1) is None) is (rows == 65)
+    assert (path.layer(1) is None) is (rows == 33)
 
 
-def test_where_more_rows_were_not_measured_they_are_stocks(path: FastPath) -> None:
-    """With bf16 weights, and with several ranks."""
-    path.kernels.room = {"gdn": 128, "attention": 128, "dense": 32, "moe": 32}
-    for rows, stages in ((32, {"dense", "moe", "gdn"}), (33, {"gdn"})):
+@pytest.mark.parametrize("room", [64, 32], ids=["fp8 on one GPU", "bf16, or several GPUs"])
+def test_more_rows_on_trial(path: FastPath, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    monkeypatch.setenv(TRY, "rows")
+    path.kernels.room = {"gdn": 128, "attention": 128, "dense": room, "moe": room}
+    for rows, stages in ((room, {"dense", "moe", "gdn"}), (room + 1, {"gdn"})):
         path.current = path.prepare(decode(rows), backend(rows))
         layer = path.layer(1)
         assert layer is not None
