@@ -335,11 +335,8 @@ def _leave(number: int, frame: object) -> None:
 def without_head(profile: Profile) -> Profile:
     """As a server without a head takes it."""
     asked = profile.fast
-    if asked is None:
-        return profile
-    words = [word.strip().lower() for word in asked.split(",")]
-    rest = ",".join(word for word in words if word not in stages.OF_HEAD)
-    return profile.model_copy(update={"fast": rest or "off"})
+    fast = None if asked is None else stages.without_head(asked)
+    return profile.model_copy(update={"fast": fast})
 
 
 def _ranks(profile: Profile) -> int:

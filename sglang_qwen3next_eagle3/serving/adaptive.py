@@ -17,6 +17,7 @@ from sglang_qwen3next_eagle3.base.files import data_dir, expanded
 from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.overlay.adaptive import states as files
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
+from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 
@@ -41,12 +42,13 @@ _SWITCHES = ("fast", "seams", "tries")
 @dataclass(frozen=True)
 class ChosenStates:
     """note: what was chosen, for people. without: what of ours would be on by default, and was off
-    when the costs were measured."""
+    when the costs were measured; headless: so was the head's stage, and the rest was on."""
 
     path: Path
     states: DraftStates
     note: str
     without: frozenset[str] = frozenset()
+    headless: bool = False
 
 
 def choose(
@@ -73,8 +75,7 @@ def choose(
         states = files.read(path)
         if states is None:
             raise UserError(f"states {path} says no costs of cycles; {files.HOW_TO_MAKE}")
-        without = _without(states, by_default)
-        wanted |= dict.fromkeys(without, "off")
+        without, headless = _as_measured(states, by_default, wanted)
         if not profile.cpu_engine and (other := _other(states, wanted, cpu=False)):
             raise UserError(
                 f"states {asked} are of {', '.join(other)}: by their costs drafts may cost more "
@@ -83,7 +84,7 @@ def choose(
             )
         where = str(path)
         note = _note(states, where, wanted, profile.cpu_engine)
-        return ChosenStates(path, states, note, without)
+        return ChosenStates(path, states, note, without, headless)
     found = {path: files.read(path) for path in sorted(_folder().glob("*.json"))}
     ours = {path: states for path, states in found.items() if states and _like(states)}
     if not ours:
@@ -91,9 +92,23 @@ def choose(
     path = max(ours, key=lambda each: _alike(ours[each], wanted))
     states = ours[path]
     where = f"{FOLDER}/{path.name}"
+    without, headless = _as_measured(states, by_default, wanted)
+    note = _note(states, where, wanted, profile.cpu_engine)
+    return ChosenStates(path, states, note, without, headless)
+
+
+def _as_measured(
+    states: DraftStates, by_default: Collection[str], wanted: dict[str, object]
+) -> tuple[frozenset[str], bool]:
+    """`ChosenStates.without` and `.headless`; of what nobody asked for, `wanted` follows."""
     without = _without(states, by_default)
     wanted |= dict.fromkeys(without, "off")
-    return ChosenStates(path, states, _note(states, where, wanted, profile.cpu_engine), without)
+    was, asked = _measured(states, "fast"), str(wanted.get("fast"))
+    rest = stages.without_head(asked)
+    headless = "fast" in by_default and _like(states) and rest != asked and was == rest
+    if headless:
+        wanted["fast"] = rest
+    return without, headless
 
 
 def _without(states: DraftStates, by_default: Collection[str]) -> frozenset[str]:

@@ -165,9 +165,10 @@ def defaults_of(
     found = _defaults(profile, given, capability, config)
     if profile.adaptive is None:
         return found
-    without = _states_of(profile, given, found).without
+    states = _states_of(profile, given, found)
     reason = "the steps follow costs that were measured without"
-    return tuple(one.off(reason) if one.switch in without else one for one in found)
+    found = tuple(one.off(reason) if one.switch in states.without else one for one in found)
+    return tuple(one.headless if states.headless else one for one in found)
 
 
 def _defaults(

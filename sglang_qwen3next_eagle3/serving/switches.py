@@ -78,6 +78,12 @@ class Default:
             on += f" on {self.where}, unless the server's log says what keeps it off"
         return f"{on}: {', '.join(self.names)}; --no-{self.switch} leaves SGLang's"
 
+    @property
+    def headless(self) -> "Default":
+        """Without the head's stages."""
+        names = tuple(name for name in self.names if name not in stages.OF_HEAD)
+        return replace(self, names=names)
+
     def off(self, reason: str, *, can_be: bool = True) -> "Default":
         return replace(self, names=(), reason=reason, can_be=can_be)
 
@@ -133,7 +139,7 @@ def _default(
     if reason is not None:
         return default.off(reason)
     names = proofs.proved(table, release, capability, ranks)
-    if chosen.algorithm != "eagle3" or chosen.adaptive or given.of(adaptive.ADAPTIVE):
+    if chosen.algorithm != "eagle3" or (given.of(adaptive.ADAPTIVE) and not chosen.adaptive):
         names -= {"head"}
     ordered = stages.STAGES if switch == "fast" else seams.ALL
     where = proofs.places(table, release, ranks)

@@ -79,3 +79,9 @@ def parse(text: str | None, said: str = f"{FAST}=") -> Wanted | None:
         )
     stages = frozenset(stage for word in words for stage in known[word])
     return Wanted(stages, required=words[0] == "require", auto=words[0] == AUTO)
+
+
+def without_head(text: str) -> str:
+    """What was asked for, as a server without a head takes it."""
+    words = [word.strip().lower() for word in text.split(",")]
+    return ",".join(word for word in words if word not in OF_HEAD) or "off"

@@ -8,6 +8,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
@@ -216,6 +217,25 @@ def test_steps_that_follow_costs_are_served_as_these_were_measured(
     for variable, title in ((FAST, "fast path"), (SEAMS, "seams")):
         assert variable not in found["environment"]
         assert "the steps follow costs that were measured without" in told(found, title)
+    (note,) = [note for note in found["notes"] if note.startswith("auto: ")]
+    assert "and not" not in note, "nothing of it is otherwise than it was measured"
+
+
+@pytest.mark.parametrize("proved", ["one"], indirect=True)
+@pytest.mark.usefixtures("proved")
+@pytest.mark.parametrize(
+    ("fast", "served"), [("on,head", "auto,head"), ("on", "auto"), ("off", None)]
+)
+def test_the_head_serves_where_the_costs_were_measured_with_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, fast: str, served: str | None
+) -> None:
+    measured = {"on": "1x NVIDIA H200", "tp": 1, "precision": "fp8", "fast": fast, "seams": "on"}
+    costs = {1: {0: 2.0, 2: 3.0}}
+    states = DraftStates({1: (0, 2)}, costs, (0.6, 0.5), 2, {**measured, "tries": "off"})
+    (tmp_path / "mine.json").write_text(states.text())
+    found = dry_run(capsys, "--profile", "auto", "--adaptive", str(tmp_path / "mine.json"))
+    assert found["environment"].get(FAST) == served
+    assert found["environment"][SEAMS] == "auto"
     (note,) = [note for note in found["notes"] if note.startswith("auto: ")]
     assert "and not" not in note, "nothing of it is otherwise than it was measured"
 
