@@ -12,8 +12,8 @@ from typing import Any, Literal
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract, proofs
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.fast import exclusions, stages, trials
 from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
-from sglang_qwen3next_eagle3.overlay.fast import stages, trials
 from sglang_qwen3next_eagle3.overlay.proofs import AUTO, Capability, Proof
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 from sglang_qwen3next_eagle3.overlay.seams import seams
@@ -31,12 +31,8 @@ _TABLES: Mapping[Switch, tuple[Proof, ...]] = {
 RANKS = {"--tp-size": "TP", "--dp-size": "DP", "--pp-size": "PP"}
 TRITON = "triton"
 _NO_GRAPHS = ("--disable-cuda-graph", "--disable-decode-cuda-graph")
-# Of what the fast path does not go with, what is asked for most; the server asks for all of it
-# (overlay/fast/conditions.py), which is why the line of a launch says "unless".
-_WITHOUT = (
-    "--enable-lora", "--enable-dp-attention", "--enable-two-batch-overlap", "--enable-pdmux",
-    "--enable-torch-compile", "--enable-deterministic-inference",
-)  # fmt: skip
+_UNSET = frozenset({"0", "none"})
+"""Values with which a flag of `exclusions.SWITCHES` excludes nothing."""
 _ALIKE = {
     "--mamba-ssm-dtype": ("it keeps GDN states in float32", "float32"),
     "--kv-cache-dtype": ("its attention reads a bfloat16 KV cache", "auto", "bf16", "bfloat16"),
@@ -154,8 +150,13 @@ def cannot_be(given: Parsed) -> str | None:
     for name in _NO_GRAPHS:
         if given.of(name):
             return "it lives in CUDA graphs of decoding, which are off"
-    for name in _WITHOUT:
-        if given.of(name):
+    for name in map(exclusions.flag, exclusions.SINGLE):
+        if name not in RANKS and (number := given.number(name) or 1) > 1:
+            return f"it knows tensor parallelism only, {name} is {number}"
+    # SGLang turns LoRA on where there are adapters.
+    excluded = *map(exclusions.flag, (*exclusions.SWITCHES, *exclusions.NEWER)), "--lora-paths"
+    for name in (*excluded, "--moe-a2a-backend"):
+        if given.of(name) and (given.value(name) or "on") not in _UNSET:
             return f"it does not go with {name}"
     for name, (reason, *known) in _ALIKE.items():
         if (given.value(name) or known[0]) not in known:

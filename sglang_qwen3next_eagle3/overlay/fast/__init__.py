@@ -9,7 +9,7 @@ stages        the steps of a layer that can be given back to stock, one by one
 proved        where they are on without being asked for
 updates       what is derived of weights, when they are updated
 trials        what was not measured and can be switched on to be
-conditions    on what it serves at all
+conditions    on what it serves at all; exclusions: not with which flags
 preparation   from SGLang's model to the layers here; made_up, selfcheck: these against stock's
 ranks         what those of tensor parallelism add up and agree on
 dispatch      which pass is served here; layers: by which steps

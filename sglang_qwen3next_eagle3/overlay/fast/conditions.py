@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay import contract, environment, proofs, variants
+from sglang_qwen3next_eagle3.overlay.fast.exclusions import NEWER, SINGLE, SWITCHES, flag
 from sglang_qwen3next_eagle3.overlay.fast.proved import PROVED, other_shape
 from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, Stage, Wanted
 
@@ -42,28 +43,15 @@ def of_server(arguments: Any) -> str | None:
     if arguments.tp_size not in RANKS:
         wanted = ", ".join(map(str, RANKS))
         return f"it serves with a --tp-size of {wanted}, this one is {arguments.tp_size}"
-    single = ("pp_size", "dp_size", "ep_size", "dcp_size", "attn_cp_size", "moe_dp_size")
-    for name in single:
+    for name in SINGLE:
         if getattr(arguments, name) > 1:
-            return f"it knows tensor parallelism only, {_flag(name)} is {getattr(arguments, name)}"
-    switches = (
-        "enable_dp_attention", "enable_lora", "enable_deterministic_inference",
-        "enable_two_batch_overlap", "enable_single_batch_overlap", "enable_pdmux",
-        "enable_page_major_kv_layout", "enable_unified_memory", "enable_eplb", "enable_hisparse",
-        "enable_return_routed_experts", "enable_torch_compile", "debug_cuda_graph",
-        "enable_linear_replayssm", "enable_linear_replayssm_spec", "rl_on_policy_target",
-        "expert_distribution_recorder_mode", "disable_shared_experts_fusion",
-        "ep_num_redundant_experts", "enable_attn_tp_input_scattered", "enable_quant_communications",
-        "enable_symm_mem", "enable_memory_saver",
-    )  # fmt: skip
-    for name in switches:
+            return f"it knows tensor parallelism only, {flag(name)} is {getattr(arguments, name)}"
+    for name in SWITCHES:
         if getattr(arguments, name):
-            return f"it does not go with {_flag(name)}"
-    # Flags that 0.5.17 does not have.
-    newer = ("enable_paged_experts", "enable_nvidia_megakernel", "enable_layernorm_sp")
-    for name in newer:
+            return f"it does not go with {flag(name)}"
+    for name in NEWER:
         if getattr(arguments, name, False):
-            return f"it does not go with {_flag(name)}"
+            return f"it does not go with {flag(name)}"
     if getattr(arguments, "startup_weight_load_mode", "serial") != "serial":
         mode = arguments.startup_weight_load_mode
         return f"it is checked with weights that --startup-weight-load-mode {mode} loads later"
@@ -129,9 +117,9 @@ def of_drafts(worker: Any) -> str | None:
 
     arguments, runner = variants.arguments_of(worker), worker.draft_runner
     if arguments.speculative_use_rejection_sampling:
-        return f"it does not go with {_flag('speculative_use_rejection_sampling')}"
+        return f"it does not go with {flag('speculative_use_rejection_sampling')}"
     if arguments.speculative_adaptive and os.environ.get(environment.ADAPTIVE) != "1":
-        return f"it does not go with {_flag('speculative_adaptive')} by SGLang's own rule"
+        return f"it does not go with {flag('speculative_adaptive')} by SGLang's own rule"
     if envs.SGLANG_ENABLE_ASYNC_ASSERT.get():
         return "SGLANG_ENABLE_ASYNC_ASSERT looks at rows that it leaves out"
     # What takes its place by and by, a level: 0 is off.
@@ -191,10 +179,6 @@ def block_scaled(
     if tuple(scale.shape[-2:]) != blocks or not weight.is_contiguous():
         raise Unsupported(stage, f"FP8 weights are not in blocks of {BLOCK} x {BLOCK}")
     return weight, scale.data
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def full_precision(processor: Any) -> bool:

@@ -10,12 +10,13 @@ from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.fast import exclusions
 from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 from sglang_qwen3next_eagle3.overlay.seams.seams import ON
-from sglang_qwen3next_eagle3.serving import gpus, preflight, profile, switches
+from sglang_qwen3next_eagle3.serving import flags, gpus, preflight, profile, switches
 from sglang_qwen3next_eagle3.serving.gpus import Gpus
 from sglang_qwen3next_eagle3.serving.preflight import Options
 from sglang_qwen3next_eagle3.serving.profile import Overrides
@@ -171,12 +172,31 @@ def test_stages_are_those_that_the_server_can_have(
     assert found["environment"].get(FAST) == (value if on else None)
 
 
+@pytest.mark.parametrize("name", exclusions.SWITCHES)
+def test_what_a_server_refuses_a_launch_knows(name: str) -> None:
+    """There is one table, and SGLang has all of its flags."""
+    word = exclusions.flag(name)
+    known = flags.find(word)
+    assert known is not None
+    values = [] if known.values == "0" else ["2"]
+    words = ["--attention-backend", "triton", word]
+    assert switches.cannot_be(flags.parse([*words, *values])) == f"it does not go with {word}"
+    if values:
+        assert switches.cannot_be(flags.parse([*words, "0"])) is None
+
+
 @pytest.mark.parametrize("proved", ["one"], indirect=True)
 @pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (("--enable-lora",), "it does not go with --enable-lora"),
+        (("--lora-paths", "a=b"), "it does not go with --lora-paths"),
+        (("--enable-linear-replayssm-spec",), "it does not go with --enable-linear-replayssm-spec"),
+        (("--enable-memory-saver",), "it does not go with --enable-memory-saver"),
+        (("--ep-num-redundant-experts", "2"), "with --ep-num-redundant-experts"),
+        (("--moe-a2a-backend", "deepep"), "it does not go with --moe-a2a-backend"),
+        (("--ep-size", "2"), "it knows tensor parallelism only, --ep-size is 2"),
         (("--dtype", "float16"), "it computes in bfloat16"),
         (("--kv-cache-dtype", "fp8_e4m3"), "its attention reads a bfloat16 KV cache"),
         (("--mamba-ssm-dtype", "bfloat16"), "it keeps GDN states in float32"),

@@ -8,24 +8,11 @@ import torch
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast import conditions
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, block_scaled, weight_of
-
-SINGLE = ("pp_size", "dp_size", "ep_size", "dcp_size", "attn_cp_size", "moe_dp_size")
-OFF = (
-    "enable_dp_attention", "enable_lora", "enable_deterministic_inference",
-    "enable_two_batch_overlap", "enable_single_batch_overlap", "enable_pdmux",
-    "enable_page_major_kv_layout", "enable_unified_memory", "enable_eplb", "enable_hisparse",
-    "enable_return_routed_experts", "enable_torch_compile", "debug_cuda_graph",
-    "enable_linear_replayssm", "enable_linear_replayssm_spec", "rl_on_policy_target",
-    "expert_distribution_recorder_mode", "disable_shared_experts_fusion",
-    "ep_num_redundant_experts", "enable_attn_tp_input_scattered", "enable_quant_communications",
-    "enable_symm_mem", "enable_memory_saver",
-)  # fmt: skip
-
-NEWER = ("enable_paged_experts", "enable_nvidia_megakernel", "enable_layernorm_sp")
+from sglang_qwen3next_eagle3.overlay.fast.exclusions import NEWER, SINGLE, SWITCHES
 
 
 def server(**changed: Any) -> SimpleNamespace:
-    usual = dict.fromkeys(("tp_size", *SINGLE), 1) | dict.fromkeys(OFF, False)
+    usual = dict.fromkeys(("tp_size", *SINGLE), 1) | dict.fromkeys(SWITCHES, False)
     return SimpleNamespace(**{**usual, "moe_a2a_backend": "none", **changed})
 
 
@@ -46,7 +33,7 @@ def test_ranks_over_which_the_shapes_divide(ranks: int, served: bool) -> None:
     assert (conditions.of_server(server(tp_size=ranks)) is None) == served
 
 
-@pytest.mark.parametrize("name", OFF)
+@pytest.mark.parametrize("name", SWITCHES)
 def test_flags_that_change_what_a_layer_computes(name: str) -> None:
     reason = conditions.of_server(server(**{name: True}))
     assert reason == f"it does not go with --{name.replace('_', '-')}"
