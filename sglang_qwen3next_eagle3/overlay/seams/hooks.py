@@ -183,9 +183,20 @@ def announcing(
                 logger.info("sglang-qwen3next-eagle3: seams that are SGLang's own: %s", others)
             if ours and (doubt := contract.not_on_gpus()):
                 logger.warning("sglang-qwen3next-eagle3: seams: %s", doubt)
+        if "extend" in on:
+            _make_ready(scheduler)
         original(scheduler)
 
     return Hook(LOOP, run_event_loop, "Says which seams are on.")
+
+
+def _make_ready(scheduler: Any) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        from sglang_qwen3next_eagle3.overlay.seams import ready
+
+        ready.make_ready(scheduler.draft_worker)
 
 
 def _in_order(seams: frozenset[Seam]) -> Iterator[Seam]:
