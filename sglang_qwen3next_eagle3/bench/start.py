@@ -16,6 +16,7 @@ from sglang_qwen3next_eagle3.bench import configurations, markdown, servers, spe
 from sglang_qwen3next_eagle3.bench.configurations import Contender
 from sglang_qwen3next_eagle3.bench.load import Dialogue
 from sglang_qwen3next_eagle3.bench.options import StartOptions
+from sglang_qwen3next_eagle3.bench.results import journal
 from sglang_qwen3next_eagle3.bench.results.records import Configuration
 from sglang_qwen3next_eagle3.bench.servers import ServedConfiguration
 from sglang_qwen3next_eagle3.bench.trees import synthetic
@@ -33,17 +34,20 @@ SHORT, LONG = 16, 3000
 
 class MeasuredStart(StrictRecord):
     """ready_seconds: until it answered, as a client sees it. phases: seconds, in their order; the
-    first request's among them. cache_bytes: of what was compiled before and behind it."""
+    first request's among them. cache_bytes: of what was compiled before and behind it. made_with:
+    the commit, the software and the machine, as passes of other benchmarks have them."""
 
     configuration: str
     repetition: int
     ready_seconds: float
     phases: dict[str, float]
     cache_bytes: tuple[int, int] | None = None
+    made_with: dict[str, Any] | None = None
 
 
 class StartResult(StrictRecord):
-    """A whole `bench start`. provenance, settings: as of other benchmarks."""
+    """A whole `bench start`. provenance, settings, notes: as of other benchmarks; the provenance is
+    that of its first part."""
 
     format: int = 1
     kind: str = "start"
@@ -51,6 +55,7 @@ class StartResult(StrictRecord):
     settings: dict[str, Any]
     configurations: tuple[Configuration, ...]
     starts: tuple[MeasuredStart, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Begun(StrictRecord):
@@ -82,10 +87,11 @@ def run_start(options: StartOptions) -> tuple[StartResult, str]:
             result = _read(path, StartResult)
         else:
             there = _read(begun, Begun) if begun.is_file() else Begun(provenance=dict(described))
-            result = _started(options, there)
+            result = _started(options, there, provenance.stamp(described))
             write_json(path, result.model_dump(mode="json"), indent=1)
             begun.unlink(missing_ok=True)
         report = table({_title(one, options.repeats): one.phases for one in result.starts})
+        report = "\n\n".join([report, *result.notes])
         write_text(options.out / "report.md", f"# What a start takes, in seconds\n\n{report}\n")
     return result, report
 
@@ -105,7 +111,7 @@ def _read(path: Path, kind: type[T]) -> T:
     return validate(kind, read_json(path, way_out), f"{path} is damaged", way_out=f": {way_out}")
 
 
-def _started(options: StartOptions, there: Begun) -> StartResult:
+def _started(options: StartOptions, there: Begun, made_with: dict[str, Any]) -> StartResult:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         pair, flags = speed.synthetic_pair(options, Path(scratch))
         base = pair.base()
@@ -139,7 +145,9 @@ def _started(options: StartOptions, there: Begun) -> StartResult:
                         options.caches,
                         options.output_tokens,
                     )
-                    found = found.model_copy(update={"repetition": repetition})
+                    found = found.model_copy(
+                        update={"repetition": repetition, "made_with": made_with}
+                    )
                     if options.repeats > 1:
                         log.rename(log.with_stem(f"{log.stem}-{repetition + 1}"))
                     progress.say(f"{contender.name}: ready after {found.ready_seconds:.0f} s")
@@ -152,7 +160,17 @@ def _started(options: StartOptions, there: Begun) -> StartResult:
         settings=speed.settings(_request(options), target, flags),
         configurations=tuple(rows),
         starts=tuple(starts),
+        notes=tuple(journal.of_several_machines(_stamps(starts), "starts")),
     )
+
+
+def _stamps(starts: Sequence[MeasuredStart]) -> list[dict[str, Any]]:
+    """What they were made with: one entry for each that differs, the oldest first."""
+    found: list[dict[str, Any]] = []
+    for one in starts:
+        if (stamp := one.made_with or {}) not in found:
+            found.append(stamp)
+    return found
 
 
 def measure(

@@ -206,7 +206,7 @@ class Journal:
                 *lost,
                 *_capped(rows.values(), measured),
                 *_short(measured),
-                *_of_several_machines(self.stamps()),
+                *of_several_machines(self.stamps()),
             ),
         )
 
@@ -275,12 +275,12 @@ def _short(measured: Sequence[Measurement]) -> list[str]:
     ]
 
 
-def _of_several_machines(stamps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where passes were made with different software, hardware or commits."""
+def of_several_machines(stamps: Sequence[Mapping[str, Any]], what: str = "passes") -> list[str]:
+    """Where passes, or what else, were made with different software, hardware or commits."""
     if len(stamps) < 2:
         return []
     said = "; ".join(", ".join(f"{k} {v}" for k, v in stamp.items()) for stamp in stamps)
-    return [f"Not all passes were made alike: {said}."]
+    return [f"Not all {what} were made alike: {said}."]
 
 
 def _measurement(

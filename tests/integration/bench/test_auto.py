@@ -232,10 +232,17 @@ def test_starts_that_were_broken_off_keep_those_that_were_measured(
     assert main([*argv, "2"]) == 2
     assert "was begun with other arguments (repeats: 3, now 2)" in capsys.readouterr().err
     monkeypatch.setattr(start, "measure", measure)
+    # Gone on with by another commit: each start says by which it was made, and the report, too.
+    monkeypatch.setattr(start.provenance, "stamp", lambda described: {"commit": "another"})
     assert main([*argv, "3"]) == 0
-    starts = json.loads(capsys.readouterr().out)["starts"]
+    result = json.loads(capsys.readouterr().out)
+    starts, (note,) = result["starts"], result["notes"]
     assert [one["repetition"] for one in starts] == [0, 1, 2]
     assert starts[0] == kept
+    assert starts[0]["made_with"]["commit"].startswith(result["provenance"]["commit"])
+    assert [one["made_with"]["commit"] for one in starts[1:]] == ["another"] * 2
+    assert note.startswith("Not all starts were made alike: commit ")
+    assert note in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert not (tmp_path / "begun.json").exists()
     logs = {path.name for path in (tmp_path / "logs").iterdir()}
     assert logs == {"demo-1.log", "demo-2.log", "demo-3.log"}
