@@ -192,6 +192,7 @@ class Kernels:
             at.paths if at.verify else None,
             quantize,
             self.workspace,
+            early_cache=_in_one_graph(),
         )
 
     def gdn_commit(
@@ -251,7 +252,8 @@ def as_captured() -> Iterator[None]:
 
 def _in_one_graph() -> bool:
     """Whether what runs before is of the same pass: then no kernel of it writes this layer's
-    states, and they may be read before those kernels have ended."""
+    states or what its cache holds of earlier passes, nor which rows of the cache these are, and
+    they may be read before those kernels have ended."""
     if _as_captured:
         return True
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

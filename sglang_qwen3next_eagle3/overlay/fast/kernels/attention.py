@@ -1,4 +1,4 @@
-"""Full attention of a decode or verify pass after its projection, in two launches.
+"""Full attention of a decode or verify pass after its projection, in three launches.
 
     qkv [T, HQ * 2 D + 2 HKV D] bf16  -> out [T, HQ * D] bf16, or e4m3 with scales [T, HQ * D / 128]
     k_cache, v_cache [slots, HKV, D] bf16: rows `out_cache_loc` are written
@@ -7,19 +7,22 @@ The projection holds query and output gate of a head side by side (q0, gate0, q1
 the keys and the values. Query and key heads are normalized (gemma: gain 1 + weight) and their first
 `rotary` dimensions rotated (neox style), each rounded to bf16 as in stock.
 
-    1. scores: a work item is one chunk of positions, one key/value head, and the rows of a request
+    1. prepare: a warp a head and row normalizes and rotates; keys and values go to the cache.
+    2. scores: a work item is one chunk of positions, one key/value head, and the rows of a request
        that fit into a tile of 32 queries (4 rows of 8 query heads). It leaves the unnormalized sum,
-       the maximum and the sum of weights of its chunk. A fixed number of programs shares the items.
-    2. combine: one program a row and query head folds its chunks in their order, multiplies by the
-       sigmoid of the gate and quantizes.
+       the maximum and the sum of weights of its chunk. A fixed number of programs shares the items,
+       and keys and values that earlier passes left are asked for while 1 and what is before it run.
+    3. combine: a warp a row, query head and 128 columns folds their chunks in their order,
+       multiplies by the sigmoid of the gate and quantizes.
 
 Chunks begin and end at fixed positions (`CHUNKS`), whatever the context's length, and products have
 the same shape in every pass. So a row's bits depend on its position, its queries and the keys and
 values of its path alone: a row of a verify equals the row of the decode step that it stands for,
-bit for bit. The keys of the pass itself are computed from `qkv` by whoever needs them, so that no
-program waits for another; chunks that hold them are worked on row by row, along the row's path.
+bit for bit. The chunks that hold the pass's own keys are worked on once for every walk to a leaf of
+the draft tree, all of its rows side by side: what a row may not see has weight zero in it, which
+leaves its sums as they are.
 
-One file of more than 400 lines, since its parts are one thing: both kernels and the launcher agree
+One file of more than 400 lines, since its parts are one thing: the kernels and the launcher agree
 on chunks, workspace and the order of sums, and the reference is what they are held to.
 """
 
@@ -52,17 +55,22 @@ TILE = 64
 QUERIES = 32
 """Queries of a work item at most; at least 16, below which the compiler takes another product."""
 
-STAGES = 3
-SCORE_WARPS = 8
-COMBINE_WARPS = 8
-COMBINED = 32
+SCORE_WARPS = 4
+PROGRAMS = 2
+REGISTERS = 255
+"""Programs of a multiprocessor that share the work items, and registers of a thread: as many of
+these as two programs of four warps can have."""
+
+PREPARE_WARPS = 1
+COMBINE_WARPS = 1
+COMBINED = 16
 """Chunks that are combined at a time."""
 
-CHUNKS = ((0, 64), (2048, 256), (8192, 512))
+CHUNKS = ((0, 64), (2048, 128), (8192, 512))
 """(first position, positions in a chunk) of ranges of chunks: short contexts are cut finely, so
 that they fill the GPU, long ones coarsely, so that few partial results are combined."""
 
-WORKSPACE_BYTES: Final = 300_000_000
+WORKSPACE_BYTES: Final = 305_000_000
 """Of the target's workspace at most: 32 rows at 262,144 tokens. There,
 passes of more are stock's."""
 
@@ -115,8 +123,8 @@ def attention_workspace(
     within: another space, of which this one is a part if it is large enough. No two passes may run
     in it at a time.
 
-    rows * query_heads * chunks * (head_dim + 2) * 4 bytes: for 32 rows of 16 heads of 256, 55 MB
-    at 32,768 tokens, 292 MB at 262,144. Once, outside of any graph.
+    rows * query_heads * chunks * (head_dim + 2) * 4 bytes: for 32 rows of 16 heads of 256, 68 MB
+    at 32,768 tokens, 304 MB at 262,144. Once, outside of any graph.
     """
     shape = rows, query_heads, chunk_count(max_context)
     size = math.prod(shape)
@@ -195,7 +203,20 @@ def _fold(score, v, largest, weights, total, DOT: tl.constexpr):
 
 
 @triton.jit
-def _scores(
+def _slots(position, end, prefix, indices, drafted, path, N: tl.constexpr):
+    """Cache rows [P, 1] of positions below `end`: behind the prefix those of the walk's nodes."""
+    ahead = tl.maximum(position - prefix, 0)
+    node = ahead * 0
+    if N > 1:
+        node = tl.load(path + 2 + tl.minimum(ahead, N - 1))
+    before = position < prefix
+    old = tl.load(indices + position, mask=before & (position < end), other=0).to(tl.int64)
+    new = tl.load(drafted + node).to(tl.int64)
+    return tl.where(before, old, new)[:, None]
+
+
+@triton.jit
+def _prepare(
     qkv,
     q_weight,
     k_weight,
@@ -204,15 +225,63 @@ def _scores(
     k_cache,
     v_cache,
     out_cache_loc,
+    queries,
+    eps,
+    qkv_stride,
+    k_stride,
+    v_stride,
+    HQ: tl.constexpr,
+    HKV: tl.constexpr,
+    D: tl.constexpr,
+    ROTARY: tl.constexpr,
+    PLAIN: tl.constexpr,
+    EARLY: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """One head of a row: a query to `queries`, or a key with its values to the cache."""
+    # A head's query, and its gate behind it.
+    QUERY: tl.constexpr = D if PLAIN else 2 * D
+    head = tl.program_id(0)
+    row = tl.program_id(1)
+    if PDL:
+        if not EARLY:
+            gdc_wait()
+            gdc_launch_dependents()
+    d = tl.arange(0, D)[None, :]
+    one = tl.arange(0, 1)[:, None]
+    angles = cos_sin_cache + tl.load(positions + row) * ROTARY + one
+    loc = tl.load(out_cache_loc + row).to(tl.int64)
+    if PDL:
+        if EARLY:
+            gdc_wait()
+            gdc_launch_dependents()
+    of_row = qkv + row * qkv_stride + one
+    if head < HQ:
+        q = _normed_and_rotated(
+            of_row + head * QUERY, q_weight, angles, d, one == 0, eps, D, ROTARY, PLAIN
+        )
+        tl.store(queries + (row * HQ + head) * D + d, q)
+    else:
+        k_at = of_row + HQ * QUERY + (head - HQ) * D
+        v = tl.load(k_at + HKV * D + d)
+        k = _normed_and_rotated(k_at, k_weight, angles, d, one == 0, eps, D, ROTARY, PLAIN)
+        tl.store(v_cache + loc * v_stride + (head - HQ) * D + d, v)
+        tl.store(k_cache + loc * k_stride + (head - HQ) * D + d, k)
+
+
+@triton.jit
+def _scores(
+    queries,
+    k_cache,
+    v_cache,
+    out_cache_loc,
     kv_indptr,
     kv_indices,
     paths,
     sums,
     stats,
-    eps,
     batch,
     chunks,
-    qkv_stride,
     k_stride,
     v_stride,
     N: tl.constexpr,
@@ -221,128 +290,132 @@ def _scores(
     HQ: tl.constexpr,
     HKV: tl.constexpr,
     D: tl.constexpr,
-    ROTARY: tl.constexpr,
     ROWS: tl.constexpr,
     NP: tl.constexpr,
     TILE: tl.constexpr,
-    STAGES: tl.constexpr,
     DOT: tl.constexpr,
     SIZE0: tl.constexpr,
     FROM1: tl.constexpr,
     SIZE1: tl.constexpr,
     FROM2: tl.constexpr,
     SIZE2: tl.constexpr,
-    PLAIN: tl.constexpr,
     EARLY: tl.constexpr,
     PDL: tl.constexpr,
 ):
     G: tl.constexpr = HQ // HKV
-    # A head's query, and its gate behind it.
-    QUERY: tl.constexpr = D if PLAIN else 2 * D
-    TAILS: tl.constexpr = 1 if N == 1 else 2
     ROW_TILES: tl.constexpr = (N + ROWS - 1) // ROWS
+    PARTS: tl.constexpr = (D + 63) // 64
+    PART: tl.constexpr = D // PARTS
     if PDL:
         if not EARLY:
             gdc_wait()
             gdc_launch_dependents()
 
-    # Work items of a request: its rows' last chunks one by one, then whole chunks for all rows.
+    # Work items of a request: the end of every walk to a leaf, ROWS of its nodes at a time, then
+    # whole chunks for all rows.
     b = tl.arange(0, BP)
     ends = tl.load(kv_indptr + b + 1, mask=b < batch, other=0)
     lengths = ends - tl.load(kv_indptr + b, mask=b < batch, other=0) - OWN
     lengths = tl.maximum(lengths, 0)
     whole = _chunk_of(lengths, SIZE0, FROM1, SIZE1, FROM2, SIZE2)
-    items = tl.where(b < batch, HKV * (N * TAILS + whole * ROW_TILES), 0)
+    path_node = tl.arange(0, NP)
+    if N == 1:
+        tails = tl.where(b < batch, 1, 0)
+    else:
+        header = paths + (b[:, None] * N + path_node[None, :]) * (N + 2)
+        real = (b[:, None] < batch) & (path_node[None, :] < N)
+        leaf = tl.load(header + 1, mask=real, other=-1) == path_node[None, :]
+        walk_tiles = tl.load(header, mask=real, other=0) // ROWS + 1
+        tails = tl.sum(tl.where(leaf, walk_tiles, 0), 1)
+    across = _chunk_of(lengths + (N - 1), SIZE0, FROM1, SIZE1, FROM2, SIZE2) - whole + 1
+    items = tl.where(b < batch, HKV * (tails * across + whole * ROW_TILES), 0)
     through = tl.cumsum(items, 0)
 
     m = tl.arange(0, ROWS * G)
     d = tl.arange(0, D)[None, :]
     p = tl.arange(0, TILE)
-    path_node = tl.arange(0, NP)
     for item in range(tl.program_id(0), tl.sum(items, 0), tl.num_programs(0)):
         request = tl.sum((through <= item).to(tl.int32), 0)
         i = item - tl.sum(tl.where(b < request, items, 0), 0)
         prefix = tl.sum(tl.where(b == request, lengths, 0), 0)
         full = tl.sum(tl.where(b == request, whole, 0), 0)
-        tail = i < HKV * N * TAILS
-        j = tl.where(tail, i, i - HKV * N * TAILS)
+        spread = tl.sum(tl.where(b == request, across, 0), 0)
+        ending = HKV * spread * tl.sum(tl.where(b == request, tails, 0), 0)
+        tail = i < ending
+        j = tl.where(tail, i, i - ending)
         head = j % HKV
         j = j // HKV
-        node = tl.where(tail, j // TAILS, (j % ROW_TILES) * ROWS)
-        chunk = tl.where(tail, full + j % TAILS, full - 1 - j // ROW_TILES)
+        chunk = tl.where(tail, full + j % spread, full - 1 - j // ROW_TILES)
+        j = tl.where(tail, j // spread, j % ROW_TILES)
         root = request * N
-        path = paths + (root + node) * (N + 2)
+        path = paths + root * 0
         depth = 0
         if N > 1:
-            depth = tl.load(path)
+            of_node = paths + (root + path_node) * (N + 2)
+            real_node = path_node < N
+            is_leaf = tl.load(of_node + 1, mask=real_node, other=-1) == path_node
+            depths = tl.load(of_node, mask=real_node, other=0)
+            tiles = tl.where(is_leaf, depths // ROWS + 1, 0)
+            end_tiles = tl.cumsum(tiles, 0)
+            node = tl.minimum(tl.sum((end_tiles <= j).to(tl.int32), 0), N - 1)
+            node = tl.where(tail, node, 0)
+            depth = tl.sum(tl.where(path_node == node, depths, 0), 0)
+            j = tl.where(tail, j - tl.sum(tl.where(path_node < node, tiles, 0), 0), j)
+            path = paths + (root + node) * (N + 2)
         start = _chunk_start(chunk, SIZE0, FROM1, SIZE1, FROM2, SIZE2)
         end = _chunk_start(chunk + 1, SIZE0, FROM1, SIZE1, FROM2, SIZE2)
         end = tl.where(tail, tl.minimum(end, prefix + depth + 1), end)
         if end > start:
+            # A tail's rows are those of a walk, by their depth; a whole chunk's are any.
+            of_tile = j * ROWS + m // G
+            row = tl.minimum(of_tile, N - 1)
+            if N > 1:
+                on_walk = tl.load(path + 2 + tl.minimum(of_tile, depth))
+                row = tl.where(tail, on_walk, row)
+            valid = of_tile <= tl.where(tail, depth, N - 1)
+            reach = tl.where(tail, tl.maximum(prefix + of_tile, start), prefix)
+            row += root
             indices = kv_indices + tl.load(kv_indptr + request)
-            if PDL:
-                if EARLY:
-                    gdc_wait()
-                    gdc_launch_dependents()
-
-            if tail:
-                # The keys of the row's path go to the cache, from where this program reads them.
-                # Another row on the same path may write the same bits to the same place.
-                source = root + path_node * 0
-                if N > 1:
-                    source += tl.load(path + 2 + tl.minimum(path_node, N - 1))
-                on_path = (path_node <= depth)[:, None]
-                k_at = qkv + source * qkv_stride + HQ * QUERY + head * D
-                k_angles = cos_sin_cache + tl.load(positions + source) * ROTARY
-                new_k = _normed_and_rotated(
-                    k_at[:, None], k_weight, k_angles[:, None], d, on_path, eps, D, ROTARY, PLAIN
-                )
-                new_v = tl.load(k_at[:, None] + HKV * D + d, mask=on_path, other=0.0)
-                loc = tl.load(out_cache_loc + source).to(tl.int64)[:, None]
-                tl.store(k_cache + loc * k_stride + head * D + d, new_k, mask=on_path)
-                tl.store(v_cache + loc * v_stride + head * D + d, new_v, mask=on_path)
-                tl.debug_barrier()
-
-            row = tl.where(tail, node, node + m // G)
-            valid = (row < N)[:, None]
-            row = root + tl.minimum(row, N - 1)
-            at = qkv + row * qkv_stride + (head * G + m % G) * QUERY
-            angles = cos_sin_cache + tl.load(positions + row) * ROTARY
-            q = _normed_and_rotated(
-                at[:, None], q_weight, angles[:, None], d, valid, eps, D, ROTARY, PLAIN
-            )
+            q_at = queries + (row * HQ + head * G + m % G) * D
 
             # Positions are the rows of the products, so that few queries waste little of them.
             largest = tl.full([ROWS * G], float("-inf"), tl.float32)
             weights = tl.zeros([ROWS * G], tl.float32)
             total = tl.zeros([D, ROWS * G], tl.float32)
-            settled = start + tl.maximum(tl.minimum(end, prefix) - start, 0) // TILE * TILE
-            for first in tl.range(start, settled, TILE, num_stages=STAGES):
-                slot = tl.load(indices + first + p).to(tl.int64)[:, None]
-                k = tl.load(k_cache + slot * k_stride + head * D + d)
-                v = tl.load(v_cache + slot * v_stride + head * D + d)
-                score = tl.dot(k.to(DOT), tl.trans(q).to(DOT)) * (D**-0.5)
-                largest, weights, total = _fold(score, v, largest, weights, total, DOT)
-            for first in tl.range(settled, end, TILE, num_stages=1):
+            for first in tl.range(start, end, TILE, num_stages=1):
                 position = first + p
-                ahead = tl.maximum(position - prefix, 0)
-                drafted = root + ahead * 0
-                if N > 1:
-                    drafted += tl.load(path + 2 + tl.minimum(ahead, N - 1))
-                before = position < prefix
-                old = tl.load(indices + position, mask=before, other=0).to(tl.int64)
-                new = tl.load(out_cache_loc + drafted).to(tl.int64)
-                slot = tl.where(before, old, new)[:, None]
                 inside = (position < end)[:, None]
-                k = tl.load(k_cache + slot * k_stride + head * D + d, mask=inside, other=0.0)
+                slot = _slots(position, end, prefix, indices, out_cache_loc + root, path, N)
+                # What earlier passes have left is asked for before the wait, what this one leaves
+                # behind it. A second wait takes no time.
+                if PDL:
+                    if EARLY:
+                        if tail:
+                            gdc_wait()
+                k = ()
+                for part in tl.static_range(PARTS):
+                    of_part = head * D + part * PART + tl.arange(0, PART)[None, :]
+                    k += (tl.load(k_cache + slot * k_stride + of_part, mask=inside, other=0.0),)
                 v = tl.load(v_cache + slot * v_stride + head * D + d, mask=inside, other=0.0)
-                score = tl.dot(k.to(DOT), tl.trans(q).to(DOT)) * (D**-0.5)
-                score = tl.where(inside, score, float("-inf"))
+                if PDL:
+                    if EARLY:
+                        gdc_wait()
+                        gdc_launch_dependents()
+                # `first` is never negative, but the compiler, which would hold the queries in
+                # half of all registers for all tiles, does not know.
+                at = q_at[None, :] + tl.minimum(first, 0)
+                score = tl.zeros([TILE, ROWS * G], tl.float32)
+                for part in tl.static_range(PARTS):
+                    of_part = part * PART + tl.arange(0, PART)[:, None]
+                    q = tl.load(at + of_part, mask=valid[None, :], other=0.0)
+                    score = tl.dot(k[part].to(DOT), q.to(DOT), score)
+                score *= D**-0.5
+                seen = (position[:, None] <= reach[None, :]) & inside
+                score = tl.where(seen, score, float("-inf"))
                 largest, weights, total = _fold(score, v, largest, weights, total, DOT)
 
-            result = tl.where(tail, node, node + m // G)
-            keep = (result < N) & (m < tl.where(tail, G, ROWS * G))
-            to = ((root + result).to(tl.int64) * HQ + head * G + m % G) * chunks + chunk
+            keep = valid & (~tail | (prefix + of_tile >= start))
+            to = (row.to(tl.int64) * HQ + head * G + m % G) * chunks + chunk
             column = tl.arange(0, D)[:, None]
             tl.store(sums + to[None, :] * D + column, total, mask=keep[None, :])
             tl.store(stats + to * 2, largest, mask=keep)
@@ -368,6 +441,7 @@ def _combine(
     OWN: tl.constexpr,
     HQ: tl.constexpr,
     D: tl.constexpr,
+    PART: tl.constexpr,
     COMBINED: tl.constexpr,
     QUANTIZE: tl.constexpr,
     PLAIN: tl.constexpr,
@@ -377,13 +451,16 @@ def _combine(
     SIZE1: tl.constexpr,
     FROM2: tl.constexpr,
     SIZE2: tl.constexpr,
+    EARLY: tl.constexpr,
     PDL: tl.constexpr,
 ):
     head = tl.program_id(0)
-    to = tl.program_id(1)
+    column = tl.program_id(1) * PART
+    to = tl.program_id(2)
     if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+        if not EARLY:
+            gdc_wait()
+            gdc_launch_dependents()
     row = to
     if CHOSEN:
         row = to * N + tl.load(accepted + to) - 1
@@ -394,37 +471,39 @@ def _combine(
     else:
         position += tl.load(paths + row * (N + 2))
     count = _chunk_of(position, SIZE0, FROM1, SIZE1, FROM2, SIZE2) + 1
-    d = tl.arange(0, D)
+    d = column + tl.arange(0, PART)
     c = tl.arange(0, COMBINED)
+    if PDL:
+        if EARLY:
+            gdc_wait()
+            gdc_launch_dependents()
     if not PLAIN:
         gate = tl.load(qkv + row * qkv_stride + (head * 2 + 1) * D + d).to(tl.float32)
     base = (row.to(tl.int64) * HQ + head) * chunks
-    largest = tl.full([COMBINED], float("-inf"), tl.float32)
-    for first in range(0, count, COMBINED):
-        inside = first + c < count
-        part = tl.load(stats + (base + first + c) * 2, mask=inside, other=float("-inf"))
-        largest = tl.maximum(largest, part)
-    top = tl.max(largest, 0)
+    top = float("-inf")
     weights = 0.0
-    total = tl.zeros([D], tl.float32)
+    total = tl.zeros([PART], tl.float32)
     for first in range(0, count, COMBINED):
         inside = first + c < count
         at = base + first + c
-        part = tl.load(stats + at * 2, mask=inside, other=float("-inf"))
-        factor = tl.exp(part - top)
-        weights += tl.sum(factor * tl.load(stats + at * 2 + 1, mask=inside, other=0.0), 0)
+        largest = tl.load(stats + at * 2, mask=inside, other=float("-inf"))
+        part = tl.load(stats + at * 2 + 1, mask=inside, other=0.0)
         values = tl.load(sums + at[:, None] * D + d[None, :], mask=inside[:, None], other=0.0)
-        total += tl.sum(values * factor[:, None], 0)
+        larger = tl.maximum(top, tl.max(largest, 0))
+        shrink = tl.exp(top - larger)
+        factor = tl.exp(largest - larger)
+        weights = weights * shrink + tl.sum(factor * part, 0)
+        total = total * shrink + tl.sum(values * factor[:, None], 0)
+        top = larger
     y = to_bfloat16(total / weights)
     if not PLAIN:
         y = to_bfloat16(y.to(tl.float32) * to_bfloat16(tl.sigmoid(gate)).to(tl.float32))
     at = (to * HQ + head) * D
     if QUANTIZE:
-        groups: tl.constexpr = D // 128
-        codes, scale = quantize_groups(tl.reshape(y.to(tl.float32), [groups, 128]))
-        group = tl.arange(0, groups)
-        tl.store(out + at + group[:, None] * 128 + tl.arange(0, 128)[None, :], codes)
-        tl.store(scales + (to * HQ + head) * groups + group, scale)
+        codes, scale = quantize_groups(tl.reshape(y.to(tl.float32), [1, PART]))
+        one = tl.arange(0, 1)
+        tl.store(out + at + d[None, :] + one[:, None], codes)
+        tl.store(scales + (at + column) // PART + one, scale)
     else:
         tl.store(out + at + d, y)
 
@@ -452,7 +531,7 @@ def _programs(device: torch.device) -> int:
     """How many programs share the work items; results do not depend on it."""
     if INTERPRETED or device.type != "cuda":
         return 3
-    return torch.cuda.get_device_properties(device).multi_processor_count
+    return PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def attention(
@@ -482,8 +561,9 @@ def attention(
     them, in decode with the row's own slot as the last one of its request, in verify without the
     pass.
     paths: [T, 2 + n] of tree_paths or chain_paths; the row of depth d is at position prefix + d.
-    early_cache: read kv_indptr and paths before the preceding kernels have ended. Only where none
-    of these writes them, which is so for a pass captured as one graph.
+    early_cache: read kv_indptr, kv_indices, paths, positions, out_cache_loc and what earlier passes
+    left in the cache before the preceding kernels have ended. Only where none of these writes them,
+    which is so for the target's passes, each captured as one graph; accepted is None then.
     accepted: [B] int32. Only node accepted[b] - 1 of request b is then in the output [B, HQ * D];
     keys and values of all nodes are written all the same.
     """
@@ -516,14 +596,37 @@ def attention(
         "FROM2": CHUNKS[2][0],
         "SIZE2": CHUNKS[2][1],
     }
+    part = min(dim, GROUP)
     tile_rows = max(1, min(QUERIES, max(group * triton.next_power_of_2(nodes), 16)) // group)
+    queries = torch.empty(rows, heads * dim, dtype=torch.bfloat16, device=qkv.device)
+    _prepare[(heads + kv_heads, rows)](
+        qkv,
+        qkv if q_weight is None else q_weight,
+        qkv if k_weight is None else k_weight,
+        positions,
+        cos_sin_cache,
+        k_cache,
+        v_cache,
+        out_cache_loc,
+        queries,
+        eps,
+        qkv.stride(0),
+        k_cache.stride(0),
+        v_cache.stride(0),
+        HQ=heads,
+        HKV=kv_heads,
+        D=dim,
+        ROTARY=cos_sin_cache.shape[1],
+        PLAIN=plain,
+        EARLY=early_cache,
+        PDL=dependent_launch(),
+        num_warps=PREPARE_WARPS,
+        enable_fp_fusion=False,
+        **launch_options(),
+    )
     with _warp_level_products():
         _scores[(_programs(qkv.device),)](
-            qkv,
-            qkv if q_weight is None else q_weight,
-            qkv if k_weight is None else k_weight,
-            positions,
-            cos_sin_cache,
+            queries,
             k_cache,
             v_cache,
             out_cache_loc,
@@ -532,10 +635,8 @@ def attention(
             table,
             sums,
             stats,
-            eps,
             batch,
             sums.shape[2],
-            qkv.stride(0),
             k_cache.stride(0),
             v_cache.stride(0),
             N=nodes,
@@ -544,21 +645,19 @@ def attention(
             HQ=heads,
             HKV=kv_heads,
             D=dim,
-            ROTARY=cos_sin_cache.shape[1],
             ROWS=tile_rows,
             NP=max(8, triton.next_power_of_2(nodes)),
             TILE=TILE,
-            STAGES=STAGES,
             DOT=DOT_DTYPE,
             **bounds,
-            PLAIN=plain,
             EARLY=early_cache,
             PDL=dependent_launch(),
             num_warps=SCORE_WARPS,
+            **({} if INTERPRETED else {"maxnreg": REGISTERS}),
             enable_fp_fusion=False,
             **launch_options(),
         )
-    _combine[(heads, out_rows)](
+    _combine[(heads, dim // part, out_rows)](
         qkv,
         kv_indptr,
         table,
@@ -573,11 +672,13 @@ def attention(
         OWN=int(paths is None),
         HQ=heads,
         D=dim,
+        PART=part,
         COMBINED=COMBINED,
         QUANTIZE=quantize,
         PLAIN=plain,
         CHOSEN=accepted is not None,
         **bounds,
+        EARLY=early_cache,
         PDL=dependent_launch(),
         num_warps=COMBINE_WARPS,
         enable_fp_fusion=False,
