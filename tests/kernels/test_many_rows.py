@@ -1,9 +1,14 @@
-"""What 9 to 32 rows have kernels of their own for, in Triton's interpreter."""
+"""What 9 to 64 rows have kernels of their own for, in Triton's interpreter."""
 
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast.kernels import expert_choice, expert_list, wide_gemm
+from sglang_qwen3next_eagle3.overlay.fast.kernels import (
+    expert_choice,
+    expert_list,
+    walking_logits,
+    wide_gemm,
+)
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import reference_quantize
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import (
     reference_skinny_gemm,
@@ -44,6 +49,39 @@ def test_the_choice_is_that_of_few_rows(rows: int, experts: int, shared: bool) -
         (expert, [pair for pair in pairs if pair // got.ids.shape[1] != 1])
         for expert, pairs in lists(got)
     ]
+
+
+@pytest.mark.parametrize("rows", [33, 50, 64])
+def test_the_list_of_more_rows_than_a_word_has_bits(rows: int) -> None:
+    logits, gates = random(rows, 64, seed=rows).bfloat16(), random(rows, seed=1).bfloat16()
+    logits[:, 3] = 9.0
+    got = expert_list.choose_many(logits, gates, 4, True)
+    want = expert_choice.reference_routing(logits, gates, 4, True)
+    assert torch.equal(got.ids, want.ids)
+    assert lists(got) == lists(want)
+
+
+@pytest.mark.parametrize("rows", [9, 17, 32])
+def test_logits_of_a_walk_are_those_of_a_row_alone(rows: int) -> None:
+    x, weight = random(rows, 256).bfloat16(), random(80, 256, seed=1).bfloat16()
+    assert walking_logits.walks(rows, weight)
+    assert not walking_logits.walks(8, weight)
+    want, _ = skinny_gemm(x, weight)
+    assert torch.equal(walking_logits.walking_logits(x, weight, programs=3), want)
+    assert torch.equal(skinny_gemm(x[-1:].contiguous(), weight)[0], want[-1:])
+
+
+def test_more_rows_than_a_program_takes_have_the_bits_of_a_row_alone() -> None:
+    x, weight, scale = fp8_layer(40, 32, 256)
+    plain, extra = random(40, 256, seed=4).bfloat16(), random(16, 256, seed=5).bfloat16()
+    whole, beside = skinny_gemm(x, weight, scale, (plain, extra))
+    assert beside is not None
+    for row in (31, 32, 39):
+        one = slice(row, row + 1)
+        got, more = skinny_gemm(some(x, one), weight, scale, (plain[one], extra))
+        assert more is not None
+        assert torch.equal(got, whole[one])
+        assert torch.equal(more, beside[one])
 
 
 def fp8_layer(rows: int, n: int, k: int) -> tuple[Quantized, torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS, MOST_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.stages import PATH, Stage
-from sglang_qwen3next_eagle3.overlay.fast.trials import tries
+from sglang_qwen3next_eagle3.overlay.fast.trials import Trial, tries
 
 LIMITS: Mapping[Stage, int] = {
     "dense": MOST_ROWS, "moe": MOST_ROWS, "gdn": 128, "attention": 128, "lm_head": MAX_ROWS,
@@ -28,6 +28,9 @@ ROWS: Mapping[Stage, int] = {
 H200, among 1, 4, 8, 16, 32, 64 and 128 (docs/fast-path-ideas.md); of `head` the requests, or the
 rows of a draft step, up to which its products, the same as those of `lm_head`, were. `allreduce`
 was not measured; it is where `moe` and `dense` are ours."""
+
+TRIED: Mapping[Stage, Trial] = {"dense": "rows", "moe": "rows", "lm_head": "logits"}
+"""What a stage is ours with up to its limit."""
 
 
 def most_rows() -> int:
@@ -66,8 +69,8 @@ class FastPath:
 
     def most(self, stage: Stage) -> int:
         """Rows up to which a stage is ours here: some have buffers of no more."""
-        more = stage in ("dense", "moe") and tries("rows")
-        most = LIMITS[stage] if more else ROWS[stage]
+        trial = TRIED.get(stage)
+        most = LIMITS[stage] if trial is not None and tries(trial) else ROWS[stage]
         return min(most, self.kernels.room.get(stage, most))
 
     def layer(self, layer_id: int) -> FastLayer | None:
@@ -85,7 +88,7 @@ class FastPath:
         """Whether the logits of the current pass are ours."""
         if self.current is None or self.lm_head is None:
             return False
-        return self.current.requests * self.current.nodes <= ROWS["lm_head"]
+        return self.current.requests * self.current.nodes <= self.most("lm_head")
 
     def begin(self, batch: Any) -> None:
         """A pass enters the first layer: is it ours?"""

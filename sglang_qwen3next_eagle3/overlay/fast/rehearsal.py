@@ -15,7 +15,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ahead, kernel_table
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.made_up import (
     REQUESTS,
@@ -78,7 +78,7 @@ def _steps(path: FastPath, layers: list[FastLayer], at: SmallPass) -> Iterator[S
         yield from _of_layer(layer, at)
     if layers and any("gdn" in layer.stages for layer in layers) and at.verify:
         yield lambda: _commit(path, at)
-    if path.lm_head is not None and at.requests * at.nodes <= ROWS["lm_head"]:
+    if path.lm_head is not None and at.requests * at.nodes <= path.most("lm_head"):
         weight = path.lm_head.weight.data
         yield lambda: path.kernels.lm_head(random_rows(at, layers[0], 4), weight)
 

@@ -15,7 +15,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast import ranks, rehearsal
 from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS, MOST_ROWS
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import reference_add_norm_quantize
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Rows, SmallPass
@@ -135,7 +135,7 @@ def compare(path: FastPath, runner: Any) -> list[Deviation]:
             found += _layer(layer, at, states)
         if any("gdn" in layer.stages for layer in path.layers.values()):
             found += _states(path, at, states)
-        if path.lm_head is not None and at.requests * at.nodes <= ROWS["lm_head"]:
+        if path.lm_head is not None and at.requests * at.nodes <= path.most("lm_head"):
             found += _head(path, at)
     for requests in REQUESTS:
         if requests != at.requests and requests * at.nodes <= MOST_ROWS:
@@ -163,7 +163,7 @@ def _of_requests(
         served = {stage for stage in right if requests * tokens <= path.most(stage)}
         if served:
             kinds[number] = layer.with_stages(frozenset(served))
-    served_head = requests * tokens <= ROWS["lm_head"] and (-1, "lm_head") not in off
+    served_head = requests * tokens <= path.most("lm_head") and (-1, "lm_head") not in off
     head = path.lm_head if served_head else None
     fitting = len(lengths_of(runner, MOST_ROWS, requests))
     if fitting < requests or requests > captured(runner)[1] or not (kinds or head is not None):
