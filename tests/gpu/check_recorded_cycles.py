@@ -21,8 +21,9 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.seams import cycles as recorded
-from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, copy_to_cpu
+from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles
 from sglang_qwen3next_eagle3.overlay.seams.joining import Joins, keep
+from sglang_qwen3next_eagle3.overlay.seams.plans import CyclePlan, copy_to_cpu
 from tests.support.made_up_cycles import POOL, Relay, Worker, turn_of
 
 TURNS = 400
@@ -39,9 +40,9 @@ def stand_in() -> None:
     module: Any = ModuleType("sglang.srt.managers.overlap_utils")
     module.RelayPayload = SimpleNamespace(from_draft_input=lambda left: left)
     sys.modules[module.__name__] = module
-    recorded._hindrance = lambda worker: None
+    recorded.hindrance = lambda worker: None
     recorded._track = lambda batch: None
-    recorded._holds_all = lambda relay: True
+    recorded.holds_all = lambda relay: True
     recorded._published = lambda relay: None
 
 
@@ -148,7 +149,7 @@ def run(relayed: bool, sampled: bool, joined: bool, kept: bool) -> None:
     assert torch.equal(own.new_seq_lens_buf, stock.new_seq_lens_buf)
     for name, rows in own.rows.items():
         assert torch.equal(rows, stock.rows[name]), name
-    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.CyclePlan)]
+    plans = [plan for plan in cycles._plans.values() if isinstance(plan, CyclePlan)]
     assert len(plans) == (12 if sampled else 3), cycles._said
     assert torch.equal(*chances.values()), "as many numbers are drawn"
     launches = {len(plan.recording.steps) for plan in plans}

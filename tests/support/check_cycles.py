@@ -20,6 +20,7 @@ from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.seams import cycles as recorded
 from sglang_qwen3next_eagle3.overlay.seams import hooks, recording
 from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles
+from sglang_qwen3next_eagle3.overlay.seams.plans import CyclePlan
 from tests.support import meta_cycle
 from tests.support.meta_cycle import DEVICE, Graph, Launches
 
@@ -72,7 +73,7 @@ def main() -> None:
     launches, uses = Launches(), Uses()
     for sampled in (False, True)[: 1 + ("sampled" in sys.argv)]:
         turns(worker, relay, launches, uses, requests, topk, sampled=sampled)
-    plans = [plan for plan in cycles._plans.values() if isinstance(plan, recorded.CyclePlan)]
+    plans = [plan for plan in cycles._plans.values() if isinstance(plan, CyclePlan)]
     print(f"recorded: {[len(plan.recording.steps) for plan in plans]} steps")
     print(f"graphs: {Graph.captured}")
     print("takes from the relay:", all(plan.relay is not None for plan in plans))

@@ -17,14 +17,10 @@ run once each and in one order, so that ranks of both kinds meet and have the sa
 for the slowest.
 """
 
-import copy
 import gc
 import logging
-import operator
 import traceback
-import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,8 +28,15 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
-from sglang_qwen3next_eagle3.overlay.requests.penalties import wants_penalties
 from sglang_qwen3next_eagle3.overlay.seams.joining import Joins, NotJoinable, keep
+from sglang_qwen3next_eagle3.overlay.seams.plain import drawn, hindrance, holds_all, is_plain
+from sglang_qwen3next_eagle3.overlay.seams.plans import (
+    CyclePlan,
+    inputs_of,
+    places_of,
+    put,
+    put_places,
+)
 from sglang_qwen3next_eagle3.overlay.seams.recording import (
     Graph,
     GraphRecording,
@@ -50,17 +53,6 @@ _MOST: Final = 32
 _FLOOR: Final = 2**30
 """Bytes of the GPU's memory that have to be free before a cycle is recorded. SGLang does not reckon
 with what recordings take, and its next prefill must not be what finds nothing left."""
-_KEPT: Final = 4
-"""Cycles of a size whose tokens are kept, so that none waits until the last one's are copied."""
-_TO_HOST: Final = "_qwen3next_eagle3_to_host"
-_NOT_HELD: Final = (
-    "input_embeds", "replace_embeds", "replace_positions", "ne_token_table",
-    "ne_skip_token_table_update", "out_cache_loc_dsv4", "encoder_lens", "encoder_out_cache_loc",
-    "seq_lens_cpu", "seq_lens_sum", "global_num_tokens", "dllm_config", "engram_history",
-    "engram_staged_rows", "dp_spec_prefill_coordination_metadata", "draft_global_num_tokens",
-    "beam_tail",
-)  # fmt: skip
-"""Of SGLang's `ScheduleBatch`: what a recording holds no place for."""
 _OF_PREFILLS: Final = (
     "mamba_cow_src_indices", "mamba_cow_dst_indices", "mamba_clear_indices",
     "extend_input_logprob_token_ids",
@@ -68,203 +60,10 @@ _OF_PREFILLS: Final = (
 """What a prefill leaves in a batch until its size changes, so that a request which is served alone
 keeps it to its end; SGLang applies it in prefills only."""
 
-_SAMPLING: Final = ("temperatures", "top_ps", "top_ks", "min_ps")
-"""Tensors [B, ...] of SGLang's `SamplingBatchInfo` that sampling reads."""
-_NEEDS: Final = ("need_top_k_sampling", "need_top_p_sampling", "need_min_p_sampling")
-"""Which of them it reads: batches that differ in it launch other kernels."""
 _SAMPLED_ROWS: Final = 64
 """Rows that are verified in a sampled batch at most: the graphs' memory holds some five tensors of
 fp32 over the vocabulary, 0.6 MB a row each, that SGLang would hold for a moment only."""
 _OF_STEPS: Final = ("_topk1_parents_prealloc", "_topk1_score_indices_prealloc")
-
-
-class CyclePlan:
-    """A recorded cycle of batches of one size."""
-
-    def __init__(
-        self, recording: GraphRecording, given: list[torch.Tensor], draft_tokens: int
-    ) -> None:
-        """given: tensors by which a batch differs from others, the first [B]."""
-        self.recording = recording
-        self.requests = given[0].shape[0]
-        self._count = self.requests * draft_tokens
-        # What the host copies is read on another stream: no graph's memory, which others write in.
-        shape = _KEPT, self._count + self.requests
-        self._outs = torch.empty(shape, dtype=torch.int32, device=given[0].device)
-        self._turn = 0
-        """Where the next cycle writes; told with what it is given."""
-        places = torch.arange(_KEPT, device=given[0].device)
-        self._places = [places[turn : turn + 1] for turn in range(_KEPT)]
-        self._place = torch.zeros_like(self._places[0])
-        self.inputs = [torch.clone(tensor) for tensor in given]
-        by_type: dict[torch.dtype, list[int]] = {}
-        every = [*self.inputs, self._place]
-        for place, tensor in enumerate(every):
-            by_type.setdefault(tensor.dtype, []).append(place)
-        self._groups = [([every[place] for place in group], group) for group in by_type.values()]
-        self.relay: Any = None
-        """SGLang's `FutureMap`, where the recording takes from it and leaves in it."""
-        self.published: Callable[[Any], None] = _nobody
-        """Whom the run tells the new lengths."""
-        self.held: tuple[Any, ...] = ()
-        """What the recorded launches read and nobody else may keep."""
-        self._runners: list[Callable[[], Any]] = []
-        """Each either a weak reference, or what stands for None."""
-        self._result: Any = None
-        self._given: list[Any] = [None] * _KEPT
-        self.tells: list[Callable[[], None]] = []
-        """What the host does once a cycle is launched."""
-        self.awaited = False
-        """Whether the lengths are there for all from the next graph of SGLang's on."""
-
-    def of(self, runners: Sequence[Any]) -> None:
-        """Whose graphs and places are in it; it does not keep them."""
-        self._runners = [_weakly(runner) for runner in runners]
-
-    def is_of(self, runners: Sequence[Any]) -> bool:
-        """Whether it is still theirs: SGLang may have captured anew, with a runner that lies where
-        another lay."""
-        held = [runner() for runner in self._runners]
-        return len(held) == len(runners) and all(map(operator.is_, held, runners))
-
-    def is_orphaned(self) -> bool:
-        """Whether a runner that it was made of is gone: nobody can ask for it any more."""
-        weak = (runner for runner in self._runners if isinstance(runner, weakref.ref))
-        return any(runner() is None for runner in weak)
-
-    def drop(self) -> None:
-        """It is not run any more. What it gave may still be copied to the host."""
-        self.recording.drop()
-        self._given = [None] * _KEPT
-        self._result, self.held, self.relay = None, (), None
-        self.tells.clear()
-
-    def run(self, given: list[torch.Tensor], publish: Callable[[Any], None]) -> Any:
-        """One cycle; SGLang's `GenerationBatchResult`."""
-        every = [*given, self._places[self._turn]]
-        for places, group in self._groups:
-            torch._foreach_copy_(places, [every[place] for place in group])
-        if self._outs.is_cuda:
-            self.wait_for_copies(torch.cuda.current_stream())
-        self.published = publish
-        self.recording.run()
-        self.published = _nobody
-        for tell in self.tells:
-            tell()
-        return self.fresh()
-
-    def keep(self, result: Any) -> None:
-        """The result that all runs have; while they are recorded."""
-        if result.routed_experts_output is not None or result.indexer_topk_output is not None:
-            raise NotRecordable("it gives routings")
-        logits, others = result.logits_output, ("auxiliary_device_output", "sampling_mask_output")
-        if any(getattr(logits, name, None) is not None for name in others):
-            raise NotRecordable("it gives more than tokens")
-        given = result.next_token_ids, result.accept_lens
-        for place, tensor in zip(self.split(self._outs[0]), given, strict=True):
-            if tensor.dtype != place.dtype or tensor.shape != place.shape:
-                raise NotRecordable(f"it gives {tensor.dtype} {tuple(tensor.shape)}")
-        if self._outs.is_cuda:
-            from sglang_qwen3next_eagle3.overlay.seams import chain_kernels
-
-            chain_kernels.keep(self._place, *given, self._outs)
-        else:
-            self._outs.index_copy_(0, self._place, torch.cat(given)[None])
-        # They are read where the host finds them.
-        result.next_token_ids = result.accept_lens = None
-        # They were for tensors that are made anew in each cycle.
-        result.extra_keep_alive_refs = None
-        self._result = result
-
-    def split(self, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens [B x N] and lengths [B], which lie side by side."""
-        return out[: self._count], out[self._count :]
-
-    def fresh(self) -> Any:
-        """The result as SGLang makes it anew in every cycle: it writes into it."""
-        made = copy.copy(self._result)
-        made.logits_output = copy.copy(self._result.logits_output)
-        made.next_draft_input = copy.copy(self._result.next_draft_input)
-        out = self._outs[self._turn]
-        made.next_token_ids, made.accept_lens = self.split(out)
-        setattr(made, _TO_HOST, partial(self.to_host, out))
-        self._given[self._turn] = made
-        self._turn = (self._turn + 1) % _KEPT
-        return made
-
-    def left(self, payload: Any) -> bool:
-        """Whether this is what the recording has stashed itself."""
-        kept = self._result.next_draft_input.bonus_tokens
-        return self.relay is not None and payload.bonus_tokens is kept
-
-    def to_host(self, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens and lengths on the host, once what is launched now is done."""
-        host = torch.empty(out.shape, dtype=torch.int32, pin_memory=out.is_cuda)
-        host.copy_(out, non_blocking=True)
-        return self.split(host)
-
-    def wait_for_copies(self, stream: Any) -> None:
-        """What is copied to the host on another stream is not written over before it is there."""
-        given = self._given[self._turn]
-        done = None if given is None else given.copy_done
-        if done is not None:
-            stream.wait_event(done)
-
-
-def inputs_of(batch: Any) -> list[torch.Tensor]:
-    """The tensors by which a plain batch differs from another one of its size."""
-    spec = batch.spec_info
-    given = [
-        batch.seq_lens,
-        batch.req_pool_indices,
-        spec.bonus_tokens,
-        spec.topk_index,
-        spec.topk_p,
-        spec.hidden_states,
-    ]
-    return given + _others(batch)
-
-
-def put(batch: Any, tensors: list[torch.Tensor]) -> None:
-    """These in place of what `inputs_of` gives."""
-    spec = batch.spec_info
-    (
-        batch.seq_lens,
-        batch.req_pool_indices,
-        spec.bonus_tokens,
-        spec.topk_index,
-        spec.topk_p,
-        spec.hidden_states,
-        *others,
-    ) = tensors
-    _put_others(batch, others)
-
-
-def places_of(batch: Any) -> list[torch.Tensor]:
-    """The same where all else is taken from SGLang's relay."""
-    return [batch.spec_info.future_indices, batch.req_pool_indices, *_others(batch)]
-
-
-def put_places(batch: Any, tensors: list[torch.Tensor]) -> None:
-    batch.spec_info.future_indices, batch.req_pool_indices, *others = tensors
-    _put_others(batch, others)
-
-
-def _others(batch: Any) -> list[torch.Tensor]:
-    """How it is sampled, if it is, and which states are tracked, if any are."""
-    tracked = [] if batch.mamba_track_indices is None else [batch.mamba_track_indices]
-    if batch.sampling_info.is_all_greedy:
-        return tracked
-    return [*(getattr(batch.sampling_info, name) for name in _SAMPLING), *tracked]
-
-
-def _put_others(batch: Any, tensors: list[torch.Tensor]) -> None:
-    if not batch.sampling_info.is_all_greedy:
-        # The batch's own stays as it is.
-        batch.sampling_info = copy.copy(batch.sampling_info)
-        for name in _SAMPLING:
-            setattr(batch.sampling_info, name, tensors.pop(0))
-    batch.mamba_track_indices = tensors[0] if tensors else None
 
 
 class Cycles:
@@ -357,7 +156,7 @@ class Cycles:
         size = batch.req_pool_indices.shape[0]
         # It is what the original begins with, and decides which graphs there are.
         worker.activate_step_by_batch(size)
-        return (size, _drawn(batch), *map(id, _runners_of(worker)))
+        return (size, drawn(batch), *map(id, _runners_of(worker)))
 
     def _found(self, key: tuple[Any, ...], worker: Any) -> CyclePlan | int | None:
         """What is known of this key: a plan, how often it came, or that it is SGLang's."""
@@ -468,7 +267,7 @@ class Cycles:
         recording, free = None, None
         gc.disable()
         try:
-            reason = _hindrance(worker)
+            reason = hindrance(worker)
             if reason is not None:
                 self._say(f"no cycles are recorded: they are not with {reason}")
                 return None
@@ -481,7 +280,7 @@ class Cycles:
                     f"{free / 2**30:.1f} GiB of the GPU's memory are free, and "
                     f"{_FLOOR / 2**30:.0f} have to be"
                 )
-            relay = self._relay if self._relayed and _holds_all(self._relay) else None
+            relay = self._relay if self._relayed and holds_all(self._relay) else None
             if self._pool is None and self._device == "cuda":
                 self._pool = torch.cuda.graph_pool_handle()
             recording = GraphRecording(self._graph, self._pool, self._device, self._joins)
@@ -599,13 +398,6 @@ def _runners_of(worker: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def _weakly(thing: Any) -> Callable[[], Any]:
-    try:
-        return weakref.ref(thing)
-    except TypeError:  # None, and what has no room for it
-        return lambda: thing
-
-
 def prepare_tracking(original: Callable[..., None], batch: Any) -> None:
     """Around what asks the host which states are tracked: a recorded cycle was told before."""
     if current() is None:
@@ -614,106 +406,11 @@ def prepare_tracking(original: Callable[..., None], batch: Any) -> None:
         variants.host().forget_tracking(batch)
 
 
-def _drawn(batch: Any) -> tuple[bool, ...] | None:
-    """What is asked of sampling; None where nothing is drawn."""
-    info = batch.sampling_info
-    return None if info.is_all_greedy else tuple(bool(getattr(info, name)) for name in _NEEDS)
-
-
-def is_plain(batch: Any) -> bool:
-    """Whether a cycle of this `ScheduleBatch` depends on its size, on `inputs_of` and on what is
-    asked of sampling only."""
-    info, spec = batch.sampling_info, batch.spec_info
-    return bool(
-        batch.forward_mode.is_decode()
-        and not batch.is_extend_in_batch
-        and not batch.has_grammar
-        and not batch.return_logprob
-        and not batch.return_hidden_states
-        and info.acc_additive_penalties is None
-        and info.acc_scaling_penalties is None
-        and info.logit_bias is None
-        and not info.has_custom_logit_processor
-        and not getattr(info, "has_watermark_candidates", False)
-        and spec is not None
-        and spec.topk_p is not None
-        and spec.topk_index is not None
-        and spec.hidden_states is not None
-        and spec.bonus_tokens is not None
-        and spec.draft_probs is None
-        and spec.dsa_topk_indices is None
-        and all(getattr(batch, name, None) is None for name in _NOT_HELD)
-        and not any(wants_penalties(request.sampling_params) for request in batch.reqs)
-    )
-
-
-def _hindrance(worker: Any) -> str | None:
-    from sglang.srt.environ import envs
-    from sglang.srt.model_executor.runner_backend.full_cuda_graph_backend import (
-        FullCudaGraphBackend,
-    )
-    from sglang.srt.speculative import spec_utils
-    from sglang.srt.speculative.eagle_worker_v2 import EAGLEWorkerV2
-
-    host = variants.host()
-    args, draft = variants.arguments_of(worker), worker.draft_worker
-    target = worker.target_worker.model_runner
-    graphs = [draft.cuda_graph_runner_for_draft_extend, target.decode_cuda_graph_runner]
-    if worker.speculative_num_steps > 1:
-        graphs.append(draft.cuda_graph_runner)
-    backends = [getattr(runner, "backend", None) for runner in graphs]
-    reasons = {
-        "this worker": type(worker) is not EAGLEWorkerV2,
-        "another device": not target.device.startswith("cuda"),
-        "graphs of another kind": any(type(each) is not FullCudaGraphBackend for each in backends),
-        "the default stream": torch.cuda.current_stream() == torch.cuda.default_stream(),
-        "a stream for plans": bool(worker.plan_stream) or bool(draft.plan_stream),
-        "DP attention": host.has_dp_attention(),
-        "--pp-size": args.pp_size > 1,
-        "--enable-lora": bool(args.enable_lora),
-        "--enable-two-batch-overlap": args.enable_two_batch_overlap,
-        "--enable-pdmux": args.enable_pdmux,
-        "--enable-unified-memory": bool(getattr(args, "enable_unified_memory", False)),
-        "--enable-memory-saver": args.enable_memory_saver,
-        "--speculative-use-rejection-sampling": args.speculative_use_rejection_sampling,
-        "--disaggregation-mode": args.disaggregation_mode != "null",
-        "returned routings": bool(getattr(args, "enable_return_routed_experts", False)),
-        "timers on the device": target.device_timer is not None,
-        "--enable-eplb": bool(args.enable_eplb),
-        "--expert-distribution-recorder-mode": args.expert_distribution_recorder_mode is not None,
-        "--msprobe-dump-config": args.msprobe_dump_config is not None,
-        "a canary": target.canary_manager is not None
-        or draft.draft_runner.canary_manager is not None,
-        "SGLANG_SIMULATE_ACC_LEN": envs.SGLANG_SIMULATE_ACC_LEN.get() > 0
-        or spec_utils.SIMULATE_ACC_TOKEN_MODE != "fixed",
-        **host.hindrances(worker),
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
-
-
 def _track(batch: Any) -> None:
     """Which states are tracked, where any are: from the host, before a recorded cycle."""
     from sglang.srt.speculative import spec_utils
 
     spec_utils.prepare_mamba_track_for_verify(batch)
-
-
-def _holds_all(relay: Any) -> bool:
-    """Whether this relay holds all that a cycle takes and leaves, and nothing else."""
-    from sglang.srt.managers import overlap_utils
-
-    return bool(
-        relay is not None
-        and variants.host().is_relay_made(relay)
-        and relay.publish_ready is not None
-        and relay.need_topk
-        and relay.need_hidden_states
-        and not relay.needs_confidence_relay
-        and not relay.spec_algo.is_ngram()
-        and relay.draft_probs_buf is None
-        and relay.dsa_topk_indices_buf is None
-        and not overlap_utils._DEBUG_ASSERT
-    )
 
 
 def _published(relay: Any) -> None:
@@ -727,25 +424,6 @@ def _published_by(relay: Any, mark: Any) -> None:
     """The same where the recording says so itself: SGLang asks for the event in each cycle anew."""
     relay.publish_ready = mark
     relay._publish_fresh = True
-
-
-def copy_to_cpu(
-    original: Callable[..., None],
-    result: Any,
-    return_logprob: bool,
-    return_hidden_states: bool = True,
-) -> None:
-    """Around the copies of what a cycle gave: of a recorded one they are a single copy."""
-    to_host = getattr(result, _TO_HOST, None)
-    if to_host is None or return_logprob or return_hidden_states:
-        original(result, return_logprob=return_logprob, return_hidden_states=return_hidden_states)
-        return
-    result.next_token_ids, result.accept_lens = to_host()
-    result.copy_done.record()
-
-
-def _nobody(lens: Any) -> None:
-    raise RuntimeError("lengths are published outside a cycle")
 
 
 def _read_done(runner: Any) -> None:

@@ -204,8 +204,9 @@ def _in_order(seams: frozenset[Seam]) -> Iterator[Seam]:
 
 
 def _cycle_hooks(wanted: frozenset[Seam]) -> tuple[Hook, ...]:
-    from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, copy_to_cpu, prepare_tracking
+    from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, prepare_tracking
     from sglang_qwen3next_eagle3.overlay.seams.joining import Joins
+    from sglang_qwen3next_eagle3.overlay.seams.plans import copy_to_cpu
 
     relayed = "relay" in wanted
     cycles = Cycles(relayed=relayed, sampled="sampled" in wanted, joins=Joins())

@@ -10,16 +10,11 @@ import torch
 from sglang_qwen3next_eagle3.overlay import simulate, variants
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.seams import cycles as under_test
-from sglang_qwen3next_eagle3.overlay.seams import joining, recording
-from sglang_qwen3next_eagle3.overlay.seams.cycles import (
-    CyclePlan,
-    Cycles,
-    copy_to_cpu,
-    inputs_of,
-    is_plain,
-    prepare_tracking,
-)
+from sglang_qwen3next_eagle3.overlay.seams import joining, plans, recording
+from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, prepare_tracking
 from sglang_qwen3next_eagle3.overlay.seams.joining import NotJoinable
+from sglang_qwen3next_eagle3.overlay.seams.plain import is_plain
+from sglang_qwen3next_eagle3.overlay.seams.plans import CyclePlan, copy_to_cpu, inputs_of
 from sglang_qwen3next_eagle3.overlay.seams.recording import (
     GraphRecording,
     NotRecordable,
@@ -42,7 +37,7 @@ from tests.support.op_graph import OpGraph
 
 @pytest.fixture
 def cycles(monkeypatch: pytest.MonkeyPatch) -> Cycles:
-    monkeypatch.setattr(under_test, "_hindrance", lambda worker: None)
+    monkeypatch.setattr(under_test, "hindrance", lambda worker: None)
     monkeypatch.setattr(under_test, "_track", lambda batch: None)
     monkeypatch.setattr(
         under_test, "_read_done", lambda runner: variants.host().say_read_done(runner, "ours")
@@ -87,7 +82,7 @@ def test_what_a_cycle_takes_and_leaves_is_recorded_too(
 ) -> None:
     module = SimpleNamespace(RelayPayload=SimpleNamespace(from_draft_input=lambda left: left))
     monkeypatch.setitem(sys.modules, "sglang.srt.managers.overlap_utils", module)
-    monkeypatch.setattr(under_test, "_holds_all", lambda relay: True)
+    monkeypatch.setattr(under_test, "holds_all", lambda relay: True)
     waits: list[Any] = []
     monkeypatch.setattr(under_test, "_published", waits.append)
     recorded = Cycles(OpGraph, "cpu", relayed=True)
@@ -137,7 +132,7 @@ def test_graphs_become_one(
     where one cannot be had, it is as many as ever, and the log says so once."""
     module = SimpleNamespace(RelayPayload=SimpleNamespace(from_draft_input=lambda left: left))
     monkeypatch.setitem(sys.modules, "sglang.srt.managers.overlap_utils", module)
-    monkeypatch.setattr(under_test, "_holds_all", lambda relay: True)
+    monkeypatch.setattr(under_test, "holds_all", lambda relay: True)
     monkeypatch.setattr(under_test, "_published", lambda relay: None)
     joins: Any = FakeJoins(refuses)
     recorded = Cycles(OpGraph, "cpu", relayed=True, joins=joins)
@@ -154,16 +149,16 @@ def test_graphs_become_one(
         assert torch.equal(own.new_seq_lens_buf, stock.new_seq_lens_buf), turn
         for name, rows in own.rows.items():
             assert torch.equal(rows, stock.rows[name]), (turn, name)
-    plans = recorded._recorded()
-    assert len(plans) == 3
+    made = recorded._recorded()
+    assert len(made) == 3
     said = ours.read_done
     if refuses:
-        assert {len(plan.recording.steps) for plan in plans} == {8}
+        assert {len(plan.recording.steps) for plan in made} == {8}
         assert said == "ours"
         (line,) = [it.message for it in caplog.records if it.levelname == "WARNING"]
         assert "several graphs instead of one: NotJoinable: CUDA refuses: no" in line
     else:
-        assert {len(plan.recording.steps) for plan in plans} == {1}
+        assert {len(plan.recording.steps) for plan in made} == {1}
         assert joins.parts == 2 * 3
         assert joins.marks == 3, "one says both"
         assert said == vars(own)["publish_ready"]
@@ -524,7 +519,7 @@ def test_a_recording_goes_with_the_graphs_it_was_made_of(cycles: Cycles) -> None
         cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
     assert worker.said == 3
     (key, plan) = next(iter(cycles._plans.items()))
-    assert isinstance(plan, under_test.CyclePlan)
+    assert isinstance(plan, CyclePlan)
     plan.of([object(), *under_test._runners_of(worker)[1:]])  # of an address that another has now
     cycles.around(worker.cycle, worker, batch_of(2, 5), on_publish=lambda lens: None)
     assert worker.said == 4
@@ -559,7 +554,7 @@ def test_recordings_whose_graphs_are_gone_are_dropped(cycles: Cycles) -> None:
     cycles.around(worker.cycle, worker, batch_of(2, 9), on_publish=lambda lens: None)
     assert cycles._recorded() == []
     assert all(plan.recording.steps == [] for plan in first)
-    ids, lens = vars(given)[under_test._TO_HOST]()
+    ids, lens = vars(given)[plans._TO_HOST]()
     assert ids.shape[0] == N * lens.shape[0], "what it gave is still copied"
     for turn in range(4):
         cycles.around(worker.cycle, worker, batch_of(2, turn), on_publish=lambda lens: None)
