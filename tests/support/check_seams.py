@@ -26,7 +26,7 @@ from torch import distributed
 
 from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.hooks import apply
-from sglang_qwen3next_eagle3.overlay.seams import hooks, kernels, seams
+from sglang_qwen3next_eagle3.overlay.seams import broadcasts, hooks, kernels, launches, seams
 
 POOL = 24
 TURNS = 600
@@ -104,11 +104,11 @@ def check_stash(chance: random.Random) -> int:
             payload = left(batch, generator)
             places = torch.tensor(chance.sample(range(POOL), batch))
             stock.stash(places, payload)
-            pairs = hooks._pairs(own, payload)
+            pairs = launches._pairs(own, payload)
             assert pairs is not None
             assert len(pairs) == 1 + 2 * need_topk + need_hidden
             kernels.scatter_rows(places, pairs)
-            for source, target in hooks._pairs(stock, payload) or ():
+            for source, target in launches._pairs(stock, payload) or ():
                 (mine,) = (to for of, to in pairs if of is source)
                 assert torch.equal(target, mine)
                 assert target.count_nonzero()
@@ -182,7 +182,7 @@ def same(theirs: Any, ours: Any, stock: Any, own: Any) -> None:
 
 def check_metadata(chance: random.Random) -> int:
     done = 0
-    hooks._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
+    launches._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
     verify = TritonAttnBackend._update_target_verify_buffers
     extend = TritonAttnBackend._update_draft_extend_buffers
     for batch in (1, 2, 5, 16):
@@ -204,17 +204,17 @@ def check_metadata(chance: random.Random) -> int:
                     for each in (stock, own)
                 ]
                 theirs = verify(stock, *in_verify(*of, info[0]))
-                ours = hooks._verify_metadata(built_not, own, *in_verify(*of, info[1]))
+                ours = launches.verify_metadata(built_not, own, *in_verify(*of, info[1]))
                 same(theirs, ours, stock, own)
             stock, own = backend(), backend()
             theirs = verify(stock, *in_verify(*of, None))
-            ours = hooks._verify_metadata(built_not, own, *in_verify(*of, None))
+            ours = launches.verify_metadata(built_not, own, *in_verify(*of, None))
             same(theirs, ours, stock, own)
             for taken in (None, torch.full((batch,), 8, dtype=torch.int32)):
                 stock, own = backend(), backend()
                 spec = SimpleNamespace(extend_seq_lens_tensor=taken)
                 theirs = extend(stock, *in_extend(*of, spec))
-                ours = hooks._extend_metadata(built_not, own, *in_extend(*of, spec))
+                ours = launches.extend_metadata(built_not, own, *in_extend(*of, spec))
                 same(theirs, ours, stock, own)
             done += 1
     # What is not plain is SGLang's: a window, a mask that lies somewhere else, translated slots.
@@ -230,8 +230,8 @@ def check_metadata(chance: random.Random) -> int:
         left.append((backend(), None))
         left[-1][0].kv_index_translator = translator(left[-1][0].req_to_token, translates=True)
     for each, spec in left:
-        hooks._verify_metadata(original, each, *in_verify(*one, spec))
-    hooks._extend_metadata(original, backend(window=128), *in_extend(*one, None))
+        launches.verify_metadata(original, each, *in_verify(*one, spec))
+    launches.extend_metadata(original, backend(window=128), *in_extend(*one, None))
     assert [each for each, *_ in asked] == [*(each for each, _ in left), asked[-1][0]]
     return done
 
@@ -242,9 +242,9 @@ def check_chain(chance: random.Random) -> int:
         sys.modules["sglang.kernels.ops.speculative.spec_tree"] if NEWER else eagle_utils
     )
     of_trees._is_cpu, of_trees._is_xpu = False, True
-    hooks._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
+    launches._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
     built = eagle_utils.build_tree_kernel_efficient
-    chains = hooks.Chains()
+    chains = launches.Chains()
     done = 0
     for steps in (1, 2, 3, 7):
         for batch in (1, 2, 5):
@@ -312,7 +312,7 @@ def check_slots(chance: random.Random) -> int:
     allocation_sizing.get_alloc_reserve_per_decode = lambda: 16
     eagle_utils.get_alloc_reserve_per_decode = lambda: 16
     eagle_utils.get_spec = lambda: SimpleNamespace(speculative_eagle_topk=1)
-    hooks._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
+    launches._is_ours = lambda *tensors: True  # on a CPU, in the interpreter
     done = 0
     for batch in (1, 1, 1, 2, 5, 16):
         for most in (0, 16, 300):
@@ -321,7 +321,7 @@ def check_slots(chance: random.Random) -> int:
             places = chance.sample(range(POOL), batch)
             stock, own = asking(lens, places), asking(lens, places)
             eagle_utils.eagle_prepare_for_decode(stock)
-            hooks._slots(built_not, own)
+            launches.slots(built_not, own)
             tables = [each.req_to_token_pool.req_to_token for each in (stock, own)]
             assert torch.equal(*tables)
             for theirs, ours in zip(stock.reqs, own.reqs, strict=True):
@@ -331,7 +331,7 @@ def check_slots(chance: random.Random) -> int:
     paged = asking([(4, 4)], [1])
     paged.token_to_kv_pool_allocator.page_size = 64
     asked: list[Any] = []
-    hooks._slots(asked.append, paged)
+    launches.slots(asked.append, paged)
     assert asked == [paged]
     return done
 
@@ -396,7 +396,7 @@ def check_requests() -> str:
     apply(hooks.hooks(frozenset({"requests"})))
     fork = multiprocessing.get_context("fork")
     counts = fork.Queue()
-    before = set(hooks._SHARED.iterdir())
+    before = set(broadcasts._SHARED.iterdir())
     with tempfile.TemporaryDirectory() as folder:
         ranks = [fork.Process(target=rank, args=(each, folder, counts)) for each in range(2)]
         for process in ranks:
@@ -406,7 +406,7 @@ def check_requests() -> str:
             assert process.exitcode == 0, process.exitcode
     some = sum(bool(requests_of(turn) or decided_in(turn)) for turn in range(TURNS))
     assert [counts.get(), counts.get()] == [some, some], "no empty list was broadcast"
-    new = {path.name for path in set(hooks._SHARED.iterdir()) - before}
+    new = {path.name for path in set(broadcasts._SHARED.iterdir()) - before}
     assert not [name for name in new if name.startswith("qwen3next-eagle3-")], "nothing is left"
     return f"{TURNS} turns, {some} with requests"
 

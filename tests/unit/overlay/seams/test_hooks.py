@@ -8,7 +8,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
-from sglang_qwen3next_eagle3.overlay.seams import hooks, seams
+from sglang_qwen3next_eagle3.overlay.seams import broadcasts, hooks, launches, seams
 
 ORIGINAL = "SGLang's"
 
@@ -67,7 +67,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def stash(at: Any, of: Any, indices: Tensor) -> list[Any]:
     asked: list[Any] = []
-    hooks._stash(lambda *words: asked.append(words), at, indices, of)
+    launches.stash(lambda *words: asked.append(words), at, indices, of)
     return asked
 
 
@@ -209,8 +209,8 @@ class Agreed:
 def test_a_list_is_broadcast_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch, agreed: Agreed, has: Any, found: Any, calls: Any
 ) -> None:
-    monkeypatch.setattr(hooks, "_agree", lambda receiver: agreed)
-    around = hooks.Broadcasts().around
+    monkeypatch.setattr(broadcasts, "_agree", lambda receiver: agreed)
+    around = broadcasts.Broadcasts().around
 
     def original(receiver: object, requests: list[str] | None) -> list[str]:
         return [*(requests or []), "broadcast"]
@@ -221,8 +221,8 @@ def test_a_list_is_broadcast_where_there_is_one(
 
 def test_without_an_agreement_every_turn_is_sglangs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(hooks, "_agree", asked.append)
-    around = hooks.Broadcasts().around
+    monkeypatch.setattr(broadcasts, "_agree", asked.append)
+    around = broadcasts.Broadcasts().around
     receiver = object()
     for _ in range(3):
         assert around(lambda receiver, requests: [ORIGINAL], receiver, []) == [ORIGINAL]
