@@ -5,16 +5,13 @@ They are allocated after SGLang has sized its pools, so out of what it keeps for
 activations.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
-
-LEFT: Final = 2 * 2**30
-"""Bytes that stay free beside them under `auto`: for the head's buffers, the check at start, the
-graphs and the prefills, which SGLang captures and runs after. A guess; not measured."""
+from sglang_qwen3next_eagle3.overlay.fast.sizes import LEFT
 
 
 def captured_rows(runner: Any, nodes: int, most: int) -> int:

@@ -15,7 +15,7 @@ from sglang_qwen3next_eagle3.model import hub, precision, published
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.fast import sizes, stages
 from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.serving import flags, keys, machine, preflight, switches
 from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of, port_of
@@ -360,11 +360,27 @@ def _seams(server: _Server, found: Host | None) -> Iterator[Finding]:
         yield warning("seams", f"the seams will be SGLang's: {reason}", "--no-seams, or mend it")
 
 
+def _ours(server: _Server, found: Host | None) -> frozenset[str]:
+    """The stages and seams that will be on, as far as one can tell before the server does."""
+    if not server.on_gpu:
+        return frozenset()
+    # Where nobody said anything, the launch has said `auto`, and with which stages.
+    fast = stages.parse(server.environment.get(variables.FAST))
+    ours: set[str] = set()
+    if fast is not None and _no_fast_path(server, found) is None:
+        ours |= fast.stages
+    if _other_gpu(server, found) is None and _not_reviewed("seams") is None:
+        ours |= seams.parse(server.environment.get(variables.SEAMS)) or set()
+    return frozenset(ours)
+
+
 def _not_reviewed(part: contract.Part) -> str | None:
     """Why the installed SGLang is served with without this part, or None."""
     installed = contract.installed_sglang()
     if installed is None:
         return "SGLang is not installed"
+    if installed.release not in contract.known_releases():
+        return f"it was not reviewed for SGLang {installed.release}"
     manifest = contract.read_manifest(installed.release)
     changed = [
         comparison.symbol.target
@@ -402,11 +418,22 @@ def _plan(
     except Unplanned as refused:
         return None, (), "", [note("memory-plan", str(refused))]
     draft = server.head.config if server.head is not None else None
-    inputs = Inputs(resolved, server.target, _weights(server, resolved), before, draft)
+    ours = _ours(server, found if mib is None else None)
+    inputs = Inputs(resolved, server.target, _weights(server, resolved), before, draft, ours)
     plan, choices = memory.plan(inputs), tuple(memory.choices(inputs))
     source = "weights by the checkpoint's headers" if server.tensors else "weights by the config"
     installed = contract.installed_sglang()
     told = [*findings.of_plan(plan, choices)]
+    fast = stages.parse(server.environment.get(variables.FAST))
+    if fast is not None and fast.auto and plan.fast and plan.rest + plan.recorded < sizes.LEFT:
+        told.append(
+            note(
+                "fast",
+                f"the fast path will be off by default: its buffers take {plan.fast / MIB:,.0f} "
+                f"MiB, and {sizes.LEFT / GIB:.0f} GiB have to stay free beside them",
+                "-- --mem-fraction-static lower by 0.03",
+            )
+        )
     if installed is not None and installed.release != memory.RELEASE:
         told.append(
             note(

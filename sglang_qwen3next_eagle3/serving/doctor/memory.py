@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.overlay.fast import sizes
 from sglang_qwen3next_eagle3.serving.doctor.settings import ServerSettings, Strategy
 
 GIB, MIB = 2**30, 2**20
@@ -81,7 +82,9 @@ class DoesNotFit:
 class Plan:
     """Of one rank. before: free before weights are loaded, of which SGLang keeps `reserve` for
     graphs and activations. states, verification, kv, draft_kv, table: the pools; a request's
-    verification keeps one state for each draft token. rest: what nothing above takes."""
+    verification keeps one state for each draft token. fast, recorded: what is ours, out of what
+    SGLang keeps: buffers of the fast path, and recorded cycles at most. rest: what nothing above
+    takes."""
 
     settings: ServerSettings
     weights: Weights
@@ -95,10 +98,13 @@ class Plan:
     kv: int = 0
     draft_kv: int = 0
     table: int = 0
+    fast: int = 0
+    recorded: int = 0
 
     @property
     def rest(self) -> int:
         taken = self.weights.target + self.weights.draft + self.states + self.verification
+        taken += self.fast + self.recorded
         return self.before - taken - self.kv - self.draft_kv - self.table
 
     @property
@@ -111,13 +117,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a plan is made of; `plan` of another one tells what a flag buys."""
+    """What a plan is made of; `plan` of another one tells what a flag buys. ours: the stages of the
+    fast path and the seams that will be on."""
 
     settings: ServerSettings
     target: Target
     weights: Weights
     before: int
     draft_config: Mapping[str, Any] | None = None
+    ours: frozenset[str] = frozenset()
 
 
 def plan(inputs: Inputs) -> Plan:
@@ -148,7 +156,52 @@ def plan(inputs: Inputs) -> Plan:
         kv=rows * cell.target,
         draft_kv=rows * cell.draft,
         table=(pools.requests + 1) * (settings.context_length + _extra_context(settings)) * 4,
+        fast=_fast(inputs, pools),
+        recorded=_recorded(inputs, pools),
     )
+
+
+def _captured(settings: ServerSettings, pools: Pools) -> int:
+    """Requests of the largest decode graph; 0 without graphs."""
+    return min(settings.graphs.decode_max or 0, pools.requests)
+
+
+def _fast(inputs: Inputs, pools: Pools) -> int:
+    """Buffers of the fast path (overlay/fast/sizes.py); of `head_w8` the codes, half of what the
+    head's weights take."""
+    settings, c = inputs.settings, inputs.target.config
+    captured = _captured(settings, pools)
+    if "gdn" not in inputs.ours or not captured or settings.kv_bytes != 2 or settings.ssm_bytes < 4:
+        return 0
+    tp, nodes = settings.tp, settings.draft_tokens or 1
+    shapes = sizes.Shapes(
+        heads=int(c["num_attention_heads"]) // tp,
+        head_dim=int(c["head_dim"]),
+        layers=len(inputs.target.gdn_layers),
+        key_heads=int(c["linear_num_key_heads"]) // tp,
+        value_heads=int(c["linear_num_value_heads"]) // tp,
+        key_dim=int(c["linear_key_head_dim"]),
+        value_dim=int(c["linear_value_head_dim"]),
+        context=settings.context_length + _extra_context(settings),
+    )
+    # The check at start has two requests.
+    rows = min(sizes.MOST_ROWS, max(2, captured) * nodes)
+    found = sizes.of_target(shapes, rows, nodes)
+    draft = inputs.draft_config
+    if draft is None or not inputs.ours & {"head", "head_w8"}:
+        return found
+    heads = int(draft["num_attention_heads"])
+    width = int(draft.get("head_dim") or int(draft["hidden_size"]) // heads)
+    found += sizes.of_head(shapes, rows, nodes, heads // tp, width)
+    return found + (inputs.weights.draft // 2 if "head_w8" in inputs.ours else 0)
+
+
+def _recorded(inputs: Inputs, pools: Pools) -> int:
+    """Of recorded cycles at most: one for each size of a batch that is captured, as many as are
+    made; each as large as what was measured with one request."""
+    if "cycle" not in inputs.ours or not inputs.settings.speculative:
+        return 0
+    return min(sizes.MOST_RECORDED, _captured(inputs.settings, pools)) * sizes.RECORDED_BYTES
 
 
 def state_sizes(target: Target, settings: ServerSettings) -> StateSizes:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.findings import RANKS
+from sglang_qwen3next_eagle3.overlay.fast import sizes
 from sglang_qwen3next_eagle3.serving.doctor.examine import Report
 from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, MIB, Choice, DoesNotFit, Plan
 
@@ -79,6 +80,11 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str, str]]:
     if plan.draft_kv:
         yield "KV of the draft", _gib(plan.draft_kv), f"of {plan.cell.draft / 1024:.1f} KiB"
     yield "table of requests", _gib(plan.table), ""
+    if plan.fast:
+        yield "buffers of the fast path", _gib(plan.fast), "out of what SGLang keeps free"
+    if plan.recorded:
+        each = f"{plan.recorded // sizes.RECORDED_BYTES} of {_gib(sizes.RECORDED_BYTES)}"
+        yield "recorded cycles, at most", _gib(plan.recorded), f"{each}, measured with one request"
     kept = f"SGLang keeps {_gib(plan.reserve)} for them (--mem-fraction-static {s.fraction:g})"
     yield "left for graphs, activations", _gib(plan.rest), kept if s.on_gpu else ""
     yield "", "", ""
@@ -154,6 +160,8 @@ def plan_data(plan: Plan) -> Mapping[str, Any]:
             "kv": plan.kv,
             "draft_kv": plan.draft_kv,
             "request_table": plan.table,
+            "fast_path": plan.fast,
+            "recorded_cycles": plan.recorded,
             "rest": plan.rest,
             "reserved_by_sglang": plan.reserve,
         },

@@ -283,6 +283,26 @@ def test_ranks_of_other_machines_are_not_missed(capsys: pytest.CaptureFixture[st
     assert of(data, "gpus")["text"].startswith("8x NVIDIA H200")
 
 
+def test_what_is_ours_is_in_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    """By default on one H200, and where it is off nothing."""
+    words = ["--profile", "h200-fp8", "--gpu", "H200"]
+    _, on = asked(capsys, *words)
+    _, off = asked(capsys, *words, "--no-fast", "--no-seams")
+    taken = on["plan"]["bytes"]["fast_path"], on["plan"]["bytes"]["recorded_cycles"]
+    assert taken[0] / 1e6 == pytest.approx(152 + 292, rel=0.02)
+    assert taken[1] == on["plan"]["max_running_requests"] * 6 * 2**20
+    assert (off["plan"]["bytes"]["fast_path"], off["plan"]["bytes"]["recorded_cycles"]) == (0, 0)
+    assert off["plan"]["bytes"]["rest"] == on["plan"]["bytes"]["rest"] + sum(taken)
+    assert of(on, "fast")["text"].startswith("fast path: on by default")
+    main(["doctor", *words])
+    printed = capsys.readouterr().out
+    assert "buffers of the fast path" in printed
+    assert "of 6.0 MiB, measured with one request" in printed
+    _, full = asked(capsys, *words, "--", "--mem-fraction-static", "0.99")
+    said = [found["text"] for found in full["findings"] if found["subject"] == "fast"]
+    assert "the fast path will be off by default: its buffers take 42" in said[-1]
+
+
 def test_people_get_a_table_and_the_way_out(
     becomes: Becomes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
-from sglang_qwen3next_eagle3.overlay.fast import room
+from sglang_qwen3next_eagle3.overlay.fast import room, sizes
+from sglang_qwen3next_eagle3.overlay.fast.head import HeadKernels
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 
 LONGEST = 262_144
@@ -85,6 +86,32 @@ def test_attention_has_fewer_rows_where_they_are_long(
     assert kernels.kept.raw.shape[:2] == (36, rows)
 
 
+@pytest.mark.parametrize("tp", [1, 2, 4])
+@pytest.mark.parametrize("context", [1, 8_192, 32_768, 131_072, LONGEST, 4 * LONGEST])
+@pytest.mark.parametrize(("rows", "nodes"), [(8, 4), (2, 1), (128, 4), (96, 16), (128, 33)])
+def test_what_they_take_is_known_beforehand(
+    monkeypatch: pytest.MonkeyPatch, tp: int, context: int, rows: int, nodes: int
+) -> None:
+    """By the shapes alone, as doctor plans it; with a head, which works in the same space."""
+    there = runner(monkeypatch, context)
+    gdn, full = there.model.model.layers[0].linear_attn, there.model.model.layers[1]
+    gdn.attn = SimpleNamespace(num_k_heads=16 // tp, num_v_heads=32 // tp)
+    full.num_heads = 16 // tp
+    kernels = Kernels(there.model.model, there.attn_backend, rows, "meta", nodes)
+    shapes = sizes.Shapes(16 // tp, 256, 36, 16 // tp, 32 // tp, 128, 128, context)
+    assert sizes.of_target(shapes, rows, nodes) == kernels.nbytes
+    assert sizes.attention_rows(shapes, rows, nodes) == kernels.room["attention"]
+    for heads, width in ((32, 64), (16, 128), (64, 256)):
+        attn = SimpleNamespace(num_heads=heads // tp, head_dim=width)
+        space = HeadKernels(attn, context, "meta", kernels.workspace).workspace
+        # A part of the target's is no memory of its own.
+        size = (heads // tp) * sizes.MAX_ROWS * sizes.chunk_count(context)
+        fits = kernels.workspace.stats.numel() >= 2 * size
+        fits = fits and kernels.workspace.sums.numel() >= size * width
+        own = 0 if fits else sum(part.nbytes for part in space)
+        assert sizes.of_head(shapes, rows, nodes, heads // tp, width) == own
+
+
 def test_without_memory_for_them_nothing_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     there = runner(monkeypatch)
     assert room.too_little(there, 128, 4) is None, "a CPU says nothing of its memory"
@@ -92,7 +119,7 @@ def test_without_memory_for_them_nothing_is_ours(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[0], 2**40))
     assert room.too_little(there, 128, 4) is None
-    free[0] = room.LEFT + 400_000_000
+    free[0] = sizes.LEFT + 400_000_000
     reason = room.too_little(there, 128, 4)
     assert reason is not None
     assert "its buffers take 4" in reason

@@ -1,6 +1,7 @@
 """The memory plan against what was recorded on GPUs, and what it says of flags."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import published, shards
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.overlay.fast import sizes
 from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving.doctor import (
     checkpoint,
@@ -220,6 +222,40 @@ def test_flags_buy_what_they_are_said_to() -> None:
     assert bought["--max-running-requests 24"].requests == 24
     more = next(flag for flag in bought if flag.startswith("--mem-fraction-static"))
     assert bought[more].tokens > now.tokens
+
+
+def ours(words: str, names: str, algorithm: str = "eagle3") -> memory.Plan:
+    told = inputs(words + tree_flags("EAGLE3", [3, 1, 4]), "fp8", algorithm)
+    return memory.plan(replace(told, ours=frozenset(names.split())))
+
+
+def test_what_is_ours_comes_out_of_what_is_kept_free() -> None:
+    stock, fast = ours("", ""), ours("", "gdn attention head cycle")
+    assert (stock.fast, stock.recorded) == (0, 0)
+    assert fast.pools == stock.pools
+    assert fast.rest == stock.rest - fast.fast - fast.recorded
+    # 128 rows of GDN, 32 of attention at 262,144 tokens; the head works in their space.
+    assert fast.fast / 1e6 == pytest.approx(152 + 292, rel=0.01)
+    assert fast.recorded == 32 * sizes.RECORDED_BYTES
+    assert ours("", "gdn attention head head_w8").fast - fast.fast == fast.weights.draft // 2
+    few = ours("--context-length 8192 --cuda-graph-max-bs-decode 1", "gdn attention cycle")
+    # 8 rows, as the check at start has two requests.
+    assert few.fast / 1e6 == pytest.approx(8 * (1.19 + 56 * 0.0165), rel=0.02)
+    assert few.recorded == sizes.RECORDED_BYTES
+    halves = ours("--tp 2", "gdn attention").fast
+    assert fast.fast * 0.5 < halves < fast.fast
+
+
+@pytest.mark.parametrize(
+    "words", ["--disable-cuda-graph", "--kv-cache-dtype fp8_e4m3", "--mamba-ssm-dtype bfloat16"]
+)
+def test_where_the_fast_path_cannot_serve_it_takes_nothing(words: str) -> None:
+    assert ours(words, "gdn attention head").fast == 0
+
+
+def test_cycles_are_recorded_of_drafts_only() -> None:
+    told = replace(inputs("", "fp8", "none"), ours=frozenset({"cycle"}))
+    assert memory.plan(told).recorded == 0
 
 
 def test_another_layout_is_not_calculated() -> None:
