@@ -9,9 +9,9 @@ from typing import Final
 import triton
 import triton.language as tl
 
-MAX_ROWS: Final = 32
-"""Rows (requests times draft tokens) that the draft head, lm_head and sums over ranks have room
-for, and that every program of a dense layer or of the list of experts takes at once."""
+from sglang_qwen3next_eagle3.overlay.fast import sizes
+
+MAX_ROWS: Final = sizes.MAX_ROWS
 
 MOST_ROWS: Final = 64
 """Rows that the dense layers and the experts have room for."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast import ranks
+from sglang_qwen3next_eagle3.overlay.fast import ranks, sizes
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
@@ -65,11 +65,7 @@ class Kernels:
         )
         # Drafts stand behind the last token of a context.
         context = backend.linear_attn_backend.req_to_token_pool.req_to_token.shape[1]
-        least = 2 * nodes if 2 * nodes <= MAX_ROWS else nodes
-        fitting = attention.rows_within(
-            attention.WORKSPACE_BYTES, full.num_heads, full.head_dim, context
-        )
-        within = min(rows, max(8, least, fitting))
+        within = sizes.attention_rows(rows, nodes, full.num_heads, full.head_dim, context)
         self.workspace = attention.attention_workspace(
             within, full.num_heads, full.head_dim, context, device
         )

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_ROWS: Final = 32
-"""Rows (requests times draft tokens) that the dense layers and the experts have room for."""
-MOST_ROWS: Final = 128
+"""Rows (requests times draft tokens) that the draft head, lm_head and sums over ranks have room
+for, and that every program of a dense layer or of the list of experts takes at once."""
+ALL_ROWS: Final = 128
 """Rows up to which any stage of a pass is ours."""
-CHUNKS: Final = ((0, 64), (2048, 256), (8192, 512))
+CHUNKS: Final = ((0, 64), (2048, 128), (8192, 512))
 """(first position, positions in a chunk) of ranges of chunks: short contexts are cut finely, so
 that they fill the GPU, long ones coarsely, so that few partial results are combined."""
-WORKSPACE_BYTES: Final = 300_000_000
+WORKSPACE_BYTES: Final = 305_000_000
 """Of the target's workspace at most: 32 rows at 262,144 tokens. There,
 passes of more are stock's."""
 LEFT: Final = 2 * 2**30
@@ -64,10 +65,10 @@ def of_attention(rows: int, heads: int, head_dim: int, context: int) -> int:
     return rows * heads * chunk_count(context) * (head_dim + 2) * 4
 
 
-def attention_rows(shapes: Shapes, rows: int, nodes: int) -> int:
+def attention_rows(rows: int, nodes: int, heads: int, head_dim: int, context: int) -> int:
     """Rows of a pass up to which attention is ours, of at most `rows`."""
-    row = of_attention(1, shapes.heads, shapes.head_dim, shapes.context)
-    return min(rows, max(least_rows(nodes), WORKSPACE_BYTES // row))
+    fitting = WORKSPACE_BYTES // of_attention(1, heads, head_dim, context)
+    return min(rows, max(least_rows(nodes), fitting))
 
 
 def of_target(shapes: Shapes, rows: int, nodes: int) -> int:
@@ -75,17 +76,17 @@ def of_target(shapes: Shapes, rows: int, nodes: int) -> int:
     keys, values = shapes.key_heads * shapes.key_dim, shapes.value_heads * shapes.value_dim
     kept = 2 * (2 * keys + values) + 4 * keys + 2 * values + 2 * 4 * shapes.value_heads
     arrivals = 4 * shapes.key_heads
-    within = attention_rows(shapes, rows, nodes)
-    return rows * (shapes.layers * kept + arrivals) + of_attention(
-        within, shapes.heads, shapes.head_dim, shapes.context
-    )
+    full = shapes.heads, shapes.head_dim, shapes.context
+    within = attention_rows(rows, nodes, *full)
+    return rows * (shapes.layers * kept + arrivals) + of_attention(within, *full)
 
 
 def of_head(shapes: Shapes, rows: int, nodes: int, heads: int, head_dim: int) -> int:
     """Bytes that an EAGLE3 head with these heads takes beside the target's buffers, in whose
     workspace it works where that is large enough. rows, nodes: as of the target."""
     chunks = chunk_count(shapes.context)
-    there = attention_rows(shapes, rows, nodes) * shapes.heads * chunks
+    full = shapes.heads, shapes.head_dim, shapes.context
+    there = attention_rows(rows, nodes, *full) * shapes.heads * chunks
     own = MAX_ROWS * heads * chunks
     if there >= own and there * shapes.head_dim >= own * head_dim:
         return 0

@@ -185,7 +185,7 @@ def _fast(inputs: Inputs, pools: Pools) -> int:
         context=settings.context_length + _extra_context(settings),
     )
     # The check at start has two requests.
-    rows = min(sizes.MOST_ROWS, max(2, captured) * nodes)
+    rows = min(sizes.ALL_ROWS, max(2, captured) * nodes)
     found = sizes.of_target(shapes, rows, nodes)
     draft = inputs.draft_config
     if draft is None or not inputs.ours & {"head", "head_w8"}:

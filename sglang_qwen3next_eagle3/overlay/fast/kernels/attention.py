@@ -26,6 +26,9 @@ One file of more than 400 lines, since its parts are one thing: the kernels and 
 on chunks, workspace and the order of sums, and the reference is what they are held to.
 """
 
+# Tuples of tiles grow in the kernels, which a type checker takes for an assignment of another type.
+# mypy: disable-error-code="assignment,var-annotated"
+
 import contextlib
 import functools
 import math
@@ -38,6 +41,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sglang_qwen3next_eagle3.overlay.fast import sizes
 from sglang_qwen3next_eagle3.overlay.fast.device import (
     DOT_DTYPE,
     INTERPRETED,
@@ -66,13 +70,7 @@ COMBINE_WARPS = 1
 COMBINED = 16
 """Chunks that are combined at a time."""
 
-CHUNKS = ((0, 64), (2048, 128), (8192, 512))
-"""(first position, positions in a chunk) of ranges of chunks: short contexts are cut finely, so
-that they fill the GPU, long ones coarsely, so that few partial results are combined."""
-
-WORKSPACE_BYTES: Final = 305_000_000
-"""Of the target's workspace at most: 32 rows at 262,144 tokens. There,
-passes of more are stock's."""
+CHUNKS = sizes.CHUNKS
 
 
 class AttentionOutput(NamedTuple):
@@ -97,17 +95,7 @@ class AttentionWorkspace(NamedTuple):
 
 def chunk_count(length: int) -> int:
     """Chunks that hold the first `length` positions."""
-    if length <= 0:
-        return 0
-    count = 0
-    for (first, size), following in zip(CHUNKS, [*CHUNKS[1:], (length, 1)], strict=True):
-        count += -(-max(0, min(length, following[0]) - first) // size)
-    return count
-
-
-def rows_within(size: int, query_heads: int, head_dim: int, max_context: int) -> int:
-    """Rows whose workspace takes at most `size` bytes."""
-    return size // (query_heads * chunk_count(max_context) * (head_dim + 2) * 4)
+    return sizes.chunk_count(length, CHUNKS)
 
 
 def attention_workspace(

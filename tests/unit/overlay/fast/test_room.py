@@ -67,7 +67,7 @@ def test_buffers_are_for_the_passes_that_are_captured(
         (LONGEST, 128, 4, 32),
         (LONGEST, 8, 4, 8),
         (32_768, 128, 4, 128),
-        (131_072, 128, 4, 61),
+        (131_072, 128, 4, 57),
         (4 * LONGEST, 128, 4, 8),
         (4 * LONGEST, 128, 16, 32),  # two requests are checked at start
         (4 * LONGEST, 128, 33, 33),
@@ -100,7 +100,7 @@ def test_what_they_take_is_known_beforehand(
     kernels = Kernels(there.model.model, there.attn_backend, rows, "meta", nodes)
     shapes = sizes.Shapes(16 // tp, 256, 36, 16 // tp, 32 // tp, 128, 128, context)
     assert sizes.of_target(shapes, rows, nodes) == kernels.nbytes
-    assert sizes.attention_rows(shapes, rows, nodes) == kernels.room["attention"]
+    assert sizes.attention_rows(rows, nodes, 16 // tp, 256, context) == kernels.room["attention"]
     for heads, width in ((32, 64), (16, 128), (64, 256)):
         attn = SimpleNamespace(num_heads=heads // tp, head_dim=width)
         space = HeadKernels(attn, context, "meta", kernels.workspace).workspace
