@@ -36,7 +36,7 @@ for fp8, tiles in ((True, 1), (True, 2), (False, 1)):
         2,
         {"T": "i32", "N": "i32"},
         EXTRA_N=0, K=256, ROWS=16, SHARES=2, SHARE=128, TILES=tiles, FP8=fp8, MASKED=False,
-        EXTRA_PASSES=1, PDL=True,
+        EXTRA_PASSES=1, TIMES=1, PDL=True,
     )
     loads, waiting = asm["ptx"].index("ld.global"), asm["ptx"].index("griddepcontrol.wait")
     assert loads < waiting, "weights are asked for before the kernel waits"
