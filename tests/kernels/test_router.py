@@ -116,5 +116,5 @@ def test_a_row_that_is_not_a_number_chooses_different_experts() -> None:
 
 
 def test_too_many_rows() -> None:
-    with pytest.raises(ValueError, match="33 rows"):
-        router.route(**inputs(33))
+    with pytest.raises(ValueError, match="65 rows"):
+        router.route(**inputs(65))
