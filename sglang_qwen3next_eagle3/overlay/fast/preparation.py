@@ -58,11 +58,15 @@ def prepare(runner: Any, wanted: Wanted) -> FastPath | None:
         SystemExit: it is required, and it or one of its stages cannot be had.
         RuntimeError: with several ranks, the check failed on this one.
     """
+    path = None
     try:
-        return _prepare(runner, wanted)
+        path = _prepare(runner, wanted)
     except Exception as error:
         _survived(error, wanted, "off")
-        return None
+    if path is None and torch.cuda.is_available():
+        # What was allocated for a path that is none is SGLang's again.
+        torch.cuda.empty_cache()
+    return path
 
 
 def _survived(error: Exception, wanted: Wanted, what: str) -> None:

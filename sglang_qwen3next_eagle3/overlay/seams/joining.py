@@ -5,10 +5,12 @@ torch drops it once it can be launched, unless it is told to keep it. A copy use
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import torch
 
+_DRAWS: Final = "_qwen3next_eagle3_draws"
 _OF_MORE: Final = (2, 901)
 """No memory, and a capture that something before has broken off: no matter of parts."""
 
@@ -24,8 +26,11 @@ class Joins:
         """All of a `torch.cuda.CUDAGraph` that was kept, at this place of what is captured.
 
         Raises:
-            NotJoinable: it was not kept, or CUDA refuses.
+            NotJoinable: it was not kept, it draws numbers, or CUDA refuses.
         """
+        if getattr(graph, _DRAWS, False):
+            # torch tells a graph where the generator stands when it replays it, no part of one.
+            raise NotJoinable("a graph draws numbers")
         try:
             from cuda.bindings import runtime
         except ImportError as error:
@@ -82,6 +87,7 @@ def keep(original: Callable[..., Any], backend: Any, shape_key: Any, *args: Any,
             super().__init__(True)
 
     torch.cuda.CUDAGraph = Kept  # type: ignore[misc]
+    before = _drawn_so_far()
     try:
         out = original(backend, shape_key, *args, **of)
     finally:
@@ -90,4 +96,13 @@ def keep(original: Callable[..., Any], backend: Any, shape_key: Any, *args: Any,
     if isinstance(graph, Kept):
         # What torch would have done at the capture's end: not in the first replay.
         graph.instantiate()
+        # What is captured was run before, to be warm.
+        setattr(graph, _DRAWS, _drawn_so_far() != before)
     return out
+
+
+def _drawn_so_far() -> list[int]:
+    """Where the generators of all GPUs stand; nothing where they do not say."""
+    with suppress(RuntimeError, AttributeError):
+        return [generator.get_offset() for generator in torch.cuda.default_generators]
+    return []

@@ -290,6 +290,40 @@ def test_sglang_s_graphs_are_kept_as_they_were_captured(monkeypatch: pytest.Monk
     assert not Graph().kept
 
 
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_graph_that_draws_numbers_is_no_part(
+    monkeypatch: pytest.MonkeyPatch, draws: bool
+) -> None:
+    """It would draw the same ones in each cycle: torch tells only what it replays itself."""
+
+    class Graph:
+        def __new__(cls, keep_graph: bool = False) -> "Graph":
+            return super().__new__(cls)
+
+        def __init__(self, keep_graph: bool = False) -> None:
+            self.kept = keep_graph
+
+        def instantiate(self) -> None:
+            pass
+
+        def raw_cuda_graph(self) -> int:
+            raise RuntimeError("keep_graph must be True")
+
+    offset = [7]
+    generators = [SimpleNamespace(get_offset=lambda: offset[0])]
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    backend = SimpleNamespace(_graphs={})
+
+    def capture_one(backend: Any, shape_key: str) -> None:
+        offset[0] += 4 * draws
+        backend._graphs[shape_key] = torch.cuda.CUDAGraph()
+
+    joining.keep(capture_one, backend, "4")
+    with pytest.raises(NotJoinable, match="draws numbers" if draws else "was not kept"):
+        joining.Joins().child(backend._graphs["4"])
+
+
 @pytest.mark.parametrize("why", ["was not kept", "CUDA refuses"])
 def test_what_cannot_be_a_part_is_told(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine without a GPU CUDA refuses whatever it is asked."""
