@@ -119,12 +119,21 @@ def test_a_verify_of_one_token_is_a_decode() -> None:
     assert same_bits(layer["k_cache"], decoded["k_cache"])
 
 
-@pytest.mark.parametrize(("prefix", "tree"), [(62, None), (126, [-1, 0, 0, 2])])
-def test_a_row_of_a_verify_is_that_of_decode(prefix: int, tree: list[int] | None) -> None:
-    """Drafts that lie on both sides of an edge between chunks, on chains and on branches."""
-    nodes = 4
-    paths = chain_paths(1, nodes, "cpu") if tree is None else tree_paths(torch.tensor([tree]))
-    layer = inputs([prefix], paths)
+@pytest.mark.parametrize(
+    ("prefix", "tree", "heads"),
+    [
+        (62, [-1, 0, 1, 2], 2),
+        (126, [-1, 0, 0, 2], 2),
+        (60, [-1, 0, 1, 2, 3, 4], 8),
+        (61, [-1, 0, 0, 1, 3, 4], 8),
+    ],
+)
+def test_a_row_of_a_verify_is_that_of_decode(prefix: int, tree: list[int], heads: int) -> None:
+    """Drafts that lie on both sides of an edge between chunks, on chains and on branches; walks of
+    more nodes than a work item has rows."""
+    nodes = len(tree)
+    paths = tree_paths(torch.tensor([tree]))
+    layer = inputs([prefix], paths, heads)
     start, expected = copied(layer), copied(layer)
     out = run(layer, paths).out
     wanted = reference_attention(paths=paths, **expected)
