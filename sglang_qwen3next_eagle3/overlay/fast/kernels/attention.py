@@ -383,7 +383,8 @@ def _scores(
                 k = ()
                 for part in tl.static_range(PARTS):
                     of_part = head * D + part * PART + tl.arange(0, PART)[None, :]
-                    k += (tl.load(k_cache + slot * k_stride + of_part, mask=inside, other=0.0),)
+                    key = k_cache + slot * k_stride + of_part
+                    k += (tl.load(key, mask=inside, other=0.0),)
                 v = tl.load(v_cache + slot * v_stride + head * D + d, mask=inside, other=0.0)
                 if PDL:
                     if EARLY:
