@@ -332,6 +332,60 @@ def tiling(k: int, fp8: bool, rows: int = 1) -> GemmTiling:
     return GemmTiling(16, shares, extra_passes, registers)
 
 
+class Operands(NamedTuple):
+    """What the kernels of a linear layer are given, in their order. What there is none of stands
+    for `out`, and is not read."""
+
+    x: torch.Tensor
+    x_scales: torch.Tensor
+    weight: torch.Tensor
+    weight_scales: torch.Tensor
+    out: torch.Tensor
+    extra_x: torch.Tensor
+    extra_weight: torch.Tensor
+    extra_out: torch.Tensor
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(
+        cls,
+        x: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+        weight: torch.Tensor,
+        scale: torch.Tensor | None,
+        extra: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> "Operands":
+        """As for `skinny_gemm`. Raises ValueError: there are more rows than there is room for."""
+        codes, x_scales = x if isinstance(x, tuple) else (x, None)
+        rows, columns = codes.shape[0], weight.shape[0]
+        if rows > MOST_ROWS:
+            raise ValueError(f"{rows} rows, and these kernels are for up to {MOST_ROWS}")
+
+        def made(width: int) -> torch.Tensor:
+            return torch.empty(rows, width, dtype=torch.bfloat16, device=codes.device)
+
+        out = made(columns)
+        beside = (out, out, out) if extra is None else (*extra, made(extra[1].shape[0]))
+        return cls(
+            codes,
+            out if x_scales is None else x_scales,
+            weight,
+            out if scale is None else scale,
+            out,
+            *beside,
+            rows,
+            columns,
+        )
+
+    @property
+    def extra_columns(self) -> int:
+        return 0 if self.extra_out is self.out else self.extra_out.shape[1]
+
+    @property
+    def results(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.out, None if self.extra_out is self.out else self.extra_out
+
+
 def skinny_gemm(
     x: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
     weight: torch.Tensor,
@@ -350,8 +404,6 @@ def skinny_gemm(
     rows, k = codes.shape
     n = weight.shape[0]
     fp8 = scale is not None
-    if rows > MOST_ROWS:
-        raise ValueError(f"{rows} rows, and these kernels are for up to {MOST_ROWS}")
     if fp8 != (x_scales is not None):
         raise ValueError("either both operands are e4m3 with scales or both are bf16")
     if fp8 and (n % 16 or k % 128):
@@ -359,30 +411,15 @@ def skinny_gemm(
     rows_, shares, extra_passes, registers = divided or tiling(k, fp8, rows)
     width = 128 if fp8 else 32
     share = triton.cdiv(k, shares * width) * width
-    out = torch.empty(rows, n, dtype=torch.bfloat16, device=codes.device)
-    extra_x, extra_weight, extra_out = out, out, out
-    extra_n = 0
-    if extra is not None:
-        extra_x, extra_weight = extra
-        extra_n = extra_weight.shape[0]
-        if extra_n % 16 or k % (shares * 32 * extra_passes):
-            # Not in whole tiles, as those of small models: a launch of its own.
-            out, _ = skinny_gemm(x, weight, scale, divided=divided)
-            return out, skinny_gemm(extra_x, extra_weight)[0]
-        extra_out = torch.empty(rows, extra_n, dtype=torch.bfloat16, device=codes.device)
+    if extra is not None and (extra[1].shape[0] % 16 or k % (shares * 32 * extra_passes)):
+        # Not in whole tiles, as those of small models: a launch of its own.
+        out, _ = skinny_gemm(x, weight, scale, divided=divided)
+        return out, skinny_gemm(*extra)[0]
+    given = Operands.of(x, weight, scale, extra)
     times = triton.cdiv(rows, MAX_ROWS)
-    _skinny_gemm[(triton.cdiv(n, rows_) + extra_n // 16, times)](
-        codes,
-        out if x_scales is None else x_scales,
-        weight,
-        out if scale is None else scale,
-        out,
-        extra_x,
-        extra_weight,
-        extra_out,
-        rows,
-        n,
-        EXTRA_N=extra_n,
+    _skinny_gemm[(triton.cdiv(n, rows_) + given.extra_columns // 16, times)](
+        *given,
+        EXTRA_N=given.extra_columns,
         K=k,
         ROWS=rows_,
         SHARES=shares,
@@ -397,7 +434,7 @@ def skinny_gemm(
         maxnreg=registers,
         **launch_options(),
     )
-    return out, extra_out if extra is not None else None
+    return given.results
 
 
 def reference_skinny_gemm(

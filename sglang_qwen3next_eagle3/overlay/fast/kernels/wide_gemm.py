@@ -27,7 +27,7 @@ from sglang_qwen3next_eagle3.overlay.fast.device import (
     launch_options,
     to_bfloat16,
 )
-from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import skinny_gemm
+from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import Operands, skinny_gemm
 from sglang_qwen3next_eagle3.overlay.fast.trials import tries
 
 
@@ -162,35 +162,17 @@ def wide_gemm(
     divided: WideTiling | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """x @ weight.T, with what `skinny_gemm` takes and gives."""
-    codes, x_scales = x if isinstance(x, tuple) else (x, None)
-    rows, k = codes.shape
-    n, fp8 = weight.shape[0], scale is not None
-    if rows > MOST_ROWS:
-        raise ValueError(f"{rows} rows, and these kernels are for up to {MOST_ROWS}")
+    (n, k), fp8 = weight.shape, scale is not None
     if not fits(n, k):
         raise ValueError(f"a weight of {n} x {k} is not in whole blocks")
     divided = divided or WideTiling()
-    out = torch.empty(rows, n, dtype=torch.bfloat16, device=codes.device)
-    extra_x, extra_weight, extra_out, extra_n = out, out, out, 0
-    if extra is not None:
-        extra_x, extra_weight = extra
-        extra_n = extra_weight.shape[0]
-        if extra_n % EXTRA_ROWS:
-            out, _ = wide_gemm(x, weight, scale, divided=divided)
-            return out, skinny_gemm(extra_x, extra_weight)[0]
-        extra_out = torch.empty(rows, extra_n, dtype=torch.bfloat16, device=codes.device)
-    _wide_gemm[(triton.cdiv(n, divided.rows) + extra_n // EXTRA_ROWS,)](
-        codes,
-        out if x_scales is None else x_scales,
-        weight,
-        out if scale is None else scale,
-        out,
-        extra_x,
-        extra_weight,
-        extra_out,
-        rows,
-        n,
-        EXTRA_N=extra_n,
+    if extra is not None and extra[1].shape[0] % EXTRA_ROWS:
+        out, _ = wide_gemm(x, weight, scale, divided=divided)
+        return out, skinny_gemm(*extra)[0]
+    given = Operands.of(x, weight, scale, extra)
+    _wide_gemm[(triton.cdiv(n, divided.rows) + given.extra_columns // EXTRA_ROWS,)](
+        *given,
+        EXTRA_N=given.extra_columns,
         EXTRA_TILE=EXTRA_ROWS,
         K=k,
         TILE=divided.rows,
@@ -204,4 +186,4 @@ def wide_gemm(
         num_warps=divided.warps,
         **launch_options(),
     )
-    return out, extra_out if extra is not None else None
+    return given.results
