@@ -47,6 +47,8 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
             return original(runner, *args, **kwargs)
         finally:
             prefill_products.finish(runner.__dict__.pop(PREFILLS, None))
+            if path is not None:
+                prefill_products.use(runner.model)
 
     return (
         Hook(CAPTURE_GRAPHS, capture_graphs, "prepares and checks our kernels before the capture"),

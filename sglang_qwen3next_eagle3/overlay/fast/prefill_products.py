@@ -59,6 +59,22 @@ def finish(process: "subprocess.Popen[bytes] | None", seconds: float = SECONDS) 
             process.wait(seconds)
 
 
+@torch.no_grad()
+def use(model: torch.nn.Module) -> None:
+    """Multiply once with a layer of each shape, as stock's captures do at a start: what SGLang does
+    when it first meets a shape (unless `SGLANG_JIT_DEEPGEMM_PRECOMPILE=0`, it compiles for every
+    number of rows) is over before the first request, which has a time limit."""
+    from sglang_qwen3next_eagle3.overlay.fast.reference import deep_gemm_layers
+
+    try:
+        layers = {tuple(layer.weight.shape): layer for layer in deep_gemm_layers(model)}
+        for (_, columns), layer in layers.items():
+            row = torch.zeros(1, columns, dtype=torch.bfloat16, device=layer.weight.device)
+            layer.quant_method.apply(layer, row, None)
+    except Exception as error:
+        logger.debug("not all products of prefills are ready", exc_info=error)
+
+
 def _mark(shapes: list[tuple[int, ...]]) -> Path:
     """The file that says that this was compiled."""
     versions = [metadata.version(name) for name in ("sglang", "torch")]

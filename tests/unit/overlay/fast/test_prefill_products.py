@@ -87,6 +87,24 @@ def test_what_fails_is_tried_again_at_the_next_start(
     assert len(begun) == 2
 
 
+def test_a_layer_of_each_shape_multiplies_before_the_first_request() -> None:
+    model = torch.nn.ModuleList([Linear(256, 128), Linear(128, 256), Linear(256, 128)])
+    used: list[tuple[Any, ...]] = []
+
+    def apply(layer: Linear, row: torch.Tensor, bias: None) -> None:
+        used.append((tuple(layer.weight.shape), tuple(row.shape), row.dtype, bias))
+
+    methods: list[Any] = [layer.quant_method for layer in model]
+    for method in methods:
+        method.apply = apply
+    prefill_products.use(model)
+    bf16 = torch.bfloat16
+    assert used == [((256, 128), (1, 128), bf16, None), ((128, 256), (1, 256), bf16, None)]
+    for method in methods:
+        method.apply = None
+    prefill_products.use(model)
+
+
 @pytest.mark.parametrize("why", ["no layer", "no room", "no folder", "no process"])
 def test_nothing_is_begun_where_it_cannot_be(
     gpu: Path, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch, why: str
