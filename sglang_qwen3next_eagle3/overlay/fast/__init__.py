@@ -12,10 +12,10 @@ trials        what was not measured and can be switched on to be
 conditions    on what it serves at all; exclusions: not with which flags
 preparation   from SGLang's model to the layers here; made_up, selfcheck: these against stock's
 rehearsal     what these launch, compiled ahead; reference: what stock's FP8 products are to them
-prefill_products  what the first prefill would wait for, compiled meanwhile
+cuda_modules  SGLang's CUDA kernels, compiled meanwhile; prefill_products: for prefills
 ranks         what those of tensor parallelism add up and agree on
 dispatch      which pass is served here; layers: by which steps
 kernel_table  what SGLang's objects are to the kernels; kernels, device: the kernels themselves
 """
 
-__all__ = ["exclusions", "hooks", "proved", "stages", "trials"]
+__all__ = ["exclusions", "hooks", "proved", "sizes", "stages", "trials"]
