@@ -16,13 +16,15 @@ Capability = tuple[int, int]
 class Proof:
     """names: what servers were proved with, of this SGLang release, on GPUs of this compute
     capability, with so many ranks of tensor parallelism. devices: the GPUs by their names, where
-    others of the capability are no proof's."""
+    others of the capability are no proof's. evidence: the files of benchmarks/results that it
+    stands on: what the servers' logs said was on (said.txt), and what was compared with it on."""
 
     release: str
     capability: Capability
     ranks: int
     names: tuple[str, ...]
     devices: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
 
 
 def proved(

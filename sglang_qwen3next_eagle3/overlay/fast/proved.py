@@ -10,7 +10,21 @@ from typing import Any, Final
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 
-PROVED: Final = (Proof("0.5.17", (9, 0), 1, (*OF_TARGET, "head"), ("NVIDIA H200",)),)
+PROVED: Final = (
+    Proof(
+        "0.5.17",
+        (9, 0),
+        1,
+        (*OF_TARGET, "head"),
+        ("NVIDIA H200",),
+        (
+            "h200x1-fast-all/said.txt",
+            "h200x1-fast-all/text-fast.json",
+            "h200x1-fast-all/check-kernels.json",
+            "h200x1-fast-all/sanitizer.txt",
+        ),
+    ),
+)
 SHAPES: Final[Mapping[str, int]] = {
     "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
     "linear_num_value_heads": 32, "linear_num_key_heads": 16, "linear_key_head_dim": 128,

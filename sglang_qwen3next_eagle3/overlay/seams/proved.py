@@ -9,4 +9,18 @@ from typing import Final
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams.seams import ON
 
-PROVED: Final[tuple[Proof, ...]] = (Proof("0.5.17", (9, 0), 1, ON, ("NVIDIA H200",)),)
+PROVED: Final[tuple[Proof, ...]] = (
+    Proof(
+        "0.5.17",
+        (9, 0),
+        1,
+        ON,
+        ("NVIDIA H200",),
+        (
+            "h200x1-fast-all/said.txt",
+            "h200x1-fast-all/text-fast.json",
+            "h200x1-fast-all/recorded.txt",
+            "h200x1-fast-all/soak.json",
+        ),
+    ),
+)

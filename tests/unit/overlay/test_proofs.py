@@ -1,6 +1,8 @@
 """What a table says of a server."""
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL
 
+RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 TABLE = (
     Proof("1", (9, 0), 1, ("a", "b")),
     Proof("1", (9, 0), 2, ("a",)),
@@ -66,6 +69,21 @@ def test_the_tables_name_what_there_is() -> None:
         places = [(p.release, p.capability, p.ranks) for p in table]
         for one, other in itertools.combinations(places, 2):
             assert one != other, "said twice"
+
+
+@pytest.mark.parametrize("proof", [*of_fast.PROVED, *of_seams.PROVED])
+def test_a_proof_stands_on_files_that_are_there(proof: Proof) -> None:
+    """The log of a server in which all of its names were on, and text that was the same."""
+    files = [RESULTS / name for name in proof.evidence]
+    assert all(file.is_file() for file in files), proof.evidence
+    said = "".join(file.read_text("utf-8") for file in files if file.name == "said.txt")
+    on = " ".join(line.partition(" on: ")[2] for line in said.splitlines() if " on: " in line)
+    assert set(proof.names) <= set(on.replace(",", " ").replace(";", " ").split())
+    (text,) = [file for file in files if file.name == "text-fast.json"]
+    compared = json.loads(text.read_text("utf-8"))["compared"]
+    alone = [one for one in compared if one["at_once"] == 1]
+    assert len(alone) >= 4
+    assert all(one["equal"] == one["prompts"] == 164 for one in alone)
 
 
 @pytest.mark.parametrize("config", [CODER_NEXT, CODER_NEXT_FP8])
