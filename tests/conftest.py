@@ -1,13 +1,15 @@
 """What all tests share: small checkpoints that are there."""
 
+import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.support import warm
 from tests.support.checkpoints import write_head, write_target
 
 # The same examples in every run, however slow the machine is: a failure is of the change that was
@@ -29,6 +31,20 @@ def same_environment() -> Iterator[None]:
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def warm_starts() -> Iterator[None]:
+    """What tests start has imported SGLang before, but for those that are marked as cold."""
+    with warm.starts():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    cold = item.get_closest_marker("cold") is not None
+    with warm.cold() if cold else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.fixture

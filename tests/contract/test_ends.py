@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.processes import marked, wait_for
 
+pytestmark = pytest.mark.cold
 PATIENCE = 120.0
 OUR_PREFIXES = ("head-calibrate-", "sglang-prefill-", "sglang-qwen3next-eagle3-")
 VERBS = {

@@ -112,6 +112,11 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def started_warm(warm_starts: None) -> None:
+    """Servers, and what else is named in tests/support/warm.py."""
+
+
 @pytest.fixture(scope="session")
 def pair() -> DemoPair:
     return demo_pair()

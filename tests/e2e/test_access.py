@@ -18,6 +18,8 @@ import yaml
 from sglang_qwen3next_eagle3.overlay import contract
 from tests.support.server import PATIENCE, Server, free_port, running
 
+# What others see of a process is looked at, too.
+pytestmark = pytest.mark.cold
 KEY, ADMIN_KEY = "a5k-by-test", "ru1e-by-test"
 LIMITS = "body=64Ki,prompt=100,answer=24,choices=2,depth=20"
 TABLE = Path(__file__).parents[2] / "deploy" / "routes.yaml"

@@ -12,6 +12,8 @@ from sglang_qwen3next_eagle3.base.processes import child
 from tests.support.processes import marked, wait_for
 from tests.support.server import PATIENCE, START_SECONDS, free_port
 
+pytestmark = pytest.mark.cold
+
 
 def group(leader: int) -> dict[int, str]:
     """The processes of a group, with their command lines; those that have ended are left out."""

@@ -14,6 +14,7 @@ def test_the_launcher_s_selection_reaches_the_scheduler(tree_server: Server) -> 
     assert captures(tree_server) == [f"output:3,7,11, source: {ENVIRONMENT_VARIABLE}"]
 
 
+@pytest.mark.cold
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -30,6 +31,7 @@ def test_the_launcher_refuses_before_sglang_starts(words: list[str], message: st
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.cold
 def test_the_launcher_refuses_a_port_in_use() -> None:
     command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--port"]
     with socket.create_server(("127.0.0.1", 0)) as other:

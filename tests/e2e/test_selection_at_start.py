@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from sglang_qwen3next_eagle3.demo.pair import DemoPair
 from tests.support.demo_server import captures, plain_command, refused, with_ids
 from tests.support.server import Server, free_port
@@ -17,6 +19,7 @@ def test_a_head_whose_ids_include_the_last_layer_serves(narrow_server: Server) -
     assert captures(narrow_server) == ["output:3,7,11, source: the head's config"]
 
 
+@pytest.mark.cold
 def test_ids_beyond_the_target_stop_the_server_with_one_line(
     pair: DemoPair, tmp_path: Path
 ) -> None:
