@@ -16,15 +16,24 @@ STEPS = 9 if NEWER else 10
 """0.5.23 says of no place in a draft extend that it has read all that is shared."""
 
 
-@needs("seams")
-@pytest.mark.parametrize("arguments", ["1 4 3 relayed sampled", "4 8 3"])
-def test_a_cycle_needs_nothing_of_the_host(arguments: str) -> None:
-    """A chain in a padded batch and a tree, greedy and sampled."""
-    command = [sys.executable, "-m", "tests.support.check_cycles", *arguments.split()]
+BATCHES = ("1 4 3 relayed sampled", "4 8 3")
+"""A chain in a padded batch and a tree, greedy and sampled."""
+
+
+@pytest.fixture(scope="module")
+def said() -> dict[str, list[str]]:
+    command = [sys.executable, "-m", "tests.support.check_cycles", *BATCHES]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    lines = ended.stdout.splitlines()
+    parts = [part.splitlines() for part in ended.stdout.split("== ")[1:]]
+    return {words: lines for words, *lines in parts}
+
+
+@needs("seams")
+@pytest.mark.parametrize("arguments", BATCHES)
+def test_a_cycle_needs_nothing_of_the_host(arguments: str, said: dict[str, list[str]]) -> None:
+    lines = said[arguments]
     kinds = 1 + ("sampled" in arguments)
     assert lines.count("used of the batch: nothing") == kinds
     drawn = [line for line in lines if line.startswith("numbers are drawn")]

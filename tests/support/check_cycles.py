@@ -1,12 +1,13 @@
 """Whether what the installed SGLang launches in a cycle can be recorded; on tensors without memory.
 
-    python -m tests.support.check_cycles TOPK NODES REQUESTS [relayed] [sampled]
+    python -m tests.support.check_cycles "TOPK NODES REQUESTS [relayed] [sampled]" ...
 
 Prints what was recorded, and which operations of it used tensors of the batch itself: none may,
-since another batch has others.
+since another batch has others. Each line of words is checked in a process of its own.
 """
 
 import logging
+import os
 import sys
 from functools import partial
 from typing import Any
@@ -59,25 +60,37 @@ def described(result: Any) -> list[tuple[Any, ...]]:
 
 
 def main() -> None:
-    topk, nodes, requests = map(int, sys.argv[1:4])
+    for line in sys.argv[1:]:
+        print(f"== {line}", flush=True)
+        # A fork, since hooks stay, and to import SGLang takes as long as all else.
+        if (child := os.fork()) == 0:
+            check(line.split())
+            sys.exit()
+        _, status = os.waitpid(child, 0)
+        if status:
+            sys.exit(1)
+
+
+def check(words: list[str]) -> None:
+    topk, nodes, requests = map(int, words[:3])
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     worker, relay = meta_cycle.worker_of(topk, nodes), meta_cycle.relay_of(topk)
     recorded._read_done = lambda runner: None
     recorded._published = lambda relay: None
-    cycles = Cycles(Graph, DEVICE, relayed="relayed" in sys.argv, sampled=True)
+    cycles = Cycles(Graph, DEVICE, relayed="relayed" in words, sampled=True)
     table = {
         hooks.CYCLE: cycles.around, hooks.REPLAY: cycles.replay, hooks.RESOLVE: cycles.resolve,
         hooks.STASH: cycles.stash, hooks.TRACKING: recorded.prepare_tracking,
     }  # fmt: skip
     apply(Hook(target, replacement, "is checked") for target, replacement in table.items())
     launches, uses = Launches(), Uses()
-    for sampled in (False, True)[: 1 + ("sampled" in sys.argv)]:
+    for sampled in (False, True)[: 1 + ("sampled" in words)]:
         turns(worker, relay, launches, uses, requests, topk, sampled=sampled)
     plans = [plan for plan in cycles._plans.values() if isinstance(plan, CyclePlan)]
     print(f"recorded: {[len(plan.recording.steps) for plan in plans]} steps")
     print(f"graphs: {Graph.captured}")
     print("takes from the relay:", all(plan.relay is not None for plan in plans))
-    if "sampled" in sys.argv:
+    if "sampled" in words:
         # Last: it puts other kernels in place of CUDA's.
         from tests.support import check_sampling
 

@@ -34,9 +34,12 @@ MODULES = (
     "sglang.srt.speculative.eagle_worker_v2",
 )
 """What servers and the tests' own programs come to import, with all that these import."""
-UNREAD = ("PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "PYTHONPATH")
-"""Variables that change nothing of what is imported, although they are read: a shell's own, and the
-path, which a fork has anew."""
+UNREAD = (
+    *("PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES"),
+    *("PYTHONPATH", "PYTEST_CURRENT_TEST"),
+)
+"""Variables that change nothing of what is imported, although they are read: a shell's own, the
+path, which a fork has anew, and which test it is."""
 OURS = "SGLANG_QWEN3NEXT_EAGLE3_"
 """How those begin that nobody reads before the plugin is loaded."""
 READ_BY_LIBRARIES = (
