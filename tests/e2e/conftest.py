@@ -123,8 +123,13 @@ def pair() -> DemoPair:
 
 
 @pytest.fixture(scope="session")
-def oracle(pair: DemoPair) -> Oracle:
-    return Oracle(pair.target, QUESTIONS)
+def oracle(pair: DemoPair, tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers of this run
+    answers = folder / "answers"
+    answers.mkdir(exist_ok=True)
+    return Oracle(pair.target, QUESTIONS, answers)
 
 
 @pytest.fixture(scope="session")

@@ -147,7 +147,7 @@ def test_all_rows_on_the_same_experts() -> None:
     ids=["one row", "eight", "no shared expert", "all on the same experts"],
 )
 def test_few_rows_need_no_list(rows: int, shared: bool, same: bool) -> None:
-    routed, w = batch(rows, shared=shared), weights(width=256, shared=shared)
+    routed, w = batch(rows, shared=shared), weights(shared=shared)
     if same:
         routed = some(routed, torch.full((rows,), 3))
     found = experts.experts(without_list(routed), *w)
@@ -173,8 +173,8 @@ def test_more_rows_than_can_be_without_a_list() -> None:
 
 def test_the_shards_of_ranks_add_up_to_the_experts() -> None:
     routed, whole = batch(5), weights(width=256)
-    parts = [experts.experts(routed, *shard(whole, rank, 2)).float() for rank in range(2)]
-    want = experts.experts(routed, *whole).float()
+    parts = [experts.experts(routed, *shard(whole, rank, 2), UP, DOWN).float() for rank in range(2)]
+    want = experts.experts(routed, *whole, UP, DOWN).float()
     # Every rank rounds its part of each slot.
     assert (parts[0] + parts[1] - want).norm() < 0.01 * want.norm()
     assert (parts[0] - want).norm() > 0.1 * want.norm()

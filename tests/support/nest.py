@@ -140,8 +140,9 @@ def fork_for(channel: socket.socket) -> dict[str, Any] | None:
             os._exit(0)
         for fd in (writes, *fds):
             os.close(fd)
-        child = int(os.read(reads, 20))
-        os.close(reads)
+        # It ends when the fork is arranged, and with it what else it had open here is closed.
+        with open(reads) as told:
+            child = int(told.read())
         os.waitpid(between, 0)
         send(channel, child)
     return None
