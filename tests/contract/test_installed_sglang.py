@@ -132,9 +132,20 @@ CHECK = (
 )
 
 
-def test_sglang_finds_and_runs_the_plugin(tmp_path: Path) -> None:
-    ended = load_plugins(tmp_path, CHECK)
-    assert ended.stdout.splitlines()[-1] == "hooked", ended.stderr
+SIMULATED = (
+    "from sglang.srt.speculative.eagle_worker_common import eagle_sample as f;"
+    "print('simulated' if hasattr(f, '__wrapped__') else 'stock')"
+)
+
+
+@pytest.fixture(scope="module")
+def unasked(tmp_path_factory: pytest.TempPathFactory) -> "subprocess.CompletedProcess[str]":
+    """Where nobody asked for anything."""
+    return load_plugins(tmp_path_factory.mktemp("unasked"), f"{CHECK}\n{SIMULATED}")
+
+
+def test_sglang_finds_and_runs_the_plugin(unasked: "subprocess.CompletedProcess[str]") -> None:
+    assert unasked.stdout.splitlines()[-2] == "hooked", unasked.stderr
 
 
 @pytest.mark.parametrize(
@@ -148,14 +159,10 @@ def test_switched_off_or_filtered_out_it_leaves_sglang_alone(
     assert ended.stdout.splitlines()[-1] == "stock", ended.stderr
 
 
-SIMULATED = (
-    "from sglang.srt.speculative.eagle_worker_common import eagle_sample as f;"
-    "print('simulated' if hasattr(f, '__wrapped__') else 'stock')"
-)
-
-
-def test_acceptance_is_simulated_only_on_request(tmp_path: Path) -> None:
-    assert load_plugins(tmp_path, SIMULATED).stdout.splitlines()[-1] == "stock"
+def test_acceptance_is_simulated_only_on_request(
+    unasked: "subprocess.CompletedProcess[str]", tmp_path: Path
+) -> None:
+    assert unasked.stdout.splitlines()[-1] == "stock", unasked.stderr
     AcceptLength.create(tmp_path / "number")
     named = {environment.SIMULATE: str(tmp_path / "number")}
     ended = load_plugins(tmp_path, SIMULATED, **named)
