@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,25 +24,49 @@ class Tuned(Exception):
     """A kernel is tuned at its first launch: that cannot be done ahead."""
 
 
+class Collected:
+    """What Triton hands over to be compiled, in place of its own `AsyncCompileMode`.
+
+    Nothing is compiled while it collects. The compiler asks the environment, which belongs to all
+    threads: who launches within a setting of its own (`kernels/attention.py`) would set it for what
+    others compile, and have put it back before its own kernel is compiled. Such a kernel is left to
+    its launch.
+    """
+
+    def __init__(self) -> None:
+        from triton._C.libtriton import get_cache_invalidating_env_vars
+
+        self._settings = get_cache_invalidating_env_vars
+        self._ours = get_cache_invalidating_env_vars()
+        self.jobs: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {}
+
+    def submit(
+        self, key: str, compile_fn: Callable[[], Any], finalize_fn: Callable[[Any], None]
+    ) -> object:
+        if self._settings() == self._ours:
+            self.jobs.setdefault(key, (compile_fn, finalize_fn))
+        return self
+
+
 class Ahead:
-    """Collects launches, and compiles them in threads. Used by one thread."""
+    """Collects launches, and compiles what they need in threads. Used by one thread."""
 
     def __init__(self, threads: int) -> None:
         from triton.runtime import _async_compile
 
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compile")
-        self._mode = _async_compile.AsyncCompileMode(self._pool, ignore_errors=True)
-        self._active = _async_compile.active_mode
+        self._threads = threads
+        self._mode = Collected()
+        self._active: Any = _async_compile.active_mode
 
     def run(self, steps: Callable[[], Any]) -> None:
-        """Go through steps, whose kernels are compiled and not launched: what they would have
+        """Go through steps, whose kernels are noted and not launched: what they would have
         written is undefined. A step that raises ends them."""
         from triton.runtime.autotuner import Autotuner
         from triton.runtime.jit import JITFunction
 
         run, tuned, thread = JITFunction.run, Autotuner.run, threading.get_ident()
 
-        def compiled(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        def noted(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
             ahead = warmup or threading.get_ident() == thread
             return run(kernel, *args, grid=grid, warmup=ahead, **options)
 
@@ -52,7 +76,7 @@ class Ahead:
             return tuned(kernel, *args, **options)
 
         token = self._active.set(self._mode)
-        JITFunction.run, Autotuner.run = compiled, untuned
+        JITFunction.run, Autotuner.run = noted, untuned
         try:
             steps()
         except Exception as error:
@@ -62,14 +86,14 @@ class Ahead:
             self._active.reset(token)
 
     def finish(self) -> int:
-        """Wait for what is being compiled; how many kernels that were."""
-        try:
-            wait(self._mode.raw_futures)
-            for kernel in self._mode.future_kernels.values():
-                kernel.result(ignore_errors=True)
-            return len(self._mode.raw_futures)
-        finally:
-            self._pool.shutdown()
+        """Compile what was noted; how many kernels that were."""
+        jobs, self._mode.jobs = self._mode.jobs, {}
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="compile") as pool:
+            futures = [pool.submit(compile_fn) for compile_fn, _ in jobs.values()]
+        for future, (_, finalize) in zip(futures, jobs.values(), strict=True):
+            if future.exception() is None:
+                finalize(future.result())
+        return len(jobs)
 
 
 def threads() -> int:
@@ -79,8 +103,8 @@ def threads() -> int:
 
 @contextmanager
 def compiling() -> Iterator[Ahead | None]:
-    """Compile in threads what is gone through inside; None where it cannot be done. Behind it all
-    is there. What goes wrong inside is left to the launches."""
+    """Compile in threads what is gone through inside, at its end; None where it cannot be done.
+    What goes wrong inside is left to the launches."""
     ahead: Ahead | None = None
     if not INTERPRETED:
         try:

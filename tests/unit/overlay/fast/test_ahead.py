@@ -1,7 +1,9 @@
 """Kernels that are compiled ahead, and the products that the check at start compares with."""
 
 import contextvars
+import os
 import threading
+import time
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -10,6 +12,8 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ahead, reference
+from sglang_qwen3next_eagle3.overlay.fast.kernels import attention
+from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import WGMMA_OFF
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import reference_quantize
 
 
@@ -51,6 +55,7 @@ def mode(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(jit, "JITFunction", Kernel)
     monkeypatch.setattr(autotuner, "Autotuner", Tuner)
     monkeypatch.setattr(ahead, "INTERPRETED", False)
+    monkeypatch.delenv(WGMMA_OFF, raising=False)
     monkeypatch.setattr(Kernel, "launched", [])
     return active
 
@@ -95,6 +100,41 @@ def test_what_goes_wrong_is_left_to_the_launches(mode: Any) -> None:
         no_room()
     assert kernel.cache["made"]
     assert mode.get() is None
+
+
+def test_what_is_launched_within_a_setting_of_the_compiler_is_left_to_its_launch(
+    mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The setting is of all threads: nothing is compiled while it is there, and the kernel not
+    without it. Triton's own products of four warps are wrong in attention."""
+    settings: list[str | None] = []
+    kernels = {name: Kernel(name, mode) for name in ("before", "within", "behind")}
+    submit = ahead.Collected.submit
+
+    def noted(self: Any, key: str, compile_fn: Any, finalize_fn: Any) -> Any:
+        def compiled() -> Any:
+            settings.append(os.environ.get(WGMMA_OFF))
+            return compile_fn()
+
+        return submit(self, key, compiled, finalize_fn)
+
+    monkeypatch.setattr(ahead.Collected, "submit", noted)
+
+    def step() -> None:
+        launch(kernels["before"])
+        with attention._warp_level_products():
+            launch(kernels["within"])
+            time.sleep(0.2)
+        launch(kernels["behind"])
+
+    with ahead.compiling() as compiler:
+        assert compiler is not None
+        compiler.run(step)
+        assert settings == []
+    assert settings == [None, None]
+    assert kernels["before"].cache["made"]
+    assert kernels["behind"].cache["made"]
+    assert kernels["within"].cache == {}
 
 
 def test_other_threads_launch_meanwhile(mode: Any) -> None:
