@@ -86,7 +86,12 @@ def choose(
         note = _note(states, where, wanted, profile.cpu_engine)
         return ChosenStates(path, states, note, without, headless)
     found = {path: files.read(path) for path in sorted(_folder().glob("*.json"))}
-    ours = {path: states for path, states in found.items() if states and _like(states)}
+    ours = {
+        path: states
+        for path, states in found.items()
+        # By what was never measured nothing comes to be on that nobody asked for.
+        if states and _like(states) and not (by_default and states.measured.get("estimated"))
+    }
     if not ours:
         raise UserError(f"no file of states comes with this package; {files.HOW_TO_MAKE}")
     path = max(ours, key=lambda each: _alike(ours[each], wanted))
@@ -185,7 +190,7 @@ def _measured(states: DraftStates, key: str) -> object:
 
 def _alike(states: DraftStates, wanted: Mapping[str, object]) -> float:
     weights = {"tp": 16, "precision": 8, "fast": 4, "seams": 2, "tries": 1}
-    score = 0.0
+    score = -0.5 if states.measured.get("estimated") else 0.0
     for key, value in wanted.items():
         was = _measured(states, key)
         # Some of our kernels are nearer to all of them than none are.

@@ -258,7 +258,8 @@ def main() -> None:
     for rank in range(behaviour.ranks):
         threading.Thread(target=_schedule, args=(fake, f"tp{rank}"), daemon=True).start()
     print(behaviour.say, flush=True)
-    print("on GPUs", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+    if gpus := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        print(f"on GPUs {gpus}", flush=True)
     server.serve_forever()
 
 

@@ -209,7 +209,7 @@ def note_of(found: dict[str, Any]) -> str:
     [
         (("--tp", "2"), "they are of tp 1 and not 2: `bench auto`"),
         (("--seams",), "they are of seams off and not on"),
-        (("--fast", "--seams"), "fast off and not on, seams off and not on"),
+        (("--fast", "--seams"), "fast on,head and not on"),
         (("--fast", "moe,dense", "--seams", "off"), "they are of fast off and not dense,moe:"),
     ],
 )
@@ -274,6 +274,20 @@ def test_the_nearest_of_several_is_taken(tmp_path: Path, monkeypatch: pytest.Mon
         assert chosen.path.stem == name, (fast, seams)
         nearest = (fast, seams) in (("on", "cycle"), ("dense", "off"), ("off", "on"))
         assert ("measures yours" in chosen.note) == nearest
+
+
+def test_estimated_costs_are_for_who_asks_for_what_they_are_of() -> None:
+    auto = load("auto")
+    on = switches({FAST: "on,head", SEAMS: "on"})
+    asked = adaptive.choose(auto, tp=1, switches=on)
+    assert asked.path.stem == "h200-fp8-fast"
+    assert "estimated between" in asked.note
+    assert "measures yours" not in asked.note
+    followed = adaptive.choose(auto, tp=1, switches=on, by_default=("fast", "seams"))
+    assert followed.path.stem == "h200-fp8"
+    assert followed.without == {"fast", "seams"}
+    stock = adaptive.choose(auto, tp=1, switches=switches({}))
+    assert stock.path.stem == "h200-fp8"
 
 
 def test_costs_of_what_is_on_trial_are_of_nothing_else(
