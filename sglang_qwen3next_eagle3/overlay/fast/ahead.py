@@ -47,6 +47,13 @@ class Collected:
             self.jobs.setdefault(key, (compile_fn, finalize_fn))
         return self
 
+    def forget(self, kernel: Any) -> None:
+        """Triton 3.8 keeps at once what it was given, as if it were the compiled kernel."""
+        for of_device in kernel.device_caches.values():
+            compiled = of_device[0]
+            for key in [key for key, value in compiled.items() if value is self]:
+                del compiled[key]
+
 
 class Ahead:
     """Collects launches, and compiles what they need in threads. Used by one thread."""
@@ -65,10 +72,13 @@ class Ahead:
         from triton.runtime.jit import JITFunction
 
         run, tuned, thread = JITFunction.run, Autotuner.run, threading.get_ident()
+        gone_through: list[Any] = []
 
         def noted(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
-            ahead = warmup or threading.get_ident() == thread
-            return run(kernel, *args, grid=grid, warmup=ahead, **options)
+            if threading.get_ident() != thread:
+                return run(kernel, *args, grid=grid, warmup=warmup, **options)
+            gone_through.append(kernel)
+            return run(kernel, *args, grid=grid, warmup=True, **options)
 
         def untuned(kernel: Any, *args: Any, **options: Any) -> Any:
             if threading.get_ident() == thread:
@@ -84,6 +94,8 @@ class Ahead:
         finally:
             JITFunction.run, Autotuner.run = run, tuned
             self._active.reset(token)
+            for kernel in gone_through:
+                self._mode.forget(kernel)
 
     def finish(self) -> int:
         """Compile what was noted; how many kernels that were."""

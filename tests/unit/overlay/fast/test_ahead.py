@@ -24,6 +24,7 @@ class Kernel:
 
     def __init__(self, name: str, mode: Any) -> None:
         self.name, self.mode, self.cache = name, mode, dict[str, Any]()
+        self.device_caches = {0: (self.cache,)}
 
     def run(self, *args: Any, grid: Any, warmup: bool) -> Any:
         def compiled() -> str:
@@ -34,6 +35,8 @@ class Kernel:
         mode = self.mode.get()
         if mode is not None:
             made = mode.submit(self.name, compiled, lambda made: self.cache.update(made=made))
+            # As Triton 3.8 does.
+            self.cache["made"] = made
         else:
             made = self.cache.setdefault("made", compiled())
         Kernel.launched.append((self.name, warmup))
