@@ -9,8 +9,6 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import torch
@@ -23,26 +21,26 @@ another: so it is there meanwhile."""
 Build = tuple[str, str, tuple[Any, ...]]
 
 
-@contextmanager
-def compiled_beside(model: torch.nn.Module) -> Iterator[None]:
-    """SGLang's kernels of a target are compiled while the body runs, and are there behind it."""
-    threads, given = list[threading.Thread](), os.environ.get(_ARCH)
+def compile_side_by_side(model: torch.nn.Module) -> None:
+    """SGLang's kernels of a target, all at once; they are there behind it. Nothing else calls them
+    meanwhile: who finds a half-written library would load it."""
+    if not torch.cuda.is_available():
+        return
+    given = os.environ.get(_ARCH)
     try:
-        if torch.cuda.is_available():
-            with suppress(Exception):
-                utils = importlib.import_module("sglang.kernels.jit.utils")
-                os.environ[_ARCH] = utils.get_jit_cuda_arch().target_name
-                threads += [threading.Thread(target=_build, args=one) for one in builds(model)]
+        utils = importlib.import_module("sglang.kernels.jit.utils")
+        os.environ[_ARCH] = utils.get_jit_cuda_arch().target_name
+        threads = [threading.Thread(target=_build, args=one) for one in builds(model)]
         for thread in threads:
             thread.start()
-        yield
-    finally:
         for thread in threads:
             thread.join()
+    except Exception as error:
+        logger.debug("nothing of SGLang's is compiled ahead", exc_info=error)
+    finally:
+        os.environ.pop(_ARCH, None)
         if given is not None:
             os.environ[_ARCH] = given
-        elif threads:
-            os.environ.pop(_ARCH, None)
 
 
 def builds(model: Any) -> list[Build]:

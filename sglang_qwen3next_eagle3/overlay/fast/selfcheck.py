@@ -14,7 +14,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ranks, rehearsal
 from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
-from sglang_qwen3next_eagle3.overlay.fast.cuda_modules import compiled_beside
+from sglang_qwen3next_eagle3.overlay.fast.cuda_modules import compile_side_by_side
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS, MOST_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
@@ -86,9 +86,9 @@ def check(path: FastPath, runner: Any) -> list[str]:
 def differing(path: FastPath, runner: Any) -> list[Deviation]:
     """What is off on this rank. Stock's products of FP8 are torch's (`reference`)."""
     with products_of_torch(runner.model):
-        with compiled_beside(runner.model):
-            if not ranks.several():
-                rehearsal.rehearse(path, runner)
+        compile_side_by_side(runner.model)
+        if not ranks.several():
+            rehearsal.rehearse(path, runner)
         return [finding for finding in compare(path, runner) if finding.off]
 
 
