@@ -17,6 +17,7 @@ from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import server_flags
 from sglang_qwen3next_eagle3.serving import command_line, flags, preflight, profile
 from sglang_qwen3next_eagle3.serving.profile import Overrides
+from tests.support import warm
 
 WORDS: list[list[str]] = [
     [],
@@ -150,6 +151,7 @@ READ_BY_SGLANG = (
     "getattr(read, 'resolve_once', lambda: None)()\n"
     "print(read.disable_radix_cache, read.disable_overlap_schedule)\n"
 )
+warm.CODES.add(READ_BY_SGLANG)
 
 
 def test_sglang_takes_the_cpu_demo_with_a_prefix_cache() -> None:

@@ -32,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 LAUNCHER = "sglang_qwen3next_eagle3.launch"
 MODULES = (nest.SERVER, LAUNCHER, "tests.support.tp_streams")
 """What is run warm as `python -m`; any script of tests/support is, too."""
-RANK = "from sglang_qwen3next_eagle3.overlay.prefill.rank import main; main()"
-"""And this, as `python -c`: what loads a target without a server."""
+CODES = {"from sglang_qwen3next_eagle3.overlay.prefill.rank import main; main()"}
+"""And these, as `python -c`: what loads a target without a server, and what tests add."""
 
 
 class _Nest:
@@ -96,7 +96,7 @@ def cold() -> Iterator[None]:
 def _is_warm(words: Sequence[str], environment: Mapping[str, str]) -> bool:
     if _cold or len(words) < 3 or words[0] != sys.executable:
         return False
-    known = {"-m": words[2] in MODULES, "-c": words[2] == RANK}
+    known = {"-m": words[2] in MODULES, "-c": words[2] in CODES}
     if not known.get(words[1], Path(words[1]).parent == ROOT / "tests" / "support"):
         return False
     paths = (each.get("PYTHONPATH", "").split(os.pathsep) for each in (environment, os.environ))
