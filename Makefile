@@ -31,7 +31,8 @@ ELSEWHERE := tests/e2e/test_equality.py tests/e2e/test_exactness_requests.py \
 	tests/contract/test_fast.py tests/contract/test_fast_head.py tests/contract/test_prefill.py \
 	tests/contract/test_installed_sglang.py tests/contract/test_streams.py \
 	tests/contract/test_requests.py tests/contract/test_adaptive.py tests/contract/test_seams.py \
-	tests/contract/test_cycles.py tests/contract/test_access.py tests/contract/test_metrics.py
+	tests/contract/test_cycles.py tests/contract/test_access.py tests/contract/test_metrics.py \
+	tests/contract/test_weight_updates.py
 # Real processes with stand-ins for SGLang, and what takes long without it.
 INTEGRATION := tests/integration
 # Kernels run in Triton's interpreter, which is chosen when triton is first imported.

@@ -129,4 +129,7 @@ def compiling() -> Iterator[Ahead | None]:
         logger.debug("not all is compiled ahead", exc_info=error)
     finally:
         if ahead is not None:
-            ahead.finish()
+            try:
+                ahead.finish()
+            except Exception as error:
+                logger.debug("not all is compiled ahead", exc_info=error)

@@ -38,17 +38,20 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
     def capture_graphs(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
         if runner.is_draft_worker:
             return original(runner, *args, **kwargs)
-        path = preparation.prepare(runner, wanted)
-        if path is not None:
-            install(path, runner)
-            updates.path = path
-            _doubt("its kernels")
         try:
-            return original(runner, *args, **kwargs)
-        finally:
-            prefill_products.finish(runner.__dict__.pop(PREFILLS, None))
+            path = preparation.prepare(runner, wanted)
             if path is not None:
-                prefill_products.use(runner.model)
+                install(path, runner)
+                updates.path = path
+                _doubt("its kernels")
+            captured = original(runner, *args, **kwargs)
+        except BaseException:
+            prefill_products.stop(runner.__dict__.pop(PREFILLS, None))
+            raise
+        prefill_products.finish(runner.__dict__.pop(PREFILLS, None))
+        if path is not None:
+            prefill_products.use(runner.model)
+        return captured
 
     return (
         Hook(CAPTURE_GRAPHS, capture_graphs, "prepares and checks our kernels before the capture"),

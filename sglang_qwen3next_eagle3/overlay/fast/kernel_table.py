@@ -237,7 +237,7 @@ _as_captured = False
 
 @contextmanager
 def as_captured() -> Iterator[None]:
-    """Kernels are taken as in a capture, for who compiles and does not launch them."""
+    """Kernels are taken as in a capture, for who compiles them, or has waited for the GPU."""
     global _as_captured
     _as_captured = True
     try:

@@ -6,6 +6,7 @@ front of them, 6 to 20 s each, one after the other. Run as a module it compiles 
 whatever becomes of that process, the server compiles what it does not find.
 """
 
+import ctypes
 import hashlib
 import importlib
 import json
@@ -27,6 +28,8 @@ ROWS: Final = (1, 256)
 """Of prefills: for many numbers of rows DeepGEMM has a kernel of its own."""
 SECONDS: Final = 120
 """After so many it ends itself, whatever it has compiled."""
+_PARENT_DEATH_SIGNAL: Final = 1
+"""PR_SET_PDEATHSIG of Linux."""
 _CACHE: Final = "DG_JIT_CACHE_DIR"
 _ROOM: Final = 3 * 2**30
 """Bytes that have to be free: a process on the GPU takes some hundred MB."""
@@ -55,8 +58,17 @@ def begin(model: torch.nn.Module) -> "subprocess.Popen[bytes] | None":
 def finish(process: "subprocess.Popen[bytes] | None", seconds: float = SECONDS) -> None:
     """Wait for it: what it compiles would be compiled a second time otherwise."""
     if process is not None:
-        with suppress(subprocess.TimeoutExpired):
+        try:
             process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            stop(process)
+
+
+def stop(process: "subprocess.Popen[bytes] | None") -> None:
+    """End it: nobody will serve what it compiles."""
+    if process is not None:
+        process.kill()
+        process.wait()
 
 
 @torch.no_grad()
@@ -92,6 +104,9 @@ def _mark(shapes: list[tuple[int, ...]]) -> Path:
 def main() -> None:
     job = json.loads(sys.argv[1])
     signal.alarm(SECONDS)
+    with suppress(OSError, AttributeError):
+        # It ends with the server that asked for it.
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     # What the server itself compiles comes first.
     os.nice(5)
     torch.cuda.set_device(job["device"])
@@ -99,6 +114,8 @@ def main() -> None:
 
     def attempt(what: Any, *arguments: int) -> None:
         try:
+            # A thread begins with the first GPU.
+            torch.cuda.set_device(job["device"])
             what(*arguments)
         except BaseException as error:
             failed.append(error)

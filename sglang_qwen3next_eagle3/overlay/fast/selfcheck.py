@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast import ranks, rehearsal
+from sglang_qwen3next_eagle3.overlay.fast import kernel_table, ranks, rehearsal
 from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
 from sglang_qwen3next_eagle3.overlay.fast.cuda_modules import compile_side_by_side
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS, MOST_ROWS
@@ -207,14 +207,29 @@ def _layer(layer: FastLayer, at: SmallPass, states: States) -> list[Deviation]:
     def mix(of: frozenset[Stage], given: Rows) -> Callable[[], Tensors]:
         return lambda: (states.of(layer, lambda: layer.with_stages(of).mix(at, given)),)
 
+    def captured(of: frozenset[Stage], given: Rows) -> Callable[[], Tensors]:
+        """By the kernels of a capture, which read early what earlier passes have left: here the
+        copies before, which are waited for."""
+
+        def compute() -> torch.Tensor:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            with kernel_table.as_captured():
+                return layer.with_stages(of).mix(at, given)
+
+        return lambda: (states.of(layer, compute),)
+
     if "dense" in stages:
         probe("dense", mix(frozenset({"dense"}), rows), mixed=expected)
     right = not any(finding.off for finding in found)
     if layer.mixer in stages:
-        alone = frozenset({layer.mixer})
-        probe(layer.mixer, mix(alone, Rows(plain.clone())), mixed=expected)
-    if {"dense", layer.mixer} <= stages and right:
-        probe(layer.mixer, mix(stages, rows), mixed_by_both=expected)
+        of, taken = frozenset({layer.mixer}), Rows(plain.clone())
+        probe(layer.mixer, mix(of, taken), mixed=expected)
+        if "dense" in stages and right:
+            of, taken = stages, rows
+            probe(layer.mixer, mix(of, taken), mixed_by_both=expected)
+        # What serves is captured, and its mixers are compiled otherwise.
+        probe(layer.mixer, captured(of, taken), mixed_as_captured=expected)
     if "moe" in stages:
         left, after = stock.leave(at, expected.clone(), stream.clone())
         output, _ = between.whole(at.batch, left, after)

@@ -84,6 +84,8 @@ def _unfit_target(path: FastPath | None) -> str | None:
             layer.with_stages(layer.stages)
     except Unsupported as error:
         return f"{error.stage}: {error}"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
     return None
 
 
@@ -91,6 +93,6 @@ def _unfit_head(head: FastHead | None) -> str | None:
     try:
         if head is not None:
             heads.check(head.model)
-    except Unsupported as error:
-        return f"head: {error}"
+    except Exception as error:
+        return f"head: {error if isinstance(error, Unsupported) else repr(error)}"
     return None

@@ -290,6 +290,8 @@ def _scores(
     EARLY: tl.constexpr,
     PDL: tl.constexpr,
 ):
+    # Compiled without products of four warps (`_warp_level_products`); caches that hold this kernel
+    # otherwise were filled by an earlier text of it.
     G: tl.constexpr = HQ // HKV
     ROW_TILES: tl.constexpr = (N + ROWS - 1) // ROWS
     PARTS: tl.constexpr = (D + 63) // 64
