@@ -3,7 +3,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,20 @@ def interpreted() -> None:
     assert device.INTERPRETED, "another test imported triton first: set TRITON_INTERPRET=1"
 
 
+ADDRESSED: list[Any] = []
+
+
+@pytest.fixture
+def addressed() -> Iterator[Callable[[Any], None]]:
+    """Called with a tensor that kernels of this test reach by an address in another one."""
+    yield ADDRESSED.append
+    ADDRESSED.clear()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def bounds(interpreted: None) -> Iterator[None]:
     """Every address that an interpreted kernel reads or writes lies within a tensor that its launch
-    was given.
+    was given, or whose address it was given (`addressed`).
 
     On a GPU what lies behind a tensor is another one's, or nobody's: an illegal memory access, at
     some addresses only. The interpreter would read it silently.
@@ -61,7 +71,7 @@ def bounds(interpreted: None) -> Iterator[None]:
     class Bounded(interpreter.GridExecutor):
         def _init_args_hst(self, args_dev: Any, kwargs: Any) -> Any:
             args, named = super()._init_args_hst(args_dev, kwargs)
-            within[:] = [*storages(args), *storages(named.values())]
+            within[:] = [*storages(args), *storages(named.values()), *storages(ADDRESSED)]
             return args, named
 
     builder = interpreter.InterpreterBuilder

@@ -3,6 +3,7 @@ other in one process, and two processes that wait for one another in memory that
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,19 @@ class Ranks:
         return out
 
 
+@pytest.fixture
+def play(addressed: Callable[[torch.Tensor], None]) -> Callable[..., Ranks]:
+    """Ranks whose kernels reach the others' memory."""
+
+    def made(ranks: int, width: int, count: int = 0) -> Ranks:
+        played = Ranks(ranks, width, count)
+        for one in played.memory:
+            addressed(one)
+        return played
+
+    return made
+
+
 def same(some: Normed, other: Normed) -> bool:
     pairs = [(a, b) for a, b in zip(some, other, strict=True) if a is not None and b is not None]
     return all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in pairs) and [
@@ -64,9 +78,11 @@ def same(some: Normed, other: Normed) -> bool:
 
 
 @pytest.mark.parametrize(("ranks", "width", "quantize"), [(2, 256, True), (4, 192, False)])
-def test_it_is_the_norm_behind_an_all_reduce(ranks: int, width: int, quantize: bool) -> None:
+def test_it_is_the_norm_behind_an_all_reduce(
+    play: Callable[..., Ranks], ranks: int, width: int, quantize: bool
+) -> None:
     """Bit for bit what `add_norm_quantize` makes of the rounded sum; on every rank."""
-    played, gate = Ranks(ranks, width), random(1, width, seed=9)
+    played, gate = play(ranks, width), random(1, width, seed=9)
     for turn in range(3):
         parts = [random(3, width, seed=10 * turn + rank) for rank in range(ranks)]
         residual, weight = random(3, width, seed=7), random(width, seed=8)
@@ -83,11 +99,11 @@ def test_it_is_the_norm_behind_an_all_reduce(ranks: int, width: int, quantize: b
         assert torch.equal(wanted.residual, reference.residual)
 
 
-def test_a_row_does_not_know_how_many_run_beside_it() -> None:
+def test_a_row_does_not_know_how_many_run_beside_it(play: Callable[..., Ranks]) -> None:
     parts, residual = [random(9, 256, seed=rank) for rank in range(2)], random(9, 256, seed=5)
     weight = random(256, seed=6)
-    (whole, _), _ = Ranks(2, 256).sums(parts, residual, weight)
-    played = Ranks(2, 256)
+    (whole, _), _ = play(2, 256).sums(parts, residual, weight)
+    played = play(2, 256)
     for rows in (9, 1, 4):
         few = [part[:rows].contiguous() for part in parts]
         (made, _), (other, _) = played.sums(few, residual[:rows].contiguous(), weight)
@@ -98,8 +114,8 @@ def test_a_row_does_not_know_how_many_run_beside_it() -> None:
     assert played.peers[0].counts[:9].tolist() == [3, 2, 2, 2, 1, 1, 1, 1, 1]
 
 
-def test_the_numbers_may_run_over() -> None:
-    played = Ranks(2, 128, count=2**31 - 2)
+def test_the_numbers_may_run_over(play: Callable[..., Ranks]) -> None:
+    played = play(2, 128, count=2**31 - 2)
     for turn in range(4):
         parts = [random(1, 128, seed=turn + 50 * rank) for rank in range(2)]
         residual, weight = random(1, 128, seed=3), random(128, seed=4)
