@@ -8,6 +8,8 @@ from sglang_qwen3next_eagle3.model.target import read_config
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 UNQUANTIZED = frozenset(_DTYPES.values())
+NAMES = ("quantization_config", "dtype", "torch_dtype")
+"""What `of_config` asks a config for."""
 
 
 def of_config(config: Mapping[str, Any]) -> str:

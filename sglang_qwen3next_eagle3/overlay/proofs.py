@@ -6,10 +6,16 @@ knows the GPU, a server once more when it does.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 AUTO = "auto"
 """What is said, by an option, a profile or a variable, to have what was proved and nothing else."""
 Capability = tuple[int, int]
+NO_FUSION = "--enforce-disable-flashinfer-allreduce-fusion"
+"""With several ranks on Hopper SGLang lets FlashInfer fuse its sums with the norm behind them
+unless it is told not to; nothing of ours was measured beside that."""
+Given = Callable[[str], bool]
+"""Whether a server is given a switch of SGLang's, by its name (--disable-this)."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,9 @@ class Proof:
     """names: what servers were proved with, of this SGLang release, on GPUs of this compute
     capability, with so many ranks of tensor parallelism. devices: the GPUs by their names, where
     others of the capability are no proof's. evidence: the files of benchmarks/results that it
-    stands on: what the servers' logs said was on (said.txt), and what was compared with it on."""
+    stands on: what the servers' logs said was on (said.txt), and what was compared with it on.
+    precisions: what the target's weights were stored in (`model.precision`), where others are no
+    proof's. given: switches of SGLang's that the servers had, without which it is none."""
 
     release: str
     capability: Capability
@@ -25,17 +33,35 @@ class Proof:
     names: tuple[str, ...]
     devices: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+
+    def is_of(self, precision: str | None) -> bool:
+        """Whether it is one for weights that are stored so; None: whatever they are."""
+        return precision is None or not self.precisions or precision in self.precisions
+
+    def missing(self, given: Given | None) -> list[str]:
+        """Its switches that a server has not; None: whatever it has."""
+        return [] if given is None else [switch for switch in self.given if not given(switch)]
 
 
 def proved(
-    table: Iterable[Proof], release: str, capability: Capability | None, ranks: int
+    table: Iterable[Proof],
+    release: str,
+    capability: Capability | None,
+    ranks: int,
+    *,
+    precision: str | None = None,
+    given: Given | None = None,
 ) -> frozenset[str]:
-    """What was proved there; without a capability, on any."""
+    """What was proved there; of what is None, with any."""
     return frozenset(
         name
         for proof in table
         if (proof.release, proof.ranks) == (release, ranks)
         and capability in (None, proof.capability)
+        and proof.is_of(precision)
+        and not proof.missing(given)
         for name in proof.names
     )
 
@@ -46,6 +72,9 @@ def why_not(
     capability: Capability | None,
     ranks: int,
     device: Callable[[], str] | None = None,
+    *,
+    precision: str | None = None,
+    given: Given | None = None,
 ) -> str | None:
     """Why nothing is on there without being asked for, or None.
 
@@ -63,11 +92,22 @@ def why_not(
     left = [proof for proof in left if capability in (None, proof.capability)]
     if not left and capability is not None:
         return f"not proved on GPUs of compute capability {spelled(capability)}"
+    left = [proof for proof in left if proof.is_of(precision)]
+    if not left:
+        return f"not proved with TP {ranks} and weights in {precision}"
+    missing = [proof.missing(given) for proof in left]
+    if all(missing):
+        return f"not proved with TP {ranks} without {' '.join(missing[0])}"
     if device is not None and all(proof.devices for proof in left):
         name = device()
         if all(name not in proof.devices for proof in left):
             return f"not proved on an {name}"
     return None
+
+
+def switch_of(arguments: Any) -> Given:
+    """Whether a running server was given a switch. arguments: SGLang's `ServerArgs`."""
+    return lambda name: bool(getattr(arguments, name.removeprefix("--").replace("-", "_"), False))
 
 
 def places(table: Iterable[Proof], release: str, ranks: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.overlay import contract, proofs
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast import exclusions, stages, trials
@@ -127,14 +128,19 @@ def _default(
     # The machine that serves may have what this one has not.
     release = contract.DEFAULT_RELEASE if installed is None else installed.release
     ranks = ranks_of(given, "--tp-size", "TP")
-    reason = proofs.why_not(table, release, capability, ranks)
+    stored = precision.of_config(config) if switch == "fast" and config is not None else None
+
+    def has(name: str) -> bool:
+        return bool(given.of(name))
+
+    reason = proofs.why_not(table, release, capability, ranks, precision=stored, given=has)
     if reason is None and switch == "fast" and config is not None:
         reason = of_fast.other_shape(config.get)
     if reason is None and switch == "seams" and not chosen.adaptive and given.of(adaptive.ADAPTIVE):
         reason = "nothing proves them with steps that follow load"
     if reason is not None:
         return default.off(reason)
-    names = proofs.proved(table, release, capability, ranks)
+    names = proofs.proved(table, release, capability, ranks, precision=stored, given=has)
     if chosen.algorithm != "eagle3" or (given.of(adaptive.ADAPTIVE) and not chosen.adaptive):
         names -= {"head"}
     ordered = stages.STAGES if switch == "fast" else seams.ALL

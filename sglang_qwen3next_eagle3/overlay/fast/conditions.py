@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.overlay import contract, environment, proofs, variants
 from sglang_qwen3next_eagle3.overlay.fast.exclusions import NEWER, SINGLE, SWITCHES, flag
 from sglang_qwen3next_eagle3.overlay.fast.proved import PROVED, other_shape
@@ -75,8 +76,12 @@ def of_proofs(wanted: Wanted, arguments: Any, config: Any) -> tuple[Wanted, str 
         torch.cuda.get_device_capability(),
         arguments.tp_size,
     )
-    stages = wanted.stages & proofs.proved(PROVED, *where)
-    reason = proofs.why_not(PROVED, *where, torch.cuda.get_device_name)
+    stored = precision.of_config({name: getattr(config, name, None) for name in precision.NAMES})
+    switch = proofs.switch_of(arguments)
+    stages = wanted.stages & proofs.proved(PROVED, *where, precision=stored, given=switch)
+    reason = proofs.why_not(
+        PROVED, *where, torch.cuda.get_device_name, precision=stored, given=switch
+    )
     return replace(wanted, stages=stages), reason
 
 

@@ -80,18 +80,26 @@ class Proved:
         installed = contract.installed_sglang()
         release = "unknown" if installed is None else installed.release
         where = release, torch.cuda.get_device_capability(), _ranks()
-        found = self._wanted & proofs.proved(PROVED, *where)
+        given = proofs.switch_of(_arguments())
+        found = self._wanted & proofs.proved(PROVED, *where, given=given)
         if "relay" in self._wanted - found:
             found -= {"cycle"}  # It was made to take from the relay.
         if "cycle" not in found:
             found -= set(WITHIN)
-        return found, proofs.why_not(PROVED, *where, torch.cuda.get_device_name)
+        reason = proofs.why_not(PROVED, *where, torch.cuda.get_device_name, given=given)
+        return found, reason
 
 
 def _ranks() -> int:
     from sglang.srt.distributed import get_tensor_model_parallel_world_size
 
     return int(get_tensor_model_parallel_world_size())
+
+
+def _arguments() -> Any:
+    from sglang.srt.runtime_context import get_server_args
+
+    return get_server_args()
 
 
 def where_proved(wanted: frozenset[Seam], proved: Proved) -> tuple[Hook, ...]:

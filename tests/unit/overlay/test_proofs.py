@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, STAGES
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL
+from sglang_qwen3next_eagle3.serving import flags
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 TABLE = (
@@ -60,12 +62,43 @@ def test_a_proof_may_be_of_some_gpus_only() -> None:
     assert of_fast.PROVED[0].devices == ("NVIDIA H200",), "on which alone servers were run"
 
 
+def test_a_proof_may_be_of_some_weights_and_switches_only() -> None:
+    table = (
+        Proof("1", (9, 0), 2, ("a",), precisions=("fp8",)),
+        Proof("1", (9, 0), 2, ("b",), precisions=("bf16",), given=("--x",)),
+    )
+    where = "1", (9, 0), 2
+    none: list[str] = []
+    for precision, given, names, reason in (
+        (None, None, "ab", None),
+        ("fp8", none, "a", None),
+        ("bf16", none, "", "not proved with TP 2 without --x"),
+        ("bf16", ["--x"], "b", None),
+        ("gptq", ["--x"], "", "not proved with TP 2 and weights in gptq"),
+    ):
+        has = None if given is None else given.__contains__
+        found = proofs.proved(table, *where, precision=precision, given=has)
+        assert found == frozenset(names)
+        assert proofs.why_not(table, *where, precision=precision, given=has) == reason
+
+
+def test_a_switch_of_a_running_server_is_an_argument_of_it() -> None:
+    arguments = SimpleNamespace(enforce_disable_flashinfer_allreduce_fusion=True, other=False)
+    given = proofs.switch_of(arguments)
+    assert given(proofs.NO_FUSION)
+    assert not given("--other")
+    assert not given("--absent")
+
+
 def test_the_tables_name_what_there_is() -> None:
     for table, known in ((of_fast.PROVED, STAGES), (of_seams.PROVED, ALL)):
         for proof in table:
             assert set(proof.names) <= set(known)
             assert proof.release in contract.SERVED_ON_GPUS
             assert proof.ranks in RANKS
+            assert set(proof.precisions) <= {"fp8", "bf16"}
+            for switch in proof.given:
+                assert flags.find(switch) is not None, "a switch that SGLang has"
         places = [(p.release, p.capability, p.ranks) for p in table]
         for one, other in itertools.combinations(places, 2):
             assert one != other, "said twice"

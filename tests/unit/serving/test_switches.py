@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sglang_qwen3next_eagle3.base.files import data_dir
-from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay import contract, proofs
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast import exclusions
@@ -299,14 +299,26 @@ def test_a_launch_looks_at_the_gpus_and_a_dry_run_does_not(
     assert (FAST in launch.environment) == ("on by default" in said)
 
 
+@pytest.mark.parametrize("words", [(), ("--", proofs.NO_FUSION)])
+@pytest.mark.parametrize("profile_name", ["h200-fp8", "b1"])
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("switch", ["fast", "seams"])
 def test_the_tables_as_they_are_decide(
-    capsys: pytest.CaptureFixture[str], switch: switches.Switch, ranks: int
+    capsys: pytest.CaptureFixture[str],
+    switch: switches.Switch,
+    ranks: int,
+    profile_name: str,
+    words: tuple[str, ...],
 ) -> None:
-    found = dry_run(capsys, "--profile", "h200-fp8", "--tp", str(ranks))
+    found = dry_run(capsys, "--profile", profile_name, "--tp", str(ranks), *words)
     table = {"fast": of_fast.PROVED, "seams": of_seams.PROVED}[switch]
-    on = any((proof.release, proof.ranks) == ("0.5.17", ranks) for proof in table)
+    stored = "fp8" if profile_name == "h200-fp8" else "bf16"
+    on = any(
+        (proof.release, proof.ranks) == ("0.5.17", ranks)
+        and stored in (proof.precisions or (stored,))
+        and set(proof.given) <= set(words)
+        for proof in table
+    )
     assert (switches.VARIABLES[switch] in found["environment"]) == on
     assert f"{'on' if on else 'off'} by default" in told(found, switches.TITLES[switch])
 

@@ -263,6 +263,7 @@ def test_seams_that_nobody_asked_for_serve_where_they_were_proved(
     place = SimpleNamespace(tp_rank=0, tp_size=ranks)
     monkeypatch.setattr(variants, "place", lambda scheduler: place)
     monkeypatch.setattr(hooks, "_ranks", lambda: ranks)
+    monkeypatch.setattr(hooks, "_arguments", SimpleNamespace)
     wanted = frozenset(seams.ON)
     proved = hooks.Proved(wanted)
     table: dict[seams.Seam, Any] = {
