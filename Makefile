@@ -48,7 +48,7 @@ TOOLS := .venv-tools
 DOCKER ?= docker
 
 .DEFAULT_GOAL := help
-.PHONY: help train-env environments demo serve test test-fast test-gpu coverage lint format readme licences audit sbom wheel clean
+.PHONY: help train-env environments demo serve test test-fast test-gpu coverage lint format readme proofs licences audit sbom wheel clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -104,6 +104,9 @@ format: .venv/.installed  ## Let ruff sort and format
 
 readme: $(INSTALLED)  ## README's tables from benchmarks/results
 	$(BIN)/python -m tests.support.readme
+
+proofs: $(INSTALLED)  ## The digests of the code that is on by default, and which proofs are to be made anew
+	@$(BIN)/python -m sglang_qwen3next_eagle3.overlay.sources
 
 licences: $(INSTALLED)  ## The licence of every pinned package; fails for one that says none
 	$(BIN)/python -m tests.support.licences $(CONSTRAINTS)

@@ -15,6 +15,7 @@ routing       which experts rows reach whose weights are dummies
 seams         the host's work between the graphs, made less
 fast          our own kernels for passes of few rows
 proofs        what is on without being asked for, where it was proved
+sources       which code of this package a proof is of
 cycle         where the host's time goes in a cycle
 cpu_engine    what lets stock SGLang serve without a GPU
 prefill       streams of the target for prompts, without a server
@@ -39,6 +40,7 @@ __all__ = [
     "served_head",
     "server_flags",
     "simulate",
+    "sources",
     "variants",
     "wheels",
 ]

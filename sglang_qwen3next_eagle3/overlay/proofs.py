@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_qwen3next_eagle3.overlay.sources import Code
+
 AUTO = "auto"
 """What is said, by an option, a profile or a variable, to have what was proved and nothing else."""
 Capability = tuple[int, int]
 NO_FUSION = "--enforce-disable-flashinfer-allreduce-fusion"
 """With several ranks on Hopper SGLang lets FlashInfer fuse its sums with the norm behind them
 unless it is told not to; nothing of ours was measured beside that."""
+OTHER_CODE = "its kernels are newer than what was proved with them"
+NO_SOURCE = "whether it is as it was proved cannot be told without this package's source"
 Given = Callable[[str], bool]
 """Whether a server is given a switch of SGLang's, by its name (--disable-this)."""
 
@@ -25,7 +29,10 @@ class Proof:
     others of the capability are no proof's. evidence: the files of benchmarks/results that it
     stands on: what the servers' logs said was on (said.txt), and what was compared with it on.
     precisions: what the target's weights were stored in (`model.precision`), where others are no
-    proof's. given: switches of SGLang's that the servers had, without which it is none."""
+    proof's. given: switches of SGLang's that the servers had, without which it is none.
+    code: the digest (`sources`) of what computed there; version: the release of this package that
+    has it, where one has, which is believed where an installation has no source. Without a code it
+    is one of any."""
 
     release: str
     capability: Capability
@@ -35,6 +42,8 @@ class Proof:
     evidence: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
+    code: str = ""
+    version: str = ""
 
     def is_of(self, precision: str | None) -> bool:
         """Whether it is one for weights that are stored so; None: whatever they are."""
@@ -43,6 +52,15 @@ class Proof:
     def missing(self, given: Given | None) -> list[str]:
         """Its switches that a server has not; None: whatever it has."""
         return [] if given is None else [switch for switch in self.given if not given(switch)]
+
+    def is_of_code(self, code: Code | None) -> bool:
+        """Whether the kernels that are installed are those that it was made with; None: whatever
+        they are."""
+        if code is None or not self.code:
+            return True
+        if code.digest is None:
+            return self.version == code.version
+        return self.code == code.digest
 
 
 def proved(
@@ -53,6 +71,7 @@ def proved(
     *,
     precision: str | None = None,
     given: Given | None = None,
+    code: Code | None = None,
 ) -> frozenset[str]:
     """What was proved there; of what is None, with any."""
     return frozenset(
@@ -62,6 +81,7 @@ def proved(
         and capability in (None, proof.capability)
         and proof.is_of(precision)
         and not proof.missing(given)
+        and proof.is_of_code(code)
         for name in proof.names
     )
 
@@ -75,6 +95,7 @@ def why_not(
     *,
     precision: str | None = None,
     given: Given | None = None,
+    code: Code | None = None,
 ) -> str | None:
     """Why nothing is on there without being asked for, or None.
 
@@ -98,6 +119,10 @@ def why_not(
     missing = [proof.missing(given) for proof in left]
     if all(missing):
         return f"not proved with TP {ranks} without {' '.join(missing[0])}"
+    left = [proof for proof in left if not proof.missing(given)]
+    if not any(proof.is_of_code(code) for proof in left):
+        return OTHER_CODE if code is not None and code.digest is not None else NO_SOURCE
+    left = [proof for proof in left if proof.is_of_code(code)]
     if device is not None and all(proof.devices for proof in left):
         name = device()
         if all(name not in proof.devices for proof in left):

@@ -26,7 +26,7 @@ _FAST_ON = re.compile(r": fast path on: (.+?); ")
 _ROUNDED = "its weights in 8 bits"
 """Said of the draft head, which then is `head_w8`."""
 _FAST_OFF = re.compile(r": fast path off: ")
-_SEAMS_ON = re.compile(r": seams on: (.+)")
+_SEAMS_ON = re.compile(r": seams on: ([^;]+)")
 _SEAMS_OFF = re.compile(r": seams off: |: the seams of a cycle are SGLang's: ")
 _POLL_SECONDS = 0.02
 

@@ -5,7 +5,7 @@ said, and left to SGLang, with a line, where it was not.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
 from sglang_qwen3next_eagle3.overlay.proofs import AUTO, Capability, Proof
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 from sglang_qwen3next_eagle3.overlay.seams import seams
+from sglang_qwen3next_eagle3.overlay.sources import Code
 from sglang_qwen3next_eagle3.serving import adaptive
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.profile import Profile
@@ -29,6 +30,7 @@ _TABLES: Mapping[Switch, tuple[Proof, ...]] = {
     "fast": of_fast.PROVED,
     "seams": of_seams.PROVED,
 }
+_CODES: Mapping[Switch, Callable[[], Code]] = {"fast": of_fast.code, "seams": of_seams.code}
 RANKS = {"--tp-size": "TP", "--dp-size": "DP", "--pp-size": "PP"}
 TRITON = "triton"
 _NO_GRAPHS = ("--disable-cuda-graph", "--disable-decode-cuda-graph")
@@ -133,14 +135,15 @@ def _default(
     def has(name: str) -> bool:
         return bool(given.of(name))
 
-    reason = proofs.why_not(table, release, capability, ranks, precision=stored, given=has)
+    of: dict[str, Any] = {"precision": stored, "given": has, "code": _CODES[switch]()}
+    reason = proofs.why_not(table, release, capability, ranks, **of)
     if reason is None and switch == "fast" and config is not None:
         reason = of_fast.other_shape(config.get)
     if reason is None and switch == "seams" and not chosen.adaptive and given.of(adaptive.ADAPTIVE):
         reason = "nothing proves them with steps that follow load"
     if reason is not None:
         return default.off(reason)
-    names = proofs.proved(table, release, capability, ranks, precision=stored, given=has)
+    names = proofs.proved(table, release, capability, ranks, **of)
     if chosen.algorithm != "eagle3" or (given.of(adaptive.ADAPTIVE) and not chosen.adaptive):
         names -= {"head"}
     ordered = stages.STAGES if switch == "fast" else seams.ALL

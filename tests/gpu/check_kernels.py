@@ -47,6 +47,7 @@ from measure_kernels import (
     workers,
 )
 
+from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
     expert_choice,
@@ -462,7 +463,7 @@ def main() -> None:
         parser.error("without a GPU only --what small,numerics, with TRITON_INTERPRET=1")
     # Cold caches and few cores: what is compiled takes longer than what is checked.
     torch.manual_seed(0)
-    result: dict[str, Any] = {"device": name}
+    result: dict[str, Any] = {"device": name, "code": of_fast.code().told}
     end = began + arguments.seconds
     try:
         if "small" in what:

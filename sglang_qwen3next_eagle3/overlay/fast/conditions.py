@@ -12,7 +12,7 @@ import torch
 from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.overlay import contract, environment, proofs, variants
 from sglang_qwen3next_eagle3.overlay.fast.exclusions import NEWER, SINGLE, SWITCHES, flag
-from sglang_qwen3next_eagle3.overlay.fast.proved import PROVED, other_shape
+from sglang_qwen3next_eagle3.overlay.fast.proved import PROVED, code, other_shape
 from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, Stage, Wanted
 
 CAPABILITY = (9, 0)
@@ -78,10 +78,9 @@ def of_proofs(wanted: Wanted, arguments: Any, config: Any) -> tuple[Wanted, str 
     )
     stored = precision.of_config({name: getattr(config, name, None) for name in precision.NAMES})
     switch = proofs.switch_of(arguments)
-    stages = wanted.stages & proofs.proved(PROVED, *where, precision=stored, given=switch)
-    reason = proofs.why_not(
-        PROVED, *where, torch.cuda.get_device_name, precision=stored, given=switch
-    )
+    of: dict[str, Any] = {"precision": stored, "given": switch, "code": code()}
+    stages = wanted.stages & proofs.proved(PROVED, *where, **of)
+    reason = proofs.why_not(PROVED, *where, torch.cuda.get_device_name, **of)
     return replace(wanted, stages=stages), reason
 
 

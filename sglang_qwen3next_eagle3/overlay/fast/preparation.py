@@ -34,6 +34,7 @@ from sglang_qwen3next_eagle3.overlay.fast.made_up import (
     no_room,
     target_room,
 )
+from sglang_qwen3next_eagle3.overlay.fast.proved import code
 from sglang_qwen3next_eagle3.overlay.fast.room import captured_rows, too_little
 from sglang_qwen3next_eagle3.overlay.fast.stages import (
     NAMED,
@@ -142,12 +143,13 @@ def _prepare(runner: Any, wanted: Wanted) -> FastPath | None:
     if TRY in os.environ:
         logger.info("%s tries what was not found to be faster: %s", PREFIX, os.environ[TRY])
     logger.info(
-        "%s on: %s; %d of %d layers; checked in %.1f s",
+        "%s on: %s; %d of %d layers; checked in %.1f s; code %s",
         PREFIX,
         ", ".join(f"{stage} up to {path.most(stage)} rows" for stage in sorted(path.stages)),
         ours,
         len(runner.model.model.layers),
         time.monotonic() - started,
+        code().told,
     )
     return path
 
@@ -254,11 +256,12 @@ def _prepare_head(worker: Any, wanted: Wanted) -> FastHead | None:
     seconds = time.monotonic() - started
     extra = head.weights.extra_bytes
     logger.info(
-        "%s on: head up to %d rows%s; checked in %.1f s",
+        "%s on: head up to %d rows%s; checked in %.1f s; code %s",
         PREFIX,
         ROWS["head"],
         f", its weights in 8 bits beside the loaded ones ({extra / 1e6:,.0f} MB)" if extra else "",
         seconds,
+        code().told,
     )
     return head
 

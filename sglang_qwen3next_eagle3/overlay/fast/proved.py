@@ -7,6 +7,7 @@ Importing this loads neither torch nor sglang.
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from sglang_qwen3next_eagle3.overlay import sources
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 
@@ -23,8 +24,16 @@ PROVED: Final = (
             "h200x1-fast-all/check-kernels.json",
             "h200x1-fast-all/sanitizer.txt",
         ),
+        code="35c20318ae26",
     ),
 )
+APART: Final = frozenset({
+    "proved", "stages", "exclusions", "trials", "conditions",  # where it is on, and what is
+    "selfcheck", "head_check", "made_up", "reference", "rehearsal",  # at start, beside stock's
+    "cuda_modules", "prefill_products",  # what compiles SGLang's kernels
+    "updates",
+})  # fmt: skip
+"""The modules that a proof is not of: they compute nothing of what is served."""
 SHAPES: Final[Mapping[str, int]] = {
     "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
     "linear_num_value_heads": 32, "linear_num_key_heads": 16, "linear_key_head_dim": 128,
@@ -32,6 +41,11 @@ SHAPES: Final[Mapping[str, int]] = {
     "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
 }  # fmt: skip
 """Of the published targets, by the names of their config; however many layers."""
+
+
+def code() -> sources.Code:
+    """What computes, as it is installed."""
+    return sources.installed("fast", APART)
 
 
 def other_shape(config_value: Callable[[str], Any]) -> str | None:

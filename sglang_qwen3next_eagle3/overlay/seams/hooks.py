@@ -10,7 +10,7 @@ from sglang_qwen3next_eagle3.overlay import contract, proofs, variants
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 from sglang_qwen3next_eagle3.overlay.seams import chains, launches
 from sglang_qwen3next_eagle3.overlay.seams.broadcasts import Broadcasts
-from sglang_qwen3next_eagle3.overlay.seams.proved import PROVED
+from sglang_qwen3next_eagle3.overlay.seams.proved import PROVED, code
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL, WITHIN, Seam
 
 logger = logging.getLogger(__name__)
@@ -80,14 +80,13 @@ class Proved:
         installed = contract.installed_sglang()
         release = "unknown" if installed is None else installed.release
         where = release, torch.cuda.get_device_capability(), _ranks()
-        given = proofs.switch_of(_arguments())
-        found = self._wanted & proofs.proved(PROVED, *where, given=given)
+        of: dict[str, Any] = {"given": proofs.switch_of(_arguments()), "code": code()}
+        found = self._wanted & proofs.proved(PROVED, *where, **of)
         if "relay" in self._wanted - found:
             found -= {"cycle"}  # It was made to take from the relay.
         if "cycle" not in found:
             found -= set(WITHIN)
-        reason = proofs.why_not(PROVED, *where, torch.cuda.get_device_name, given=given)
-        return found, reason
+        return found, proofs.why_not(PROVED, *where, torch.cuda.get_device_name, **of)
 
 
 def _ranks() -> int:
@@ -181,7 +180,7 @@ def announcing(
             logger.info("sglang-qwen3next-eagle3: seams off: %s", reason)
         elif place.tp_rank == 0:
             names = ", ".join(_in_order(on)) or "none"
-            logger.info("sglang-qwen3next-eagle3: seams on: %s", names)
+            logger.info("sglang-qwen3next-eagle3: seams on: %s; code %s", names, code().told)
             if "sampled" in ours and place.tp_size > 1:
                 logger.warning("sglang-qwen3next-eagle3: sampled is for one GPU: it is SGLang's")
             if others:

@@ -6,6 +6,7 @@ Importing this loads neither torch nor sglang.
 
 from typing import Final
 
+from sglang_qwen3next_eagle3.overlay import sources
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams.seams import ON
 
@@ -22,5 +23,13 @@ PROVED: Final[tuple[Proof, ...]] = (
             "h200x1-fast-all/recorded.txt",
             "h200x1-fast-all/soak.json",
         ),
+        code="7a7cb7067707",
     ),
 )
+APART: Final = frozenset({"proved", "seams"})
+"""The modules that a proof is not of: they say which are on, and where."""
+
+
+def code() -> sources.Code:
+    """What is launched and recorded, as it is installed."""
+    return sources.installed("seams", APART)

@@ -17,6 +17,7 @@ from sglang_qwen3next_eagle3.serving.doctor import examine, host
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from sglang_qwen3next_eagle3.serving.gpus import Gpus
 from tests.support.hosts import h200
+from tests.support.proofs import as_it_was_proved
 from tests.support.server import free_port
 
 pytestmark = pytest.mark.usefixtures("installed")
@@ -245,6 +246,7 @@ def test_what_is_on_by_default_is_asked_of_this_machine(
 ) -> None:
     monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
     monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    as_it_was_proved(monkeypatch)
     machine = h200()
     gpus = tuple(replace(gpu, capability=capability) for gpu in machine.gpus.found)
     becomes(replace(machine, gpus=replace(machine.gpus, found=gpus)))
@@ -283,8 +285,11 @@ def test_ranks_of_other_machines_are_not_missed(capsys: pytest.CaptureFixture[st
     assert of(data, "gpus")["text"].startswith("8x NVIDIA H200")
 
 
-def test_what_is_ours_is_in_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_ours_is_in_the_plan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By default on one H200, and where it is off nothing."""
+    as_it_was_proved(monkeypatch)
     words = ["--profile", "h200-fp8", "--gpu", "H200"]
     _, on = asked(capsys, *words)
     _, off = asked(capsys, *words, "--no-fast", "--no-seams")

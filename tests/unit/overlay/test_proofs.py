@@ -14,8 +14,15 @@ from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, STAGES
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL
+from sglang_qwen3next_eagle3.overlay.sources import Code
 from sglang_qwen3next_eagle3.serving import flags
 
+TABLES = {"fast": of_fast.PROVED, "seams": of_seams.PROVED}
+CODES = {"fast": of_fast.code, "seams": of_seams.code}
+HEADLESS = {"head"}
+"""What a server without an EAGLE3 head cannot have."""
+BEFORE_SERVERS_SAID_IT = {"35c20318ae26", "7a7cb7067707"}
+"""The codes of commit 747467c, whose results do not hold them."""
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 TABLE = (
     Proof("1", (9, 0), 1, ("a", "b")),
@@ -104,19 +111,98 @@ def test_the_tables_name_what_there_is() -> None:
             assert one != other, "said twice"
 
 
-@pytest.mark.parametrize("proof", [*of_fast.PROVED, *of_seams.PROVED])
-def test_a_proof_stands_on_files_that_are_there(proof: Proof) -> None:
-    """The log of a server in which all of its names were on, and text that was the same."""
-    files = [RESULTS / name for name in proof.evidence]
-    assert all(file.is_file() for file in files), proof.evidence
-    said = "".join(file.read_text("utf-8") for file in files if file.name == "said.txt")
-    on = " ".join(line.partition(" on: ")[2] for line in said.splitlines() if " on: " in line)
-    assert set(proof.names) <= set(on.replace(",", " ").replace(";", " ").split())
-    (text,) = [file for file in files if file.name == "text-fast.json"]
-    compared = json.loads(text.read_text("utf-8"))["compared"]
-    alone = [one for one in compared if one["at_once"] == 1]
-    assert len(alone) >= 4
-    assert all(one["equal"] == one["prompts"] == 164 for one in alone)
+@pytest.mark.parametrize("switch", TABLES)
+def test_a_proof_stands_on_files_that_are_there(switch: str) -> None:
+    """A server's log in which all of its names were on, others in which all were that the server
+    can have, and text that was the same, by servers in which they were."""
+    for proof in TABLES[switch]:
+        files = {Path(name).name: RESULTS / name for name in proof.evidence}
+        assert all(file.is_file() for file in files.values()), proof.evidence
+        logs = files["said.txt"].read_text("utf-8").split("== ")[1:]
+        whole = [log for log in logs if set(proof.names) <= named(log)]
+        assert whole, "no server had all of it at once"
+        for log in logs:
+            assert set(proof.names) - HEADLESS <= named(log), log.splitlines()[0]
+        text = json.loads(files["text-fast.json"].read_text("utf-8"))
+        servers = {
+            server["name"]: "\n".join(server["said"])
+            for server in text["servers"]
+            if set(proof.names) <= named("\n".join(server["said"]))
+        }
+        alone = {one["server"]: one for one in text["compared"] if one["at_once"] == 1}
+        assert len(servers) >= 3
+        assert all(alone[name]["equal"] == alone[name]["prompts"] == 164 for name in servers)
+        # Of another code would be of other kernels.
+        codes = {code for log in (*whole, *servers.values()) for code in said_codes(log)[switch]}
+        assert codes == {proof.code} or (not codes and proof.code in BEFORE_SERVERS_SAID_IT)
+
+
+def named(log: str) -> set[str]:
+    """What one server said was on, of stages and seams."""
+    on = [line.partition(" on: ")[2].partition(";")[0] for line in log.splitlines()]
+    return {part.split()[0] for line in on for part in line.split(", ") if part}
+
+
+def said_codes(log: str) -> dict[str, set[str]]:
+    lines = {"fast": " fast path on: ", "seams": " seams on: "}
+    return {
+        switch: {
+            line.rpartition("; code ")[2]
+            for line in log.splitlines()
+            if words in line and "; code " in line
+        }
+        for switch, words in lines.items()
+    }
+
+
+def test_what_one_server_said_is_told_from_what_another_did() -> None:
+    log = "01: fast path on: dense up to 8 rows, moe up to 8 rows; 48 of 48 layers; code 0a\n"
+    assert named(log) == {"dense", "moe"}
+    assert named(log + "02: seams on: chain, commit; code 0b\n") >= {"chain", "commit", "moe"}
+    assert said_codes(log) == {"fast": {"0a"}, "seams": set()}
+
+
+@pytest.mark.parametrize("switch", TABLES)
+def test_which_proof_is_to_be_made_anew(switch: str) -> None:
+    """It is told by a skip: between a change of the kernels and the next time on a GPU the default
+    is off, which is no fault."""
+    code = CODES[switch]()
+    stale = [proof for proof in TABLES[switch] if not proof.is_of_code(code)]
+    for proof in TABLES[switch]:
+        assert proof.code, "a proof is of some code"
+        assert proof.version != code.version or proof not in stale, (
+            f"a release says that it has the code {proof.code}, and has {code.told}"
+        )
+    for proof in stale:
+        where = proof.release, proof.capability, proof.ranks
+        others = [other for other in TABLES[switch] if other not in stale]
+        assert not proofs.proved(others, *where), "then it is told by another line"
+        assert proofs.why_not(TABLES[switch], *where, code=code) == proofs.OTHER_CODE
+    if stale:
+        places = ", ".join(f"TP {proof.ranks} of SGLang {proof.release}" for proof in stale)
+        pytest.skip(
+            f"{switch} is off by default: its proof is to be made anew with the code {code.told}: "
+            f"{places} (docs/fast-path.md, On by default)"
+        )
+
+
+def test_a_proof_is_of_the_kernels_that_it_was_made_with() -> None:
+    table = (
+        Proof("1", (9, 0), 1, ("a",), code="0a", version="1.0"),
+        Proof("1", (10, 0), 1, ("b",), code="0b"),
+    )
+    for code, capability, names, reason in (
+        (Code("0a", "2.0"), None, "a", None),
+        (Code("0b", "2.0"), None, "b", None),
+        (Code("0b", "1.0"), (9, 0), "", proofs.OTHER_CODE),
+        (Code("0c", "1.0"), None, "", proofs.OTHER_CODE),
+        # Without source a release is believed to be what it was when it was proved.
+        (Code(None, "1.0"), None, "a", None),
+        (Code(None, "1.0"), (10, 0), "", proofs.NO_SOURCE),
+        (Code(None, "2.0"), None, "", proofs.NO_SOURCE),
+    ):
+        assert proofs.proved(table, "1", capability, 1, code=code) == frozenset(names), code
+        assert proofs.why_not(table, "1", capability, 1, code=code) == reason
 
 
 @pytest.mark.parametrize("config", [CODER_NEXT, CODER_NEXT_FP8])

@@ -130,6 +130,7 @@ def test_lines_have_the_time_at_which_they_came(tmp_path: Path) -> None:
 AHEAD = f"{AT}48 TP0] sglang-qwen3next-eagle3: "
 FAST_LINE = (
     f"{AHEAD}fast path on: dense up to 8 rows, moe up to 8 rows; 48 of 48 layers; checked in 6.0 s"
+    "; code 0123456789ab"
 )
 HEAD_LINE = f"{AHEAD}fast path on: head up to 8 rows; checked in 1.0 s"
 ROUNDED_LINE = (
@@ -162,6 +163,7 @@ ROUNDED_LINE = (
         ),
         # What a user could not ask for so, and what is not known, are no reasons to fail.
         ((f"{AHEAD}seams on: chain, extend, new",), {}, {FAST: "off", SEAMS: "chain,extend"}),
+        ((f"{AHEAD}seams on: chain, slots; code 0a",), {}, {FAST: "off", SEAMS: "chain,slots"}),
         ((f"{AHEAD}seams on: none",), {SEAMS: "chain"}, {FAST: "off", SEAMS: "off"}),
     ],
 )  # fmt: skip

@@ -23,6 +23,7 @@ from sglang_qwen3next_eagle3.serving.profile import Overrides
 from tests.support.checkpoints import SMALL_TARGET, write_config
 from tests.support.hosts import h200
 from tests.support.launching import dry_run
+from tests.support.proofs import as_it_was_not, as_it_was_proved
 
 TABLES: dict[str, dict[str, tuple[Proof, ...]]] = {
     "nothing": {"fast": (), "seams": ()},
@@ -53,6 +54,7 @@ SAID = {
 @pytest.fixture(autouse=True)
 def _release(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
+    as_it_was_proved(monkeypatch)
     for variable in (FAST, SEAMS):
         monkeypatch.delenv(variable, raising=False)
 
@@ -325,6 +327,19 @@ def test_the_tables_as_they_are_decide(
 
 def test_one_gpu_has_the_fast_path_and_the_head(capsys: pytest.CaptureFixture[str]) -> None:
     assert dry_run(capsys, "--profile", "h200-fp8")["environment"][FAST] == "auto,head"
+
+
+@pytest.mark.parametrize("switch", ["fast", "seams"])
+def test_kernels_that_are_newer_than_their_proof_are_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, switch: switches.Switch
+) -> None:
+    as_it_was_not(monkeypatch)
+    found = dry_run(capsys, "--profile", "h200-fp8")
+    assert switches.VARIABLES[switch] not in found["environment"]
+    note = told(found, switches.TITLES[switch])
+    assert f"off by default: {proofs.OTHER_CODE} (--{switch} asks for it all the same)" in note
+    asked = dry_run(capsys, "--profile", "h200-fp8", f"--{switch}")
+    assert asked["environment"][switches.VARIABLES[switch]] == "on"
 
 
 def test_another_shape_is_not_proved(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

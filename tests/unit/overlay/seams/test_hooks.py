@@ -9,6 +9,7 @@ import pytest
 from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams import broadcasts, hooks, launches, seams
+from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 
 ORIGINAL = "SGLang's"
 
@@ -161,7 +162,7 @@ def test_the_first_rank_says_which_are_on(
             hook.replacement(begun.append, scheduler)
     assert len(begun) == 2
     assert [record.message for record in caplog.records] == [
-        "sglang-qwen3next-eagle3: seams on: metadata, chain",
+        f"sglang-qwen3next-eagle3: seams on: metadata, chain; code {of_seams.code().told}",
         "sglang-qwen3next-eagle3: seams that are SGLang's own: commit",
         *(doubts if release == "0.5.23" else []),
     ]
@@ -291,7 +292,10 @@ def test_seams_that_nobody_asked_for_serve_where_they_were_proved(
     with caplog.at_level("INFO"):
         hook.replacement(begun.append, SimpleNamespace())
     assert len(begun) == 1
-    assert [record.message for record in caplog.records] == [f"sglang-qwen3next-eagle3: {line}"]
+    (said,) = [record.message for record in caplog.records]
+    if served:
+        line += f"; code {of_seams.code().told}"
+    assert said == f"sglang-qwen3next-eagle3: {line}"
     assert {record.levelname for record in caplog.records} == {"INFO"}
     assert proved.seams == served
     assert {seam for seam in table if ours(seam)} == served
