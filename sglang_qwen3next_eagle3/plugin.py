@@ -151,9 +151,11 @@ def _hook_seams(asked: str | None) -> None:
     ours = at_seams.served(wanted, manifest.hooked("seams"))
     if seams.is_auto(asked):
         proved = at_seams.Proved(ours)
+        seams.serve(lambda: proved.seams)
         of_seams = at_seams.where_proved(ours, proved)
         hooks.apply([at_seams.announcing(ours, proved=proved), *of_seams])
         return
+    seams.serve(lambda: ours)
     hooks.apply([at_seams.announcing(ours, wanted - ours), *at_seams.hooks(ours)])
 
 

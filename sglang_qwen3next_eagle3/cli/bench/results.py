@@ -68,15 +68,20 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.for_server:
         from sglang_qwen3next_eagle3.bench.trees.adaptive import of_result
         from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
-        from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import FAST
+        from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import of_gpu
         from sglang_qwen3next_eagle3.serving import profile
 
         tree = profile.Tree.parse(arguments.for_server)
         shape = (tree.steps, tree.topk, tree.draft_tokens)
         costs = model.for_server(shape, batches_of(arguments.batch))
-        of = of_result(Result.load(arguments.result)) if arguments.result else {}
-        if of.get("fast", "off") != "off":
-            costs = f"{FAST} {costs}"
+        if arguments.result:
+            result = Result.load(arguments.result)
+            of = of_result(result)
+            names = [of_gpu(str(gpu.get("name"))) for gpu in result.provenance.get("gpus") or ()]
+            keys = {"tp": "tp", "weights": "precision", "fast": "fast", "seams": "seams"}
+            kind = {"gpu": names[0] if names else None}
+            kind |= {name: of.get(key) for name, key in keys.items()}
+            costs = " ".join([*(f"{name}={word}" for name, word in kind.items() if word), costs])
         print(f"{CYCLE_COSTS}={shlex.quote(costs)}")
         return 0
     spec = arguments.accept_lengths

@@ -6,16 +6,23 @@ The figures come from `bench speed`; a profile carries them in the variable of
     3,4,8 1:9.86/6.10 2:12.05/6.10 32:37.12/15.74
 
 which says that with one request a cycle takes 9.86 ms and a step without speculation 6.10 ms.
-With `fast` before the tree they are of the fast path; of SGLang's kernels otherwise. Both may be
-told, with ; between.
+Words before the tree say what they are of, and for other servers they are not used:
+
+    gpu=H200 tp=1 weights=fp8 fast=on,head seams=on 3,4,8 1:5.44/2.29
+
+fast and seams are spelled as the variables for them are. `fast` alone is all of the fast path, and
+the head where there is one. Without either they are of SGLang's kernels. Several may be told, with
+; between.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
+from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.seams import seams
 
 _TREE = re.compile(r"(\d+),(\d+),(\d+)")
 _ENTRY = re.compile(r"(\d+):(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
@@ -25,11 +32,28 @@ HOW_TO_SPELL = (
 )
 FAST = "fast"
 """Before the tree of costs of the fast path."""
+KINDS = ("gpu", "tp", "weights", FAST, "seams")
+"""What a word before the tree may say, with = behind it."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server came to serve with. tree: steps, topk and draft tokens; fast, seams: what of
+    them is ours; gpu: its name; eagle3: whether an EAGLE3 head drafts."""
+
+    tree: tuple[int, ...]
+    fast: frozenset[str] = frozenset()
+    seams: frozenset[str] = frozenset()
+    ranks: int = 1
+    gpu: str = ""
+    weights: str = ""
+    eagle3: bool = True
 
 
 @dataclass(frozen=True)
 class CycleCosts:
     """tree: steps, topk and draft tokens that `cycle` is of. fast: measured with the fast path.
+    kind: what they are of, by `KINDS`; of what is not in it they say nothing.
 
     cycle, step: seconds of a cycle with speculation and of a step without, by the requests that
     take part, in rising order. Both have the same requests.
@@ -39,6 +63,25 @@ class CycleCosts:
     cycle: Mapping[int, float]
     step: Mapping[int, float]
     fast: bool = False
+    kind: Mapping[str, str] = field(default_factory=dict)
+
+    def why_not(self, served: Served) -> str | None:
+        """Why they are not of a server, or None."""
+        if self.tree != served.tree:
+            return f"they are of the tree {self.tree}, and {served.tree} is served"
+        if self.fast and not served.fast:
+            return "they are of the fast path, and it is off"
+        if served.fast and not self.fast:
+            return "they are of SGLang's kernels, and the fast path is on"
+        if self.fast and FAST not in self.kind:
+            whole = {*stages.OF_TARGET, *(["head"] if served.eagle3 else [])}
+            if missing := sorted(whole - served.fast):
+                return f"they are of the whole fast path, and {', '.join(missing)} is SGLang's"
+        for name, said in self.kind.items():
+            known = _KNOWN[name](served)
+            if not _is_of(name, said, known):
+                return f"they are of {name}={said}, and {known or 'off'} is served"
+        return None
 
     def of(self, requests: int) -> tuple[float, float] | None:
         """Seconds of a cycle and of a step, linear between what was measured; None beyond it."""
@@ -55,14 +98,26 @@ def parse(text: str | None) -> tuple[CycleCosts, ...]:
     """
     parts = [part.split() for part in (text or "").split(";")]
     found = tuple(_costs(words, text) for words in parts if words)
-    if len({costs.fast for costs in found}) < len(found):
+    if len({(costs.fast, *sorted(costs.kind.items())) for costs in found}) < len(found):
         raise UserError(f"{CYCLE_COSTS}={text!r} tells costs of the same kernels twice")
     return found
 
 
 def _costs(words: list[str], text: str | None) -> CycleCosts:
-    fast = words[0] == FAST
-    words = words[fast:]
+    kind: dict[str, str] = {}
+    fast = False
+    while words and (words[0] == FAST or words[0].partition("=")[0] in KINDS):
+        name, _, value = words[0].partition("=")
+        if name in kind or (name == FAST and fast):
+            raise UserError(f"{CYCLE_COSTS}={text!r} says {name} twice")
+        if name == FAST:
+            wanted = stages.parse(value, f"{CYCLE_COSTS}: {name}=") if value else None
+            fast = wanted is not None or "=" not in words[0]
+        elif name == "seams":
+            seams.parse(value, f"{CYCLE_COSTS}: {name}=")
+        if value:
+            kind[name] = value
+        words = words[1:]
     if not words:
         raise UserError(f"{CYCLE_COSTS}={text!r} cannot be read: {HOW_TO_SPELL}")
     tree = _TREE.fullmatch(words[0])
@@ -79,7 +134,34 @@ def _costs(words: list[str], text: str | None) -> CycleCosts:
         cycle={requests: cycle for requests, cycle, _ in figures},
         step={requests: step for requests, _, step in figures},
         fast=fast,
+        kind=kind,
     )
+
+
+def of_gpu(name: str) -> str:
+    """A GPU's name as a word."""
+    return "_".join(word for word in name.split() if word != "NVIDIA")
+
+
+_KNOWN: Mapping[str, Callable[[Served], str]] = {
+    "gpu": lambda served: of_gpu(served.gpu),
+    "tp": lambda served: str(served.ranks),
+    "weights": lambda served: served.weights,
+    FAST: lambda served: ",".join(sorted(served.fast)),
+    "seams": lambda served: ",".join(sorted(served.seams)),
+}
+
+
+def _is_of(name: str, said: str, known: str) -> bool:
+    """Of kernels and seams the same set, however it is spelled; the same word of all else."""
+    if name not in (FAST, "seams"):
+        return said == known
+    wanted: frozenset[str] = frozenset()
+    if name == "seams":
+        wanted = frozenset(seams.parse(said))
+    elif (parsed := stages.parse(said)) is not None:
+        wanted = frozenset(parsed.stages)
+    return wanted == frozenset(known.split(",") if known else [])
 
 
 def _between(known: Mapping[int, float], wanted: int) -> float | None:

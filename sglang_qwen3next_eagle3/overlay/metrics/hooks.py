@@ -12,14 +12,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.model.target import MODEL_TYPE
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment
 from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.metrics import cycle_costs
-from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import CycleCosts
+from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import CycleCosts, Served
 from sglang_qwen3next_eagle3.overlay.metrics.table import CAPTURED, FAST_PATH
+from sglang_qwen3next_eagle3.overlay.seams import seams
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +163,7 @@ def _after_scheduler_metrics(
         say(CAPTURED, labels, 1.0, selection=selection, source=source)
     cycles = None
     if not scheduler.spec_algorithm.is_none():
-        costs = _costs(server_args, with_fast_path=path is not None)
+        costs = _costs(_served(scheduler, frozenset(ours)))
         cycles = Verifications(labels, server_args.speculative_num_steps or 0, costs)
     refusals = Refusals(_of_requests(server_args, labels), ("scheduler",))
     apply(scheduler_hooks(cycles, refusals))
@@ -204,30 +206,42 @@ def _of_requests(server_args: Any, labels: dict[str, Any]) -> dict[str, str]:
     return {name: str(labels[name]) for name in shared}
 
 
-def _costs(server_args: Any, with_fast_path: bool) -> CycleCosts | None:
+def _served(scheduler: Any, ours: frozenset[str]) -> Served:
+    import torch
+
+    server_args, config = scheduler.server_args, scheduler.model_config.hf_config
+    stored = {name: getattr(config, name, None) for name in precision.NAMES}
+    return Served(
+        tree=(
+            server_args.speculative_num_steps,
+            server_args.speculative_eagle_topk,
+            server_args.speculative_num_draft_tokens,
+        ),
+        fast=ours,
+        seams=frozenset(seams.serving()),
+        ranks=server_args.tp_size,
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        weights=precision.of_config(stored),
+        eagle3=bool(scheduler.spec_algorithm.is_eagle3()),
+    )
+
+
+def _costs(served: Served) -> CycleCosts | None:
     """The costs in the environment, if they are of what is served."""
     every = cycle_costs.parse(os.environ.get(environment.CYCLE_COSTS))
     if not every:
         return None
-    costs = next((one for one in every if one.fast == with_fast_path), every[0])
-    tree = (
-        server_args.speculative_num_steps,
-        server_args.speculative_eagle_topk,
-        server_args.speculative_num_draft_tokens,
-    )
-    reason, level = None, logging.WARNING
-    if costs.tree != tree:
-        reason = f"they are of the tree {costs.tree}, and {tree} is served"
-    elif costs.fast and not with_fast_path:
-        reason = "they are of the fast path, and it is off"
-    elif with_fast_path and not costs.fast:
-        reason = "they are of SGLang's kernels, and the fast path is on"
-        if (asked := stages.parse(os.environ.get(environment.FAST))) is not None:
-            level = logging.INFO if asked.auto else level
-    if reason is not None:
-        logger.log(level, "sglang-qwen3next-eagle3: the cycle costs are not used: %s", reason)
-        return None
-    return costs
+    # Of those that are none of it, the nearest are named.
+    nearest = sorted(every, key=lambda costs: costs.fast != bool(served.fast))
+    for costs in nearest:
+        if costs.why_not(served) is None:
+            return costs
+    asked = stages.parse(os.environ.get(environment.FAST))
+    nobody = asked is not None and asked.auto and nearest[0].tree == served.tree
+    level = logging.INFO if nobody else logging.WARNING
+    reason = nearest[0].why_not(served)
+    logger.log(level, "sglang-qwen3next-eagle3: the cycle costs are not used: %s", reason)
+    return None
 
 
 ENTRIES: tuple[Hook, ...] = (

@@ -3,6 +3,7 @@
 Importing this loads neither torch nor sglang.
 """
 
+from collections.abc import Callable
 from typing import Final, Literal, get_args
 
 from sglang_qwen3next_eagle3.base.errors import UserError
@@ -24,6 +25,20 @@ WITHIN: Final[tuple[Seam, ...]] = ("extend", "sampled")
 """Those of recorded cycles."""
 ON: Final[tuple[Seam, ...]] = tuple(seam for seam in ALL if seam != "sampled")
 """What `on` and `auto` stand for; what was never run on a GPU has to be named."""
+
+
+_serving: Callable[[], frozenset[Seam]] = frozenset
+
+
+def serve(ours: Callable[[], frozenset[Seam]]) -> None:
+    """Say which of them serve in this process, which may be settled when that is asked."""
+    global _serving
+    _serving = ours
+
+
+def serving() -> frozenset[Seam]:
+    """Those that serve in this process, once its ranks are there; none of SGLang's own."""
+    return _serving()
 
 
 def spelled(wanted: frozenset[Seam]) -> str:

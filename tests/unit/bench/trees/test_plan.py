@@ -5,6 +5,7 @@ import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
 from sglang_qwen3next_eagle3.bench.trees.plan import (
     AcceptLengths,
@@ -225,5 +226,13 @@ def test_what_a_server_is_told_can_be_pasted_and_is_what_was_measured(
     assert step is not None
     (costs,) = cycle_costs.parse(told.strip("'"))
     assert costs.of(8) == (pytest.approx(cycle / 1000), pytest.approx(step / 1000))
+    result = data_dir("launch").parent / "benchmarks" / "results" / "h200x1-speed"
+    assert run("--result", str(result), "--for-server", "3,4,8", "--batch", "8") == 0
+    name, _, told = capsys.readouterr().out.strip().partition("=")
+    (of_kind,) = cycle_costs.parse(told.strip("'"))
+    assert of_kind.kind == {
+        "gpu": "H200", "tp": "1", "weights": "fp8", "fast": "off", "seams": "off",
+    }  # fmt: skip
+    assert not of_kind.fast
     assert run(*words, "3,4") == 2
     assert "write steps,topk,draft-tokens" in capsys.readouterr().err

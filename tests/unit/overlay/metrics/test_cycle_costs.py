@@ -40,12 +40,17 @@ def test_nothing_is_no_costs(text: str | None) -> None:
         ("fast", "cannot be read"),
         ("fast 1:9.86/6.10", "cannot be read"),
         ("3,4,8 1:9/6; 3,1,4 1:8/6", "costs of the same kernels twice"),
+        ("tp=1 tp=2 3,4,8 1:9/6", "says tp twice"),
+        ("fast fast 3,4,8 1:9/6", "says fast twice"),
+        ("fast=rows 3,4,8 1:9/6", "fast=rows: 'rows' is not one of"),
+        ("seams=every 3,4,8 1:9/6", "seams=every: 'every' is not one of"),
+        ("cpu=1 3,4,8 1:9/6", "cannot be read"),
     ],
 )
 def test_costs_that_cannot_be_are_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         cycle_costs.parse(text)
-    assert str(raised.value).startswith(f"{CYCLE_COSTS}=")
+    assert str(raised.value).startswith(CYCLE_COSTS)
 
 
 def test_costs_of_both_kernels() -> None:
@@ -66,6 +71,11 @@ def test_the_costs_of_the_profile_are_those_that_were_measured() -> None:
     assert served.tree is not None
     tree = (served.tree.steps, served.tree.topk, served.tree.draft_tokens)
     both = cycle_costs.parse(served.environment[CYCLE_COSTS])
+    one = {"gpu": "H200", "tp": "1", "weights": "fp8"}
+    assert [costs.kind for costs in both] == [
+        {**one, "seams": "off"},
+        {**one, "fast": "on,head", "seams": "on"},
+    ]
     assert [costs.fast for costs in both] == [False, True]
     for costs, who in zip(both, ("stock", "ours"), strict=True):
         assert costs.tree == tree

@@ -1,6 +1,6 @@
 """Where the numbers are read, on stand-ins for SGLang's objects."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace as Fake
 from typing import Any
 
@@ -8,8 +8,12 @@ import pytest
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import contract, environment
+from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 from sglang_qwen3next_eagle3.overlay.metrics import hooks
+from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import Served
+from sglang_qwen3next_eagle3.overlay.seams import seams
+from sglang_qwen3next_eagle3.overlay.seams.seams import ON
 
 
 @dataclass
@@ -181,31 +185,84 @@ def test_a_release_whose_source_differs_is_served_without_our_metrics(
     assert "run_batch" in caplog.text
 
 
+WHOLE = frozenset({*OF_TARGET, "head"})
+EVERY = frozenset(ON)
+MEASURED = "gpu=H200 tp=1 weights=fp8 seams=off 3,4,8 1:10/6; gpu=H200 tp=1 weights=fp8 "
+MEASURED += "fast=on,head seams=on 3,4,8 1:5/3"
+H200 = Served((3, 4, 8), WHOLE, EVERY, 1, "NVIDIA H200", "fp8")
+
+
 @pytest.mark.parametrize(
-    ("costs", "tree", "fast", "used", "told"),
+    ("costs", "served", "used", "told"),
     [
-        ("3,4,8 1:10/6", (3, 4, 8), False, 10, ""),
-        ("3,4,8 1:10/6", (5, 1, 6), False, None, "the tree (3, 4, 8), and (5, 1, 6) is served"),
-        ("3,4,8 1:10/6", (3, 4, 8), True, None, "of SGLang's kernels, and the fast path is on"),
-        ("fast 3,4,8 1:10/6", (3, 4, 8), False, None, "they are of the fast path, and it is off"),
-        ("3,4,8 1:10/6; fast 3,4,8 1:5/3", (3, 4, 8), True, 5, ""),
-        ("3,4,8 1:10/6; fast 3,4,8 1:5/3", (3, 4, 8), False, 10, ""),
+        ("3,4,8 1:10/6", Served((3, 4, 8)), 10, ""),
+        ("3,4,8 1:10/6", Served((5, 1, 6)), None, "the tree (3, 4, 8), and (5, 1, 6) is served"),
+        ("3,4,8 1:10/6", H200, None, "of SGLang's kernels, and the fast path is on"),
+        ("fast 3,4,8 1:10/6", Served((3, 4, 8)), None, "they are of the fast path, and it is off"),
+        ("3,4,8 1:10/6; fast 3,4,8 1:5/3", H200, 5, ""),
+        ("3,4,8 1:10/6; fast 3,4,8 1:5/3", Served((3, 4, 8)), 10, ""),
+        # Of a stage that was given back, of no head, they are others.
+        ("fast 3,4,8 1:5/3", replace(H200, fast=WHOLE - {"moe"}), None, "moe is SGLang's"),
+        ("fast 3,4,8 1:5/3", replace(H200, fast=WHOLE - {"head"}), None, "head is SGLang's"),
+        ("fast 3,4,8 1:5/3", replace(H200, fast=WHOLE - {"head"}, eagle3=False), 5, ""),
+        ("fast=dense 3,4,8 1:5/3", replace(H200, fast=frozenset({"dense"})), 5, ""),
+        ("fast=dense 3,4,8 1:5/3", H200, None, "fast=dense, and attention,dense,gdn,head,lm_head"),
+        (MEASURED, H200, 5, ""),
+        (MEASURED, replace(H200, fast=frozenset(), seams=frozenset()), 10, ""),
+        (MEASURED, replace(H200, ranks=2), None, "they are of tp=1, and 2 is served"),
+        (MEASURED, replace(H200, weights="bf16"), None, "of weights=fp8, and bf16 is served"),
+        (
+            MEASURED,
+            replace(H200, gpu="NVIDIA H100 80GB HBM3"),
+            None,
+            "they are of gpu=H200, and H100_80GB_HBM3 is served",
+        ),
+        (MEASURED, replace(H200, gpu="NVIDIA H200 NVL"), None, "and H200_NVL is served"),
+        (MEASURED, replace(H200, seams=frozenset()), None, "they are of seams=on, and off is"),
+        (MEASURED, replace(H200, fast=frozenset()), None, "they are of seams=off, and chain,"),
+        (
+            MEASURED,
+            replace(H200, fast=frozenset(), seams=frozenset(), ranks=4),
+            None,
+            "they are of tp=1, and 4 is served",
+        ),
     ],
 )
-def test_costs_are_used_for_the_tree_and_the_kernels_that_they_were_measured_with(
-    costs: str, tree: tuple[int, int, int], fast: bool, used: int | None, told: str,
+def test_costs_are_used_for_servers_of_the_kind_that_they_were_measured_with(
+    costs: str, served: Served, used: int | None, told: str,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     monkeypatch.setenv(environment.CYCLE_COSTS, costs)
-    steps, topk, draft = tree
-    server_args = Fake(
-        speculative_num_steps=steps,
-        speculative_eagle_topk=topk,
-        speculative_num_draft_tokens=draft,
-    )
-    found = hooks._costs(server_args, with_fast_path=fast)
+    found = hooks._costs(served)
     assert (None if found is None else found.cycle[1]) == (used and pytest.approx(used / 1000))
     assert told in caplog.text
+    assert bool(caplog.text) == (used is None)
+
+
+def test_what_a_server_came_to_serve_with_is_read_off_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(seams, "_serving", frozenset)
+    config = Fake(quantization_config={"quant_method": "fp8"})
+    made = Fake(
+        server_args=Fake(
+            speculative_num_steps=3,
+            speculative_eagle_topk=4,
+            speculative_num_draft_tokens=8,
+            tp_size=1,
+        ),
+        model_config=Fake(hf_config=config),
+        spec_algorithm=Fake(is_eagle3=lambda: True),
+    )
+    assert hooks._served(made, WHOLE) == replace(H200, seams=frozenset())
+    seams.serve(lambda: frozenset(ON))
+    assert hooks._served(made, WHOLE) == H200
+    del config.quantization_config
+    made.server_args.tp_size = 4
+    made.spec_algorithm.is_eagle3 = lambda: False
+    assert hooks._served(made, WHOLE) == replace(H200, ranks=4, weights="bf16", eagle3=False)
 
 
 def test_the_stages_of_the_target_and_the_head_that_are_ours() -> None:
