@@ -10,6 +10,7 @@ more: `alone` names those that are measured so, too, and with several GPUs (`gpu
 time, each by a process that has nothing else to do.
 """
 
+import fcntl
 import multiprocessing
 import os
 import random
@@ -175,7 +176,7 @@ class _Auto:
         for session in sessions:
             self._journal.admit(session.served.configuration)
         pending = [one for one in sessions if one.left(self._journal).keys]
-        self._journal.alone = _FORK.Lock()
+        self._journal.alone = _Alone(self._scratch / "alone")
         running: list[tuple[ForkProcess, list[str]]] = []
         begun, saved = bar.count, 0
         try:
@@ -209,7 +210,8 @@ class _Auto:
 
     def _part(self, session: Session, gpus: Sequence[str]) -> None:
         """In a process of its own: one server, and what it is asked."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # The first process ends this one.
+        # The first process ends this one. What is ignored would be ignored by the server, too.
+        signal.signal(signal.SIGINT, _stay)
         signal.signal(signal.SIGTERM, _leave)
         if (ends := processes.end_with_parent(self._parent)) is not None:
             ends()
@@ -229,7 +231,7 @@ class _Auto:
         if (served := self._journal.configurations().get(AUTO)) is not None:
             for row in self._forced:  # They are served by the same server.
                 self._journal.note(row.model_copy(update={"switched": served.switched}))
-        told = {"gpus": list(self._asked.gpus)} if self._asked.gpus else {}
+        told = {"gpus": list(self._asked.gpus)} if _at_the_same_time(self._asked) else {}
         settings = speed.settings(_request(self._asked), self._target, self._flags, **told)
         return self._journal.result("speed", self._described, settings, rows)
 
@@ -282,11 +284,16 @@ class _Auto:
     def _measured(self) -> DraftStates:
         """By what has been measured of the steps. Raises UserError: some are missing."""
         result = self._result()
-        states = [one for one in result.configurations if not one.name.endswith(ALONE)]
+        # On other GPUs `none` may not be up yet: of a server that was not, nobody knows what it is.
+        asked = {one.configuration for one in result.measurements}
+        states = [
+            one
+            for one in result.configurations
+            if one.name in asked and not one.name.endswith(ALONE)
+        ]
         names = {one.name for one in states}
         rows = [one for one in result.measurements if one.configuration in names]
         result = result.model_copy(update={"configurations": states, "measurements": rows})
-        # On other GPUs `none` may not be measured yet.
         fitted = any(one.configuration == NONE for one in rows)
         model = cost.fit(result) if fitted else cost.CostModel(cells=tuple(cost.measured(result)))
         planned = adaptive.plan_states(
@@ -328,6 +335,25 @@ class _Auto:
         return set_up
 
 
+class _Alone:
+    """One process at a time. Of one that is killed within nothing is left, unlike of a lock of
+    multiprocessing, for which all others would wait."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._held = self._path.open("w")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+
+    def __exit__(self, *of: object) -> None:
+        self._held.close()
+
+
+def _stay(number: int, frame: object) -> None:
+    """Not even a child hears of it: what handles a signal ends with exec."""
+
+
 def _leave(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -361,7 +387,18 @@ def _before_measuring(options: AutoOptions) -> DraftStates:
     )
 
 
+def _at_the_same_time(options: AutoOptions) -> bool:
+    """Whether there are GPUs for more than one server."""
+    return len(options.gpus) >= 2 * _ranks(options.base())
+
+
 def _request(options: AutoOptions) -> dict[str, Any]:
+    # Servers beside others share a host or GPUs with them: what is begun so goes on so.
+    servers = {}
+    if options.side_by_side:
+        servers = {"servers": "up at the same time"}
+    elif _at_the_same_time(options):
+        servers = {"servers": "asked at the same time"}
     return options.request(
         "auto",
         steps=list(options.steps),
@@ -369,4 +406,5 @@ def _request(options: AutoOptions) -> dict[str, Any]:
         accept_lengths=list(options.accept_lengths),
         repeats=options.repeats,
         changes=options.changes,
+        **servers,
     )

@@ -178,8 +178,10 @@ class Loop:
                     continue
                 try:
                     self._pass(key, up[session.name])
-                except ServerFailed as error:
-                    self._failed(session, error)
+                except (ServerFailed, UserError) as error:
+                    # What a pass is to be told may not be possible by what was measured so far.
+                    failed = error if isinstance(error, ServerFailed) else ServerFailed(str(error))
+                    self._failed(session, failed)
                     del up[session.name]
 
     def _start(self, group: Sequence[Session], stack: contextlib.ExitStack) -> dict[str, Server]:
@@ -247,7 +249,7 @@ class Loop:
         lines = tuple(text_without_paths(text_without_secrets(line)) for line in error.log_tail)
         update = {"status": "failed", "error": str(error), "log_tail": lines}
         self._journal.note(self._known(session).model_copy(update=update))
-        self._progress.say(f"{session.name}: {error}; the end of its log:")
+        self._progress.say(f"{session.name}: {error}" + ("; the end of its log:" * bool(lines)))
         for line in error.log_tail[-5:]:
             self._progress.say(f"  {text_without_secrets(line)}")
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import read_json, write_json
 from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
-from sglang_qwen3next_eagle3.bench.results.records import CHANGING, NONE, Measurement, Result
+from sglang_qwen3next_eagle3.bench.results.records import ALONE, CHANGING, NONE, Measurement, Result
 
 Tree = tuple[int, int, int]
 """Steps, topk, draft tokens."""
@@ -66,11 +66,12 @@ def cycle_ms(measurement: Measurement) -> float | None:
 
 
 def measured(result: Result) -> list[CycleCell]:
-    """By configuration and batch. Raises UserError: the result contradicts itself."""
+    """By configuration and batch, but for servers that `bench auto` asked what their state is
+    asked, too: that tree would count twice. Raises UserError: the result contradicts itself."""
     configurations = {c.name: c for c in result.configurations}
     seen: Mapping[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for measurement in result.measurements:
-        if measurement.suite == CHANGING:
+        if measurement.suite == CHANGING or measurement.configuration.endswith(ALONE):
             continue
         if measurement.configuration not in configurations:
             raise UserError(

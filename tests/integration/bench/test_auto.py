@@ -1,17 +1,23 @@
 """`bench auto` and `bench start` from the command line, with servers that pretend."""
 
 import json
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_qwen3next_eagle3.__main__ import main
-from sglang_qwen3next_eagle3.bench import auto, start
+from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.bench import auto, servers, start
 from sglang_qwen3next_eagle3.bench.options import AutoOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey
-from sglang_qwen3next_eagle3.bench.results.records import ADAPTIVE, CHANGING, Result
+from sglang_qwen3next_eagle3.bench.results.records import ADAPTIVE, CHANGING, Configuration, Result
 from sglang_qwen3next_eagle3.overlay.adaptive import states
+from sglang_qwen3next_eagle3.overlay.environment import FAST
 from sglang_qwen3next_eagle3.serving import doctor, server
 from tests.support import fake_sglang
 
@@ -124,6 +130,98 @@ def test_every_server_has_gpus_of_its_own(
     assert "asked at the same time, each on GPUs of its own" in said.out
     assert "## Numbers of steps as states and alone" in said.out
     assert states.read(tmp_path / auto.STATES) is not None
+
+
+def test_a_server_that_is_not_up_yet_is_not_asked_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With GPUs for one server `none` comes behind the choice, which goes by costs; that the fast
+    path was asked for and came to be off is known of the server that was up alone."""
+    ready = servers.ready
+
+    def switched(configuration: Configuration, server: Any) -> Configuration:
+        return ready(configuration, server).model_copy(update={"switched": {FAST: "off"}})
+
+    monkeypatch.setattr(servers, "ready", switched)
+    monkeypatch.setenv(FAST, "on")
+    assert main([*words(tmp_path), "--gpus", "4"]) == 0
+    result = Result.load(tmp_path)
+    assert {m.configuration for m in result.measurements} == {"none", "0,1,1", "2,1,3", "auto"}
+    assert sum(m.suite == CHANGING for m in result.measurements) == 3
+    assert "gpus" not in result.settings, "nothing was asked at the same time"
+
+
+@pytest.mark.parametrize("more", [(), ("--gpus", "4,6")])
+def test_costs_that_cannot_be_told_are_a_failure_of_one_server(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, ...],
+) -> None:
+    def refuse(self: auto._Auto) -> None:
+        raise UserError("costs of one file are of one kind of server")
+
+    monkeypatch.setattr(auto._Auto, "_measured", refuse)
+    assert main([*words(tmp_path), *more]) == 2
+    result = Result.load(tmp_path)
+    failed = result.configuration("auto")
+    assert failed.status == "failed"
+    assert failed.error == "costs of one file are of one kind of server"
+    assert result.configuration("none").status == "ok"
+    assert {m.configuration for m in result.measurements} == {"none", "0,1,1", "2,1,3"}
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_server_of_a_part_hears_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this process ignored, what it starts would ignore, too."""
+    told = tmp_path / "told"
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+
+    def run(self: servers.Loop, groups: object) -> None:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        with told.open("a") as file:
+            file.write(done.stdout)
+
+    monkeypatch.setattr(servers.Loop, "run", run)
+    main([*words(tmp_path / "out"), "--gpus", "4,6"])
+    assert told.read_text().split() == ["False", "False"]
+
+
+def test_a_part_that_is_killed_keeps_no_other_from_writing(tmp_path: Path) -> None:
+    alone = auto._Alone(tmp_path / "alone")
+
+    def hold(at: Any) -> None:
+        with alone:
+            at.set()
+            time.sleep(60)
+
+    at = auto._FORK.Event()
+    process = auto._FORK.Process(target=hold, args=(at,))
+    process.start()
+    assert at.wait(30)
+    process.kill()
+    process.join()
+    written = threading.Thread(target=lambda: alone.__enter__(), daemon=True)
+    written.start()
+    written.join(30)
+    assert not written.is_alive()
+    alone.__exit__()
+
+
+def test_what_was_asked_at_the_same_time_goes_on_only_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--changes", "0", "--gpus", "4,6")
+    assert main([*words(tmp_path / "apart"), *more]) == 0
+    capsys.readouterr()
+    again = [*words(tmp_path / "apart"), "--changes", "0"]
+    for others in ((), ("--side-by-side",), ("--gpus", "4")):
+        assert main([*again, *others]) == 2
+        assert 'servers: "asked at the same time", now ' in capsys.readouterr().err
+    assert main([*again, "--gpus", "5,7"]) == 0, "other cards of the same machine will do"
+    assert "asked at the same time, each on GPUs of its own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, CycleCell
 from sglang_qwen3next_eagle3.overlay.adaptive import states
 from sglang_qwen3next_eagle3.overlay.environment import CPU_ENGINE, FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
+from tests.support import speed
 
 RESULTS = Path(__file__).parents[4] / "benchmarks" / "results"
 
@@ -45,6 +46,17 @@ def test_states_are_few_and_lose_little() -> None:
     assert len(found.states.steps) <= adaptive.MOST_STATES
     assert max(found.loss.values()) <= adaptive.LOSS
     assert found.over_chain["3,4,8"] == pytest.approx(1.25, abs=0.01)
+
+
+def test_a_tree_that_a_server_of_its_own_was_asked_too_counts_once() -> None:
+    trees = {"none": None, "2,1,3": (2, 1, 3), "2,1,3 alone": (2, 1, 3)}
+    rows = [speed.configuration(tree, name) for name, tree in trees.items()]
+    cycles = {"none": 5.0, "2,1,3": 6.0, "2,1,3 alone": 60.0}
+    lengths = {"none": None, "2,1,3": 2.0, "2,1,3 alone": 2.0}
+    cells = [speed.measurement(name, 1, ms, lengths[name]) for name, ms in cycles.items()]
+    found = speed.result(rows, cells)
+    assert [cell.configuration for cell in cost.measured(found)] == ["none", "2,1,3"]
+    assert cost.fit(found).cells[1].cycle_ms == pytest.approx(6.0)
 
 
 def test_where_drafts_cost_too_much_none_are_a_candidate() -> None:
