@@ -151,6 +151,15 @@ def _default(
     return replace(default, names=tuple(n for n in ordered if n in names), where=where)
 
 
+def not_proved_on(switch: Switch, given: Parsed, gpu: str) -> str | None:
+    """Why what a launch has on by default would stay off on a GPU of this name, or None."""
+    installed = contract.installed_sglang()
+    release = contract.DEFAULT_RELEASE if installed is None else installed.release
+    ranks = ranks_of(given, "--tp-size", "TP")
+    code = _CODES[switch]()
+    return proofs.why_not(_TABLES[switch], release, None, ranks, lambda: gpu, code=code)
+
+
 def cannot_be(given: Parsed) -> str | None:
     """Why the fast path would stay off with these flags, or None; the server's log says what only
     the loaded model shows (overlay/fast/conditions.py)."""

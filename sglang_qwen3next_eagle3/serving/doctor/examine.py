@@ -68,7 +68,8 @@ class Report:
 
 @dataclass(frozen=True)
 class _Server:
-    """What is asked about. tensors: of the target's headers, None where there are none to read."""
+    """What is asked about. tensors: of the target's headers, None where there are none to read.
+    gpus: the names of those that it would use, as far as they are known."""
 
     launch: Launch
     given: Parsed
@@ -76,6 +77,7 @@ class _Server:
     target: Target | None
     head: Head | None
     tensors: list[Tensor] | None = None
+    gpus: tuple[str, ...] = ()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -134,6 +136,7 @@ def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = N
             told.append(checkpoint.weights(target_folder)[1])
         return Report(name, tuple(told))
     server = _server(launch, chosen, target_folder, head_folder)
+    server = replace(server, gpus=_names(server, found, gpu))
     if mib is None:
         told += findings.of_host(found, server.needs)
         told += _address(server.given)
@@ -167,10 +170,18 @@ def before_the_launch(launch: Launch, chosen: Profile) -> list[Finding]:
         for name in ("--model-path", "--speculative-draft-model-path")
     )
     server = _server(launch, chosen, target, head)
+    server = replace(server, gpus=_names(server, found, None))
     told = [*findings.of_host(found, server.needs)]
     told += findings.of_keys(launch)
     *_, of_plan = _plan(server, found, chosen.hardware, None)
     return [finding for finding in (*told, *of_plan) if finding.level != "note"]
+
+
+def _names(server: _Server, found: Host, gpu: str | None) -> tuple[str, ...]:
+    """gpu: what was asked for in place of this machine's, a name or its GiB."""
+    if gpu is None:
+        return tuple(sorted({one.name for one in server.needs.of(found.visible)}))
+    return (f"NVIDIA {gpu.upper()}",) if gpu.upper() in KNOWN_GPUS else ()
 
 
 def gpu_mib(gpu: str) -> int:
@@ -297,7 +308,9 @@ def _fast(server: _Server, found: Host, mib: int | None) -> Iterator[Finding]:
     wanted = stages.parse(server.environment.get(variables.FAST))
     here = found if mib is None else None
     if wanted is None or wanted.auto:
-        yield from _by_default("fast", server, lambda: _no_fast_path(server, here))
+        yield from _by_default(
+            "fast", server, lambda: _no_fast_path(server, here) or _not_proved("fast", server)
+        )
         return
     reason = _no_fast_path(server, here)
     if reason is None:
@@ -331,6 +344,13 @@ def _other_gpu(server: _Server, found: Host | None) -> str | None:
     return None
 
 
+def _not_proved(switch: switches.Switch, server: _Server) -> str | None:
+    """Why what is on by default, and was not asked for, stays off on a GPU that it would use."""
+    given = server.given
+    reasons = (switches.not_proved_on(switch, given, name) for name in server.gpus)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
 def _no_fast_path(server: _Server, found: Host | None) -> str | None:
     """Why; the server's log says what only the loaded model shows (overlay/fast/conditions)."""
     if (reason := _other_gpu(server, found)) is not None:
@@ -350,7 +370,11 @@ def _seams(server: _Server, found: Host | None) -> Iterator[Finding]:
     wanted = seams.parse(asked)
     if not wanted or seams.is_auto(asked):
         yield from _by_default(
-            "seams", server, lambda: _other_gpu(server, found) or _not_reviewed("seams")
+            "seams",
+            server,
+            lambda: (
+                _other_gpu(server, found) or _not_reviewed("seams") or _not_proved("seams", server)
+            ),
         )
         return
     reason = _not_reviewed("seams")
@@ -368,9 +392,11 @@ def _ours(server: _Server, found: Host | None) -> frozenset[str]:
     fast = stages.parse(server.environment.get(variables.FAST))
     ours: set[str] = set()
     if fast is not None and _no_fast_path(server, found) is None:
-        ours |= fast.stages
+        ours |= set() if fast.auto and _not_proved("fast", server) else fast.stages
+    asked = server.environment.get(variables.SEAMS)
     if _other_gpu(server, found) is None and _not_reviewed("seams") is None:
-        ours |= seams.parse(server.environment.get(variables.SEAMS)) or set()
+        off = seams.is_auto(asked) and _not_proved("seams", server)
+        ours |= set() if off else seams.parse(asked)
     return frozenset(ours)
 
 

@@ -234,6 +234,8 @@ def test_the_fast_path_is_on_or_says_why_not(
         ((8, 0), (), "off by default: its kernels are for compute capability 9.0"),
         # Of another machine it is not known which GPUs it has.
         ((8, 0), ("--gpu", "H200"), "on by default on an NVIDIA H200"),
+        ((9, 0), ("--gpu", "H100"), "off by default: not proved on an NVIDIA H100"),
+        ((9, 0), ("--gpu", "141"), "on by default on an NVIDIA H200"),
     ],
 )
 def test_what_is_on_by_default_is_asked_of_this_machine(
@@ -283,6 +285,30 @@ def test_ranks_of_other_machines_are_not_missed(capsys: pytest.CaptureFixture[st
     status, data = asked(capsys, *words)
     assert status == 0, [found for found in data["findings"] if found["level"] != "note"]
     assert of(data, "gpus")["text"].startswith("8x NVIDIA H200")
+
+
+@pytest.mark.parametrize("words", [(), ("--gpu", "H100")])
+def test_on_another_gpu_of_its_capability_nothing_is_on_by_default(
+    words: tuple[str, ...],
+    becomes: Becomes,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
+    monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    as_it_was_proved(monkeypatch)
+    machine = h200()
+    cards = tuple(replace(gpu, name="NVIDIA H100 80GB HBM3") for gpu in machine.gpus.found)
+    becomes(replace(machine, gpus=replace(machine.gpus, found=cards)))
+    _, data = asked(capsys, "--profile", "h200-fp8", *words)
+    for subject in ("fast", "seams"):
+        assert "off by default: not proved on an NVIDIA H100" in of(data, subject)["text"]
+    _, said = asked(capsys, "--profile", "h200-fp8", "--fast", "--seams", *words)
+    assert of(said, "fast")["text"].startswith("the fast path is on")
+    taken = data["plan"]["bytes"]
+    assert (taken["fast_path"], taken["recorded_cycles"]) == (0, 0)
+    # Where the weights leave no room, nothing behind them is planned.
+    assert (said["plan"]["bytes"]["fast_path"] > 0) == (not words)
 
 
 def test_what_is_ours_is_in_the_plan(
