@@ -22,11 +22,6 @@ passes of more are stock's."""
 LEFT: Final = 2 * 2**30
 """Bytes that stay free beside the buffers under `auto`: for the head's buffers, the check at start,
 the graphs and the prefills, which SGLang captures and runs after. A guess; not measured."""
-MOST_RECORDED: Final = 32
-"""Recorded cycles that a server makes at most (seams/cycles.py)."""
-RECORDED_BYTES: Final = 6 * 2**20
-"""Of a recorded cycle of one request of the published target, the most that was measured (four
-H200). Of more requests nothing was."""
 
 
 def chunk_count(length: int, chunks: Sequence[tuple[int, int]] = CHUNKS) -> int:

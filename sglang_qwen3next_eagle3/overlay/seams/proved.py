@@ -26,8 +26,9 @@ PROVED: Final[tuple[Proof, ...]] = (
         code="7a7cb7067707",
     ),
 )
-APART: Final = frozenset({"proved", "seams"})
-"""The modules that a proof is not of: they say which are on, and where."""
+APART: Final = frozenset({"proved", "seams", "sizes"})
+"""The modules that a proof is not of: they say which are on, where, and what
+they take."""
 
 
 def code() -> sources.Code:

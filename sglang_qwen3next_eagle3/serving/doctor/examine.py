@@ -15,9 +15,11 @@ from sglang_qwen3next_eagle3.model import hub, precision, published
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.overlay.adaptive import states
 from sglang_qwen3next_eagle3.overlay.fast import sizes, stages
 from sglang_qwen3next_eagle3.overlay.seams import seams
-from sglang_qwen3next_eagle3.serving import flags, keys, machine, preflight, switches
+from sglang_qwen3next_eagle3.overlay.seams import sizes as of_cycles
+from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, machine, preflight, switches
 from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of, port_of
 from sglang_qwen3next_eagle3.serving.doctor import (
     checkpoint,
@@ -442,7 +444,9 @@ def _plan(
             server.given, server.environment, server.target, server.algorithm, total
         )
     except Unplanned as refused:
-        return None, (), "", [note("memory-plan", str(refused))]
+        ours = _ours(server, found if mib is None else None)
+        unplanned = [note("memory-plan", str(refused)), *_recorded_by_states(server, ours)]
+        return None, (), "", unplanned
     draft = server.head.config if server.head is not None else None
     ours = _ours(server, found if mib is None else None)
     inputs = Inputs(resolved, server.target, _weights(server, resolved), before, draft, ours)
@@ -468,6 +472,30 @@ def _plan(
             )
         )
     return plan, choices, f"{basis}, {source}", told
+
+
+def _recorded_by_states(server: _Server, ours: frozenset[str]) -> Iterator[Finding]:
+    """What cycles take that adaptive drafting records in each of its states, beside all pools."""
+    given = server.given
+    file = given.value(adaptive.CONFIG)
+    if "cycle" not in ours or not given.of(adaptive.ADAPTIVE) or file is None:
+        return
+    try:
+        candidates, _ = states.read_all(file)
+    except UserError:
+        return  # The launch has said so.
+    found = len({steps for row in candidates.values() for steps in row})
+    largest = given.number("--cuda-graph-max-bs-decode") or given.number("--cuda-graph-max-bs")
+    sampled = "sampled" in ours and (given.number("--tp-size") or 1) == 1
+    requests = largest or of_cycles.MOST_RECORDED
+    count = of_cycles.recorded(requests, sampled=sampled, states=found)
+    taken = count * of_cycles.RECORDED_BYTES
+    yield note(
+        "memory-plan",
+        f"recorded cycles take up to {taken / GIB:.2f} GiB of what is left for graphs: {count} in "
+        f"{found} states, {of_cycles.RECORDED_BYTES / MIB:.0f} MiB each as measured with one "
+        "request",
+    )
 
 
 def _weights(server: _Server, resolved: settings.ServerSettings) -> memory.Weights:

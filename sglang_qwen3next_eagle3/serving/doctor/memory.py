@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay.fast import sizes
+from sglang_qwen3next_eagle3.overlay.seams import sizes as of_cycles
 from sglang_qwen3next_eagle3.serving.doctor.settings import ServerSettings, Strategy
 
 GIB, MIB = 2**30, 2**20
@@ -197,11 +198,12 @@ def _fast(inputs: Inputs, pools: Pools) -> int:
 
 
 def _recorded(inputs: Inputs, pools: Pools) -> int:
-    """Of recorded cycles at most: one for each size of a batch that is captured, as many as are
-    made; each as large as what was measured with one request."""
+    """Of recorded cycles at most, each as large as what was measured with one request."""
     if "cycle" not in inputs.ours or not inputs.settings.speculative:
         return 0
-    return min(sizes.MOST_RECORDED, _captured(inputs.settings, pools)) * sizes.RECORDED_BYTES
+    captured, sampled = _captured(inputs.settings, pools), "sampled" in inputs.ours
+    count = of_cycles.recorded(captured, sampled=sampled and inputs.settings.tp == 1)
+    return count * of_cycles.RECORDED_BYTES
 
 
 def state_sizes(target: Target, settings: ServerSettings) -> StateSizes:

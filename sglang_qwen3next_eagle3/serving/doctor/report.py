@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sglang_qwen3next_eagle3.base.findings import RANKS
-from sglang_qwen3next_eagle3.overlay.fast import sizes
+from sglang_qwen3next_eagle3.overlay.seams.sizes import RECORDED_BYTES
 from sglang_qwen3next_eagle3.serving.doctor.examine import Report
 from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, MIB, Choice, DoesNotFit, Plan
 
@@ -83,7 +83,7 @@ def _lines(plan: Plan) -> Iterator[tuple[str, str, str]]:
     if plan.fast:
         yield "buffers of the fast path", _gib(plan.fast), "out of what SGLang keeps free"
     if plan.recorded:
-        each = f"{plan.recorded // sizes.RECORDED_BYTES} of {_gib(sizes.RECORDED_BYTES)}"
+        each = f"{plan.recorded // RECORDED_BYTES} of {_gib(RECORDED_BYTES)}"
         yield "recorded cycles, at most", _gib(plan.recorded), f"{each}, measured with one request"
     kept = f"SGLang keeps {_gib(plan.reserve)} for them (--mem-fraction-static {s.fraction:g})"
     yield "left for graphs, activations", _gib(plan.rest), kept if s.on_gpu else ""

@@ -334,6 +334,22 @@ def test_what_is_ours_is_in_the_plan(
     assert "the fast path will be off by default: its buffers take 43" in said[-1]
 
 
+def test_every_state_of_adaptive_drafting_records_cycles_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    words = ["--profile", "auto", "--gpu", "H200"]
+    _, data = asked(capsys, *words, "--seams")
+    (said,) = [f["text"] for f in data["findings"] if f["text"].startswith("recorded cycles")]
+    count = int(said.split(": ")[1].split()[0])
+    found = int(said.split(" in ")[1].split()[0])
+    assert found > 2
+    assert count == 32 * found
+    assert f"up to {count * 6 / 1024:.2f} GiB" in said
+    _, data = asked(capsys, *words, "--no-seams")
+    assert not [f for f in data["findings"] if f["text"].startswith("recorded cycles")]
+
+
 def test_people_get_a_table_and_the_way_out(
     becomes: Becomes, capsys: pytest.CaptureFixture[str]
 ) -> None:

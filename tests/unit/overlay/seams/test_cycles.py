@@ -10,7 +10,7 @@ import torch
 from sglang_qwen3next_eagle3.overlay import simulate, variants
 from sglang_qwen3next_eagle3.overlay.cycle.phases import GRAPH_OF
 from sglang_qwen3next_eagle3.overlay.seams import cycles as under_test
-from sglang_qwen3next_eagle3.overlay.seams import joining, plans, recording
+from sglang_qwen3next_eagle3.overlay.seams import joining, plans, recording, sizes
 from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles, prepare_tracking
 from sglang_qwen3next_eagle3.overlay.seams.joining import NotJoinable
 from sglang_qwen3next_eagle3.overlay.seams.plain import is_plain
@@ -940,3 +940,7 @@ def test_simulated_acceptance_on_the_device(length: int) -> None:
     assert found[2].tolist() == [
         [*range(start, start + taken), *[-1] * (4 - taken)] for start in (0, 4)
     ]
+
+
+def test_a_plan_of_memory_counts_as_many_as_are_recorded() -> None:
+    assert under_test._MOST == sizes.MOST_RECORDED

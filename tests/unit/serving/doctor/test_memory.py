@@ -13,7 +13,7 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import published, shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay.fast import sizes
+from sglang_qwen3next_eagle3.overlay.seams import sizes as of_cycles
 from sglang_qwen3next_eagle3.serving import flags
 from sglang_qwen3next_eagle3.serving.doctor import (
     checkpoint,
@@ -236,12 +236,16 @@ def test_what_is_ours_comes_out_of_what_is_kept_free() -> None:
     assert fast.rest == stock.rest - fast.fast - fast.recorded
     # 128 rows of GDN, 32 of attention at 262,144 tokens; the head works in their space.
     assert fast.fast / 1e6 == pytest.approx(152 + 304, rel=0.01)
-    assert fast.recorded == 32 * sizes.RECORDED_BYTES
+    assert fast.recorded == 32 * of_cycles.RECORDED_BYTES
     assert ours("", "gdn attention head head_w8").fast - fast.fast == fast.weights.draft // 2
     few = ours("--context-length 8192 --cuda-graph-max-bs-decode 1", "gdn attention cycle")
     # 8 rows, as the check at start has two requests.
     assert few.fast / 1e6 == pytest.approx(8 * (1.19 + 80 * 0.0165), rel=0.02)
-    assert few.recorded == sizes.RECORDED_BYTES
+    assert few.recorded == of_cycles.RECORDED_BYTES
+    few = ours("--context-length 8192 --cuda-graph-max-bs-decode 1", "cycle sampled")
+    assert few.recorded == 2 * of_cycles.RECORDED_BYTES, "sampled batches have cycles of their own"
+    few = ours("--tp 2 --cuda-graph-max-bs-decode 1", "cycle sampled")
+    assert few.recorded == of_cycles.RECORDED_BYTES, "but on one GPU only"
     halves = ours("--tp 2", "gdn attention").fast
     assert fast.fast * 0.5 < halves < fast.fast
 
@@ -251,6 +255,12 @@ def test_what_is_ours_comes_out_of_what_is_kept_free() -> None:
 )
 def test_where_the_fast_path_cannot_serve_it_takes_nothing(words: str) -> None:
     assert ours(words, "gdn attention head").fast == 0
+
+
+def test_as_many_cycles_are_counted_as_are_made() -> None:
+    assert of_cycles.recorded(4) == 4
+    assert of_cycles.recorded(4, sampled=True, states=5) == 40
+    assert of_cycles.recorded(48, sampled=True, states=5) == 5 * 32
 
 
 def test_cycles_are_recorded_of_drafts_only() -> None:
