@@ -84,11 +84,16 @@ class FastPath:
             return layer
         return layer.with_stages(ours) if ours else None
 
-    def serves_logits(self) -> bool:
-        """Whether the logits of the current pass are ours."""
-        if self.current is None or self.lm_head is None:
+    def take_logits(self) -> bool:
+        """Whether the logits of the current pass, which end it, are ours.
+
+        A prefill by SGLang's prefill graphs (its default) enters no layer, so that nobody would ask
+        here whether it is ours: its logits must not find the pass that was captured last.
+        """
+        at, self.current = self.current, None
+        if at is None or self.lm_head is None:
             return False
-        return self.current.requests * self.current.nodes <= self.most("lm_head")
+        return at.requests * at.nodes <= self.most("lm_head")
 
     def begin(self, batch: Any) -> None:
         """A pass enters the first layer: is it ours?"""

@@ -137,7 +137,7 @@ def _lm_head(
     **buffer: Any,
 ) -> Any:
     path: FastPath | None = lm_head.__dict__.get(PATH)
-    if path is None or not path.serves_logits() or embedding_bias is not None:
+    if path is None or not path.take_logits() or embedding_bias is not None:
         return original(processor, hidden_states, lm_head, embedding_bias, **buffer)
     # Stock writes logits in float32 alone straight into the buffer of a graph, ours are bfloat16.
     return path.kernels.lm_head(hidden_states, lm_head.weight.data)

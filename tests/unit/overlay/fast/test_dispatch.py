@@ -113,9 +113,9 @@ def test_beyond_its_rows_a_stage_is_stocks(path: FastPath, rows: int, stages: se
     layer = path.layer(1)
     assert layer is not None
     assert layer.stages == stages
-    assert path.serves_logits() is (rows <= 8)
     path.layers[1] = Layer(frozenset({"dense"}))  # type: ignore[assignment]
     assert (path.layer(1) is None) is (rows == 33)
+    assert path.take_logits() is (rows <= 8)
 
 
 @pytest.mark.parametrize("room", [64, 32], ids=["fp8 on one GPU", "bf16, or several GPUs"])

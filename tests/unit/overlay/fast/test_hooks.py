@@ -5,10 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.fast import hooks, preparation
-from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, STAGES, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
+from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH, STAGES, Wanted
 
 
 @pytest.mark.parametrize("had", [True, False])
@@ -65,3 +67,24 @@ def test_a_further_state_of_adaptive_drafting_has_the_same_head(
     # Where it is not right for a state, that one is SGLang's, and the others are as they were.
     assert captured == [head, head if right else None]
     assert model.__dict__[HEAD] is head
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_logits_are_ours_in_the_pass_that_was_captured_and_not_behind_it(rows: int) -> None:
+    """A prefill by prefill graphs enters no layer before its logits: what was captured last is not
+    its pass, nor does our kernel have room for the rows of a prompt's logprobs."""
+    kernels: Any = SimpleNamespace(room={}, peers=None, lm_head=lambda x, weight: "ours")
+    lm_head = SimpleNamespace(weight=SimpleNamespace(data=None))
+    path = FastPath(kernels, {}, lm_head, device="cpu")
+    lm_head.__dict__[PATH] = path
+    table = {hook.target: hook for hook in hooks.hooks(Wanted(frozenset(STAGES)))}
+
+    def logits(hidden: torch.Tensor) -> Any:
+        stock = table[hooks.LM_HEAD].replacement
+        return stock(lambda *_: "stock", None, hidden, lm_head)
+
+    at: Any = SimpleNamespace(requests=rows, nodes=1)
+    path.current = at
+    assert logits(torch.zeros(rows, 4)) == ("ours" if rows == 1 else "stock")
+    assert logits(torch.zeros(1, 4)) == "stock"
+    assert logits(torch.zeros(256, 4)) == "stock"
