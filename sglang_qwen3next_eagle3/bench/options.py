@@ -92,7 +92,8 @@ class SyntheticOptions(BenchOptions):
 
     input_tokens: random, of every request; seed: of them. output_tokens: of every answer.
     precision: of the synthetic target. routing: by which its routers choose experts; `dummy` as
-    its weights have it, of one token.
+    its weights have it, of one token. prefill_graphs: numbers of tokens for which every server
+    captures CUDA graphs of its prefills; without any, prefills launch kernel by kernel.
     """
 
     profile: str = "h200-fp8"
@@ -101,6 +102,12 @@ class SyntheticOptions(BenchOptions):
     seed: int = 0
     precision: Literal["fp8", "bf16"] = "fp8"
     routing: Literal["dummy", "uniform", "text"] = "dummy"
+    prefill_graphs: Sequence[int] = ()
+
+    @property
+    def prefilled(self) -> dict[str, list[int]]:
+        """The sizes of prefill graphs where there are any: asked for and measured with."""
+        return {"prefill_graphs": list(self.prefill_graphs)} if self.prefill_graphs else {}
 
     @property
     def routed(self) -> dict[str, str]:
@@ -129,6 +136,7 @@ class SyntheticOptions(BenchOptions):
             "head": self.head,
             "tp": self.tp,
             **self.routed,
+            **self.prefilled,
             **more,
             "flags": masked(self.flags),
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sglang_qwen3next_eagle3.base import figures, provenance
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.redact import masked, without_paths
 from sglang_qwen3next_eagle3.bench import configurations, servers
 from sglang_qwen3next_eagle3.bench.configurations import Contender
@@ -23,11 +24,20 @@ from sglang_qwen3next_eagle3.model import hub, precision
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
+from sglang_qwen3next_eagle3.serving import flags as sglang_flags
 from sglang_qwen3next_eagle3.serving import profile as profiles
 from sglang_qwen3next_eagle3.serving.profile import Profile
 
 SUITE = "synthetic"
 CONTEXT = 8192
+PADDING = 2
+"""Times a prefill's tokens that SGLang pads it to at most; beyond, it launches kernel by kernel."""
+OF_PREFILL_GRAPHS = (
+    "--disable-prefill-cuda-graph", "--disable-piecewise-cuda-graph", "--disable-cuda-graph",
+    "--cuda-graph-backend-prefill", "--cuda-graph-bs-prefill", "--cuda-graph-max-bs-prefill",
+    "--cuda-graph-config",
+)  # fmt: skip
+"""SGLang's flags that say which prefill graphs there are."""
 
 
 def run_speed(options: SpeedOptions) -> Outcome:
@@ -136,15 +146,51 @@ def head_flags(contender: Contender, flags: Sequence[str]) -> Sequence[str]:
 
 
 def _server_flags(options: SyntheticOptions, chosen: Profile) -> list[str]:
-    """Decode graphs for the batches that are measured and no others, and no prefill graphs: they
-    take minutes and are not what is measured."""
+    """Decode graphs for the batches that are measured and no others, and prefill graphs where they
+    are asked for: SGLang captures some 60 by default, which takes minutes."""
     largest = max(options.batches)
     flags = ["--max-running-requests", str(largest), "--disable-radix-cache", "--random-seed", "1"]
+    if options.prefill_graphs:
+        refuse_prefill_graphs(options, chosen)
     if not chosen.cpu_engine:
         flags += ["--cuda-graph-bs-decode", *map(str, options.batches)]
-        flags += ["--disable-prefill-cuda-graph", "--skip-server-warmup"]
+        flags += [*_prefill_flags(options.prefill_graphs), "--skip-server-warmup"]
         flags += ["--context-length", str(CONTEXT), "--mem-fraction-static", "0.85"]
     return [*flags, *options.flags]
+
+
+def _prefill_flags(sizes: Sequence[int]) -> list[str]:
+    if not sizes:
+        return ["--disable-prefill-cuda-graph"]
+    # SGLang's default on NVIDIA GPUs. Named, it is not left out where little memory is free, which
+    # would be a line in the log and another speed.
+    named = ["--cuda-graph-backend-prefill", "breakable"]
+    return [*named, "--cuda-graph-bs-prefill", *map(str, sizes)]
+
+
+def refuse_prefill_graphs(options: SyntheticOptions, chosen: Profile) -> None:
+    """Raises UserError: the prefill graphs that are asked for cannot be, or would serve nothing."""
+    spelled = f"--prefill-graphs {','.join(map(str, options.prefill_graphs))}"
+    if chosen.cpu_engine:
+        raise UserError(
+            f"{spelled}: the profile {options.profile} serves on a CPU, which has no CUDA graphs"
+        )
+    given = sglang_flags.parse(options.flags)
+    for name in OF_PREFILL_GRAPHS:
+        if entries := given.of(name):
+            raise UserError(
+                f"{spelled} and {entries[0].word} behind -- both say which prefill graphs there "
+                "are: leave one out"
+            )
+    tokens = options.input_tokens
+    if tokens < CONTEXT and not any(
+        tokens <= size <= PADDING * tokens for size in options.prefill_graphs
+    ):
+        raise UserError(
+            f"{spelled}: none serves a prompt of --input-tokens {tokens}, which SGLang pads to the "
+            f"next size, but to no more than {PADDING} times its tokens: give one from {tokens} to "
+            f"{PADDING * tokens}"
+        )
 
 
 def _keys(

@@ -212,7 +212,13 @@ class Journal:
 
 
 def _about_speed(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    return *_ABOUT_SPEED, _ABOUT_ROUTING[settings.get("routing", "dummy")]
+    sizes = ", ".join(map(str, settings.get("prefill_graphs", ())))
+    prefills = f"Every server has CUDA graphs of prefills, of {sizes} tokens; others launch kernel "
+    return (
+        *_ABOUT_SPEED,
+        _ABOUT_ROUTING[settings.get("routing", "dummy")],
+        *([f"{prefills}by kernel."] if sizes else []),
+    )
 
 
 @contextmanager

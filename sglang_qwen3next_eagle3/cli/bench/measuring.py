@@ -207,6 +207,14 @@ def _add_synthetic(group: Any, defaults: "type[SyntheticOptions]", *, answers: b
         default=defaults.precision,
         help="of the synthetic target (default %(default)s; bf16 needs two H200)",
     )
+    group.add_argument(
+        "--prefill-graphs",
+        type=numbers,
+        default=defaults.prefill_graphs,
+        metavar="N,...",
+        help="capture CUDA graphs of prefills of up to so many tokens in every server "
+        "(default: none, prefills launch kernel by kernel)",
+    )
 
 
 def _add_routing(group: Any, defaults: "type[SyntheticOptions]") -> None:

@@ -157,3 +157,73 @@ def test_the_fakes_are_told_what_to_accept(tmp_path: Path, monkeypatch: pytest.M
     )
     assert main(words(tmp_path, "--batch", "1", "--repeats", "1")) == 0
     assert told == [-1.0, 1.0, 1.6, 2.46, 3.0]
+
+
+def test_every_contender_has_the_prefill_graphs_that_are_asked_for(tmp_path: Path) -> None:
+    def flags(**more: Any) -> str:
+        # With a target of one's own nothing is written.
+        asked = SpeedOptions(out=tmp_path, target="org/mine", batches=(1, 8), **more)
+        return " ".join(speed.synthetic_pair(asked, tmp_path)[1])
+
+    assert "--disable-prefill-cuda-graph" in flags()
+    assert "--cuda-graph-bs-prefill" not in flags()
+    with_graphs = flags(prefill_graphs=(256, 2048))
+    named = "--cuda-graph-backend-prefill breakable --cuda-graph-bs-prefill 256 2048 "
+    assert named in with_graphs
+    assert "--disable-prefill-cuda-graph" not in with_graphs
+    assert flags() == with_graphs.replace(named, "--disable-prefill-cuda-graph ")
+
+
+def test_prefill_graphs_are_in_the_settings_and_in_what_a_folder_was_begun_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The demo's servers have none, and a fake takes whatever it is told.
+    monkeypatch.setattr(speed, "refuse_prefill_graphs", lambda options, chosen: None)
+    asked = words(tmp_path, "--batch", "1", "--repeats", "1", "--accept-lengths", "2.46")
+    assert main([*asked, "--prefill-graphs", "256,4"]) == 0
+    result = Result.load(tmp_path)
+    assert result.settings["prefill_graphs"] == [4, 256]
+    (note,) = [note for note in result.notes if "CUDA graphs of prefills" in note]
+    assert "of 4, 256 tokens" in note
+    assert note in (tmp_path / "report.md").read_text()
+    capsys.readouterr()
+    assert main(asked) == 2, "without them it is another benchmark"
+    assert "prefill_graphs" in capsys.readouterr().err
+    assert main([*asked[:-1], "2.46", "--out", str(tmp_path / "without")]) == 0
+    without = Result.load(tmp_path / "without")
+    assert "prefill_graphs" not in without.settings
+    assert not [note for note in without.notes if "prefill" in note]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--prefill-graphs", "256", "--profile", "demo"], "the profile demo serves on a CPU"),
+        (["--prefill-graphs", "64"], "none serves a prompt of --input-tokens 256"),
+        (["--prefill-graphs", "64,1024"], "give one from 256 to 512"),
+        (["--prefill-graphs", "256", "--input-tokens", "100"], "give one from 100 to 200"),
+        (
+            ["--prefill-graphs", "256", "--", "--disable-prefill-cuda-graph"],
+            "--prefill-graphs 256 and --disable-prefill-cuda-graph behind -- both say",
+        ),
+        (["--prefill-graphs", "256", "--", "--cuda-graph-bs-prefill", "512"], "leave one out"),
+        (["--prefill-graphs", "256", "--", "--cuda-graph-backend-prefill=full"], "leave one out"),
+        (["--prefill-graphs", "256", "--", '--cuda-graph-config={"prefill": {}}'], "leave one"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["speed", "cycle"])
+def test_prefill_graphs_that_serve_nothing_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, more: list[str], why: str
+) -> None:
+    assert main(["bench", verb, "--out", str(tmp_path / "out"), "--config", "none", *more]) == 2
+    error = capsys.readouterr().err
+    assert why in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("graphs", [(256,), (512,), (64, 300)])
+def test_prefill_graphs_that_serve_a_prompt_are_taken(
+    tmp_path: Path, graphs: tuple[int, ...]
+) -> None:
+    asked = SpeedOptions(out=tmp_path, prefill_graphs=graphs)
+    speed.refuse_prefill_graphs(asked, profiles.load("h200-fp8"))

@@ -57,6 +57,9 @@ def test_what_is_no_result_is_one_line(
         (["--accept-lengths", "x"], "'x': accept lengths"),
         (["--batch", "1,x"], "'1,x': whole numbers from 1, as 1,8,32"),
         (["--batch", "0"], "'0': whole numbers from 1, as 1,8,32"),
+        (["--prefill-graphs", "256,x"], "'256,x': whole numbers from 1, as 1,8,32"),
+        (["--prefill-graphs", "0"], "'0': whole numbers from 1, as 1,8,32"),
+        (["--prefill-graphs", ""], "'': whole numbers from 1, as 1,8,32"),
     ],
 )
 def test_numbers_that_are_none_are_told_in_a_sentence(
