@@ -21,6 +21,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     experts,
     gdn_commit,
     gdn_decode,
+    gdn_trees,
     gdn_verify,
     head_codes,
     head_linear,
@@ -161,6 +162,7 @@ def gdn_and_attention(requests: int, nodes: int, quantize: bool = True, ranks: i
         paths = tree.tree_paths(next_token=links, next_sibling=links)
         kept = gdn_verify.GdnKept.empty(1, count, key_heads, value_heads, 128, 128, "cpu")
         gdn_verify.gdn_verify(**common, paths=paths, kept=kept, layer=0)
+        gdn_trees.gdn_trees(**common, paths=paths, kept=kept, layer=0)
         last = torch.zeros(requests, dtype=INT64)
         gdn_commit.gdn_commit(conv[None], state[None], slots, paths, last, kept)
         gdn_commit.gdn_commit(conv[None], state[None], slots, paths, last, kept, last, last)
@@ -247,6 +249,7 @@ def demo_widths(requests: int, nodes: int) -> None:
         paths = tree.tree_paths(next_token=links, next_sibling=links)
         kept = gdn_verify.GdnKept.empty(1, count, 2, 4, state, state, "cpu")
         gdn_verify.gdn_verify(**common, paths=paths, kept=kept, layer=0)
+        gdn_trees.gdn_trees(**common, paths=paths, kept=kept, layer=0)
         last = torch.zeros(requests, dtype=INT64)
         gdn_commit.gdn_commit(conv[None], states[None], slots, paths, last, kept)
     cache, positions = empty(1024, 2, 64), torch.zeros(count, dtype=INT64)

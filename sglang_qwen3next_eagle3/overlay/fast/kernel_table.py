@@ -18,6 +18,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     experts,
     gdn_commit,
     gdn_decode,
+    gdn_trees,
     gdn_verify,
     lm_head,
     norm_quantize,
@@ -159,7 +160,7 @@ class Kernels:
         slots: torch.Tensor, quantize: bool, layer: int,
     ) -> GdnOutput:  # fmt: skip
         operands = _gdn_operands(gdn, qkvz, ba, cache, slots)
-        return gdn_verify.gdn_verify(
+        return gdn_trees.verify(
             **operands,
             quantize=quantize,
             paths=at.paths,
