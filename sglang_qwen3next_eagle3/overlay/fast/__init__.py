@@ -12,6 +12,7 @@ trials        what was not measured and can be switched on to be
 conditions    on what it serves at all; exclusions: not with which flags
 preparation   from SGLang's model to the layers here; made_up, selfcheck: these against stock's
 rehearsal     what these launch, compiled ahead; reference: what stock's FP8 products are to them
+ahead         how: by processes (compile_pool, compile_server, compile_job), or in threads
 cuda_modules  SGLang's CUDA kernels, compiled meanwhile; prefill_products: for prefills
 ranks         what those of tensor parallelism add up and agree on
 dispatch      which pass is served here; layers: by which steps

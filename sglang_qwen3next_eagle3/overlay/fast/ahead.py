@@ -2,26 +2,41 @@
 
 One by one, what a check at start launches takes most of a first start. So it is gone through
 without launching anything: Triton is asked for each kernel with the very arguments of its launch,
-and threads compile them (Triton and LLVM let go of Python's lock). What fails here is compiled at
-its launch, as it would be without this.
+and other processes compile them into Triton's cache (`compile_pool`), where this one finds them.
+What they cannot be told, threads compile. What fails here is compiled at its launch, as it would be
+without this.
 """
 
 import logging
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+from sglang_qwen3next_eagle3.overlay.fast.compile_job import Job, describe
+from sglang_qwen3next_eagle3.overlay.fast.compile_pool import at_a_time
 from sglang_qwen3next_eagle3.overlay.fast.device import INTERPRETED
 
 logger = logging.getLogger(__name__)
-MOST_THREADS = 16
+
+
+class Compiling(Protocol):
+    """What `compile_pool.Compilers` does."""
+
+    def compile(self, jobs: Sequence[Job]) -> int: ...
 
 
 class Tuned(Exception):
     """A kernel is tuned at its first launch: that cannot be done ahead."""
+
+
+class Asked(NamedTuple):
+    """A kernel that a launch needs. job: for another process, if it can be told. here: what
+    compiles it in this one and keeps it; None where threads must not."""
+
+    job: Job | None
+    here: tuple[Callable[[], Any], Callable[[Any], None]] | None
 
 
 class Collected:
@@ -29,22 +44,29 @@ class Collected:
 
     Nothing is compiled while it collects. The compiler asks the environment, which belongs to all
     threads: who launches within a setting of its own (`kernels/attention.py`) would set it for what
-    others compile, and have put it back before its own kernel is compiled. Such a kernel is left to
-    its launch.
+    others compile, and have put it back before its own kernel is compiled. Such a kernel is for a
+    process of its own, which has the environment of the launch; without one it is left to its
+    launch.
+
+    elsewhere: whether there are other processes to be told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, elsewhere: bool) -> None:
         from triton._C.libtriton import get_cache_invalidating_env_vars
 
+        self._elsewhere = elsewhere
         self._settings = get_cache_invalidating_env_vars
         self._ours = get_cache_invalidating_env_vars()
-        self.jobs: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {}
+        self.asked: dict[str, Asked] = {}
 
     def submit(
         self, key: str, compile_fn: Callable[[], Any], finalize_fn: Callable[[Any], None]
     ) -> object:
-        if self._settings() == self._ours:
-            self.jobs.setdefault(key, (compile_fn, finalize_fn))
+        if key not in self.asked:
+            job = describe(key, compile_fn) if self._elsewhere else None
+            here = self._settings() == self._ours
+            if here or job is not None:
+                self.asked[key] = Asked(job, (compile_fn, finalize_fn) if here else None)
         return self
 
     def forget(self, kernel: Any) -> None:
@@ -56,13 +78,17 @@ class Collected:
 
 
 class Ahead:
-    """Collects launches, and compiles what they need in threads. Used by one thread."""
+    """Collects launches, and compiles what they need. Used by one thread.
 
-    def __init__(self, threads: int) -> None:
+    compilers: other processes. by: what has compiled, for the log.
+    """
+
+    def __init__(self, at_once: int, compilers: Compiling | None = None) -> None:
         from triton.runtime import _async_compile
 
-        self._threads = threads
-        self._mode = Collected()
+        self._at_once, self._compilers = at_once, compilers
+        self._mode = Collected(compilers is not None)
+        self.by = f"{at_once} threads"
         self._active: Any = _async_compile.active_mode
 
     def run(self, steps: Callable[[], Any]) -> None:
@@ -99,28 +125,36 @@ class Ahead:
 
     def finish(self) -> int:
         """Compile what was noted; how many kernels that were."""
-        jobs, self._mode.jobs = self._mode.jobs, {}
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="compile") as pool:
-            futures = [pool.submit(compile_fn) for compile_fn, _ in jobs.values()]
-        for future, (_, finalize) in zip(futures, jobs.values(), strict=True):
-            if future.exception() is None:
-                finalize(future.result())
-        return len(jobs)
+        asked, self._mode.asked = self._mode.asked, {}
+        told = {key: one.job for key, one in asked.items() if one.job and not one.job.cached()}
+        made: dict[str, Any] = {}
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix="compile") as pool:
 
+            def compile_here(keys: Sequence[str]) -> None:
+                for key in keys:
+                    if here := asked[key].here:
+                        made[key] = pool.submit(here[0])
 
-def threads() -> int:
-    """As many as this process may use CPUs, up to a limit."""
-    return max(1, min(MOST_THREADS, len(os.sched_getaffinity(0))))
+            compile_here([key for key in asked if key not in told])
+            if self._compilers is not None and self._compilers.compile(list(told.values())):
+                self.by = f"{self._at_once} processes"
+            # Now found in Triton's cache, or compiled after all.
+            compile_here(list(told))
+        for key, future in made.items():
+            if (here := asked[key].here) and future.exception() is None:
+                here[1](future.result())
+        elsewhere = (one.job for one in asked.values() if one.here is None)
+        return len(made) + sum(job is not None and job.cached() for job in elsewhere)
 
 
 @contextmanager
-def compiling() -> Iterator[Ahead | None]:
-    """Compile in threads what is gone through inside, at its end; None where it cannot be done.
+def compiling(compilers: Compiling | None = None) -> Iterator[Ahead | None]:
+    """Compile side by side what is gone through inside, at its end; None where it cannot be done.
     What goes wrong inside is left to the launches."""
     ahead: Ahead | None = None
     if not INTERPRETED:
         try:
-            ahead = Ahead(threads())
+            ahead = Ahead(at_a_time(), compilers)
         except (ImportError, AttributeError) as error:
             logger.debug("nothing is compiled ahead", exc_info=error)
     try:

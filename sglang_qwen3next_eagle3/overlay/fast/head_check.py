@@ -21,6 +21,7 @@ from sglang_qwen3next_eagle3.overlay.fast.made_up import (
     fitting,
 )
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation, Tensors, compared, probe_step
+from sglang_qwen3next_eagle3.overlay.fast.stages import COMPILERS
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def rehearse(head: FastHead, worker: Any) -> None:
     from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 
     nodes, runner = worker.speculative_num_draft_tokens, worker.draft_runner
-    with ahead.compiling() as compiler:
+    compilers = worker.target_worker.model_runner.__dict__.get(COMPILERS)
+    with ahead.compiling(compilers) as compiler:
         if compiler is None:
             return
         with made_up_places(worker, nodes) as places:

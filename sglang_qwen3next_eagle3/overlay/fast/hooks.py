@@ -8,12 +8,13 @@ from sglang_qwen3next_eagle3.overlay import contract, variants
 from sglang_qwen3next_eagle3.overlay.fast import dispatch, prefill_products, preparation
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead
-from sglang_qwen3next_eagle3.overlay.fast.stages import HEAD, PATH, PREFILLS, Wanted
+from sglang_qwen3next_eagle3.overlay.fast.stages import COMPILERS, HEAD, PATH, PREFILLS, Wanted
 from sglang_qwen3next_eagle3.overlay.fast.updates import Updates
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 
 logger = logging.getLogger(__name__)
 
+LOAD = "sglang.srt.model_executor.model_runner:ModelRunner.load_model"
 CAPTURE_GRAPHS = "sglang.srt.model_executor.model_runner:ModelRunner.init_cuda_graphs"
 GDN_LAYER = "sglang.srt.models.qwen3_next:Qwen3HybridLinearDecoderLayer.forward"
 ATTENTION_LAYER = "sglang.srt.models.qwen3_next:Qwen3HybridAttentionDecoderLayer.forward"
@@ -34,6 +35,14 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
     """The hooks that prepare the fast path before the capture and lead passes through it."""
 
     updates = Updates()
+    compiling: list[Any] = []
+    """The target's runner, as long as processes compile for it."""
+
+    def load(original: Callable[..., Any], runner: Any) -> Any:
+        if not runner.is_draft_worker and COMPILERS not in runner.__dict__:
+            runner.__dict__[COMPILERS] = preparation.compilers_for(runner, wanted)
+            compiling.append(runner)
+        return original(runner)
 
     def capture_graphs(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
         if runner.is_draft_worker:
@@ -47,13 +56,17 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
             captured = original(runner, *args, **kwargs)
         except BaseException:
             prefill_products.stop(runner.__dict__.pop(PREFILLS, None))
+            _stop_compilers(compiling)
             raise
+        if path is None or "head" not in wanted.stages:
+            _stop_compilers(compiling)
         prefill_products.finish(runner.__dict__.pop(PREFILLS, None))
         if path is not None:
             prefill_products.use(runner.model)
         return captured
 
     return (
+        Hook(LOAD, load, "begins what compiles our kernels while the weights are loaded"),
         Hook(CAPTURE_GRAPHS, capture_graphs, "prepares and checks our kernels before the capture"),
         Hook(GDN_LAYER, _layer, "leads a GDN layer through our kernels"),
         Hook(ATTENTION_LAYER, _layer, "leads an attention layer through our kernels"),
@@ -61,7 +74,7 @@ def hooks(wanted: Wanted) -> tuple[Hook, ...]:
         Hook(LM_HEAD, _lm_head, "computes the logits of few rows"),
         Hook(LOADED, updates.loaded, "renews what was derived of weights that are updated"),
         *(_sessions(updates) if variants.has_update_sessions() else ()),
-        *(_head_hooks(wanted, updates) if "head" in wanted.stages else ()),
+        *(_head_hooks(wanted, updates, compiling) if "head" in wanted.stages else ()),
     )
 
 
@@ -69,7 +82,7 @@ def _sessions(updates: Updates) -> tuple[Hook, ...]:
     return (Hook(ENDED, updates.ended, "the same at the end of a session of updates"),)
 
 
-def _head_hooks(wanted: Wanted, updates: Updates) -> tuple[Hook, ...]:
+def _head_hooks(wanted: Wanted, updates: Updates, compiling: list[Any]) -> tuple[Hook, ...]:
     def capture_drafts(original: Callable[..., Any], worker: Any) -> Any:
         known: FastHead | None = worker.draft_runner.model.__dict__.get(HEAD)
         if known is not None and variants.arguments_of(worker).speculative_adaptive:
@@ -86,6 +99,8 @@ def _head_hooks(wanted: Wanted, updates: Updates) -> tuple[Hook, ...]:
             install_head(head)
             updates.head = head
             _doubt("the head's kernels")
+        if compiling and not variants.arguments_of(worker).speculative_adaptive:
+            _stop_compilers(compiling)
         return original(worker)
 
     return (
@@ -93,6 +108,15 @@ def _head_hooks(wanted: Wanted, updates: Updates) -> tuple[Hook, ...]:
         Hook(DRAFT, _draft, "drafts a chain by our kernels"),
         Hook(HEAD_FORWARD, _head_forward, "leads the head through our kernels"),
     )
+
+
+def _stop_compilers(compiling: list[Any]) -> None:
+    """Nothing is asked of them any more. Of a server whose steps follow its load there are more
+    states to come: there they end when they have not been asked for long."""
+    while compiling:
+        compilers = compiling.pop().__dict__.pop(COMPILERS, None)
+        if compilers is not None:
+            compilers.stop()
 
 
 def _doubt(what: str) -> None:

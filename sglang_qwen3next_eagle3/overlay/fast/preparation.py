@@ -10,6 +10,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast import (
+    compile_pool,
     conditions,
     head_check,
     peers,
@@ -17,6 +18,7 @@ from sglang_qwen3next_eagle3.overlay.fast import (
     ranks,
     selfcheck,
 )
+from sglang_qwen3next_eagle3.overlay.fast.compile_pool import Compilers
 from sglang_qwen3next_eagle3.overlay.fast.conditions import Unsupported, full_precision
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import LIMITS, ROWS, FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.head import FastHead, HeadKernels
@@ -48,6 +50,23 @@ from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 
 logger = logging.getLogger(__name__)
 PREFIX = "sglang-qwen3next-eagle3: fast path"
+
+
+def compilers_for(runner: Any, wanted: Wanted) -> Compilers | None:
+    """What compiles kernels for a target's `ModelRunner` that is about to load its weights, begun;
+    None where there will be no fast path, or several ranks: there nothing is compiled ahead."""
+    try:
+        arguments = variants.arguments_of(runner)
+        reason = conditions.of_device(str(runner.device))
+        if reason is None:
+            _, reason = conditions.of_proofs(wanted, arguments, runner.model_config.hf_config)
+        reason = reason or conditions.of_server(arguments)
+        if reason is not None or arguments.tp_size > 1:
+            return None
+        return compile_pool.begin()
+    except Exception as error:
+        logger.debug("no processes compile kernels", exc_info=error)
+        return None
 
 
 def prepare(runner: Any, wanted: Wanted) -> FastPath | None:

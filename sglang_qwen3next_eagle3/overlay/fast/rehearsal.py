@@ -26,7 +26,7 @@ from sglang_qwen3next_eagle3.overlay.fast.made_up import (
     made_up,
     random_rows,
 )
-from sglang_qwen3next_eagle3.overlay.fast.stages import Stage
+from sglang_qwen3next_eagle3.overlay.fast.stages import COMPILERS, Stage
 
 logger = logging.getLogger(__name__)
 Step = Callable[[], Any]
@@ -35,15 +35,15 @@ Step = Callable[[], Any]
 def rehearse(path: FastPath, runner: Any) -> None:
     """Compile what a target's passes launch. For one rank: sums over ranks are not rehearsed."""
     started = time.monotonic()
-    with ahead.compiling() as compiler:
+    with ahead.compiling(runner.__dict__.get(COMPILERS)) as compiler:
         if compiler is None:
             return
         go_through(path, runner, compiler.run)
         logger.info(
-            "sglang-qwen3next-eagle3: fast path: %d kernels made ready in %.1f s, by %d threads",
+            "sglang-qwen3next-eagle3: fast path: %d kernels made ready in %.1f s, by %s",
             compiler.finish(),
             time.monotonic() - started,
-            ahead.threads(),
+            compiler.by,
         )
 
 

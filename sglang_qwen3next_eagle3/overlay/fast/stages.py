@@ -30,6 +30,8 @@ PATH: Final = "_qwen3next_eagle3_fast"
 `FastPath`; the draft's layers of the same class have none."""
 PREFILLS: Final = "_qwen3next_eagle3_prefills"
 """Under this name a `ModelRunner` has the process that compiles for its prefills."""
+COMPILERS: Final = "_qwen3next_eagle3_compilers"
+"""And under this one those that compile kernels for its check and its captures."""
 HEAD: Final = "_qwen3next_eagle3_fast_head"
 """Under this name a prepared head finds its `FastHead`."""
 

@@ -140,6 +140,70 @@ def test_what_is_launched_within_a_setting_of_the_compiler_is_left_to_its_launch
     assert kernels["within"].cache == {}
 
 
+class Compilers:
+    """Other processes, and what they were asked for."""
+
+    def __init__(self, cache: set[str], *, dead: bool = False) -> None:
+        self.cache, self.dead, self.asked = cache, dead, list[str]()
+
+    def compile(self, jobs: Any) -> int:
+        self.asked += [job.key for job in jobs]
+        if self.dead:
+            return 0
+        self.cache.update(job.key for job in jobs)
+        return len(jobs)
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The keys in Triton's cache; every kernel can be told but one named `inner`."""
+    keys = {"known"}
+
+    def told(key: str, compile_fn: Any) -> Any:
+        return None if key == "inner" else SimpleNamespace(key=key, cached=lambda: key in keys)
+
+    monkeypatch.setattr(ahead, "describe", told)
+    return keys
+
+
+def one_of_each(kernels: dict[str, Kernel]) -> None:
+    for name in ("known", "one", "inner"):
+        launch(kernels[name])
+    with attention._warp_level_products():
+        launch(kernels["within"])
+    launch(kernels["one"])
+
+
+def test_other_processes_compile_what_they_can_be_told(mode: Any, cache: set[str]) -> None:
+    kernels = {name: Kernel(name, mode) for name in ("known", "one", "inner", "within")}
+    compilers = Compilers(cache)
+    with ahead.compiling(compilers) as compiler:
+        assert compiler is not None
+        compiler.run(partial(one_of_each, kernels))
+        assert compilers.asked == []
+        assert compiler.finish() == 4
+        assert compiler.by.endswith(" processes")
+    # Once, and not what is there.
+    assert compilers.asked == ["one", "within"]
+    # Kept by this process, which finds it; but for the one whose launch has a setting of its own.
+    assert all(kernels[name].cache["made"] for name in ("known", "one", "inner"))
+    assert kernels["within"].cache == {}
+
+
+def test_what_other_processes_have_not_compiled_threads_compile(mode: Any, cache: set[str]) -> None:
+    kernels = {name: Kernel(name, mode) for name in ("known", "one", "inner", "within")}
+    compilers = Compilers(cache, dead=True)
+    with ahead.compiling(compilers) as compiler:
+        assert compiler is not None
+        compiler.run(partial(one_of_each, kernels))
+        assert compiler.finish() == 3
+        assert compiler.by.endswith(" threads")
+    assert compilers.asked == ["one", "within"]
+    assert all(kernels[name].cache["made"] for name in ("known", "one", "inner"))
+    # Never by a thread, which has no setting of its own.
+    assert kernels["within"].cache == {}
+
+
 def test_other_threads_launch_meanwhile(mode: Any) -> None:
     kernel = Kernel("one", mode)
 
