@@ -63,9 +63,10 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
 def test_each_kernel_is_asked_of_the_process_that_has_imported_it(servers: list[Server]) -> None:
     compilers = compile_pool.Compilers(["ours"], ["others"])
     jobs = [job("one"), job("stock", "sglang.kernels.ops.x"), job("_skinny_gemm")]
+    jobs[1:1] = [job("_scores"), job("_scores")]
     assert compilers.compile(jobs) == 2
     # The longest first.
-    assert servers[0].asked() == [jobs[2], jobs[0]]
+    assert servers[0].asked() == [jobs[4], jobs[2], jobs[1], jobs[0]]
     assert servers[1].asked() == [jobs[1]]
 
 
