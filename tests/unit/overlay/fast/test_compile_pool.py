@@ -7,6 +7,7 @@ import pickle
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,12 +63,12 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> list[Server]:
 
 def test_each_kernel_is_asked_of_the_process_that_has_imported_it(servers: list[Server]) -> None:
     compilers = compile_pool.Compilers(["ours"], ["others"])
-    jobs = [job("one"), job("stock", "sglang.kernels.ops.x"), job("_skinny_gemm")]
-    jobs[1:1] = [job("_scores"), job("_scores")]
-    assert compilers.compile(jobs) == 2
-    # The longest first.
-    assert servers[0].asked() == [jobs[4], jobs[2], jobs[1], jobs[0]]
-    assert servers[1].asked() == [jobs[1]]
+    one, stock, skinny = job("one"), job("stock", "sglang.kernels.ops.x"), job("_skinny_gemm")
+    few, many = replace(job("_scores"), key="01"), replace(job("_scores"), key="02")
+    assert compilers.compile([one, few, many, stock, skinny]) == 2
+    # The longest first, and of one kernel what was noted last.
+    assert servers[0].asked() == [skinny, many, few, one]
+    assert servers[1].asked() == [stock]
 
 
 def test_a_process_that_is_gone_costs_nothing(
