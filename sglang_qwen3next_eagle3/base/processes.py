@@ -24,6 +24,9 @@ _PR_SET_PDEATHSIG = 1
 _PROC_NET = Path("/proc/net")
 _LISTEN = "0A"
 """Of a socket's states in /proc/net/tcp."""
+_MAX_HELD = 64
+_HELD: deque[socket.socket] = deque()
+"""What keeps the ports that were given out, oldest first."""
 
 
 class Child:
@@ -199,17 +202,27 @@ def last_line(log: Path) -> str:
 
 
 def free_port(preferred: int = 0) -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment, the preferred one if it is free.
+    """A port of 127.0.0.1 that nobody listens on, the preferred one if it is free.
+
+    It is kept bound, without listening, while this process lives (of many, the last 64). A server
+    that allows addresses to be used again, as all do that are started here, can listen on it;
+    whoever asks the system for a port, or connects from one, is given another.
 
     Raises:
         UserError: there is none.
     """
     for port in dict.fromkeys((preferred, 0)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind(("127.0.0.1", port))
+        except OSError:
+            held.close()
+            continue
+        _HELD.append(held)
+        if len(_HELD) > _MAX_HELD:
+            _HELD.popleft().close()
+        return int(held.getsockname()[1])
     raise UserError("no free port on 127.0.0.1")
 
 

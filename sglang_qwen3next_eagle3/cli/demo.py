@@ -45,8 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
             def waiting(elapsed: float) -> None:
                 progress.status(f"{elapsed:.0f} s, log in {log}")
 
+            elsewhere = arguments.port is None
             started = servers.started(
-                words, log, {}, START_SECONDS, key, port=port, waiting=waiting
+                words, log, {}, START_SECONDS, key, port=port, elsewhere=elsewhere, waiting=waiting
             )
             server = stack.enter_context(started)
             progress.say(f"ready after {server.ready_seconds:.0f} s at {server.url}")

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from sglang_qwen3next_eagle3.base.errors import ServerFailed, UserError
-from sglang_qwen3next_eagle3.base.processes import Child, child, free_port, healthy
+from sglang_qwen3next_eagle3.base.processes import POLL_SECONDS, Child, child, free_port, healthy
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
 from sglang_qwen3next_eagle3.base.secrets import mask_log
 from sglang_qwen3next_eagle3.overlay import environment as variables
@@ -24,6 +24,9 @@ FLUSH_SECONDS = 30.0
 REPLY_SECONDS = 30.0
 GONE_SECONDS = 5.0
 """How long a process may take to be gone once it has broken a connection."""
+_IN_USE = "address already in use"
+_IN_USE_LINES = 400
+"""How far from the end of a log it is looked for: the other processes' traces are long."""
 
 
 @dataclass
@@ -87,16 +90,36 @@ class Server:
 class Starting:
     """A server of ours on its way: ask `poll` until it is up."""
 
-    def __init__(self, child: Child, port: int, headers: dict[str, str], seconds: float) -> None:
-        """seconds: that it has until it is healthy."""
-        self._child, self._port, self._headers, self._seconds = child, port, headers, seconds
+    def __init__(
+        self,
+        start: Callable[[int], Child],
+        port: int,
+        headers: dict[str, str],
+        seconds: float,
+        elsewhere: bool,
+    ) -> None:
+        """start: it on a port. seconds: that it has until it is healthy. elsewhere: whether it is
+        started once more, on another port, where somebody else took one that it wanted."""
+        self._start, self._headers, self._seconds = start, headers, seconds
+        self._elsewhere = elsewhere
+        self._begin(port)
+
+    def _begin(self, port: int) -> None:
+        self._child, self._port = self._start(port), port
         self._url = f"http://127.0.0.1:{port}"
         self._begun = time.monotonic()
 
     def poll(self) -> Server | None:
         """The server once it is healthy. Raises ServerFailed: it has ended, or its time is over."""
         elapsed = time.monotonic() - self._begun
-        self._child.check()
+        try:
+            self._child.check()
+        except ServerFailed:
+            if not (self._elsewhere and self._lost_a_port()):
+                raise
+            self._elsewhere = False
+            self._begin(free_port())
+            return None
         if self._healthy():
             return self._server(elapsed)
         if elapsed >= self._seconds:
@@ -105,7 +128,14 @@ class Starting:
 
     def wait(self, waiting: Callable[[float], None] = lambda elapsed: None) -> Server:
         """The server, waited for; waiting: called with the seconds so far. Raises ServerFailed."""
-        return self._server(self._child.wait_until(self._healthy, self._seconds, waiting=waiting))
+        while (server := self.poll()) is None:
+            waiting(time.monotonic() - self._begun)
+            time.sleep(POLL_SECONDS)
+        return server
+
+    def _lost_a_port(self) -> bool:
+        """Its own or one that SGLang chose for its ranks, which are free until they are used."""
+        return any(_IN_USE in line.lower() for line in self._child.tail(_IN_USE_LINES))
 
     def _healthy(self) -> bool:
         return self._child.listens(self._port) and healthy(self._url, self._headers)
@@ -123,6 +153,7 @@ def starting(
     api_key: str | None = None,
     *,
     port: int | None = None,
+    elsewhere: bool = False,
 ) -> Iterator[Starting]:
     """`started`, not waited for: so that several can start at the same time.
 
@@ -130,16 +161,22 @@ def starting(
         UserError: somebody listens on the port.
     """
     if port is None:
-        port = free_port()
+        port, elsewhere = free_port(), True
     else:
         check_address("127.0.0.1", port)
     command = [sys.executable, "-m", LAUNCHER]
-    command += [word.replace("{port}", str(port)) for word in words]
     # Whoever exports the keys of another server has not told them to this one's caller.
     unset = {name + end: "" for name in variables.KEYS.values() for end in ("", variables.FILE)}
     try:
-        with child(command, log, environment={**unset, **environment}) as ours:
-            yield Starting(ours, port, authorization(api_key), start_seconds)
+        with contextlib.ExitStack() as stack:
+
+            def start(at: int) -> Child:
+                stack.close()  # What is left of one before it.
+                told = [word.replace("{port}", str(at)) for word in words]
+                ours = child([*command, *told], log, environment={**unset, **environment})
+                return stack.enter_context(ours)
+
+            yield Starting(start, port, authorization(api_key), start_seconds, elsewhere)
     finally:
         mask_log(log)
 
@@ -153,21 +190,25 @@ def started(
     api_key: str | None = None,
     *,
     port: int | None = None,
+    elsewhere: bool = False,
     waiting: Callable[[float], None] = lambda elapsed: None,
 ) -> Iterator[Server]:
     """`python -m sglang_qwen3next_eagle3.launch WORDS`, healthy, on a port of this machine.
 
-    words: with `{port}` where its number belongs; port: by default a free one. log: of all that it
-    prints; once it has ended, the secrets in it are masked, since SGLang prints its arguments.
-    waiting: called with the seconds so far while it starts. The server and its children are ended
-    with the block.
+    words: with `{port}` where its number belongs; port: by default a free one. elsewhere: another
+    will do, as where none is given: the server is started once more if one was taken. log: of all
+    that it prints; once it has ended, the secrets in it are masked, since SGLang prints its
+    arguments. waiting: called with the seconds so far while it starts. The server and its children
+    are ended with the block.
 
     Raises:
         UserError: somebody listens on the port.
         ServerFailed: it ends or is not healthy after `start_seconds`; also where somebody else
             answers on the port, which is not taken for it.
     """
-    with starting(words, log, environment, start_seconds, api_key, port=port) as begun:
+    with starting(
+        words, log, environment, start_seconds, api_key, port=port, elsewhere=elsewhere
+    ) as begun:
         yield begun.wait(waiting)
 
 

@@ -6,7 +6,6 @@ contract between layers, captured streams, the commit of accepted drafts, and th
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from tests.support.demo_server import cpu_environment
@@ -129,9 +129,7 @@ def test_ranks_of_tensor_parallelism_add_up_as_stock_does(tmp_path: Path) -> Non
     """Two processes with half the heads and half of every expert each: step by step, and through
     whole passes, in which a sum that is missing or too much would not stay unseen."""
     target = write_target(tmp_path / "target", 4)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     flags = [*FLAGS, "--tp-size", "2", "--nccl-port", port, "--disable-custom-all-reduce"]
     outs = [tmp_path / f"{rank}.json" for rank in range(2)]
     # SGLang binds the ranks of a CPU to cores of their own.

@@ -4,7 +4,6 @@ return, and the check at start."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from tests.contract.test_fast import FLAGS, LAYERS, write_target
 from tests.support.demo_server import cpu_environment
@@ -172,9 +172,7 @@ def test_drafts_are_those_of_stock(report: Any) -> None:
 def test_ranks_of_tensor_parallelism_draft_as_stock_does(tmp_path: Path) -> None:
     flags = command(tmp_path, {}, (3, 1, 4))
     target = write_target(tmp_path / "target", LAYERS)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     flags += ["--tp-size", "2", "--nccl-port", port, "--disable-custom-all-reduce"]
     outs = [tmp_path / f"{rank}.json" for rank in range(2)]
     # SGLang binds the ranks of a CPU to cores of their own.

@@ -14,7 +14,6 @@ With --tp every rank is a process of its own on a GPU of its own, and what rank 
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ os.environ.setdefault("SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN", "1")
 
 import torch
 
+from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.bench.trees import synthetic
 from sglang_qwen3next_eagle3.overlay.fast import (
     dispatch,
@@ -420,9 +420,7 @@ def parsed() -> argparse.Namespace:
 
 def ranks_of(arguments: argparse.Namespace) -> int:
     """All ranks as processes of their own; where one fails the others are ended. The exit code."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, "-u", *sys.argv, "--port", port, "--rank"]
     processes = [subprocess.Popen([*command, str(rank)]) for rank in range(arguments.tp)]
     try:

@@ -21,7 +21,6 @@ import faulthandler
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.base.processes import free_port
 from sglang_qwen3next_eagle3.overlay.fast import peers, ranks
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import Normed, add_norm_quantize
 from sglang_qwen3next_eagle3.overlay.fast.kernels.peer_sum import sum_norm_quantize
@@ -245,9 +245,7 @@ def main() -> int:
             traceback.print_exc()
         sys.stdout.flush()
         os._exit(code)  # ending in order takes as long again, or waits for the other ranks
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder, "ready")
         command = [sys.executable, "-u", *sys.argv, "--port", port, "--ready", str(ready), "--rank"]

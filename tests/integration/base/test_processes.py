@@ -1,7 +1,9 @@
 """Real processes: started, waited for, ended with all that they started."""
 
+import contextlib
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sglang_qwen3next_eagle3.base import processes
 from sglang_qwen3next_eagle3.base.errors import ServerFailed
 from sglang_qwen3next_eagle3.base.processes import (
     Child,
@@ -178,3 +181,66 @@ def test_a_port_that_is_taken_is_not_free() -> None:
         port = taken.getsockname()[1]
         assert free_port(port) != port
     assert free_port() > 0
+
+
+def chosen_by_the_system(only: int) -> int:
+    """What it gives to one who leaves the port to it, and has room for this one alone."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("HH", only, only))
+        except OSError:
+            pytest.skip("Linux before 6.3 gives nobody a range of his own")
+        other.bind(("", 0))
+        return int(other.getsockname()[1])
+
+
+IP_LOCAL_PORT_RANGE = 51
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a socket's own range is Linux's")
+def test_a_port_that_was_given_is_given_to_nobody_else() -> None:
+    with socket.socket() as left:
+        left.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        left.bind(("127.0.0.1", 0))
+        port = int(left.getsockname()[1])
+    assert chosen_by_the_system(port) == port, "the port of one who let go of it"
+    assert free_port(port) == port
+    with pytest.raises(OSError, match="in use"):
+        chosen_by_the_system(port)
+
+
+def test_a_server_can_listen_on_a_port_that_was_given() -> None:
+    port = free_port()
+    for host in ("127.0.0.1", ""):
+        with socket.create_server((host, port)), socket.create_connection(("127.0.0.1", port)):
+            pass
+    assert free_port(port) == port
+
+
+def test_processes_that_ask_at_once_get_ports_of_their_own() -> None:
+    asks = (
+        "from sglang_qwen3next_eagle3.base.processes import free_port\n"
+        "print(*(free_port() for _ in range(40)), flush=True); input()"
+    )
+    pipe = subprocess.PIPE
+    with contextlib.ExitStack() as stack:
+        asked = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", asks], stdin=pipe, stdout=pipe, text=True)
+            )
+            for _ in range(3)
+        ]
+        given = []
+        for process in asked:
+            assert process.stdout is not None
+            given += process.stdout.readline().split()
+        assert len(set(given)) == len(given) == 120
+        for process in asked:
+            process.communicate("\n")
+
+
+def test_only_the_last_ports_are_kept() -> None:
+    for _ in range(2 * processes._MAX_HELD):
+        free_port()
+    assert len(processes._HELD) == processes._MAX_HELD

@@ -114,6 +114,48 @@ def test_who_took_the_port_while_it_started_is_not_taken_for_it(
         assert Stranger.asked == 1
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_server_whose_port_was_taken_is_started_once_more_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: int, given: bool
+) -> None:
+    """Also one that was told which, where another will do as well, as to the demo."""
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"start_seconds": 1}}))
+    ports = [free_port() for _ in range(3)]
+    chosen = iter(ports)
+    monkeypatch.setattr(server, "free_port", lambda: next(chosen))
+    asked = {"port": next(chosen), "elsewhere": True} if given else {}
+    with contextlib.ExitStack() as stack:
+
+        def take(_elapsed: float) -> None:
+            for port in set(ports[:lost]) - taken:
+                taken.add(port)
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+
+        taken: set[int] = set()
+        if lost == 2:
+            stack.enter_context(pytest.raises(ServerFailed, match="the server ended"))
+        started = server.started(WORDS, tmp_path / "log", {}, 60, waiting=take, **asked)
+        ours = stack.enter_context(started)
+        assert ours.url == f"http://127.0.0.1:{ports[1]}"
+        assert healthy(ours.url)
+    assert len(taken) == lost
+    assert list(chosen) == ports[2:], "no third start"
+
+
+def test_a_server_that_fails_otherwise_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"refuse": "no such model"}}))
+    chosen = iter([free_port()])
+    monkeypatch.setattr(server, "free_port", lambda: next(chosen))
+    with (
+        pytest.raises(ServerFailed, match="exit status 2"),
+        server.started(WORDS, tmp_path / "log", {}, 60),
+    ):
+        pass
+
+
 def test_a_port_in_use_is_refused_before_anything_is_started(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
