@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.overlay.sources import Code
 
 AUTO = "auto"
@@ -20,6 +21,8 @@ OTHER_CODE = "its kernels are newer than what was proved with them"
 NO_SOURCE = "whether it is as it was proved cannot be told without this package's source"
 Given = Callable[[str], bool]
 """Whether a server is given a switch of SGLang's, by its name (--disable-this)."""
+Config = Callable[[str], Any]
+"""A target's config: what it says under a name, None where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Proof:
     others of the capability are no proof's. evidence: the files of benchmarks/results that it
     stands on: what the servers' logs said was on (said.txt), and what was compared with it on.
     precisions: what the target's weights were stored in (`model.precision`), where others are no
-    proof's. given: switches of SGLang's that the servers had, without which it is none.
+    proof's. given: switches of SGLang's that the servers had, without which it is none. shapes: of
+    the targets, by the names of their config, where others are no proof's.
     code: the digest (`sources`) of what computed there; version: the release of this package that
     has it, where one has, which is believed where an installation has no source. Without a code it
     is one of any."""
@@ -42,12 +46,20 @@ class Proof:
     evidence: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
     given: tuple[str, ...] = ()
+    shapes: tuple[tuple[str, int], ...] = ()
     code: str = ""
     version: str = ""
 
-    def is_of(self, precision: str | None) -> bool:
-        """Whether it is one for weights that are stored so; None: whatever they are."""
-        return precision is None or not self.precisions or precision in self.precisions
+    def is_of(self, stored: str) -> bool:
+        """Whether it is one for weights that are stored so."""
+        return not self.precisions or stored in self.precisions
+
+    def other_shape(self, config: Config) -> str | None:
+        """What of a target is not as of those that it was made with, or None."""
+        for name, known in self.shapes:
+            if (value := config(name)) != known:
+                return f"not proved with a {name} of {value}"
+        return None
 
     def missing(self, given: Given | None) -> list[str]:
         """Its switches that a server has not; None: whatever it has."""
@@ -68,22 +80,15 @@ def proved(
     release: str,
     capability: Capability | None,
     ranks: int,
+    device: Callable[[], str] | None = None,
     *,
-    precision: str | None = None,
+    config: Config | None = None,
     given: Given | None = None,
     code: Code | None = None,
 ) -> frozenset[str]:
     """What was proved there; of what is None, with any."""
-    return frozenset(
-        name
-        for proof in table
-        if (proof.release, proof.ranks) == (release, ranks)
-        and capability in (None, proof.capability)
-        and proof.is_of(precision)
-        and not proof.missing(given)
-        and proof.is_of_code(code)
-        for name in proof.names
-    )
+    left, _ = _left(table, release, capability, ranks, device, config, given, code)
+    return frozenset(name for proof in left for name in proof.names)
 
 
 def why_not(
@@ -93,46 +98,91 @@ def why_not(
     ranks: int,
     device: Callable[[], str] | None = None,
     *,
-    precision: str | None = None,
+    config: Config | None = None,
     given: Given | None = None,
     code: Code | None = None,
 ) -> str | None:
     """Why nothing is on there without being asked for, or None.
 
-    device: gives the GPU's name, where one can ask for it.
+    device: gives the GPU's name, where one can ask for it. config: of the target.
     """
+    return _left(table, release, capability, ranks, device, config, given, code)[1]
+
+
+def _left(
+    table: Iterable[Proof],
+    release: str,
+    capability: Capability | None,
+    ranks: int,
+    device: Callable[[], str] | None,
+    config: Config | None,
+    given: Given | None,
+    code: Code | None,
+) -> tuple[list[Proof], str | None]:
+    """The proofs of such a server, or why there is none. All that a proof may be restricted to is
+    asked for here and nowhere else, so that no switch goes without."""
+    if isinstance(given, Running):
+        config, device = config or given.config, device or given.device
     left = [proof for proof in table if proof.names]
     if not left:
-        return "not proved yet"
+        return [], "not proved yet"
     left = [proof for proof in left if proof.release == release]
     if not left:
-        return f"not proved with SGLang {release}"
+        return [], f"not proved with SGLang {release}"
     left = [proof for proof in left if proof.ranks == ranks]
     if not left:
-        return f"not proved with TP {ranks}"
+        return [], f"not proved with TP {ranks}"
     left = [proof for proof in left if capability in (None, proof.capability)]
     if not left and capability is not None:
-        return f"not proved on GPUs of compute capability {spelled(capability)}"
-    left = [proof for proof in left if proof.is_of(precision)]
-    if not left:
-        return f"not proved with TP {ranks} and weights in {precision}"
+        return [], f"not proved on GPUs of compute capability {spelled(capability)}"
+    if config is not None and any(proof.precisions or proof.shapes for proof in left):
+        stored = precision.of_config({name: config(name) for name in precision.NAMES})
+        left = [proof for proof in left if proof.is_of(stored)]
+        if not left:
+            return [], f"not proved with TP {ranks} and weights in {stored}"
+        others = [proof.other_shape(config) for proof in left]
+        if all(others):
+            return [], others[0]
+        left = [proof for proof, other in zip(left, others, strict=True) if not other]
     missing = [proof.missing(given) for proof in left]
     if all(missing):
-        return f"not proved with TP {ranks} without {' '.join(missing[0])}"
+        return [], f"not proved with TP {ranks} without {' '.join(missing[0])}"
     left = [proof for proof in left if not proof.missing(given)]
     if not any(proof.is_of_code(code) for proof in left):
-        return OTHER_CODE if code is not None and code.digest is not None else NO_SOURCE
+        return [], OTHER_CODE if code is not None and code.digest is not None else NO_SOURCE
     left = [proof for proof in left if proof.is_of_code(code)]
-    if device is not None and all(proof.devices for proof in left):
+    if device is not None and any(proof.devices for proof in left):
         name = device()
-        if all(name not in proof.devices for proof in left):
-            return f"not proved on an {name}"
-    return None
+        left = [proof for proof in left if not proof.devices or name in proof.devices]
+        if not left:
+            return [], f"not proved on an {name}"
+    return left, None
 
 
-def switch_of(arguments: Any) -> Given:
-    """Whether a running server was given a switch. arguments: SGLang's `ServerArgs`."""
-    return lambda name: bool(getattr(arguments, name.removeprefix("--").replace("-", "_"), False))
+class Running:
+    """A running server, which answers for itself whatever a proof asks of it: called with its name,
+    whether it was given a switch. arguments: SGLang's `ServerArgs`."""
+
+    def __init__(self, arguments: Any) -> None:
+        self._arguments = arguments
+
+    def __call__(self, name: str) -> bool:
+        return bool(getattr(self._arguments, name.removeprefix("--").replace("-", "_"), False))
+
+    def config(self, name: str) -> Any:
+        """Of its target."""
+        return getattr(self._arguments.get_model_config().hf_config, name, None)
+
+    def device(self) -> str:
+        """Its GPU's name."""
+        import torch
+
+        return torch.cuda.get_device_name()
+
+
+def switch_of(arguments: Any) -> Running:
+    """Whether a running server was given a switch, and all else that is asked of it."""
+    return Running(arguments)
 
 
 def places(table: Iterable[Proof], release: str, ranks: int) -> str:

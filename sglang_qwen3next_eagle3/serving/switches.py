@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.overlay import contract, proofs
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast import exclusions, stages, trials
@@ -130,15 +129,8 @@ def _default(
     # The machine that serves may have what this one has not.
     release = contract.DEFAULT_RELEASE if installed is None else installed.release
     ranks = ranks_of(given, "--tp-size", "TP")
-    stored = precision.of_config(config) if switch == "fast" and config is not None else None
-
-    def has(name: str) -> bool:
-        return bool(given.of(name))
-
-    of: dict[str, Any] = {"precision": stored, "given": has, "code": _CODES[switch]()}
+    of = _asked(switch, given, config)
     reason = proofs.why_not(table, release, capability, ranks, **of)
-    if reason is None and switch == "fast" and config is not None:
-        reason = of_fast.other_shape(config.get)
     if reason is None and switch == "seams" and not chosen.adaptive and given.of(adaptive.ADAPTIVE):
         reason = "nothing proves them with steps that follow load"
     if reason is not None:
@@ -151,13 +143,25 @@ def _default(
     return replace(default, names=tuple(n for n in ordered if n in names), where=where)
 
 
-def not_proved_on(switch: Switch, given: Parsed, gpu: str) -> str | None:
+def _asked(switch: Switch, given: Parsed, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a proof of either switch may be restricted to, beside the place."""
+
+    def has(name: str) -> bool:
+        return bool(given.of(name))
+
+    told = None if config is None else config.get
+    return {"config": told, "given": has, "code": _CODES[switch]()}
+
+
+def not_proved_on(
+    switch: Switch, given: Parsed, gpu: str, config: Mapping[str, Any] | None = None
+) -> str | None:
     """Why what a launch has on by default would stay off on a GPU of this name, or None."""
     installed = contract.installed_sglang()
     release = contract.DEFAULT_RELEASE if installed is None else installed.release
     ranks = ranks_of(given, "--tp-size", "TP")
-    code = _CODES[switch]()
-    return proofs.why_not(_TABLES[switch], release, None, ranks, lambda: gpu, code=code)
+    of = _asked(switch, given, config)
+    return proofs.why_not(_TABLES[switch], release, None, ranks, lambda: gpu, **of)
 
 
 def cannot_be(given: Parsed) -> str | None:

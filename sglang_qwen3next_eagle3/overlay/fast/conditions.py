@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.model import precision
 from sglang_qwen3next_eagle3.overlay import contract, environment, proofs, variants
 from sglang_qwen3next_eagle3.overlay.fast.exclusions import NEWER, SINGLE, SWITCHES, flag
-from sglang_qwen3next_eagle3.overlay.fast.proved import PROVED, code, other_shape
+from sglang_qwen3next_eagle3.overlay.fast.proved import PROVED, code
 from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS, Stage, Wanted
 
 CAPABILITY = (9, 0)
@@ -68,19 +67,20 @@ def of_proofs(wanted: Wanted, arguments: Any, config: Any) -> tuple[Wanted, str 
     """
     if not wanted.auto:
         return wanted, None
-    if (reason := other_shape(lambda name: getattr(config, name, None))) is not None:
-        return replace(wanted, stages=frozenset()), reason
     installed = contract.installed_sglang()
     where = (
         "unknown" if installed is None else installed.release,
         torch.cuda.get_device_capability(),
         arguments.tp_size,
+        torch.cuda.get_device_name,
     )
-    stored = precision.of_config({name: getattr(config, name, None) for name in precision.NAMES})
-    switch = proofs.switch_of(arguments)
-    of: dict[str, Any] = {"precision": stored, "given": switch, "code": code()}
+    of: dict[str, Any] = {
+        "config": lambda name: getattr(config, name, None),
+        "given": proofs.switch_of(arguments),
+        "code": code(),
+    }
     stages = wanted.stages & proofs.proved(PROVED, *where, **of)
-    reason = proofs.why_not(PROVED, *where, torch.cuda.get_device_name, **of)
+    reason = proofs.why_not(PROVED, *where, **of)
     return replace(wanted, stages=stages), reason
 
 

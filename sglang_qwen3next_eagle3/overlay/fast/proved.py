@@ -4,13 +4,20 @@
 Importing this loads neither torch nor sglang.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from sglang_qwen3next_eagle3.overlay import sources
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 
+SHAPES: Final[Mapping[str, int]] = {
+    "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
+    "linear_num_value_heads": 32, "linear_num_key_heads": 16, "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128, "num_experts": 512, "num_experts_per_tok": 10,
+    "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
+}  # fmt: skip
+"""Of the published targets, by the names of their config; however many layers."""
 PROVED: Final = (
     Proof(
         "0.5.17",
@@ -24,6 +31,7 @@ PROVED: Final = (
             "h200x1-fast-all/check-kernels.json",
             "h200x1-fast-all/sanitizer.txt",
         ),
+        shapes=tuple(SHAPES.items()),
         code="35c20318ae26",
     ),
 )
@@ -34,23 +42,8 @@ APART: Final = frozenset({
     "updates",
 })  # fmt: skip
 """The modules that a proof is not of: they compute nothing of what is served."""
-SHAPES: Final[Mapping[str, int]] = {
-    "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 256,
-    "linear_num_value_heads": 32, "linear_num_key_heads": 16, "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128, "num_experts": 512, "num_experts_per_tok": 10,
-    "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
-}  # fmt: skip
-"""Of the published targets, by the names of their config; however many layers."""
 
 
 def code() -> sources.Code:
     """What computes, as it is installed."""
     return sources.installed("fast", APART)
-
-
-def other_shape(config_value: Callable[[str], Any]) -> str | None:
-    """What of a target is not as of those that it was proved with, or None."""
-    for name, known in SHAPES.items():
-        if (value := config_value(name)) != known:
-            return f"not proved with a {name} of {value}"
-    return None

@@ -349,7 +349,8 @@ def _other_gpu(server: _Server, found: Host | None) -> str | None:
 def _not_proved(switch: switches.Switch, server: _Server) -> str | None:
     """Why what is on by default, and was not asked for, stays off on a GPU that it would use."""
     given = server.given
-    reasons = (switches.not_proved_on(switch, given, name) for name in server.gpus)
+    config = server.target.config if server.target is not None else None
+    reasons = (switches.not_proved_on(switch, given, name, config) for name in server.gpus)
     return next((reason for reason in reasons if reason is not None), None)
 
 

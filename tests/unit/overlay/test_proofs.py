@@ -66,6 +66,8 @@ def test_a_proof_may_be_of_some_gpus_only() -> None:
     assert proofs.why_not(table, *where, lambda: "NVIDIA H200") is None
     other = proofs.why_not(table, *where, lambda: "NVIDIA H100 80GB HBM3")
     assert other == "not proved on an NVIDIA H100 80GB HBM3"
+    assert proofs.proved(table, *where, lambda: "NVIDIA H200") == {"a"}
+    assert proofs.proved(table, *where, lambda: "NVIDIA H100 80GB HBM3") == frozenset()
     assert of_fast.PROVED[0].devices == ("NVIDIA H200",), "on which alone servers were run"
 
 
@@ -84,9 +86,30 @@ def test_a_proof_may_be_of_some_weights_and_switches_only() -> None:
         ("gptq", ["--x"], "", "not proved with TP 2 and weights in gptq"),
     ):
         has = None if given is None else given.__contains__
-        found = proofs.proved(table, *where, precision=precision, given=has)
+        config = None if precision is None else stored_in(precision)
+        found = proofs.proved(table, *where, config=config, given=has)
         assert found == frozenset(names)
-        assert proofs.why_not(table, *where, precision=precision, given=has) == reason
+        assert proofs.why_not(table, *where, config=config, given=has) == reason
+
+
+def stored_in(method: str) -> proofs.Config:
+    return {}.get if method == "bf16" else {"quantization_config": {"quant_method": method}}.get
+
+
+def test_a_proof_may_be_of_some_shapes_only() -> None:
+    table = (
+        Proof("1", (9, 0), 1, ("a",), shapes=(("hidden_size", 8), ("head_dim", 2))),
+        Proof("1", (9, 0), 1, ("b",), shapes=(("hidden_size", 4),)),
+    )
+    for config, names, reason in (
+        ({"hidden_size": 8, "head_dim": 2}, "a", None),
+        ({"hidden_size": 4, "head_dim": 1}, "b", None),
+        ({"hidden_size": 8, "head_dim": 1}, "", "not proved with a head_dim of 1"),
+        ({}, "", "not proved with a hidden_size of None"),
+    ):
+        assert proofs.proved(table, "1", None, 1, config=config.get) == frozenset(names)
+        assert proofs.why_not(table, "1", None, 1, config=config.get) == reason
+    assert proofs.proved(table, "1", None, 1) == {"a", "b"}, "a target that is not known"
 
 
 def test_a_switch_of_a_running_server_is_an_argument_of_it() -> None:
@@ -209,6 +232,7 @@ def test_a_proof_is_of_the_kernels_that_it_was_made_with() -> None:
 def test_the_published_targets_are_of_the_shapes_that_were_proved(
     config: dict[str, object],
 ) -> None:
-    assert of_fast.other_shape(config.get) is None
-    other = {**config, "moe_intermediate_size": 64}
-    assert of_fast.other_shape(other.get) == "not proved with a moe_intermediate_size of 64"
+    for proof in of_fast.PROVED:
+        assert proof.other_shape(config.get) is None
+        other = {**config, "moe_intermediate_size": 64}
+        assert proof.other_shape(other.get) == "not proved with a moe_intermediate_size of 64"

@@ -270,6 +270,38 @@ def test_on_a_cpu_nothing_is_said_and_nothing_set(capsys: pytest.CaptureFixture[
     assert not [note for note in found["notes"] if note.startswith(("fast path: ", "seams: "))]
 
 
+RESTRICTED: tuple[tuple[dict[str, Any], tuple[str, ...], str], ...] = (
+    ({"precisions": ("fp8",)}, ("--profile", "h200-fp8"), ""),
+    ({"precisions": ("bf16",)}, ("--profile", "h200-fp8"), "TP 1 and weights in fp8"),
+    ({"precisions": ("fp8",)}, ("--profile", "b1"), "TP 1 and weights in bf16"),
+    ({"given": (proofs.NO_FUSION,)}, ("--profile", "b1", "--", proofs.NO_FUSION), ""),
+    ({"given": (proofs.NO_FUSION,)}, ("--profile", "b1"), f"TP 1 without {proofs.NO_FUSION}"),
+    ({"shapes": (("hidden_size", 2048),)}, ("--profile", "b1"), ""),
+    ({"shapes": (("hidden_size", 64),)}, ("--profile", "b1"), "a hidden_size of 2048"),
+)
+
+
+@pytest.mark.parametrize(("restricted", "words", "reason"), RESTRICTED)
+def test_all_that_a_proof_may_be_restricted_to_is_asked_of_both(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    restricted: dict[str, Any],
+    words: tuple[str, ...],
+    reason: str,
+) -> None:
+    names = {"fast": OF_TARGET, "seams": ON}
+    table = {
+        switch: (Proof("0.5.17", (9, 0), 1, named, **restricted),)
+        for switch, named in names.items()
+    }
+    monkeypatch.setattr(switches, "_TABLES", table)
+    found = dry_run(capsys, "--tp", "1", *words)
+    for switch in switches.VARIABLES:
+        said = f"off by default: not proved with {reason} (" if reason else "on by default"
+        assert said in told(found, switches.TITLES[switch])
+        assert (switches.VARIABLES[switch] in found["environment"]) == (not reason)
+
+
 @pytest.mark.parametrize("proved", ["one"], indirect=True)
 @pytest.mark.usefixtures("proved")
 @pytest.mark.parametrize(

@@ -322,6 +322,8 @@ def test_auto_is_for_the_published_shapes(
     runner: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
     monkeypatch.setattr(together, "first_failure", lambda *_: (None, "no further"))
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     runner.model.config.num_experts = 8
     wanted = parse(asked)
     assert wanted is not None

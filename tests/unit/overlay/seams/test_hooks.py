@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sglang_qwen3next_eagle3.overlay import contract, variants
+from sglang_qwen3next_eagle3.overlay import contract, proofs, variants
 from sglang_qwen3next_eagle3.overlay.proofs import Proof
 from sglang_qwen3next_eagle3.overlay.seams import broadcasts, hooks, launches, seams
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
@@ -299,6 +299,53 @@ def test_seams_that_nobody_asked_for_serve_where_they_were_proved(
     assert {record.levelname for record in caplog.records} == {"INFO"}
     assert proved.seams == served
     assert {seam for seam in table if ours(seam)} == served
+
+
+def arguments_of(config: dict[str, Any], **given: bool) -> Any:
+    model = SimpleNamespace(hf_config=SimpleNamespace(**config))
+    return SimpleNamespace(get_model_config=lambda: model, **given)
+
+
+FP8 = {"quantization_config": {"quant_method": "fp8"}}
+
+
+@pytest.mark.parametrize(
+    ("restricted", "config", "given", "gpu", "reason"),
+    [
+        ({"precisions": ("bf16",)}, {}, False, "X", None),
+        ({"precisions": ("bf16",)}, FP8, False, "X", "not proved with TP 1 and weights in fp8"),
+        ({"precisions": ("fp8",)}, FP8, False, "X", None),
+        ({"given": ("--x",)}, {}, True, "X", None),
+        ({"given": ("--x",)}, {}, False, "X", "not proved with TP 1 without --x"),
+        ({"devices": ("X",)}, {}, False, "X", None),
+        ({"devices": ("X",)}, {}, False, "Y", "not proved on an Y"),
+        ({"shapes": (("head_dim", 2),)}, {"head_dim": 2}, False, "X", None),
+        ({"shapes": (("head_dim", 2),)}, {"head_dim": 3}, False, "X",
+         "not proved with a head_dim of 3"),
+        ({"code": "0a"}, {}, False, "X", proofs.OTHER_CODE),
+    ],
+)  # fmt: skip
+def test_all_that_a_proof_may_be_restricted_to_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    restricted: dict[str, Any],
+    config: dict[str, Any],
+    given: bool,
+    gpu: str,
+    reason: str | None,
+) -> None:
+    import torch
+
+    table = (Proof("0.5.17", (9, 0), 1, ("chain", "commit"), **restricted),)
+    monkeypatch.setattr(hooks, "PROVED", table)
+    monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpu)
+    monkeypatch.setattr(hooks, "_ranks", lambda: 1)
+    monkeypatch.setattr(hooks, "_arguments", lambda: arguments_of(config, x=given))
+    proved = hooks.Proved(frozenset(seams.ON))
+    assert proved.seams == (frozenset() if reason else {"chain", "commit"})
+    assert proved.reason == reason
 
 
 def test_hooks_that_wait_for_a_proof_are_told_apart() -> None:
