@@ -54,6 +54,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     experts,
     gdn_commit,
     gdn_decode,
+    gdn_trees,
     gdn_verify,
     lm_head,
     norm_quantize,
@@ -105,11 +106,18 @@ class Model:
         self.arrivals = gdn_decode.gdn_arrivals(32, 16, device)
         self.context = 300
 
-    def inputs(self, requests: int, nodes: int) -> dict[str, Any]:
-        rows = requests * nodes
-        links = torch.full((requests, nodes), -1, dtype=torch.int64)
-        links[:, :-1] = torch.arange(1, nodes)
-        links = links.to(device)
+    def inputs(self, requests: int, nodes: int, tree_of_two: bool = False) -> dict[str, Any]:
+        """tree_of_two: every node may have two children, instead of a chain."""
+        rows, node = requests * nodes, torch.arange(nodes)
+        child, sibling = node + 1, torch.full((nodes,), -1)
+        depth = node.clone()
+        if tree_of_two:
+            child, sibling = 2 * node + 1, torch.where(node % 2 == 1, node + 1, -1)
+            depth = torch.floor(torch.log2(node + 1.0)).long()
+        links = [
+            torch.where(link < nodes, link, -1).expand(requests, -1).contiguous().to(device)
+            for link in (child, sibling)
+        ]
         place = 1 + torch.arange(requests * (self.context + 1), device=device)
         own = 4096 - 1 - torch.arange(rows, device=device)
         per = place.view(requests, -1)
@@ -120,16 +128,15 @@ class Model:
         return {
             "hidden": normal(rows, D),
             "slots": torch.arange(1, requests + 1, dtype=torch.int32, device=device),
-            "paths": tree.tree_paths(
-                next_token=links, next_sibling=torch.full_like(links, -1)
-            ),
-            "positions": self.context + torch.arange(rows, device=device) % nodes,
+            "paths": tree.tree_paths(next_token=links[0], next_sibling=links[1]),
+            "positions": self.context + depth.repeat(requests).to(device),
             "own": own,
             "indptr": torch.arange(requests + 1, device=device).mul(per.shape[1]).int(),
             "indices": per.flatten().contiguous(),
             "kept": gdn_verify.GdnKept.empty(len(self.states), rows, 16, 32, 128, 128, device),
             "last": torch.full((requests,), nodes // 2, dtype=torch.int64, device=device),
             "nodes": nodes,
+            "verify": gdn_trees.gdn_trees if tree_of_two else gdn_verify.gdn_verify,
         }  # fmt: skip
 
     def run(self, given: dict[str, Any]) -> list[torch.Tensor]:
@@ -159,7 +166,7 @@ class Model:
                 if decode:
                     mixed = gdn_decode.gdn_decode(**common, arrivals=self.arrivals)
                 else:
-                    mixed = gdn_verify.gdn_verify(
+                    mixed = given["verify"](
                         **common, paths=given["paths"], kept=given["kept"], layer=at
                     )
                 at += 1
@@ -223,10 +230,13 @@ def bits(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensor.contiguous().view(torch.uint8).flatten() for tensor in tensors])
 
 
-def replays(model: Model, requests: int, nodes: int, count: int, seconds: float) -> dict[str, Any]:
+def replays(
+    model: Model, shape: tuple[int, int, bool], count: int, seconds: float
+) -> dict[str, Any]:
     """Replays over poisoned memory, each compared with the first; at least a hundred."""
     until = time.monotonic() + seconds
-    given = model.inputs(requests, nodes)
+    requests, nodes, tree_of_two = shape
+    given = model.inputs(*shape)
     before = model.conv.clone(), model.states.clone()
 
     def restore() -> None:
@@ -280,7 +290,7 @@ def replays(model: Model, requests: int, nodes: int, count: int, seconds: float)
     other, _ = without_dependent_launch(lambda _: repeated(500), 0)
     restore()
     return {
-        "requests": requests, "nodes": nodes, **found, "different": int(wrong),
+        "requests": requests, "nodes": nodes, "tree": tree_of_two, **found, "different": int(wrong),
         "equal without dependent launch": bool(torch.equal(first, other)),
     }  # fmt: skip
 
@@ -409,16 +419,16 @@ def numerics(model: Model, rows: int) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def small(model: Model) -> dict[str, Any]:
-    for requests, nodes in ((1, 1), (1, 4), (3, 4)):
-        given = model.inputs(requests, nodes)
+    for shape in ((1, 1), (1, 4), (3, 4), (2, 8, True)):
+        given = model.inputs(*shape)
         model.run(given)
     if device.type == "cuda":
         torch.cuda.synchronize()
     return {"ran": True}
 
 
-SHAPES = (1, 4), (1, 1), (2, 4), (8, 4)
-"""Requests and draft tokens of the passes that are replayed."""
+SHAPES = (1, 4, False), (1, 1, False), (2, 4, False), (8, 4, False), (4, 8, True)
+"""Requests and draft tokens of the passes that are replayed, and whether these are trees."""
 
 
 def compile_share(i: int, count: int) -> None:
@@ -474,11 +484,11 @@ def main() -> None:
             awaited(started, began + 0.6 * arguments.seconds)
             print(f"{time.monotonic() - began:5.0f} s  compiled", flush=True)
             all_shapes = began + arguments.seconds * (0.75 if len(what) > 1 else 1)
-            for number, (requests, nodes) in enumerate(SHAPES):
+            for number, shape in enumerate(SHAPES):
                 if time.monotonic() < end - 4:
                     # An equal share of what is left for each: the first would take all of it.
                     share = (all_shapes - time.monotonic()) / (len(SHAPES) - number)
-                    found = replays(model, requests, nodes, arguments.replays, share)
+                    found = replays(model, shape, arguments.replays, share)
                     result.setdefault("replays", []).append(found)
                     say("replays", found)
         if "router" in what:
