@@ -26,13 +26,13 @@ PROVED: Final = (
         (*OF_TARGET, "head"),
         ("NVIDIA H200",),
         (
-            "h200x1-fast-all/said.txt",
-            "h200x1-fast-all/text-fast.json",
-            "h200x1-fast-all/check-kernels.json",
-            "h200x1-fast-all/sanitizer.txt",
+            "h200x1-proof/said.txt",
+            "h200x1-proof/text-fast.json",
+            "h200x1-proof/check-kernels-alone.json",
+            "h200x1-proof/sanitizer.txt",
         ),
         shapes=tuple(SHAPES.items()),
-        code="35c20318ae26",
+        code="c1a52aeec9bc",
     ),
 )
 APART: Final = frozenset({

@@ -18,12 +18,12 @@ PROVED: Final[tuple[Proof, ...]] = (
         ON,
         ("NVIDIA H200",),
         (
-            "h200x1-fast-all/said.txt",
-            "h200x1-fast-all/text-fast.json",
-            "h200x1-fast-all/recorded.txt",
-            "h200x1-fast-all/soak.json",
+            "h200x1-proof/said.txt",
+            "h200x1-proof/text-fast.json",
+            "h200x1-proof/recorded.txt",
+            "h200x1-proof/soak.json",
         ),
-        code="7a7cb7067707",
+        code="76cf1cc6db82",
     ),
 )
 APART: Final = frozenset({"proved", "seams", "sizes"})

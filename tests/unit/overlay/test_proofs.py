@@ -23,8 +23,6 @@ TABLES = {"fast": of_fast.PROVED, "seams": of_seams.PROVED}
 CODES = {"fast": of_fast.code, "seams": of_seams.code}
 HEADLESS = {"head"}
 """What a server without an EAGLE3 head cannot have."""
-BEFORE_SERVERS_SAID_IT = {"35c20318ae26", "7a7cb7067707"}
-"""The codes of commit 747467c, whose results do not hold them."""
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 TABLE = (
     Proof("1", (9, 0), 1, ("a", "b")),
@@ -152,7 +150,7 @@ def test_a_proof_stands_on_files_that_are_there(switch: str) -> None:
         servers = the_same(text, proof.names)
         # Of another code would be of other kernels.
         codes = {code for log in (*whole, *servers.values()) for code in said_codes(log)[switch]}
-        assert codes == {proof.code} or (not codes and proof.code in BEFORE_SERVERS_SAID_IT)
+        assert codes == {proof.code}
 
 
 def the_same(text: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
