@@ -473,7 +473,9 @@ def main() -> None:
         parser.error("without a GPU only --what small,numerics, with TRITON_INTERPRET=1")
     # Cold caches and few cores: what is compiled takes longer than what is checked.
     torch.manual_seed(0)
-    result: dict[str, Any] = {"device": name, "code": of_fast.code().told}
+    result: dict[str, Any] = {
+        "device": name, "code": of_fast.code().told, "shapes": len(SHAPES),
+    }  # fmt: skip
     end = began + arguments.seconds
     try:
         if "small" in what:

@@ -1,0 +1,317 @@
+"""What a proof of the fast path and the seams asks for, in one command, on one or more GPUs alike.
+
+    python -m tests.gpu.prove OUT --data-dir FOLDER-WITH-HUMANEVAL [--gpus 0,1] [--seconds 1200]
+
+Runs check_text, soak_seams, check_kernels (alone, under compute-sanitizer and beside SGLang's
+router), check_recorded_cycles and four layers of the published widths, as many beside each other as
+the GPUs have room for, each with a limit of its own. OUT gets the files that a line of
+`overlay/fast/proved.py` or `overlay/seams/proved.py` names: said.txt, text-fast.json,
+check-kernels.json, check-router.json, sanitizer.txt, recorded.txt, soak.json, layers.json, and
+proof.json, which says of which code they are. Begun again it goes on with what has not passed,
+unless the code is another one. A table is printed last, with what is missing. Exit code 0: the
+proof is whole.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sglang_qwen3next_eagle3.base.files import write_json
+from sglang_qwen3next_eagle3.bench import markdown
+from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
+from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
+
+PROMPTS, REPLAYS, ROUTER_ROWS = 164, 10_000, 1_000_000
+TREES: Final = ("3,1,4", "3,4,8", "5,1,6", "auto")
+SWITCHED: Final = {FAST: "on,head", SEAMS: "on"}
+SANITIZER: Final = "/usr/local/cuda/bin/compute-sanitizer"
+
+
+@dataclass(frozen=True)
+class Part:
+    """command: words behind `python`. file: where it is told. share: of a GPU; who measures times
+    has one alone. seconds: its limit. missing: what of its file is not as a proof asks for."""
+
+    name: str
+    command: tuple[str, ...]
+    file: str
+    share: float
+    seconds: float
+    missing: Callable[[Path], str | None]
+    before: tuple[str, ...] = ()
+
+
+def parts(out: Path, data: Path, sanitizer: str) -> list[Part]:
+    switches = [word for pair in SWITCHED.items() for word in ("--set", "=".join(pair))]
+    servers = [word for name in ("none", *TREES) for word in ("--server", name)]
+    of_text = "tests/gpu/check_text.py", str(out / "text-fast.json"), "--parallel", "3"
+    of_layers = "tests/gpu/check_text.py", str(out / "layers.json"), "--layers", "4"
+    asked = "--prompts", str(PROMPTS), "--data-dir", str(data), "--repeats", "1"
+    kernels = "tests/gpu/check_kernels.py", "--what"
+    return [
+        Part(
+            "text",
+            (*of_text, *asked, "--tokens", "128", "--batch", "1,8", "--seconds", "420",
+             "--logs", str(out / "logs"), *switches, *servers),
+            "text-fast.json", 0.5, 440, text_missing,
+        ),
+        Part(
+            "soak", ("-m", "tests.gpu.soak_seams", "--out", str(out), "--at-once"),
+            "soak.json", 0.5, 420, soak_missing,
+        ),
+        Part(
+            "kernels",
+            (*kernels, "replays,numerics", "--seconds", "220",
+             "--json", str(out / "check-kernels.json")),
+            "check-kernels.json", 1, 250, kernels_missing,
+        ),
+        Part(
+            "recorded", ("-m", "tests.gpu.check_recorded_cycles"),
+            "recorded.txt", 1, 150, recorded_missing,
+        ),
+        Part(
+            "layers",
+            (*of_layers, "--prompts", "64", "--data-dir", str(data), "--repeats", "1",
+             "--tokens", "96", "--batch", "1", "--seconds", "220", *switches,
+             "--server", "none", "--server", "3,1,4"),
+            "layers.json", 0.5, 240, layers_missing,
+        ),
+        Part(
+            "sanitizer", (*kernels, "small", "--seconds", "240"),
+            "sanitizer.txt", 0.25, 260, sanitizer_missing, (sanitizer, "--tool", "memcheck"),
+        ),
+        Part(
+            "router", (*kernels, "router", "--json", str(out / "check-router.json")),
+            "check-router.json", 0.25, 120, router_missing,
+        ),
+    ]  # fmt: skip
+
+
+def text_missing(path: Path) -> str | None:
+    found = _read(path)["compared"]
+    alone = {one["server"]: one["equal"] for one in found if one["at_once"] == 1}
+    short = [f"{name} {alone.get(name, 0)}" for name in TREES if alone.get(name) != PROMPTS]
+    return f"equal to no speculation of {PROMPTS}: {', '.join(short)}" if short else None
+
+
+def layers_missing(path: Path) -> str | None:
+    found = [one for one in _read(path)["compared"] if one["server"] != "none"]
+    short = [one for one in found if one["equal"] != one["prompts"]]
+    if found and not short:
+        return None
+    return f"equal: {[one['equal'] for one in short]}" if found else "nobody answered"
+
+
+def soak_missing(path: Path) -> str | None:
+    found = _read(path)
+    return None if found["passed"] else "; ".join(found["why not"])
+
+
+def kernels_missing(path: Path) -> str | None:
+    found = _read(path)
+    runs = found.get("replays", [])
+    short = [
+        f"{run['requests']}x{run['nodes']} {run['replays']}"
+        for run in runs
+        if run["replays"] < REPLAYS
+    ]
+    if short:
+        return f"of {REPLAYS} replays: {', '.join(short)}"
+    if len(runs) < found["shapes"]:
+        return f"replays of {found['shapes'] - len(runs)} of {found['shapes']} shapes"
+    rows = found.get("numerics", {})
+    return None if len(rows) == 3 else f"numerics of {', '.join(rows) or 'any rows'} only"
+
+
+def recorded_missing(path: Path) -> str | None:
+    return None if "turns equal" in path.read_text("utf-8") else "no turn is told"
+
+
+def sanitizer_missing(path: Path) -> str | None:
+    text = path.read_text("utf-8")
+    clean = "small: ran True" in text and "ERROR SUMMARY: 0 errors" in text
+    return None if clean else "it did not run to its end without errors"
+
+
+def router_missing(path: Path) -> str | None:
+    found = _read(path)["router"]
+    beside = "torch.sort" not in found["beside"]
+    if found["rows"] < ROUTER_ROWS or not beside:
+        return f"{found['rows']} rows beside {found['beside']}"
+    return None
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+class Running:
+    """A part that runs on one GPU, with what it prints in a file."""
+
+    def __init__(self, part: Part, gpu: str, out: Path, seconds: float) -> None:
+        self.part, self.gpu, self.began = part, gpu, time.monotonic()
+        self._until, self._out = self.began + min(part.seconds, seconds), out
+        told = out / (part.file if part.file.endswith(".txt") else f"{part.name}.txt")
+        with told.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*part.before, sys.executable, *part.command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **SWITCHED, "CUDA_VISIBLE_DEVICES": gpu},
+                start_new_session=True,
+            )
+
+    def ended(self) -> str | None:
+        """Why it has, or did not pass; None while it runs."""
+        code = self._process.poll()
+        if code is None and time.monotonic() < self._until:
+            return None
+        if code is None:
+            self.stop()
+            return f"not ended after {time.monotonic() - self.began:.0f} s"
+        return f"exit status {code}" if code else "passed"
+
+    def stop(self) -> None:
+        for name, seconds in ((signal.SIGINT, 10), (signal.SIGKILL, 5)):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, name)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+                return
+
+
+def run(
+    todo: Sequence[Part],
+    gpus: Sequence[str],
+    out: Path,
+    seconds: float,
+    passed: Callable[[Part, str, float], None],
+) -> None:
+    """All of it, in this order where there is room; a part that would not get half of its time is
+    left out. passed: told of every part what became of it, and after how many seconds."""
+    until, waiting, running = time.monotonic() + seconds, list(todo), list[Running]()
+    try:
+        while waiting or running:
+            for one in list(running):
+                if (end := one.ended()) is not None:
+                    running.remove(one)
+                    passed(one.part, end, time.monotonic() - one.began)
+            left = until - time.monotonic()
+            for part in list(waiting):
+                if left < part.seconds / 2:
+                    waiting.remove(part)
+                    passed(part, f"left out: {max(0.0, left):.0f} s left", 0.0)
+                elif gpu := _room(part, gpus, running):
+                    waiting.remove(part)
+                    print(f"{part.name}: on GPU {gpu}", flush=True)
+                    running.append(Running(part, gpu, out, left - 5))
+            time.sleep(0.2)
+    finally:
+        for one in running:
+            one.stop()
+
+
+def _room(part: Part, gpus: Sequence[str], running: Sequence[Running]) -> str | None:
+    taken = {gpu: sum(one.part.share for one in running if one.gpu == gpu) for gpu in gpus}
+    # What needs little fills what is begun; what needs all of one waits for an empty one.
+    fitting = [gpu for gpu in gpus if taken[gpu] + part.share <= 1]
+    return max(fitting, key=lambda gpu: taken[gpu], default=None)
+
+
+def said(logs: Path) -> str:
+    """What servers said of the fast path and the seams: a block for each log."""
+    blocks = []
+    for log in sorted(logs.glob("*.log")):
+        lines = log.read_text("utf-8", errors="replace").splitlines()
+        told = [
+            line.replace("sglang-qwen3next-eagle3: ", "")
+            for line in lines
+            if "fast path" in line or "seams on" in line
+        ]
+        blocks.append("\n".join([f"== {log.stem}", *told]))
+    return "\n".join(blocks) + "\n" if blocks else ""
+
+
+def missing(part: Part, out: Path) -> str | None:
+    """What of a part a proof still asks for, by its file."""
+    if not (out / part.file).is_file():
+        return "its file"
+    try:
+        return part.missing(out / part.file)
+    except (ValueError, KeyError, OSError) as error:
+        return f"{part.file} cannot be read: {type(error).__name__}: {error}"
+
+
+def codes() -> dict[str, str]:
+    return {"fast": of_fast.code().told, "seams": of_seams.code().told}
+
+
+def prove(
+    todo: Sequence[Part], gpus: Sequence[str], out: Path, seconds: float
+) -> Mapping[str, Any]:
+    """Runs what has not passed with this code, and says of all of it what is missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "proof.json"
+    kept = _read(path) if path.is_file() else {}
+    if kept.get("code") != codes():
+        for part in todo:
+            (out / part.file).unlink(missing_ok=True)
+        kept = {}
+    result: dict[str, Any] = {"code": codes(), "parts": dict(kept.get("parts", {}))}
+
+    def passed(part: Part, end: str, took: float) -> None:
+        lacks = missing(part, out)
+        became = end if end != "passed" or lacks is None else lacks
+        if end != "passed" and lacks and lacks != "its file":
+            became = f"{end}; {lacks}"
+        result["parts"][part.name] = {"became": became, "seconds": round(took, 1)}
+        print(f"{part.name}: {became}, {took:.0f} s", flush=True)
+        write_json(path, result, indent=1)
+
+    done = {name for name, one in result["parts"].items() if one["became"] == "passed"}
+    left = [part for part in todo if part.name not in done or missing(part, out)]
+    run(left, gpus, out, seconds, passed)
+    if blocks := said(out / "logs"):
+        (out / "said.txt").write_text(blocks, "utf-8")
+    result["whole"] = all(result["parts"][part.name]["became"] == "passed" for part in todo)
+    write_json(path, result, indent=1)
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data-dir", type=Path, required=True, help="with HumanEval.jsonl.gz")
+    parser.add_argument("--gpus", default="0", help="joined by commas")
+    parser.add_argument("--seconds", type=float, default=1500, help="for all of it")
+    arguments = parser.parse_args()
+    if not (arguments.data_dir / "HumanEval.jsonl.gz").is_file():
+        parser.error(f"--data-dir: {arguments.data_dir} has no HumanEval.jsonl.gz")
+    sanitizer = shutil.which("compute-sanitizer") or SANITIZER
+    if not Path(sanitizer).is_file():
+        parser.error("compute-sanitizer is not here: it comes with the CUDA toolkit")
+    todo = parts(arguments.out, arguments.data_dir, sanitizer)
+    found = prove(todo, arguments.gpus.split(","), arguments.out, arguments.seconds)
+    rows = [[name, one["became"], str(one["seconds"])] for name, one in found["parts"].items()]
+    print(markdown.table(["part", "", "s"], rows))
+    told = ", ".join(f"{switch} {code}" for switch, code in found["code"].items())
+    print(f"{'a whole proof' if found['whole'] else 'NOT WHOLE'}, of the code {told}")
+    return 0 if found["whole"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""What a proof is made of, by parts that need no GPU."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gpu import prove
+from tests.gpu.prove import Part, missing, parts, said
+
+OVERLAPPING = """
+import os, pathlib, sys, time
+name, folder, *others = sys.argv[1], pathlib.Path(sys.argv[2]), *sys.argv[3:]
+gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+(folder / f"begun-{name}").write_text(f"{gpu} {time.monotonic()}")
+for _ in range(600):
+    if all((folder / f"begun-{other}").exists() for other in others):
+        break
+    time.sleep(0.05)
+else:
+    sys.exit("alone")
+(folder / f"ended-{name}").write_text(str(time.monotonic()))
+print("done")
+"""
+
+
+def part(
+    name: str,
+    folder: Path,
+    share: float = 1.0,
+    code: str = OVERLAPPING,
+    beside: tuple[str, ...] = (),
+) -> Part:
+    """beside: which others it waits for, so that it passes only at the same time as they."""
+    command = "-c", code, name, str(folder), *beside
+    return Part(name, command, f"{name}.txt", share, 30, lambda path: None)
+
+
+def times(folder: Path, name: str) -> tuple[str, float, float]:
+    gpu, begun = (folder / f"begun-{name}").read_text().split()
+    return gpu, float(begun), float((folder / f"ended-{name}").read_text())
+
+
+def test_who_measures_times_has_a_gpu_alone_and_others_share_one(tmp_path: Path) -> None:
+    together = "half", "other", "whole"
+    todo = [
+        part("half", tmp_path, 0.5, beside=together),
+        part("other", tmp_path, 0.5, beside=together),
+        part("whole", tmp_path, beside=together),
+        part("last", tmp_path),
+    ]
+    found = prove.prove(todo, ["0", "7"], tmp_path, 60)
+    assert found["whole"]
+    half, other, whole, last = (times(tmp_path, one.name) for one in todo)
+    assert half[0] == other[0] != whole[0]
+    for one in (half, other, whole):
+        assert one[0] != last[0] or one[2] <= last[1], "it has its GPU alone"
+    assert json.loads((tmp_path / "proof.json").read_text())["code"] == prove.codes()
+
+
+def test_it_goes_on_with_what_did_not_pass(tmp_path: Path) -> None:
+    bad = part("bad", tmp_path, code="raise SystemExit(3)")
+    good = part("good", tmp_path)
+    found = prove.prove([good, bad], ["0"], tmp_path, 60)
+    assert not found["whole"]
+    assert found["parts"]["bad"]["became"] == "exit status 3"
+    first = times(tmp_path, "good")
+    found = prove.prove([good, part("bad", tmp_path)], ["0"], tmp_path, 60)
+    assert found["whole"]
+    assert times(tmp_path, "good") == first, "not run again"
+
+
+def test_what_is_of_other_code_is_run_again(tmp_path: Path) -> None:
+    todo = [part("one", tmp_path)]
+    prove.prove(todo, ["0"], tmp_path, 60)
+    first = times(tmp_path, "one")
+    kept = json.loads((tmp_path / "proof.json").read_text())
+    kept["code"]["fast"] = "0123456789ab"
+    (tmp_path / "proof.json").write_text(json.dumps(kept))
+    assert prove.prove(todo, ["0"], tmp_path, 60)["whole"]
+    assert times(tmp_path, "one") != first
+
+
+def test_a_part_has_a_limit_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    slow = Part("slow", ("-c", "import time; time.sleep(60)"), "slow.txt", 1, 1, lambda path: None)
+    began = time.monotonic()
+    found = prove.prove([slow, part("next", tmp_path)], ["0"], tmp_path, 40)
+    assert time.monotonic() - began < 20
+    assert found["parts"]["slow"]["became"] == "not ended after 1 s"
+    assert found["parts"]["next"]["became"] == "passed"
+
+
+def test_what_would_not_get_half_of_its_time_is_left_out(tmp_path: Path) -> None:
+    found = prove.prove([part("one", tmp_path)], ["0"], tmp_path, 14)
+    assert found["parts"]["one"]["became"] == "left out: 14 s left"
+    assert not (tmp_path / "one.txt").exists()
+
+
+def written(tmp_path: Path, part: str, content: Any) -> str | None:
+    (one,) = (one for one in parts(tmp_path, tmp_path, "sanitizer") if one.name == part)
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / one.file).write_text(text)
+    return missing(one, tmp_path)
+
+
+def answers(**equal: int) -> dict[str, Any]:
+    trees = {"3,1,4": 164, "3,4,8": 164, "5,1,6": 164, "auto": 164, **equal}
+    rows = [
+        {"server": name, "at_once": at_once, "equal": count if at_once == 1 else 131}
+        for name, count in trees.items()
+        for at_once in (1, 8)
+    ]
+    return {"compared": rows}
+
+
+def run(replays: int = 10_000) -> dict[str, Any]:
+    return {"requests": 8, "nodes": 4, "replays": replays}
+
+
+NUMERICS = {"1 rows": {}, "4 rows": {}, "32 rows": {}}
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "lacks"),
+    [
+        ("text", answers(), None),
+        ("text", answers(auto=163), "auto 163"),
+        ("text", {"compared": answers()["compared"][:-2]}, "auto 0"),
+        ("text", "{", "cannot be read"),
+        ("layers", {"compared": [{"server": "3,1,4", "equal": 64, "prompts": 64}]}, None),
+        ("layers", {"compared": [{"server": "3,1,4", "equal": 63, "prompts": 64}]}, "[63]"),
+        ("layers", {"compared": []}, "nobody"),
+        ("soak", {"passed": True}, None),
+        ("soak", {"passed": False, "why not": ["on: a"]}, "on: a"),
+        ("kernels", {"shapes": 1, "replays": [run()], "numerics": NUMERICS}, None),
+        ("kernels", {"shapes": 1, "replays": [run(100)], "numerics": NUMERICS}, "8x4 100"),
+        ("kernels", {"shapes": 2, "replays": [run()], "numerics": NUMERICS}, "1 of 2 shapes"),
+        ("kernels", {"shapes": 1, "replays": [run()], "numerics": {"4 rows": {}}}, "4 rows only"),
+        ("recorded", "400 turns equal", None),
+        ("recorded", "", "no turn"),
+        ("sanitizer", "small: ran True\nERROR SUMMARY: 0 errors", None),
+        ("sanitizer", "ERROR SUMMARY: 0 errors", "to its end"),
+        ("router", {"router": {"rows": 1_007_616, "beside": "SGLang's kernel"}}, None),
+        ("router", {"router": {"rows": 1_007_616, "beside": "torch.sort (..)"}}, "torch.sort"),
+        ("router", {"router": {"rows": 8192, "beside": "SGLang's kernel"}}, "8192 rows"),
+    ],
+)
+def test_what_a_file_lacks(tmp_path: Path, part: str, content: Any, lacks: str | None) -> None:
+    found = written(tmp_path, part, content)
+    assert (found is None) if lacks is None else (found is not None and lacks in found)
+
+
+def test_every_file_is_missing_at_first(tmp_path: Path) -> None:
+    everything = parts(tmp_path, tmp_path, "sanitizer")
+    assert {missing(one, tmp_path) for one in everything} == {"its file"}
+    scripts = [word for one in everything for word in one.command if word.endswith(".py")]
+    root = Path(__file__).resolve().parents[2]
+    assert scripts
+    assert all((root / script).is_file() for script in scripts)
+
+
+def test_the_files_are_those_that_the_tables_name() -> None:
+    own = {Path(one.file).name for one in parts(Path(), Path(), "sanitizer")} | {"said.txt"}
+    for table in (prove.of_fast.PROVED, prove.of_seams.PROVED):
+        for proof in table:
+            named = {Path(file).name.replace("-alone", "") for file in proof.evidence}
+            assert named <= own
+
+
+def test_what_servers_said_is_a_block_for_each(tmp_path: Path) -> None:
+    line = "[t] sglang-qwen3next-eagle3: fast path on: dense up to 8 rows; code 0a"
+    (tmp_path / "none.log").write_text(f"noise\n{line}\n")
+    (tmp_path / "314.log").write_text("[t] sglang-qwen3next-eagle3: seams on: chain; code 0b\n")
+    blocks = "== 314\n[t] seams on: chain; code 0b\n== none\n[t] fast path on: dense up to 8 rows"
+    assert said(tmp_path) == f"{blocks}; code 0a\n"
+    assert said(tmp_path / "nowhere") == ""
+
+
+def test_without_prompts_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["prove", str(tmp_path), "--data-dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        prove.main()
+    assert ended.value.code == 2
+    assert "HumanEval.jsonl.gz" in capsys.readouterr().err
