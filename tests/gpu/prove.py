@@ -36,6 +36,7 @@ PROMPTS, REPLAYS, ROUTER_ROWS = 164, 10_000, 1_000_000
 TREES: Final = ("3,1,4", "3,4,8", "5,1,6", "auto")
 SWITCHED: Final = {FAST: "on,head", SEAMS: "on"}
 SANITIZER: Final = "/usr/local/cuda/bin/compute-sanitizer"
+ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **SWITCHED, "CUDA_VISIBLE_DEVICES": gpu},
                 start_new_session=True,
+                cwd=ROOT,
             )
 
     def ended(self) -> str | None:
@@ -304,8 +306,9 @@ def main() -> int:
     sanitizer = shutil.which("compute-sanitizer") or SANITIZER
     if not Path(sanitizer).is_file():
         parser.error("compute-sanitizer is not here: it comes with the CUDA toolkit")
-    todo = parts(arguments.out, arguments.data_dir, sanitizer)
-    found = prove(todo, arguments.gpus.split(","), arguments.out, arguments.seconds)
+    out = arguments.out.resolve()
+    todo = parts(out, arguments.data_dir.resolve(), sanitizer)
+    found = prove(todo, arguments.gpus.split(","), out, arguments.seconds)
     rows = [[name, one["became"], str(one["seconds"])] for name, one in found["parts"].items()]
     print(markdown.table(["part", "", "s"], rows))
     told = ", ".join(f"{switch} {code}" for switch, code in found["code"].items())

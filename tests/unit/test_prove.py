@@ -157,9 +157,8 @@ def test_every_file_is_missing_at_first(tmp_path: Path) -> None:
     everything = parts(tmp_path, tmp_path, "sanitizer")
     assert {missing(one, tmp_path) for one in everything} == {"its file"}
     scripts = [word for one in everything for word in one.command if word.endswith(".py")]
-    root = Path(__file__).resolve().parents[2]
     assert scripts
-    assert all((root / script).is_file() for script in scripts)
+    assert all((prove.ROOT / script).is_file() for script in scripts)
 
 
 def test_the_files_are_those_that_the_tables_name() -> None:
