@@ -7,9 +7,9 @@ router), check_recorded_cycles and four layers of the published widths, as many 
 the GPUs have room for, each with a limit of its own. OUT gets the files that a line of
 `overlay/fast/proved.py` or `overlay/seams/proved.py` names: said.txt, text-fast.json,
 check-kernels.json, check-router.json, sanitizer.txt, recorded.txt, soak.json, layers.json, and
-proof.json, which says of which code they are. Begun again it goes on with what has not passed,
-unless the code is another one. A table is printed last, with what is missing. Exit code 0: the
-proof is whole.
+proof.json, which says of which code they are. Begun again it goes on with what has not passed; a
+folder with files of other code, or of code that nobody knows, is left as it is. A table is printed
+last, with what is missing. Exit code 0: the proof is whole; 1: it is not; 2: it was not begun.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import write_json
 from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
@@ -162,7 +163,7 @@ class Running:
 
     def __init__(self, part: Part, gpu: str, out: Path, seconds: float) -> None:
         self.part, self.gpu, self.began = part, gpu, time.monotonic()
-        self._until, self._out = self.began + min(part.seconds, seconds), out
+        self._until = self.began + min(part.seconds, seconds)
         told = out / (part.file if part.file.endswith(".txt") else f"{part.name}.txt")
         with told.open("wb") as log:
             self._process = subprocess.Popen(
@@ -263,15 +264,15 @@ def codes() -> dict[str, str]:
 def prove(
     todo: Sequence[Part], gpus: Sequence[str], out: Path, seconds: float
 ) -> Mapping[str, Any]:
-    """Runs what has not passed with this code, and says of all of it what is missing."""
+    """Runs what has not passed with this code, and says of all of it what is missing.
+
+    Raises:
+        UserError: the folder holds what is of other code.
+    """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "proof.json"
-    kept = _read(path) if path.is_file() else {}
-    if kept.get("code") != codes():
-        for part in todo:
-            (out / part.file).unlink(missing_ok=True)
-        kept = {}
-    result: dict[str, Any] = {"code": codes(), "parts": dict(kept.get("parts", {}))}
+    result: dict[str, Any] = {"code": codes(), "parts": _kept(todo, path)}
+    write_json(path, result, indent=1)
 
     def passed(part: Part, end: str, took: float) -> None:
         lacks = missing(part, out)
@@ -292,6 +293,24 @@ def prove(
     return result
 
 
+def _kept(todo: Sequence[Part], path: Path) -> dict[str, Any]:
+    """What became of the parts before, with this code. Raises UserError as `prove` does."""
+    try:
+        kept = _read(path) if path.is_file() else {}
+        code, before = kept.get("code"), dict(kept.get("parts", {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} is no proof.json: {error}; name another folder") from None
+    if code == codes():
+        return before
+    if there := sorted(part.file for part in todo if (path.parent / part.file).exists()):
+        told = f"the code {code}" if code else "code that is not told"
+        here = f"not of {codes()}, which is installed"
+        raise UserError(
+            f"{path.parent} holds {', '.join(there)} of {told}, {here}: name another folder"
+        )
+    return {}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -308,7 +327,10 @@ def main() -> int:
         parser.error("compute-sanitizer is not here: it comes with the CUDA toolkit")
     out = arguments.out.resolve()
     todo = parts(out, arguments.data_dir.resolve(), sanitizer)
-    found = prove(todo, arguments.gpus.split(","), out, arguments.seconds)
+    try:
+        found = prove(todo, arguments.gpus.split(","), out, arguments.seconds)
+    except UserError as error:
+        parser.error(str(error))
     rows = [[name, one["became"], str(one["seconds"])] for name, one in found["parts"].items()]
     print(markdown.table(["part", "", "s"], rows))
     told = ", ".join(f"{switch} {code}" for switch, code in found["code"].items())

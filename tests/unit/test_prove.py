@@ -1,13 +1,14 @@
 """What a proof is made of, by parts that need no GPU."""
 
 import json
+import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from tests.gpu import prove
 from tests.gpu.prove import Part, missing, parts, said
 
@@ -73,29 +74,52 @@ def test_it_goes_on_with_what_did_not_pass(tmp_path: Path) -> None:
     assert times(tmp_path, "good") == first, "not run again"
 
 
-def test_what_is_of_other_code_is_run_again(tmp_path: Path) -> None:
-    todo = [part("one", tmp_path)]
-    prove.prove(todo, ["0"], tmp_path, 60)
-    first = times(tmp_path, "one")
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ('{"code": {"fast": "0a", "seams": "0b"}}', "one.txt of the code {'fast': '0a'"),
+        (None, "one.txt of code that is not told"),
+        ("[]", "is no proof.json"),
+        ("{", "is no proof.json"),
+    ],
+)
+def test_a_folder_with_what_is_of_other_code_is_left_as_it_is(
+    tmp_path: Path, told: str | None, words: str
+) -> None:
+    """The evidence of an older proof is not to be had again."""
+    (tmp_path / "one.txt").write_text("evidence")
+    if told is not None:
+        (tmp_path / "proof.json").write_text(told)
+    with pytest.raises(UserError, match=re.escape(words)):
+        prove.prove([part("one", tmp_path)], ["0"], tmp_path, 60)
+    assert (tmp_path / "one.txt").read_text() == "evidence"
+    assert told is None or (tmp_path / "proof.json").read_text() == told
+
+
+def test_a_run_that_was_killed_in_its_first_part_goes_on(tmp_path: Path) -> None:
+    killed = "import os, pathlib, sys; pathlib.Path(sys.argv[2], 'half').touch(); sys.exit(1)"
+    prove.prove([part("one", tmp_path, code=killed)], ["0"], tmp_path, 60)
     kept = json.loads((tmp_path / "proof.json").read_text())
-    kept["code"]["fast"] = "0123456789ab"
-    (tmp_path / "proof.json").write_text(json.dumps(kept))
-    assert prove.prove(todo, ["0"], tmp_path, 60)["whole"]
-    assert times(tmp_path, "one") != first
+    (tmp_path / "proof.json").write_text(json.dumps({"code": kept["code"], "parts": {}}))
+    assert prove.prove([part("one", tmp_path)], ["0"], tmp_path, 60)["whole"]
 
 
 def test_a_part_has_a_limit_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    slow = Part("slow", ("-c", "import time; time.sleep(60)"), "slow.txt", 1, 1, lambda path: None)
-    began = time.monotonic()
-    found = prove.prove([slow, part("next", tmp_path)], ["0"], tmp_path, 40)
-    assert time.monotonic() - began < 20
-    assert found["parts"]["slow"]["became"] == "not ended after 1 s"
+    code = (
+        "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); "
+        "time.sleep(600)"
+    )
+    pid = tmp_path / "pid"
+    slow = Part("slow", ("-c", code, str(pid)), "slow.txt", 1, 5, lambda path: None)
+    found = prove.prove([slow, part("next", tmp_path)], ["0"], tmp_path, 300)
+    assert found["parts"]["slow"]["became"].startswith("not ended after ")
     assert found["parts"]["next"]["became"] == "passed"
+    assert not Path("/proc", pid.read_text()).exists()
 
 
 def test_what_would_not_get_half_of_its_time_is_left_out(tmp_path: Path) -> None:
     found = prove.prove([part("one", tmp_path)], ["0"], tmp_path, 14)
-    assert found["parts"]["one"]["became"] == "left out: 14 s left"
+    assert found["parts"]["one"]["became"].startswith("left out: ")
     assert not (tmp_path / "one.txt").exists()
 
 
@@ -186,3 +210,17 @@ def test_without_prompts_it_says_so(
         prove.main()
     assert ended.value.code == 2
     assert "HumanEval.jsonl.gz" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_code_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "HumanEval.jsonl.gz").touch()
+    (tmp_path / "soak.json").write_text("{}")
+    monkeypatch.setattr(prove, "SANITIZER", sys.executable)
+    monkeypatch.setattr(sys, "argv", ["prove", str(tmp_path), "--data-dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        prove.main()
+    assert ended.value.code == 2
+    assert "holds soak.json of code that is not told" in capsys.readouterr().err
+    assert (tmp_path / "soak.json").read_text() == "{}"
