@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from sglang_qwen3next_eagle3.head.head import AUX_LAYERS_KEY
 
@@ -13,14 +14,20 @@ def spelled_layers() -> str | None:
     itself and passes the selection by the environment; this is for a server that was started
     without it.
     """
-    config = _config()
-    if config is None:
-        return None
-    spelled = json.loads(config.read_text(encoding="utf-8")).get(AUX_LAYERS_KEY)
+    spelled = (config() or {}).get(AUX_LAYERS_KEY)
     return None if spelled is None else str(spelled)
 
 
-def _config() -> Path | None:
+def config() -> dict[str, Any] | None:
+    """The head's config.json; None without a head, or where no file of it is here."""
+    path = _file()
+    if path is None:
+        return None
+    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return read
+
+
+def _file() -> Path | None:
     try:
         from sglang.srt.runtime_context import get_server_args
 

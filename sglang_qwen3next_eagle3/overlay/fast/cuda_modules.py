@@ -1,4 +1,4 @@
-"""SGLang's own CUDA kernels that the check at start meets, compiled side by side.
+"""SGLang's own CUDA kernels that a start meets, or its first request, compiled side by side.
 
 SGLang 0.5.17 has nvcc compile them where they are first called, one after the other, some 10 s
 each. Here its own functions that do so are called at once, in threads; nothing is launched. What a
@@ -8,10 +8,14 @@ release calls otherwise is compiled where it is called, as without this.
 import importlib
 import logging
 import os
-import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import torch
+
+from sglang_qwen3next_eagle3.overlay import served_head
 
 logger = logging.getLogger(__name__)
 _OPS: Final = "sglang.kernels.ops"
@@ -26,15 +30,20 @@ def compile_side_by_side(model: torch.nn.Module) -> None:
     meanwhile: who finds a half-written library would load it."""
     if not torch.cuda.is_available():
         return
-    given = os.environ.get(_ARCH)
+    given, started = os.environ.get(_ARCH), time.monotonic()
     try:
         utils = importlib.import_module("sglang.kernels.jit.utils")
         os.environ[_ARCH] = utils.get_jit_cuda_arch().target_name
-        threads = [threading.Thread(target=_build, args=one) for one in builds(model)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        wanted = builds(model)
+        with ThreadPoolExecutor(len(wanted), thread_name_prefix="build") as pool:
+            built = sum(pool.map(_build, wanted))
+        logger.info(
+            "sglang-qwen3next-eagle3: fast path: %d of %d CUDA kernels of SGLang's made ready in "
+            "%.1f s",
+            built,
+            len(wanted),
+            time.monotonic() - started,
+        )
     except Exception as error:
         logger.debug("nothing of SGLang's is compiled ahead", exc_info=error)
     finally:
@@ -44,19 +53,25 @@ def compile_side_by_side(model: torch.nn.Module) -> None:
 
 
 def builds(model: Any) -> list[Build]:
-    """(module, function, arguments) of SGLang's that compile what a target launches."""
+    """(module, function, arguments) of SGLang's that compile what a target launches, and its head's
+    check behind it."""
     bf16, fp8 = torch.bfloat16, torch.float8_e4m3fn
     full = next(layer for layer in model.model.layers if not hasattr(layer, "linear_attn"))
-    rotary, row = full.rotary_emb, 2 * full.kv_size
+    rotary = bool(full.rotary_emb.is_neox_style), int(full.rotary_emb.rotary_dim)
+    rotaries, rows = [rotary], [2 * full.kv_size]
+    if (head := served_head.config()) and full.num_kv_heads == full.total_num_kv_heads:
+        more, row = of_head(head)
+        rotaries += [more] * (more not in rotaries)
+        rows += [row] * (row not in rows)
     found: list[Build] = [
         (f"{_OPS}.activation.activation", "activation_module", (bf16,)),
         (f"{_OPS}.moe.moe_align", "_jit_moe_align_module", (torch.int32,)),
         (f"{_OPS}.moe.moe_align_single_token", "_jit_align_single_token_module", ()),
-        (f"{_OPS}.kvcache.kvcache", "_jit_kvcache_module", (row, row)),
-        (
-            f"{_OPS}.attention.rope",
-            "_jit_fused_rope_module",
-            (bool(rotary.is_neox_style), int(rotary.rotary_dim), bf16, bf16),
+        (f"{_OPS}.attention.clamp_position", "_jit_clamp_position_module", (torch.int64,)),
+        *((f"{_OPS}.kvcache.kvcache", "_jit_kvcache_module", (row, row)) for row in rows),
+        *(
+            (f"{_OPS}.attention.rope", "_jit_fused_rope_module", (*rotary, bf16, bf16))
+            for rotary in rotaries
         ),
     ]
     if any(parameter.dtype == fp8 for parameter in model.parameters()):
@@ -67,8 +82,25 @@ def builds(model: Any) -> list[Build]:
     return found
 
 
-def _build(module: str, function: str, arguments: tuple[Any, ...]) -> None:
+def of_head(config: Mapping[str, Any]) -> tuple[tuple[bool, int], int]:
+    """Of an EAGLE3 head's config, as SGLang's `LlamaAttention` reads it: whether pairs of its
+    rotary embedding are halves apart, and of how many dimensions; the bytes of a key in bfloat16.
+
+    Raises:
+        KeyError: its number of heads is not there.
+    """
+    heads = config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    rotary = int(config.get("partial_rotary_factor", 1) * size)
+    kv_heads = config.get("num_key_value_heads") or heads
+    return (bool(config.get("rope_is_neox_style", True)), rotary), 2 * kv_heads * size
+
+
+def _build(one: Build) -> bool:
+    module, function, arguments = one
     try:
         getattr(importlib.import_module(module), function)(*arguments)
     except Exception as error:
         logger.debug("%s.%s is not compiled ahead", module, function, exc_info=error)
+        return False
+    return True

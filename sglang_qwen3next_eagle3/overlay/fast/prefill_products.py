@@ -1,9 +1,13 @@
 """What the first prefill would compile with nvcc, compiled in a process beside the check at start.
 
 Where all that is captured is ours, nothing has asked for stock's FP8 products before the first
-request, which would wait for them: a kernel of DeepGEMM for each shape and the quantization in
-front of them, 6 to 20 s each, one after the other. Run as a module it compiles them, in threads;
-whatever becomes of that process, the server compiles what it does not find.
+request, which would wait for them: a kernel of DeepGEMM for each shape, one after the other. Run as
+a module it compiles them, in threads; whatever becomes of that process, the server compiles what it
+does not find, and says in one line what was compiled here, or why not.
+
+It imports nothing of SGLang's, which takes longer than some of these kernels, and has none of the
+modules compiled that the server builds at the same time (`cuda_modules`), of which one would find
+what the other has written by half.
 """
 
 import ctypes
@@ -16,7 +20,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +42,15 @@ _ROOM: Final = 3 * 2**30
 """Bytes that have to be free: a process on the GPU takes some hundred MB."""
 
 
-def begin(model: torch.nn.Module) -> "subprocess.Popen[bytes] | None":
+@dataclass
+class PrefillCompiler:
+    """A process that compiles, and since when."""
+
+    process: "subprocess.Popen[str]"
+    begun: float = field(default_factory=time.monotonic)
+
+
+def begin(model: torch.nn.Module) -> PrefillCompiler | None:
     """Start compiling for the layers of a model that have DeepGEMM, unless that was done before."""
     from sglang_qwen3next_eagle3.overlay.fast.reference import deep_gemm_layers
 
@@ -46,29 +61,43 @@ def begin(model: torch.nn.Module) -> "subprocess.Popen[bytes] | None":
         done = _mark(shapes)
         if done.exists():
             return None
-        job = {"shapes": shapes, "device": torch.cuda.current_device(), "done": str(done)}
+        job = {
+            "shapes": shapes,
+            "device": torch.cuda.current_device(),
+            "done": str(done),
+            "begun": time.monotonic(),
+        }
         words = [sys.executable, "-m", __name__, json.dumps(job)]
-        quiet: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        return subprocess.Popen(words, **quiet)
+        quiet: dict[str, Any] = dict.fromkeys(("stdin", "stderr"), subprocess.DEVNULL)
+        return PrefillCompiler(subprocess.Popen(words, stdout=subprocess.PIPE, text=True, **quiet))
     except Exception as error:
         logger.debug("nothing is compiled for prefills", exc_info=error)
         return None
 
 
-def finish(process: "subprocess.Popen[bytes] | None", seconds: float = SECONDS) -> None:
-    """Wait for it: what it compiles would be compiled a second time otherwise."""
-    if process is not None:
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            stop(process)
+def finish(compiler: PrefillCompiler | None, seconds: float = SECONDS) -> None:
+    """Wait for it, since what it compiles would be compiled a second time otherwise, and say what
+    came of it."""
+    if compiler is None:
+        return
+    process, waited = compiler.process, time.monotonic()
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        stop(compiler)
+        said = f"it was ended after {time.monotonic() - compiler.begun:.0f} s"
+    logger.info(
+        "sglang-qwen3next-eagle3: fast path: DeepGEMM's kernels for prefills: %s; waited %.1f s",
+        said.strip() or f"its process ended with status {process.returncode}",
+        time.monotonic() - waited,
+    )
 
 
-def stop(process: "subprocess.Popen[bytes] | None") -> None:
+def stop(compiler: PrefillCompiler | None) -> None:
     """End it: nobody will serve what it compiles."""
-    if process is not None:
-        process.kill()
-        process.wait()
+    if compiler is not None:
+        compiler.process.kill()
+        compiler.process.wait()
 
 
 @torch.no_grad()
@@ -102,17 +131,24 @@ def _mark(shapes: list[tuple[int, ...]]) -> Path:
 
 
 def main() -> None:
-    job = json.loads(sys.argv[1])
     signal.alarm(SECONDS)
     with suppress(OSError, AttributeError):
         # It ends with the server that asked for it.
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     # What the server itself compiles comes first.
     os.nice(5)
+    # Nobody reads before the end what compilers print.
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    print(compile_all(json.loads(sys.argv[1])), file=answer, flush=True)
+
+
+def compile_all(job: Mapping[str, Any]) -> str:
+    """What `begin` asked for; what came of it, for the log. The mark is set if all is there."""
     torch.cuda.set_device(job["device"])
     failed: list[BaseException] = []
 
-    def attempt(what: Any, *arguments: int) -> None:
+    def attempt(what: Callable[..., Any], *arguments: int) -> None:
         try:
             # A thread begins with the first GPU.
             torch.cuda.set_device(job["device"])
@@ -120,24 +156,27 @@ def main() -> None:
         except BaseException as error:
             failed.append(error)
 
-    threads = [
-        threading.Thread(target=attempt, args=(multiply, rows, *shape))
-        for shape in job["shapes"]
-        for rows in ROWS
-    ]
     with suppress(Exception):
         # Not by several threads at once.
         importlib.import_module("deep_gemm")
+    imported = time.monotonic() - job["begun"]
+    asked = [(rows, *shape) for shape in job["shapes"] for rows in ROWS]
+    threads = [threading.Thread(target=attempt, args=(multiply, *one)) for one in asked]
     for thread in threads:
         thread.start()
-    attempt(quantize, job["shapes"][0][1])
     for thread in threads:
         thread.join()
-    torch.cuda.synchronize()
+    compiled = len(asked) - len(failed)
+    attempt(torch.cuda.synchronize)
     if not failed:
         done = Path(job["done"])
         done.parent.mkdir(parents=True, exist_ok=True)
         done.touch()
+    whole = time.monotonic() - job["begun"]
+    said = f"{compiled} of {len(asked)} compiled in {whole:.1f} s ({imported:.1f} s of imports)"
+    for error in failed[:1]:
+        said += f"; {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return said
 
 
 def multiply(rows: int, n: int, k: int) -> None:
@@ -148,16 +187,6 @@ def multiply(rows: int, n: int, k: int) -> None:
     blocks = torch.ones(-(-n // 128), -(-k // 128), device="cuda")
     out = torch.empty(rows, n, device="cuda", dtype=torch.bfloat16)
     deep_gemm.fp8_gemm_nt((codes, scales), (weight, blocks), out)
-
-
-def quantize(k: int) -> None:
-    """As stock's linear quantizes in front of DeepGEMM."""
-    from sglang.kernels.ops.quantization.fp8_kernel import sglang_per_token_group_quant_fp8
-
-    rows = torch.zeros(4, k, device="cuda", dtype=torch.bfloat16)
-    sglang_per_token_group_quant_fp8(
-        rows, 128, column_major_scales=True, scale_tma_aligned=True, scale_ue8m0=False
-    )
 
 
 if __name__ == "__main__":

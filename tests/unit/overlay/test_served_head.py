@@ -37,6 +37,7 @@ def test_the_key_is_read_from_the_served_head(
 ) -> None:
     serving(monkeypatch, str(head(tmp_path, {AUX_LAYERS_KEY: SPELLED})))
     assert served_head.spelled_layers() == SPELLED
+    assert served_head.config() == {AUX_LAYERS_KEY: SPELLED}
 
 
 def test_a_head_without_the_key_or_no_head_spells_nothing(

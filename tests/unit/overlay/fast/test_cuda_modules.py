@@ -9,26 +9,33 @@ from typing import Any
 import pytest
 import torch
 
-from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay import contract, served_head
 from sglang_qwen3next_eagle3.overlay.fast import cuda_modules
 
 ARCH = "TVM_FFI_CUDA_ARCH_LIST"
 
 
-def target(dtype: torch.dtype) -> Any:
+def target(dtype: torch.dtype, heads: int = 2) -> Any:
     model = torch.nn.Module()
     rotary = SimpleNamespace(is_neox_style=True, rotary_dim=64)
     layers = [
         SimpleNamespace(linear_attn=None),
-        SimpleNamespace(rotary_emb=rotary, kv_size=512),
+        SimpleNamespace(rotary_emb=rotary, kv_size=512, num_kv_heads=2, total_num_kv_heads=heads),
     ]
     model.model = SimpleNamespace(layers=layers)  # type: ignore[assignment]
     model.weight = torch.nn.Parameter(torch.empty(2, 2, dtype=dtype), requires_grad=False)
     return model
 
 
+HEAD: dict[str, Any] = {
+    "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128,
+}  # fmt: skip
+"""Of the published head."""
+
+
 @pytest.fixture
 def jit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_head, "config", lambda: None)
     utils: Any = ModuleType("sglang.kernels.jit.utils")
     utils.get_jit_cuda_arch = lambda: SimpleNamespace(target_name="9.0a")
     utils.is_arch_support_pdl = lambda: True
@@ -53,21 +60,57 @@ def test_the_functions_are_those_of_the_default_release(jit: None) -> None:
 
 def test_all_are_compiled_at_once(jit: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ARCH, raising=False)
-    began, built = threading.Barrier(7, timeout=30), list[tuple[str, str | None]]()
+    began, built = threading.Barrier(8, timeout=30), list[tuple[str, str | None]]()
 
-    def build(module: str, function: str, arguments: Any) -> None:
+    def build(one: Any) -> bool:
         began.wait()
-        built.append((function, os.environ.get(ARCH)))
+        built.append((one[1], os.environ.get(ARCH)))
+        return True
 
     monkeypatch.setattr(cuda_modules, "_build", build)
     cuda_modules.compile_side_by_side(target(torch.float8_e4m3fn))
-    assert len(built) == 7
+    assert len(built) == 8
     assert {arch for _, arch in built} == {"9.0a"}
     assert ARCH not in os.environ
-    assert len(cuda_modules.builds(target(torch.bfloat16))) == 5
+    assert len(cuda_modules.builds(target(torch.bfloat16))) == 6
 
 
-def test_what_fails_is_left_to_its_call(jit: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_head_needs_beside_is_compiled_with_it(
+    jit: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = cuda_modules.builds(target(torch.bfloat16))
+
+    def beside(head: dict[str, Any] | None, heads: int = 2) -> list[Any]:
+        monkeypatch.setattr(served_head, "config", lambda: head)
+        found = cuda_modules.builds(target(torch.bfloat16, heads))
+        assert [one for one in found if one in alone] == alone
+        return [one[1:] for one in found if one not in alone]
+
+    bf16 = torch.bfloat16
+    rotary = "_jit_fused_rope_module", (True, 128, bf16, bf16)
+    # Its keys are as wide as the target's.
+    assert beside(HEAD) == [rotary]
+    wide = HEAD | {"num_key_value_heads": 8}
+    assert beside(wide) == [("_jit_kvcache_module", (2048, 2048)), rotary]
+    assert beside(HEAD | {"partial_rotary_factor": 0.5}) == []
+    assert beside(None) == []
+    # With several ranks each has a share of the heads.
+    assert beside(HEAD, heads=4) == []
+
+
+def test_a_head_s_config_is_read_as_sglang_reads_it() -> None:
+    assert cuda_modules.of_head(HEAD) == ((True, 128), 1024)
+    short = {"hidden_size": 2048, "num_attention_heads": 16}
+    assert cuda_modules.of_head(short) == ((True, 128), 4096)
+    assert cuda_modules.of_head(HEAD | {"rope_is_neox_style": False})[0] == (False, 128)
+    with pytest.raises(KeyError):
+        cuda_modules.of_head({"hidden_size": 2048})
+
+
+def test_what_fails_is_left_to_its_call(
+    jit: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     monkeypatch.setenv(ARCH, "10.0")
     there: Any = ModuleType("made_up_module")
 
@@ -80,6 +123,7 @@ def test_what_fails_is_left_to_its_call(jit: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cuda_modules, "builds", lambda model: names)
     cuda_modules.compile_side_by_side(target(torch.bfloat16))
     assert os.environ[ARCH] == "10.0"
+    assert "0 of 3 CUDA kernels of SGLang's made ready in " in caplog.text
     monkeypatch.setattr(cuda_modules, "builds", broken)
     cuda_modules.compile_side_by_side(target(torch.bfloat16))
     assert os.environ[ARCH] == "10.0"

@@ -32,10 +32,26 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr("signal.alarm", lambda seconds: 0)
     monkeypatch.setitem(sys.modules, "deep_gemm", SimpleNamespace())
-    monkeypatch.setattr("os.nice", lambda more: 0)
     return tmp_path / "deep_gemm"
+
+
+class Process:
+    """One that compiled: what it said and its status; `said` None while it does."""
+
+    def __init__(self, said: str | None = "4 of 4 compiled in 30.0 s") -> None:
+        self.said, self.returncode = said, 0
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        if self.said is None:
+            raise subprocess.TimeoutExpired("it", timeout)
+        return self.said, None
+
+    def kill(self) -> None:
+        self.returncode = -9
+
+    def wait(self) -> int:
+        return self.returncode
 
 
 @pytest.fixture
@@ -44,7 +60,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def popen(command: list[str], **_: Any) -> Any:
         words.append(command)
-        return SimpleNamespace(wait=lambda seconds: 0)
+        return Process()
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     return words
@@ -62,29 +78,54 @@ def test_every_shape_is_compiled_once_and_not_again_at_the_next_start(
     assert json.loads(job)["shapes"] == [[128, 256], [256, 128]]
     compiled: list[tuple[int, ...]] = []
     monkeypatch.setattr(prefill_products, "multiply", lambda *shape: compiled.append(shape))
-    monkeypatch.setattr(prefill_products, "quantize", lambda k: compiled.append((k,)))
-    monkeypatch.setattr(sys, "argv", ["", job])
-    prefill_products.main()
+    said = prefill_products.compile_all(json.loads(job))
+    assert said.startswith("4 of 4 compiled in ")
     products = {(rows, *shape) for rows in (1, 256) for shape in ((128, 256), (256, 128))}
-    assert set(compiled) == {*products, (256,)}
+    assert set(compiled) == products
     assert prefill_products.begin(MODEL) is None
     assert len(begun) == 1
 
 
-def test_what_fails_is_tried_again_at_the_next_start(
-    gpu: Path, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["compiled", "run"])
+def test_what_fails_is_said_and_tried_again_at_the_next_start(
+    gpu: Path, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     prefill_products.begin(MODEL)
 
     def failing(*_: int) -> None:
-        raise OSError("nvcc is not there")
+        raise OSError("nvcc is\nnot there")
 
-    monkeypatch.setattr(prefill_products, "multiply", failing)
-    monkeypatch.setattr(prefill_products, "quantize", lambda k: None)
-    monkeypatch.setattr(sys, "argv", begun[0][2:])
-    prefill_products.main()
+    monkeypatch.setattr(prefill_products, "multiply", lambda *_: None)
+    if when == "compiled":
+        monkeypatch.setattr(prefill_products, "multiply", failing)
+    else:
+        monkeypatch.setattr(torch.cuda, "synchronize", failing)
+    said = prefill_products.compile_all(json.loads(begun[0][3]))
+    assert said.startswith(f"{0 if when == 'compiled' else 4} of 4 compiled in ")
+    assert said.endswith("OSError: nvcc is not there")
     prefill_products.begin(MODEL)
     assert len(begun) == 2
+
+
+@pytest.mark.parametrize(
+    ("process", "said"),
+    [
+        (
+            Process("3 of 4 compiled in 9.0 s; OSError: no\n"),
+            "3 of 4 compiled in 9.0 s; OSError: no;",
+        ),
+        (Process(None), "it was ended after "),
+        (Process(""), "its process ended with status 0;"),
+    ],
+)
+def test_the_log_says_what_came_of_it(
+    caplog: pytest.LogCaptureFixture, process: Any, said: str
+) -> None:
+    caplog.set_level("INFO")
+    prefill_products.finish(prefill_products.PrefillCompiler(process))
+    assert f"DeepGEMM's kernels for prefills: {said}" in caplog.text
+    assert "waited 0.0 s" in caplog.text
+    assert process.returncode == (-9 if process.said is None else 0)
 
 
 def test_a_layer_of_each_shape_multiplies_before_the_first_request() -> None:
