@@ -79,9 +79,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
     return SharedServersTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+LONG = (
+    "test_train_chain.py",
+    "test_cycles.py",
+    "test_installed_sglang.py",
+    "test_capture_backends.py",
+    "test_ends.py",
+)
+"""What lasts longest of the rest, 100 seconds and more where a worker has a core for itself."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What lasts longest begins first, so that no worker is left alone with it."""
-    items.sort(key=lambda item: not shares(item))
+
+    def place(item: pytest.Item) -> int:
+        if shares(item):
+            return 0
+        return 1 + (LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+    items.sort(key=place)
 
 
 def shares(item: pytest.Item) -> bool:
