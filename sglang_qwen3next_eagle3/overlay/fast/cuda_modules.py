@@ -59,14 +59,12 @@ def builds(model: Any) -> list[Build]:
     full = next(layer for layer in model.model.layers if not hasattr(layer, "linear_attn"))
     rotary = bool(full.rotary_emb.is_neox_style), int(full.rotary_emb.rotary_dim)
     rotaries, rows = [rotary], [2 * full.kv_size]
-    if (head := served_head.config()) and full.num_kv_heads == full.total_num_kv_heads:
-        more, row = of_head(head)
+    if full.num_kv_heads == full.total_num_kv_heads and (beside := _of_served_head()):
+        more, row = beside
         rotaries += [more] * (more not in rotaries)
         rows += [row] * (row not in rows)
     found: list[Build] = [
         (f"{_OPS}.activation.activation", "activation_module", (bf16,)),
-        (f"{_OPS}.moe.moe_align", "_jit_moe_align_module", (torch.int32,)),
-        (f"{_OPS}.moe.moe_align_single_token", "_jit_align_single_token_module", ()),
         (f"{_OPS}.attention.clamp_position", "_jit_clamp_position_module", (torch.int64,)),
         *((f"{_OPS}.kvcache.kvcache", "_jit_kvcache_module", (row, row)) for row in rows),
         *(
@@ -80,6 +78,15 @@ def builds(model: Any) -> list[Build]:
             layout = bf16, fp8, 128, False, rows_first, True, False, False, on
             found.append((f"{_OPS}.quantization.per_token_group_quant", "_jit_module", layout))
     return found
+
+
+def _of_served_head() -> tuple[tuple[bool, int], int] | None:
+    try:
+        config = served_head.config()
+        return None if config is None else of_head(config)
+    except Exception as error:
+        logger.debug("nothing is compiled ahead for the head", exc_info=error)
+        return None
 
 
 def of_head(config: Mapping[str, Any]) -> tuple[tuple[bool, int], int]:

@@ -1,13 +1,14 @@
-"""What the first prefill would compile with nvcc, compiled in a process beside the check at start.
+"""What the first prefill would compile with nvcc, compiled in processes beside the check at start.
 
 Where all that is captured is ours, nothing has asked for stock's FP8 products before the first
 request, which would wait for them: a kernel of DeepGEMM for each shape, one after the other. Run as
-a module it compiles them, in threads; whatever becomes of that process, the server compiles what it
-does not find, and says in one line what was compiled here, or why not.
+a module it compiles those of one shape; whatever becomes of that process, the server compiles what
+it does not find, and says in one line what was compiled here, or why not.
 
-It imports nothing of SGLang's, which takes longer than some of these kernels, and has none of the
-modules compiled that the server builds at the same time (`cuda_modules`), of which one would find
-what the other has written by half.
+A process a shape, since DeepGEMM makes its compiler and its table of kernels at the first call,
+which threads would make over one another. They import nothing of SGLang's, which takes longer than
+these kernels, and build no module that the server builds at the same time (`cuda_modules`), of
+which one would find what the other has written by half.
 """
 
 import ctypes
@@ -19,11 +20,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -38,66 +38,108 @@ SECONDS: Final = 120
 _PARENT_DEATH_SIGNAL: Final = 1
 """PR_SET_PDEATHSIG of Linux."""
 _CACHE: Final = "DG_JIT_CACHE_DIR"
-_ROOM: Final = 3 * 2**30
-"""Bytes that have to be free: a process on the GPU takes some hundred MB."""
+_ROOM: Final = 2**30
+"""Bytes that have to be free for a shape: a process on the GPU takes some hundred MB."""
 
 
-@dataclass
-class PrefillCompiler:
-    """A process that compiles, and since when."""
+@dataclass(frozen=True)
+class PrefillCompilers:
+    """The processes, since when they compile, and the file that says that they have."""
 
-    process: "subprocess.Popen[str]"
-    begun: float = field(default_factory=time.monotonic)
+    processes: "tuple[subprocess.Popen[str], ...]"
+    begun: float
+    done: Path
 
 
-def begin(model: torch.nn.Module) -> PrefillCompiler | None:
+def begin(model: torch.nn.Module) -> PrefillCompilers | None:
     """Start compiling for the layers of a model that have DeepGEMM, unless that was done before."""
     from sglang_qwen3next_eagle3.overlay.fast.reference import deep_gemm_layers
 
+    processes: list[subprocess.Popen[str]] = []
     try:
         shapes = sorted({tuple(layer.weight.shape) for layer in deep_gemm_layers(model)})
-        if not shapes or _CACHE not in os.environ or torch.cuda.mem_get_info()[0] < _ROOM:
+        if not shapes or _CACHE not in os.environ:
             return None
-        done = _mark(shapes)
+        if torch.cuda.mem_get_info()[0] < _ROOM * len(shapes):
+            return None
+        done, begun = _mark(shapes), time.monotonic()
         if done.exists():
             return None
-        job = {
-            "shapes": shapes,
-            "device": torch.cuda.current_device(),
-            "done": str(done),
-            "begun": time.monotonic(),
-        }
-        words = [sys.executable, "-m", __name__, json.dumps(job)]
-        quiet: dict[str, Any] = dict.fromkeys(("stdin", "stderr"), subprocess.DEVNULL)
-        return PrefillCompiler(subprocess.Popen(words, stdout=subprocess.PIPE, text=True, **quiet))
+        for shape in shapes:
+            job = {
+                "shape": shape,
+                "device": torch.cuda.current_device(),
+                "begun": begun,
+                "parent": os.getpid(),
+            }
+            processes.append(_begun(job))
+        return PrefillCompilers(tuple(processes), begun, done)
     except Exception as error:
         logger.debug("nothing is compiled for prefills", exc_info=error)
+        _end(processes)
         return None
 
 
-def finish(compiler: PrefillCompiler | None, seconds: float = SECONDS) -> None:
-    """Wait for it, since what it compiles would be compiled a second time otherwise, and say what
-    came of it."""
-    if compiler is None:
-        return
-    process, waited = compiler.process, time.monotonic()
-    try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        stop(compiler)
-        said = f"it was ended after {time.monotonic() - compiler.begun:.0f} s"
-    logger.info(
-        "sglang-qwen3next-eagle3: fast path: DeepGEMM's kernels for prefills: %s; waited %.1f s",
-        said.strip() or f"its process ended with status {process.returncode}",
-        time.monotonic() - waited,
+def _begun(job: Mapping[str, Any]) -> "subprocess.Popen[str]":
+    quiet: dict[str, Any] = dict.fromkeys(("stdin", "stderr"), subprocess.DEVNULL)
+    words = [sys.executable, "-m", __name__, json.dumps(job)]
+    # With what it starts it is a group, to be ended as one.
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, start_new_session=True, **quiet
     )
 
 
-def stop(compiler: PrefillCompiler | None) -> None:
-    """End it: nobody will serve what it compiles."""
-    if compiler is not None:
-        compiler.process.kill()
-        compiler.process.wait()
+def finish(compilers: PrefillCompilers | None, seconds: float = SECONDS) -> None:
+    """Wait for them, since what they compile would be compiled a second time otherwise, and say
+    what came of it."""
+    if compilers is None:
+        return
+    waited = time.monotonic()
+    compiled, imports, reasons = 0, 0.0, list[str]()
+    answer: dict[str, Any]
+    for process in compilers.processes:
+        try:
+            said, _ = process.communicate(timeout=max(0.0, waited + seconds - time.monotonic()))
+            answer = json.loads(said) if said else {"failed": f"status {process.returncode}"}
+        except subprocess.TimeoutExpired:
+            answer = {"failed": f"not done after {time.monotonic() - compilers.begun:.0f} s"}
+        except ValueError:
+            answer = {"failed": f"it answered {said[:100]!r}"}
+        compiled += answer.get("compiled", 0)
+        imports = max(imports, answer.get("imports", 0.0))
+        reasons += [answer["failed"]] if answer.get("failed") else []
+    _end(compilers.processes)
+    now = time.monotonic()
+    if not reasons:
+        with suppress(OSError):
+            compilers.done.parent.mkdir(parents=True, exist_ok=True)
+            compilers.done.touch()
+    logger.info(
+        "sglang-qwen3next-eagle3: fast path: %d of %d kernels of DeepGEMM for prefills made ready "
+        "in %.1f s (imports %.1f s), waited %.1f s%s",
+        compiled,
+        len(ROWS) * len(compilers.processes),
+        now - compilers.begun,
+        imports,
+        now - waited,
+        f": {reasons[0]}" if reasons else "",
+    )
+
+
+def stop(compilers: PrefillCompilers | None) -> None:
+    """End them: nobody will serve what they compile."""
+    if compilers is not None:
+        _end(compilers.processes)
+
+
+def _end(processes: "Sequence[subprocess.Popen[str]]") -> None:
+    for process in processes:
+        if process.poll() is None:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                # One that the driver holds is not waited for.
+                process.wait(5)
 
 
 @torch.no_grad()
@@ -118,7 +160,9 @@ def use(model: torch.nn.Module) -> None:
 
 def _mark(shapes: list[tuple[int, ...]]) -> Path:
     """The file that says that this was compiled."""
-    versions = [metadata.version(name) for name in ("sglang", "torch")]
+    # DeepGEMM comes with its own package, or with SGLang's.
+    names = ("sglang", "torch", "sgl-deep-gemm", "sglang-kernel")
+    versions = [one.version for name in names for one in metadata.distributions(name=name)]
     what = [
         shapes,
         ROWS,
@@ -131,52 +175,40 @@ def _mark(shapes: list[tuple[int, ...]]) -> Path:
 
 
 def main() -> None:
+    job = json.loads(sys.argv[1])
+    # With its compilers: it leads a group.
+    signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGKILL))
     signal.alarm(SECONDS)
     with suppress(OSError, AttributeError):
         # It ends with the server that asked for it.
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != job["parent"]:
+        os._exit(1)
     # What the server itself compiles comes first.
     os.nice(5)
     # Nobody reads before the end what compilers print.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    print(compile_all(json.loads(sys.argv[1])), file=answer, flush=True)
+    print(json.dumps(compile_shape(job)), file=answer, flush=True)
+    # DeepGEMM frees memory of the GPU when it is taken down, where there may be no driver any more.
+    os._exit(0)
 
 
-def compile_all(job: Mapping[str, Any]) -> str:
-    """What `begin` asked for; what came of it, for the log. The mark is set if all is there."""
-    torch.cuda.set_device(job["device"])
-    failed: list[BaseException] = []
-
-    def attempt(what: Callable[..., Any], *arguments: int) -> None:
-        try:
-            # A thread begins with the first GPU.
-            torch.cuda.set_device(job["device"])
-            what(*arguments)
-        except BaseException as error:
-            failed.append(error)
-
-    with suppress(Exception):
-        # Not by several threads at once.
+def compile_shape(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The kernels of one shape of weights, for all numbers of rows. compiled: how many are there;
+    imports: seconds; failed: why not all."""
+    found: dict[str, Any] = {"compiled": 0}
+    try:
+        torch.cuda.set_device(job["device"])
         importlib.import_module("deep_gemm")
-    imported = time.monotonic() - job["begun"]
-    asked = [(rows, *shape) for shape in job["shapes"] for rows in ROWS]
-    threads = [threading.Thread(target=attempt, args=(multiply, *one)) for one in asked]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    compiled = len(asked) - len(failed)
-    attempt(torch.cuda.synchronize)
-    if not failed:
-        done = Path(job["done"])
-        done.parent.mkdir(parents=True, exist_ok=True)
-        done.touch()
-    whole = time.monotonic() - job["begun"]
-    said = f"{compiled} of {len(asked)} compiled in {whole:.1f} s ({imported:.1f} s of imports)"
-    for error in failed[:1]:
-        said += f"; {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return said
+        found["imports"] = round(time.monotonic() - job["begun"], 1)
+        for rows in ROWS:
+            multiply(rows, *job["shape"])
+            torch.cuda.synchronize()
+            found["compiled"] += 1
+    except BaseException as error:
+        found["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return found
 
 
 def multiply(rows: int, n: int, k: int) -> None:

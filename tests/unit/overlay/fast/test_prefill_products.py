@@ -1,6 +1,8 @@
 """The process that compiles what the first prefill needs."""
 
+import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,18 +41,22 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 class Process:
     """One that compiled: what it said and its status; `said` None while it does."""
 
-    def __init__(self, said: str | None = "4 of 4 compiled in 30.0 s") -> None:
-        self.said, self.returncode = said, 0
+    pid = 0
+
+    def __init__(self, said: str | None = '{"compiled": 2, "imports": 3.5}') -> None:
+        self.said = said
+        self.returncode = None if said is None else 0
 
     def communicate(self, timeout: float) -> tuple[str, None]:
         if self.said is None:
             raise subprocess.TimeoutExpired("it", timeout)
         return self.said, None
 
-    def kill(self) -> None:
-        self.returncode = -9
+    def poll(self) -> int | None:
+        return self.returncode
 
-    def wait(self) -> int:
+    def wait(self, timeout: float) -> int:
+        assert self.returncode == -9
         return self.returncode
 
 
@@ -73,59 +79,76 @@ def test_every_shape_is_compiled_once_and_not_again_at_the_next_start(
     gpu: Path, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefill_products.finish(prefill_products.begin(MODEL))
-    ((*_, module, job),) = begun
-    assert module == "sglang_qwen3next_eagle3.overlay.fast.prefill_products"
-    assert json.loads(job)["shapes"] == [[128, 256], [256, 128]]
+    assert {words[2] for words in begun} == {prefill_products.__name__}
+    jobs = [json.loads(words[3]) for words in begun]
+    assert [job["shape"] for job in jobs] == [[128, 256], [256, 128]]
     compiled: list[tuple[int, ...]] = []
     monkeypatch.setattr(prefill_products, "multiply", lambda *shape: compiled.append(shape))
-    said = prefill_products.compile_all(json.loads(job))
-    assert said.startswith("4 of 4 compiled in ")
-    products = {(rows, *shape) for rows in (1, 256) for shape in ((128, 256), (256, 128))}
-    assert set(compiled) == products
+    for job in jobs:
+        found = prefill_products.compile_shape(job)
+        assert found["compiled"] == 2
+        assert "failed" not in found
+    assert compiled == [(rows, *shape) for shape in ((128, 256), (256, 128)) for rows in (1, 256)]
     assert prefill_products.begin(MODEL) is None
-    assert len(begun) == 1
-
-
-@pytest.mark.parametrize("when", ["compiled", "run"])
-def test_what_fails_is_said_and_tried_again_at_the_next_start(
-    gpu: Path, begun: list[list[str]], monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
-    prefill_products.begin(MODEL)
-
-    def failing(*_: int) -> None:
-        raise OSError("nvcc is\nnot there")
-
-    monkeypatch.setattr(prefill_products, "multiply", lambda *_: None)
-    if when == "compiled":
-        monkeypatch.setattr(prefill_products, "multiply", failing)
-    else:
-        monkeypatch.setattr(torch.cuda, "synchronize", failing)
-    said = prefill_products.compile_all(json.loads(begun[0][3]))
-    assert said.startswith(f"{0 if when == 'compiled' else 4} of 4 compiled in ")
-    assert said.endswith("OSError: nvcc is not there")
-    prefill_products.begin(MODEL)
     assert len(begun) == 2
 
 
+@pytest.mark.parametrize("when", ["compiled", "run"])
+def test_a_process_says_what_failed(gpu: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    calls: list[int] = []
+
+    def second(*_: int) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("nvcc is\nnot there")
+
+    monkeypatch.setattr(prefill_products, "multiply", lambda *_: None)
+    if when == "compiled":
+        monkeypatch.setattr(prefill_products, "multiply", second)
+    else:
+        monkeypatch.setattr(torch.cuda, "synchronize", second)
+    found = prefill_products.compile_shape({"shape": [128, 256], "device": 0, "begun": 0.0})
+    assert found["compiled"] == 1
+    assert found["failed"] == "OSError: nvcc is not there"
+
+
 @pytest.mark.parametrize(
-    ("process", "said"),
+    ("said", "whole", "why"),
     [
-        (
-            Process("3 of 4 compiled in 9.0 s; OSError: no\n"),
-            "3 of 4 compiled in 9.0 s; OSError: no;",
-        ),
-        (Process(None), "it was ended after "),
-        (Process(""), "its process ended with status 0;"),
+        ('{"compiled": 1, "failed": "OSError: no"}', 3, ": OSError: no"),
+        (None, 2, ": not done after "),
+        ("", 2, ": status 0"),
+        ("Segmentation fault", 2, ": it answered 'Segmentation fault'"),
     ],
 )
-def test_the_log_says_what_came_of_it(
-    caplog: pytest.LogCaptureFixture, process: Any, said: str
+def test_the_log_says_what_came_of_it_and_what_failed_is_tried_again(
+    gpu: Path,
+    begun: list[list[str]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str | None,
+    whole: int,
+    why: str,
 ) -> None:
     caplog.set_level("INFO")
-    prefill_products.finish(prefill_products.PrefillCompiler(process))
-    assert f"DeepGEMM's kernels for prefills: {said}" in caplog.text
-    assert "waited 0.0 s" in caplog.text
-    assert process.returncode == (-9 if process.said is None else 0)
+    compilers = prefill_products.begin(MODEL)
+    assert compilers is not None
+    bad: Any = Process(said)
+    ended: list[int] = []
+
+    def killed(group: int, number: int) -> None:
+        ended.append(number)
+        bad.returncode = -9
+
+    monkeypatch.setattr("os.killpg", killed)
+    processes = (compilers.processes[0], bad)
+    prefill_products.finish(dataclasses.replace(compilers, processes=processes))
+    assert f": {whole} of 4 kernels of DeepGEMM for prefills made ready in " in caplog.text
+    assert f"(imports 3.5 s), waited 0.0 s{why}" in caplog.text
+    assert ended == ([signal.SIGKILL] if said is None else [])
+    assert not compilers.done.exists()
+    assert prefill_products.begin(MODEL) is not None
+    assert len(begun) == 4
 
 
 def test_a_layer_of_each_shape_multiplies_before_the_first_request() -> None:
@@ -152,15 +175,22 @@ def test_nothing_is_begun_where_it_cannot_be(
 ) -> None:
     model = torch.nn.ModuleList() if why == "no layer" else MODEL
     if why == "no room":
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**31, 2**37))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**30, 2**37))
     if why == "no folder":
         monkeypatch.delenv("DG_JIT_CACHE_DIR")
+    running: Any = Process(None)
     if why == "no process":
 
         def popen(*_: Any, **__: Any) -> Any:
-            raise OSError("no more processes")
+            if running.pid:
+                raise OSError("no more processes")
+            running.pid = 17
+            return running
 
         monkeypatch.setattr(subprocess, "Popen", popen)
+        monkeypatch.setattr("os.killpg", lambda *_: setattr(running, "returncode", -9))
     assert prefill_products.begin(model) is None
     assert begun == []
+    # The one that was begun is not left behind.
+    assert running.returncode == (-9 if why == "no process" else None)
     prefill_products.finish(None)
