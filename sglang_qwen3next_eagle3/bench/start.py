@@ -28,6 +28,11 @@ from sglang_qwen3next_eagle3.serving.server import Server
 T = TypeVar("T", bound=StrictRecord)
 BEGUN = "begun.json"
 FIRST_REQUEST = "first request"
+SAMPLED_REQUEST = "first sampled request"
+_REQUESTS = (FIRST_REQUEST, SAMPLED_REQUEST)
+_GREEDY = {"temperature": 0}
+_SAMPLED = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+"""With such, FlashInfer's sampling is compiled by nvcc at the first of them."""
 SHORT, LONG = 16, 3000
 """Tokens of the prompts with which kernels of the prefill are compiled."""
 
@@ -180,10 +185,12 @@ def measure(
     stall_seconds: float,
     folder: Path | None = None,
     tokens: int = servers.WARM_TOKENS,
+    sampled: bool = False,
 ) -> MeasuredStart:
     """One start, up to the answers to all prompts, one after the other; it is ended then.
 
-    folder: where it keeps what it compiles; tokens: of an answer.
+    folder: where it keeps what it compiles; tokens: of an answer. sampled: the first prompt is
+    asked once more then, for a sampled answer.
 
     Raises:
         ServerFailed: it did not start, or did not answer.
@@ -195,7 +202,9 @@ def measure(
             while (server := poll()) is None:
                 time.sleep(processes.POLL_SECONDS)
             ready = time.monotonic() - stamped.begun
-            spent = [_ask(server, prompt, tokens, stall_seconds) for prompt in prompts]
+            spent = [_ask(server, prompt, tokens, stall_seconds, _GREEDY) for prompt in prompts]
+            if sampled:
+                more = _ask(server, prompts[0], tokens, stall_seconds, _SAMPLED)
         lines = stamped.lines()
     found = startup.phases(lines, stamped.begun)
     phases = {phase.name: phase.seconds for phase in found.phases}
@@ -203,6 +212,8 @@ def measure(
     if (left := ready - found.seconds) > 0:
         phases[startup.SERVER] = round(phases.get(startup.SERVER, 0.0) + left, 2)
     phases[FIRST_REQUEST] = round(sum(spent), 2)
+    if sampled:
+        phases[SAMPLED_REQUEST] = round(more, 2)
     after = _compiled(folder)
     return MeasuredStart(
         configuration=served.configuration.name,
@@ -228,11 +239,11 @@ def table(starts: Mapping[str, Mapping[str, float]]) -> str:
     names: list[str] = []
     for phases in starts.values():
         names += [name for name in phases if name not in names]
-    if FIRST_REQUEST in names:
-        names = [*(name for name in names if name != FIRST_REQUEST), FIRST_REQUEST]
+    asked = [name for name in _REQUESTS if name in names]
+    names = [*(name for name in names if name not in asked), *asked]
     lines = [[name, *(_seconds(phases.get(name)) for phases in starts.values())] for name in names]
     totals = [
-        _seconds(sum(value for name, value in phases.items() if name != FIRST_REQUEST))
+        _seconds(sum(value for name, value in phases.items() if name not in _REQUESTS))
         for phases in starts.values()
     ]
     lines.append(["until it answers", *totals])
@@ -257,9 +268,15 @@ def _prompts(options: StartOptions, vocabulary: int) -> list[Sequence[int]]:
     return [ids for one in asked if (ids := one.turns(())) is not None]
 
 
-def _ask(server: Server, ids: Sequence[int], tokens: int, stall_seconds: float) -> float:
+def _ask(
+    server: Server,
+    ids: Sequence[int],
+    tokens: int,
+    stall_seconds: float,
+    chosen: Mapping[str, float],
+) -> float:
     """Seconds until its answer. Raises ServerFailed."""
-    sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
+    sampling = {**chosen, "max_new_tokens": tokens, "ignore_eos": True}
     begun = time.monotonic()
     prompt = Dialogue("first", lambda answers: None if answers else ids)
     servers.ask(server, [prompt], 1, sampling, stall_seconds)
@@ -339,7 +356,7 @@ def warm(
         log = logs / "logs" / f"{slug(contender.name)}.log"
         with Progress("warmup", 1 + again, unit="starts") as progress:
             progress.say("warmup: starting a server, which compiles: minutes")
-            before = measure(one, log, prompts, stall_seconds, folder)
+            before = measure(one, log, prompts, stall_seconds, folder, sampled=True)
             caches.note_filled(folder)
             kept = tuple(caches.kept(folder))
             progress.say(f"warmup: ready after {before.ready_seconds:.0f} s")
@@ -347,7 +364,7 @@ def warm(
             behind = None
             if again:
                 progress.say("warmup: starting it again, with what was compiled")
-                behind = measure(one, log, prompts, stall_seconds, folder)
+                behind = measure(one, log, prompts, stall_seconds, folder, sampled=True)
                 progress.say(f"warmup: ready after {behind.ready_seconds:.0f} s")
                 progress.advance()
         caches.note_filled(folder)
