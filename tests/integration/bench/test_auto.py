@@ -353,8 +353,8 @@ def test_a_warmup_says_how_far_it_is(
     assert main(["warmup", "--profile", "demo", "--out", str(tmp_path / "caches"), "--json"]) == 0
     printed = capsys.readouterr()
     both = json.loads(printed.out)
-    for start in (both["before"], both["behind"]):
-        assert start["phases"]["first sampled request"] > 0
+    for one in (both["before"], both["behind"]):
+        assert one["phases"]["first sampled request"] > 0
     said = [line for line in printed.err.splitlines() if line.startswith("warmup: ")]
     first, ready, again, end = said
     assert "which compiles" in first
