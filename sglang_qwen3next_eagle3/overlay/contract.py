@@ -163,6 +163,8 @@ def read_manifest(release: str) -> ReleaseManifest:
     return parse_manifest(path.read_text(encoding="utf-8"), path.name)
 
 
+# A launch asks for the manifest of its release three times, and to parse it is most of a dry run.
+@lru_cache(maxsize=8)
 def parse_manifest(text: str, name: str) -> ReleaseManifest:
     """A manifest from its TOML text; `name` is for the error message."""
     try:
