@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -72,35 +70,6 @@ def test_a_verb_is_replaced_with_the_signals_as_they_were(monkeypatch: pytest.Mo
     monkeypatch.setattr("os.execvpe", execute)
     exit_status(lambda: Replacement(["sglang", "x"], {"OWN": "1"}))
     assert seen == {"argv": ["sglang", "x"], "own": "1", "handler": handler}
-
-
-VERB = """
-import sys, time
-from sglang_qwen3next_eagle3.base.errors import exit_status
-def verb():
-    try:
-        print("up", flush=True)
-        time.sleep(30)
-    finally:
-        print("cleaned", flush=True)
-sys.exit(exit_status(verb))
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-def test_a_signal_ends_a_verb_behind_its_cleaning_up(number: int, status: int) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", VERB], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as started:
-        assert started.stdout is not None
-        assert started.stderr is not None
-        assert started.stdout.readline() == "up\n"
-        started.send_signal(number)
-        assert started.stdout.read() == "cleaned\n"
-        assert started.stderr.read().count("\n") == 1
-    assert started.returncode == status
 
 
 def test_nohup_keeps_ignoring_the_hangup() -> None:

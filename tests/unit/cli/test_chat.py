@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,24 +133,3 @@ def test_a_stream_that_breaks_is_one_line(
     assert printed.out == "1 3 "
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_ctrl_c_ends_it_without_a_traceback(server: FakeChat, options: list[str]) -> None:
-    command = [sys.executable, "-m", "sglang_qwen3next_eagle3", "chat", "stall", *options]
-    started = subprocess.Popen(
-        [*command, "--base-url", server.url],
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with started:
-        while not server.requests:
-            assert started.poll() is None
-        started.send_signal(signal.SIGINT)
-        assert started.stderr is not None
-        error = started.stderr.read()
-    assert started.returncode == 130
-    assert "interrupted" in error
-    assert "Traceback" not in error

@@ -2,9 +2,6 @@
 
 import ast
 import copy
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,22 +111,3 @@ def test_what_is_left_out_is_there_and_the_kernels_are_not(folder_name: str, tab
     }
     assert len(computing) > 1
     assert not computing & apart
-
-
-def test_the_command_tells_the_digests_of_a_checkout(tmp_path: Path) -> None:
-    """By a process, which has what is imported first to find: neither torch nor SGLang."""
-    shutil.copytree(PACKAGE / "overlay" / "seams", tmp_path / "overlay" / "seams")
-    (tmp_path / "overlay" / "seams" / "kernels.py").write_text("ROWS = 1\n")
-
-    def told(*words: str) -> list[str]:
-        command = [sys.executable, "-m", sources.__name__, *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout.splitlines()
-
-    here, there = told(), told(str(tmp_path))
-    assert f"fast: {of_fast.code().told}" in here
-    assert f"seams: {of_seams.code().told}" in here
-    assert "fast: without its source" in there
-    other = sources.digest(tmp_path / "overlay" / "seams", of_seams.APART)
-    assert f"seams: {other}" in there
-    assert other != of_seams.code().digest
