@@ -1,9 +1,3 @@
-from pathlib import Path
-
-import pytest
-
-from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.bench.reports.plots import speed_plots
 from sglang_qwen3next_eagle3.bench.reports.speed import (
     readme_rows,
     speed_report,
@@ -149,28 +143,3 @@ def test_a_baseline_that_lacks_a_batch_leaves_that_out() -> None:
     found = report(SMALL.model_copy(update={"measurements": kept}))
     assert cells(found["Accept length to break even"], "EAGLE3 3,1,4") == ["1.60"]
     assert cells(found["Output tok/s at accept length 2.46"], "EAGLE3 3,1,4")[1] == "787.2"
-
-
-def test_plots_are_written_and_shown(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    result = speed.of_law()
-    model = fit(result)
-    written = speed_plots(result, model, tmp_path / "plots")
-    assert [path.name for path in written] == ["cycle.png", "speedup.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-    assert "![plots/cycle.png](plots/cycle.png)" in speed_report(result, model, ["plots/cycle.png"])
-
-
-def test_a_baseline_alone_has_a_plot_and_a_report(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    result = speed.result([configuration(None)], [measurement("none", 1, 5.0)])
-    assert [p.name for p in speed_plots(result, fit(result), tmp_path)] == ["cycle.png"]
-    assert "Accept length to break even" not in report(result)
-
-
-def test_a_plot_that_cannot_be_written_is_said_in_a_line(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    (tmp_path / "plots").write_text("a file")
-    result = speed.of_law()
-    with pytest.raises(UserError, match="cannot write the plot .*cycle.png"):
-        speed_plots(result, fit(result), tmp_path / "plots")

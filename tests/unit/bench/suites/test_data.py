@@ -81,13 +81,6 @@ def test_local_files_of_several_formats_hold_the_same(
     assert fields(suite({"path": name}), tmp_path) == ROWS
 
 
-def test_parquet_is_read_where_pyarrow_is(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
-    assert fields(suite({"path": "a.parquet"}), tmp_path) == ROWS
-
-
 def test_the_origin_of_a_file_is_its_hash_and_no_path_of_this_machine(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES)
     found = prompts.read_records(suite({"path": "a.jsonl"}), tmp_path).origin
