@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import re
+import sys
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,6 +111,12 @@ def not_on_gpus() -> str | None:
 
 def installed_package(name: str) -> Installed | None:
     """The same of another package, whose distribution has its name."""
+    return _installed_package(name, tuple(sys.path))
+
+
+# A launch asks ten times, and the whole description of a package is parsed for its version.
+@lru_cache(maxsize=8)
+def _installed_package(name: str, _path: tuple[str, ...]) -> Installed | None:
     try:
         release = importlib.metadata.version(name)
         spec = importlib.util.find_spec(name)
