@@ -1,5 +1,6 @@
 """Whole runs with stand-ins for SGLang: real processes, or minutes of torch for what is one step in
-unit tests. `make test` runs them, `make test-fast` does not."""
+unit tests; what waits for real time, and what draws or reads by packages that take seconds to
+import. `make test` runs them, `make test-fast` does not."""
 
 from collections.abc import Iterator
 
