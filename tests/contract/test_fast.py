@@ -90,6 +90,13 @@ def test_the_check_leaves_the_states_as_they_were(report: Any) -> None:
     assert report["clean"]
 
 
+def test_what_is_built_ahead_is_told_of_stocks_model(report: Any) -> None:
+    """A rotary embedding of the target, and with drafts the head's, which turns more of a key."""
+    ropes = 1 if report["mode"] == "none" else 2
+    assert report["builds"].count("_jit_fused_rope_module") == ropes
+    assert report["builds"].count("_jit_kvcache_module") == 1
+
+
 def test_what_is_off_goes_back_to_stock(report: Any) -> None:
     if "spoilt" not in report:
         pytest.skip("spoilt kernels: CI tries them with the default release; here by hand")

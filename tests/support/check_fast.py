@@ -16,7 +16,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from sglang_qwen3next_eagle3.overlay import capture
-from sglang_qwen3next_eagle3.overlay.fast import dispatch, hooks, preparation, rehearsal, selfcheck
+from sglang_qwen3next_eagle3.overlay.fast import (
+    cuda_modules,
+    dispatch,
+    hooks,
+    preparation,
+    rehearsal,
+    selfcheck,
+)
 from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import chunk_count
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET, Wanted
 from sglang_qwen3next_eagle3.overlay.hooks import apply
@@ -55,6 +62,7 @@ def main() -> None:
     longest = chunk_count(model_runner.model_config.context_len + nodes)
     report: dict[str, Any] = {
         "findings": [{**asdict(finding), "off": finding.off} for finding in findings],
+        "builds": [name for _, name, _ in cuda_modules.builds(model_runner.model)],
         "room": kernels.workspace.sums.shape[2] >= longest,
         "clean": not states.conv[0][:, 1:].any() and not states.temporal[:, 1:].any(),
     }

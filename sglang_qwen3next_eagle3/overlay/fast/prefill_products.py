@@ -100,11 +100,9 @@ def finish(compilers: PrefillCompilers | None, seconds: float = SECONDS) -> None
     for process in compilers.processes:
         try:
             said, _ = process.communicate(timeout=max(0.0, waited + seconds - time.monotonic()))
-            answer = json.loads(said) if said else {"failed": f"status {process.returncode}"}
+            answer = _answered(said, process.returncode)
         except subprocess.TimeoutExpired:
             answer = {"failed": f"not done after {time.monotonic() - compilers.begun:.0f} s"}
-        except ValueError:
-            answer = {"failed": f"it answered {said[:100]!r}"}
         compiled += answer.get("compiled", 0)
         imports = max(imports, answer.get("imports", 0.0))
         reasons += [answer["failed"]] if answer.get("failed") else []
@@ -124,6 +122,17 @@ def finish(compilers: PrefillCompilers | None, seconds: float = SECONDS) -> None
         now - waited,
         f": {reasons[0]}" if reasons else "",
     )
+
+
+def _answered(said: str, status: int) -> dict[str, Any]:
+    """What `compile_shape` found, or what was there instead of it."""
+    try:
+        found = json.loads(said)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    return {"failed": f"it answered {said[:100]!r}" if said else f"status {status}"}
 
 
 def stop(compilers: PrefillCompilers | None) -> None:
@@ -176,8 +185,7 @@ def _mark(shapes: list[tuple[int, ...]]) -> Path:
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    # With its compilers: it leads a group.
-    signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGKILL))
+    # By the signal's own action, for which no call has to come back to Python.
     signal.alarm(SECONDS)
     with suppress(OSError, AttributeError):
         # It ends with the server that asked for it.

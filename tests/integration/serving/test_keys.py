@@ -7,19 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sglang_qwen3next_eagle3.overlay import environment as variables
-
-KEY, ADMIN = variables.KEYS.values()
+from tests.support import key_files
+from tests.support.key_files import KEY
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    for name in (KEY, ADMIN):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(f"{name}_FILE", raising=False)
-    (tmp_path / "key").write_text("s3cret\n")
-    (tmp_path / "admin").write_text("-r00t\n")
-    return str(tmp_path / "key"), str(tmp_path / "admin")
+    return key_files.written(tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -11,22 +11,17 @@ import pytest
 from sglang_qwen3next_eagle3 import launch, plugin
 from sglang_qwen3next_eagle3.base.errors import Replacement
 from sglang_qwen3next_eagle3.cli import launch as cli
-from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import machine, preflight, server
+from tests.support import key_files
+from tests.support.key_files import ADMIN, KEY
 from tests.support.launching import dry_run, error_of
 
-KEY, ADMIN = variables.KEYS.values()
 OPEN = ("--profile", "demo", "--host", "0.0.0.0")
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    for name in (KEY, ADMIN):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(f"{name}_FILE", raising=False)
-    (tmp_path / "key").write_text("s3cret\n")
-    (tmp_path / "admin").write_text("-r00t\n")
-    return str(tmp_path / "key"), str(tmp_path / "admin")
+    return key_files.written(tmp_path, monkeypatch)
 
 
 def test_files_are_handed_on_by_name(

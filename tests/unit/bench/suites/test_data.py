@@ -11,31 +11,11 @@ import pytest
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.records import HubRows
 from sglang_qwen3next_eagle3.bench.suites import Suite, load_suite, prompts
+from tests.support.small_suite import ROWS, fields, suite
 
-ROWS = [{"id": "a", "word": "one"}, {"id": "b", "word": "two"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
 HUB = {"dataset": "owner/name", "split": "test", "revision": "v1"}
-
-
-def suite(*files: dict[str, Any], **source: Any) -> Suite:
-    return Suite.model_validate(
-        {
-            "name": "ours",
-            "description": "",
-            "licence": "",
-            "source": {"files": files, **source},
-            "prompt": {"id": "id", "template": "{word}"},
-            "temperature": 0,
-            "max-tokens": 8,
-            "sample-count": None,
-            "seed": 0,
-        }
-    )
-
-
-def fields(suite: Suite, folder: Path | None) -> list[dict[str, Any]]:
-    return [dict(record.fields) for record in prompts.read_records(suite, folder).records]
 
 
 def refusal(suite: Suite, folder: Path | None) -> str:

@@ -119,6 +119,7 @@ def test_a_process_says_what_failed(gpu: Path, monkeypatch: pytest.MonkeyPatch, 
         (None, 2, ": not done after "),
         ("", 2, ": status 0"),
         ("Segmentation fault", 2, ": it answered 'Segmentation fault'"),
+        ("139", 2, ": it answered '139'"),
     ],
 )
 def test_the_log_says_what_came_of_it_and_what_failed_is_tried_again(
