@@ -111,8 +111,10 @@ def gpus() -> list[dict[str, str]]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
-    return [dict(zip(("name", "memory", "driver"), row, strict=True)) for row in rows]
+    rows = [line.split(", ") for line in done.stdout.splitlines()]
+    names = "name", "memory", "driver"
+    # Some drivers say in a sentence, with status 0, that they find none.
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
 
 
 def _cpu() -> str:

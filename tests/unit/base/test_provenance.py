@@ -1,3 +1,4 @@
+import os
 import subprocess
 from pathlib import Path
 
@@ -50,3 +51,21 @@ def test_the_environment_is_told_without_its_secrets(monkeypatch: pytest.MonkeyP
     assert described["environment"]["SGLANG_SOME_TOKEN"] == "***"
     assert described["environment"]["SGLANG_SOME_FLAGS"] == "--api-key *** --tp 2"
     assert described["environment"]["SGLANG_SOME_LIMIT"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("NVIDIA H200, 143771 MiB, 580.1\n\n", ["NVIDIA H200"]),
+        ("No devices were found\n", []),
+        ("", []),
+    ],
+)
+def test_gpus_are_those_that_nvidia_smi_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, found: list[str]
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{said}END\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert [gpu["name"] for gpu in provenance.gpus()] == found
