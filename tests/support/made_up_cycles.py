@@ -7,6 +7,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.seams.cycles import Cycles
+from sglang_qwen3next_eagle3.overlay.seams.joining import NotJoinable
 
 N, HIDDEN, MOST, VOCABULARY, POOL = 4, 8, 6, 50, 40
 
@@ -253,3 +254,20 @@ def values(result: Any, published: Published) -> list[Any]:
             left.topk_p, left.hidden_states, *published.seen,
         )
     ]  # fmt: skip
+
+
+class FakeJoins:
+    """What is captured on a CPU takes operations in by doing them."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.refuses, self.parts, self.marks = refuses, 0, 0
+
+    def child(self, graph: Any) -> None:
+        if self.refuses:
+            raise NotJoinable("CUDA refuses: no")
+        self.parts += 1
+        graph.replay()
+
+    def mark(self) -> Any:
+        self.marks += 1
+        return f"mark {self.marks}"
