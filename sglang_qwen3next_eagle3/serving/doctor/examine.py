@@ -1,8 +1,7 @@
 """`doctor`: what stands between a profile and a server that serves well, and what memory allows."""
 
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +10,12 @@ from sglang_qwen3next_eagle3.base.findings import Finding, error, note, warning,
 from sglang_qwen3next_eagle3.head import inspect as head_inspect
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
-from sglang_qwen3next_eagle3.model import hub, precision, published
+from sglang_qwen3next_eagle3.model import hub, published
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import contract
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.adaptive import states
 from sglang_qwen3next_eagle3.overlay.fast import sizes, stages
-from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.overlay.seams import sizes as of_cycles
 from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, machine, preflight, switches
 from sglang_qwen3next_eagle3.serving.command_line import Launch, host_of, port_of
@@ -26,17 +24,17 @@ from sglang_qwen3next_eagle3.serving.doctor import (
     findings,
     host,
     memory,
+    ours,
     settings,
     weights,
 )
-from sglang_qwen3next_eagle3.serving.doctor.findings import Needs
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, MIB, Choice, Inputs, Plan
+from sglang_qwen3next_eagle3.serving.doctor.server import Server
 from sglang_qwen3next_eagle3.serving.doctor.settings import Unplanned
-from sglang_qwen3next_eagle3.serving.doctor.weights import Tensor
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.preflight import Options
-from sglang_qwen3next_eagle3.serving.profile import Algorithm, Profile
+from sglang_qwen3next_eagle3.serving.profile import Profile
 
 KNOWN_GPUS = {
     "H200": 143771, "H100": 81559, "H20": 97871, "A100": 81920, "B200": 183359,
@@ -66,45 +64,6 @@ class Report:
     def status(self) -> int:
         """Exit status: 0 fine, 1 serves slower or at risk, 2 does not serve."""
         return worst(self.findings)
-
-
-@dataclass(frozen=True)
-class _Server:
-    """What is asked about. tensors: of the target's headers, None where there are none to read.
-    gpus: the names of those that it would use, as far as they are known."""
-
-    launch: Launch
-    given: Parsed
-    algorithm: Algorithm
-    target: Target | None
-    head: Head | None
-    tensors: list[Tensor] | None = None
-    gpus: tuple[str, ...] = ()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.launch.environment}
-
-    @property
-    def on_gpu(self) -> bool:
-        return (self.given.value("--device") or "cuda").startswith("cuda")
-
-    @property
-    def dummy(self) -> bool:
-        return self.given.value("--load-format") == "dummy"
-
-    @property
-    def needs(self) -> Needs:
-        ranks = self.given.number("--tp-size") or 1
-        for name in ("--pp-size", "--dp-size"):
-            # Ranks of data-parallel attention are those of --tp.
-            attention = name == "--dp-size" and self.given.of("--enable-dp-attention")
-            ranks *= 1 if attention else self.given.number(name) or 1
-        nodes = self.given.number("--nnodes") or 1
-        fp8 = self.target is not None and precision.of_config(self.target.config) == "fp8"
-        first = self.given.number("--base-gpu-id") or 0
-        step = self.given.number("--gpu-id-step") or 1
-        return Needs(self.on_gpu, max(1, ranks // nodes), fp8, first, step)
 
 
 def of_machine() -> Report:
@@ -154,8 +113,8 @@ def of_profile(name: str, chosen: Profile, options: Options, gpu: str | None = N
         told += _disk(found, server)
     if head_folder is not None and server.target is not None:
         told += _head(chosen, head_folder, server.target)
-    told += _fast(server, found, mib)
-    told += _seams(server, found if mib is None else None)
+    told += ours.fast(server, found, mib)
+    told += ours.seams(server, found if mib is None else None)
     plan, choices, basis, of_plan = _plan(server, found, chosen.hardware, mib)
     return Report(name, (*told, *of_plan), plan, choices, basis)
 
@@ -179,7 +138,7 @@ def before_the_launch(launch: Launch, chosen: Profile) -> list[Finding]:
     return [finding for finding in (*told, *of_plan) if finding.level != "note"]
 
 
-def _names(server: _Server, found: Host, gpu: str | None) -> tuple[str, ...]:
+def _names(server: Server, found: Host, gpu: str | None) -> tuple[str, ...]:
     """gpu: what was asked for in place of this machine's, a name or its GiB."""
     if gpu is None:
         return tuple(sorted({one.name for one in server.needs.of(found.visible)}))
@@ -216,7 +175,7 @@ def _folder(
     )
 
 
-def _server(launch: Launch, chosen: Profile, target: Path | None, head: Path | None) -> _Server:
+def _server(launch: Launch, chosen: Profile, target: Path | None, head: Path | None) -> Server:
     known = published.config(chosen.target) if target is None else None
     of_target = Target.from_path(target) if target else None
     if known is not None:
@@ -227,7 +186,7 @@ def _server(launch: Launch, chosen: Profile, target: Path | None, head: Path | N
     elif chosen.head is not None and (config := published.config(chosen.head)) is not None:
         of_head = Head(Path(chosen.head), config, {})
     given = flags.parse(launch.argv)
-    return _Server(launch, given, chosen.algorithm, of_target, of_head)
+    return Server(launch, given, chosen.algorithm, of_target, of_head)
 
 
 def _installation(*, cpu_engine: bool) -> Iterator[Finding]:
@@ -268,7 +227,7 @@ def _notes(launch: Launch) -> Iterator[Finding]:
         yield warning("launch", text) if text != line else note("launch", text)
 
 
-def _whole_target(server: _Server, folder: Path) -> tuple[_Server, list[Finding]]:
+def _whole_target(server: Server, folder: Path) -> tuple[Server, list[Finding]]:
     if server.dummy:
         told = [note("checkpoint", f"{folder}: no weights are read (--load-format dummy)")]
     else:
@@ -280,7 +239,7 @@ def _whole_target(server: _Server, folder: Path) -> tuple[_Server, list[Finding]
     return server, told
 
 
-def _disk(found: Host, server: _Server) -> Iterator[Finding]:
+def _disk(found: Host, server: Server) -> Iterator[Finding]:
     """Whether the target has room where it will be downloaded to."""
     if found.hub_cache is None or server.target is None or server.dummy:
         return
@@ -304,125 +263,8 @@ def _head(chosen: Profile, folder: Path, target: Target) -> Iterator[Finding]:
         yield note("head", f"{name} fits the target")
 
 
-def _fast(server: _Server, found: Host, mib: int | None) -> Iterator[Finding]:
-    if not server.on_gpu:
-        return
-    wanted = stages.parse(server.environment.get(variables.FAST))
-    here = found if mib is None else None
-    if wanted is None or wanted.auto:
-        yield from _by_default(
-            "fast", server, lambda: _no_fast_path(server, here) or _not_proved("fast", server)
-        )
-        return
-    reason = _no_fast_path(server, here)
-    if reason is None:
-        yield note("fast", f"the fast path is on: {', '.join(sorted(wanted.stages))}")
-    elif wanted.required:
-        yield error("fast", f"the fast path is required, and is off: {reason}", "--no-fast")
-    else:
-        yield warning("fast", f"the fast path will be off: {reason}", "--no-fast, or mend it")
-
-
-def _by_default(
-    switch: switches.Switch, server: _Server, why: Callable[[], str | None]
-) -> Iterator[Finding]:
-    """What becomes of a switch of which nobody said anything, or only that it is off. why: asked
-    where the launch has it on, tells why it would be off."""
-    title, variable = switches.TITLES[switch], switches.VARIABLES[switch]
-    line = next((each for each in server.launch.notes if each.startswith(f"{title}: ")), None)
-    if line is None:
-        yield note(switch, f"{title}: off, as it is asked for", f"--{switch}")
-    elif variable in server.launch.environment and (reason := why()) is not None:
-        yield note(switch, f"{title}: off by default: {reason}")
-    else:
-        yield note(switch, line)
-
-
-def _other_gpu(server: _Server, found: Host | None) -> str | None:
-    """Why a GPU of this machine is none that anything was proved on, or None."""
-    used = server.needs.of(found.visible) if found is not None else ()
-    if any(gpu.capability != findings.FAST_CAPABILITY for gpu in used):
-        return "its kernels are for compute capability 9.0 (H100, H200)"
-    return None
-
-
-def _not_proved(switch: switches.Switch, server: _Server) -> str | None:
-    """Why what is on by default, and was not asked for, stays off on a GPU that it would use."""
-    given = server.given
-    config = server.target.config if server.target is not None else None
-    reasons = (switches.not_proved_on(switch, given, name, config) for name in server.gpus)
-    return next((reason for reason in reasons if reason is not None), None)
-
-
-def _no_fast_path(server: _Server, found: Host | None) -> str | None:
-    """Why; the server's log says what only the loaded model shows (overlay/fast/conditions)."""
-    if (reason := _other_gpu(server, found)) is not None:
-        return reason
-    ranks = server.given.number("--tp-size") or 1
-    if (reason := switches.cannot_be(server.given)) is not None:
-        return reason
-    if server.needs.gpus != ranks:
-        return f"it knows tensor parallelism only, this server takes {server.needs.gpus} GPUs"
-    return _not_reviewed("fast")
-
-
-def _seams(server: _Server, found: Host | None) -> Iterator[Finding]:
-    if not server.on_gpu:
-        return
-    asked = server.environment.get(variables.SEAMS)
-    wanted = seams.parse(asked)
-    if not wanted or seams.is_auto(asked):
-        yield from _by_default(
-            "seams",
-            server,
-            lambda: (
-                _other_gpu(server, found) or _not_reviewed("seams") or _not_proved("seams", server)
-            ),
-        )
-        return
-    reason = _not_reviewed("seams")
-    if reason is None:
-        yield note("seams", f"seams that are ours: {', '.join(sorted(wanted))}")
-    else:
-        yield warning("seams", f"the seams will be SGLang's: {reason}", "--no-seams, or mend it")
-
-
-def _ours(server: _Server, found: Host | None) -> frozenset[str]:
-    """The stages and seams that will be on, as far as one can tell before the server does."""
-    if not server.on_gpu:
-        return frozenset()
-    # Where nobody said anything, the launch has said `auto`, and with which stages.
-    fast = stages.parse(server.environment.get(variables.FAST))
-    ours: set[str] = set()
-    if fast is not None and _no_fast_path(server, found) is None:
-        ours |= set() if fast.auto and _not_proved("fast", server) else fast.stages
-    asked = server.environment.get(variables.SEAMS)
-    if _other_gpu(server, found) is None and _not_reviewed("seams") is None:
-        off = seams.is_auto(asked) and _not_proved("seams", server)
-        ours |= set() if off else seams.parse(asked)
-    return frozenset(ours)
-
-
-def _not_reviewed(part: contract.Part) -> str | None:
-    """Why the installed SGLang is served with without this part, or None."""
-    installed = contract.installed_sglang()
-    if installed is None:
-        return "SGLang is not installed"
-    if installed.release not in contract.known_releases():
-        return f"it was not reviewed for SGLang {installed.release}"
-    manifest = contract.read_manifest(installed.release)
-    changed = [
-        comparison.symbol.target
-        for comparison in contract.compare(manifest, installed.root, [part])
-        if comparison.state != "ok"
-    ]
-    if not manifest.of(part):
-        return f"it was not reviewed for SGLang {installed.release}"
-    return f"SGLang differs from what was reviewed: {changed[0]}" if changed else None
-
-
 def _plan(
-    server: _Server, found: Host, hardware: str, mib: int | None
+    server: Server, found: Host, hardware: str, mib: int | None
 ) -> tuple[Plan | None, tuple[Choice, ...], str, list[Finding]]:
     """The plan, what flags would buy, what it goes by, and what it says."""
     if server.target is None:
@@ -445,12 +287,12 @@ def _plan(
             server.given, server.environment, server.target, server.algorithm, total
         )
     except Unplanned as refused:
-        ours = _ours(server, found if mib is None else None)
-        unplanned = [note("memory-plan", str(refused)), *_recorded_by_states(server, ours)]
+        on = ours.are_on(server, found if mib is None else None)
+        unplanned = [note("memory-plan", str(refused)), *_recorded_by_states(server, on)]
         return None, (), "", unplanned
     draft = server.head.config if server.head is not None else None
-    ours = _ours(server, found if mib is None else None)
-    inputs = Inputs(resolved, server.target, _weights(server, resolved), before, draft, ours)
+    on = ours.are_on(server, found if mib is None else None)
+    inputs = Inputs(resolved, server.target, _weights(server, resolved), before, draft, on)
     plan, choices = memory.plan(inputs), tuple(memory.choices(inputs))
     source = "weights by the checkpoint's headers" if server.tensors else "weights by the config"
     installed = contract.installed_sglang()
@@ -475,11 +317,11 @@ def _plan(
     return plan, choices, f"{basis}, {source}", told
 
 
-def _recorded_by_states(server: _Server, ours: frozenset[str]) -> Iterator[Finding]:
+def _recorded_by_states(server: Server, on: frozenset[str]) -> Iterator[Finding]:
     """What cycles take that adaptive drafting records in each of its states, beside all pools."""
     given = server.given
     file = given.value(adaptive.CONFIG)
-    if "cycle" not in ours or not given.of(adaptive.ADAPTIVE) or file is None:
+    if "cycle" not in on or not given.of(adaptive.ADAPTIVE) or file is None:
         return
     try:
         candidates, _ = states.read_all(file)
@@ -487,7 +329,7 @@ def _recorded_by_states(server: _Server, ours: frozenset[str]) -> Iterator[Findi
         return  # The launch has said so.
     found = len({steps for row in candidates.values() for steps in row})
     largest = given.number("--cuda-graph-max-bs-decode") or given.number("--cuda-graph-max-bs")
-    sampled = "sampled" in ours and (given.number("--tp-size") or 1) == 1
+    sampled = "sampled" in on and (given.number("--tp-size") or 1) == 1
     requests = largest or of_cycles.MOST_RECORDED
     count = of_cycles.recorded(requests, sampled=sampled, states=found)
     taken = count * of_cycles.RECORDED_BYTES
@@ -499,7 +341,7 @@ def _recorded_by_states(server: _Server, ours: frozenset[str]) -> Iterator[Findi
     )
 
 
-def _weights(server: _Server, resolved: settings.ServerSettings) -> memory.Weights:
+def _weights(server: Server, resolved: settings.ServerSettings) -> memory.Weights:
     assert server.target is not None
     target, tp, width = server.target, resolved.tp, resolved.dtype_bytes
     tensors = server.tensors or weights.of_config(target, mtp=True)
@@ -514,7 +356,7 @@ def _weights(server: _Server, resolved: settings.ServerSettings) -> memory.Weigh
 
 
 def _memory_of(
-    server: _Server, found: Host, hardware: str, mib: int | None
+    server: Server, found: Host, hardware: str, mib: int | None
 ) -> tuple[float | None, int | None, str]:
     """Memory of the smallest device in MiB as SGLang asks for it, bytes that are free on it once
     the processes have started, and what both are taken from."""

@@ -11,7 +11,7 @@ import pytest
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.overlay import contract
-from sglang_qwen3next_eagle3.serving.doctor import examine, host
+from sglang_qwen3next_eagle3.serving.doctor import host, ours
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from sglang_qwen3next_eagle3.serving.gpus import Gpus
 from tests.support.hosts import h200
@@ -70,7 +70,7 @@ def test_a_plan_says_whose_arithmetic_it_is_where_another_release_runs(
         return [found["text"] for found in data["findings"] if "its pools" in found["text"]]
 
     here = Path()
-    monkeypatch.setattr(examine, "_no_fast_path", lambda *_: "it is not asked about here")
+    monkeypatch.setattr(ours, "_no_fast_path", lambda *_: "it is not asked about here")
     assert told("0.5.17") == []
     assert told("0.5.99") == ["as SGLang 0.5.17 sizes its pools; 0.5.99 was not compared"]
 
@@ -245,7 +245,7 @@ def test_what_is_on_by_default_is_asked_of_this_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
-    monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    monkeypatch.setattr(ours, "_not_reviewed", lambda part: None)
     as_it_was_proved(monkeypatch)
     machine = h200()
     gpus = tuple(replace(gpu, capability=capability) for gpu in machine.gpus.found)
@@ -270,10 +270,10 @@ def test_which_seams_are_ours_is_told(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    monkeypatch.setattr(ours, "_not_reviewed", lambda part: None)
     _, data = asked(capsys, "--profile", "h200-fp8", *words)
     assert said in of(data, "seams")["text"]
-    monkeypatch.setattr(examine, "_not_reviewed", lambda part: "it was not reviewed")
+    monkeypatch.setattr(ours, "_not_reviewed", lambda part: "it was not reviewed")
     _, data = asked(capsys, "--profile", "h200-fp8", *words)
     assert (of(data, "seams")["level"] == "warning") == ("--seams" in words)
 
@@ -293,7 +293,7 @@ def test_on_another_gpu_of_its_capability_nothing_is_on_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(contract, "installed_sglang", lambda: contract.Installed("0.5.17", Path()))
-    monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    monkeypatch.setattr(ours, "_not_reviewed", lambda part: None)
     as_it_was_proved(monkeypatch)
     machine = h200()
     cards = tuple(replace(gpu, name="NVIDIA H100 80GB HBM3") for gpu in machine.gpus.found)
@@ -335,7 +335,7 @@ def test_what_is_ours_is_in_the_plan(
 def test_every_state_of_adaptive_drafting_records_cycles_of_its_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examine, "_not_reviewed", lambda part: None)
+    monkeypatch.setattr(ours, "_not_reviewed", lambda part: None)
     words = ["--profile", "auto", "--gpu", "H200"]
     _, data = asked(capsys, *words, "--seams")
     (said,) = [f["text"] for f in data["findings"] if f["text"].startswith("recorded cycles")]
