@@ -117,7 +117,8 @@ def hook(routing: Routing) -> Hook:
 
 def _table_of(decoder: Any, routing: Routing, device: Any) -> Any:
     # Made in a warm-up pass, which comes before every capture.
-    if _TABLE not in decoder.__dict__:
+    name = f"{_TABLE}_{routing}"
+    if name not in decoder.__dict__:
         vocabulary = decoder.embed_tokens.org_vocab_size
-        decoder.__dict__[_TABLE] = drawn_tokens(vocabulary, routing).to(device)
-    return decoder.__dict__[_TABLE]
+        decoder.__dict__[name] = drawn_tokens(vocabulary, routing).to(device)
+    return decoder.__dict__[name]

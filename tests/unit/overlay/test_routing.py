@@ -1,6 +1,8 @@
 """Which experts rows reach that enter with embeddings of their own, through routers of random
 weights."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from sglang_qwen3next_eagle3.overlay import hooks as overlay_hooks
 from sglang_qwen3next_eagle3.overlay.routing import ROUTINGS, Routing
 from sglang_qwen3next_eagle3.overlay.simulate import AcceptLength
 
+PAGE = Path(__file__).parents[3] / "docs" / "benchmarks.md"
 VOCABULARY, WIDTH, EXPERTS, TOP_K = 151936, 64, 512, 10
 DUMMY = 100
 """The token that SGLang repeats."""
@@ -88,6 +91,16 @@ def reached(decoder: Decoder, how: Routing, requests: int, nodes: int) -> float:
     return 1 + sum(len(set(ids.flatten().tolist())) for ids in passes) / len(passes)
 
 
+@pytest.mark.parametrize("how", ROUTINGS)
+def test_each_routing_has_tokens_of_its_own_whatever_was_asked_before(
+    decoder: Decoder, how: Routing
+) -> None:
+    for before in ROUTINGS:
+        streams(decoder, before, "decode", [3], [300], [DUMMY])
+    found = streams(decoder, how, "decode", [3], [300], [DUMMY])
+    assert torch.equal(found, streams(Decoder(), how, "decode", [3], [300], [DUMMY]))
+
+
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
     return Decoder()
@@ -101,12 +114,15 @@ def test_evenly_a_pass_reaches_as_many_as_chance_says(
     assert reached(decoder, "uniform", requests, 4) == pytest.approx(expected, rel=0.05)
 
 
-@pytest.mark.parametrize(("requests", "rows"), [(1, 4), (2, 8), (8, 32)])
-def test_text_reaches_fewer(decoder: Decoder, requests: int, rows: int) -> None:
-    evenly = reached(decoder, "uniform", requests, 4)
-    text = reached(decoder, "text", requests, 4)
-    print(f"{rows} rows: {evenly:.1f} evenly, {text:.1f} of text")
-    assert 0.6 * evenly < text < 0.96 * evenly
+@pytest.mark.parametrize("how", ROUTINGS)
+def test_text_reaches_fewer_and_the_page_says_how_many(decoder: Decoder, how: Routing) -> None:
+    found = [reached(decoder, how, requests, 4) for requests in (1, 2, 8)]
+    row = re.search(rf"^\| `{how}` \| ([^|]*) \|", PAGE.read_text(encoding="utf-8"), re.M)
+    assert row is not None
+    assert found == pytest.approx([float(count) for count in row[1].split(", ")], abs=0.6)
+    evenly = [reached(decoder, "uniform", requests, 4) for requests in (1, 2, 8)]
+    if how == "text":
+        assert all(0.6 * most < one < 0.96 * most for one, most in zip(found, evenly, strict=True))
 
 
 def test_of_eight_experts_neighbours_of_text_share_the_first_choice_more_often_than_by_chance(
