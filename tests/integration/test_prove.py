@@ -11,13 +11,14 @@ import pytest
 from sglang_qwen3next_eagle3.base.errors import UserError
 from tests.gpu import prove
 from tests.gpu.prove import Part, missing, parts, said
+from tests.support.processes import marked
 
 OVERLAPPING = """
 import os, pathlib, sys, time
 name, folder, *others = sys.argv[1], pathlib.Path(sys.argv[2]), *sys.argv[3:]
 gpu = os.environ["CUDA_VISIBLE_DEVICES"]
 (folder / f"begun-{name}").write_text(f"{gpu} {time.monotonic()}")
-for _ in range(600):
+for _ in range(2400):
     if all((folder / f"begun-{other}").exists() for other in others):
         break
     time.sleep(0.05)
@@ -26,6 +27,10 @@ else:
 (folder / f"ended-{name}").write_text(str(time.monotonic()))
 print("done")
 """
+
+
+LIMIT = 120
+"""Seconds of a part: each only starts Python, and waits for others that do."""
 
 
 def part(
@@ -37,7 +42,7 @@ def part(
 ) -> Part:
     """beside: which others it waits for, so that it passes only at the same time as they."""
     command = "-c", code, name, str(folder), *beside
-    return Part(name, command, f"{name}.txt", share, 30, lambda path: None)
+    return Part(name, command, f"{name}.txt", share, LIMIT, lambda path: None)
 
 
 def times(folder: Path, name: str) -> tuple[str, float, float]:
@@ -53,7 +58,7 @@ def test_who_measures_times_has_a_gpu_alone_and_others_share_one(tmp_path: Path)
         part("whole", tmp_path, beside=together),
         part("last", tmp_path),
     ]
-    found = prove.prove(todo, ["0", "7"], tmp_path, 60)
+    found = prove.prove(todo, ["0", "7"], tmp_path, 4 * LIMIT)
     assert found["whole"]
     half, other, whole, last = (times(tmp_path, one.name) for one in todo)
     assert half[0] == other[0] != whole[0]
@@ -65,11 +70,11 @@ def test_who_measures_times_has_a_gpu_alone_and_others_share_one(tmp_path: Path)
 def test_it_goes_on_with_what_did_not_pass(tmp_path: Path) -> None:
     bad = part("bad", tmp_path, code="raise SystemExit(3)")
     good = part("good", tmp_path)
-    found = prove.prove([good, bad], ["0"], tmp_path, 60)
+    found = prove.prove([good, bad], ["0"], tmp_path, 4 * LIMIT)
     assert not found["whole"]
     assert found["parts"]["bad"]["became"] == "exit status 3"
     first = times(tmp_path, "good")
-    found = prove.prove([good, part("bad", tmp_path)], ["0"], tmp_path, 60)
+    found = prove.prove([good, part("bad", tmp_path)], ["0"], tmp_path, 4 * LIMIT)
     assert found["whole"]
     assert times(tmp_path, "good") == first, "not run again"
 
@@ -91,34 +96,44 @@ def test_a_folder_with_what_is_of_other_code_is_left_as_it_is(
     if told is not None:
         (tmp_path / "proof.json").write_text(told)
     with pytest.raises(UserError, match=re.escape(words)):
-        prove.prove([part("one", tmp_path)], ["0"], tmp_path, 60)
+        prove.prove([part("one", tmp_path)], ["0"], tmp_path, 4 * LIMIT)
     assert (tmp_path / "one.txt").read_text() == "evidence"
     assert told is None or (tmp_path / "proof.json").read_text() == told
 
 
 def test_a_run_that_was_killed_in_its_first_part_goes_on(tmp_path: Path) -> None:
     killed = "import os, pathlib, sys; pathlib.Path(sys.argv[2], 'half').touch(); sys.exit(1)"
-    prove.prove([part("one", tmp_path, code=killed)], ["0"], tmp_path, 60)
+    prove.prove([part("one", tmp_path, code=killed)], ["0"], tmp_path, 4 * LIMIT)
     kept = json.loads((tmp_path / "proof.json").read_text())
     (tmp_path / "proof.json").write_text(json.dumps({"code": kept["code"], "parts": {}}))
-    assert prove.prove([part("one", tmp_path)], ["0"], tmp_path, 60)["whole"]
+    assert prove.prove([part("one", tmp_path)], ["0"], tmp_path, 4 * LIMIT)["whole"]
 
 
-def test_a_part_has_a_limit_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    code = (
-        "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); "
-        "time.sleep(600)"
-    )
-    pid = tmp_path / "pid"
-    slow = Part("slow", ("-c", code, str(pid)), "slow.txt", 1, 5, lambda path: None)
+def test_a_part_has_a_limit_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROVE_MARK", str(tmp_path))
+    code = "import time; time.sleep(600)"
+    slow = Part("slow", ("-c", code), "slow.txt", 1, 5, lambda path: None)
+    left: list[dict[int, str]] = []
+
+    class Looking(prove.Running):
+        def stop(self) -> None:
+            left.append(marked(f"PROVE_MARK={tmp_path}"))
+            super().stop()
+            left.append(marked(f"PROVE_MARK={tmp_path}"))
+
+    monkeypatch.setattr(prove, "Running", Looking)
     found = prove.prove([slow, part("next", tmp_path)], ["0"], tmp_path, 300)
     assert found["parts"]["slow"]["became"].startswith("not ended after ")
     assert found["parts"]["next"]["became"] == "passed"
-    assert not Path("/proc", pid.read_text()).exists()
+    before, behind = left
+    assert len(before) == 1
+    assert behind == {}
 
 
 def test_what_would_not_get_half_of_its_time_is_left_out(tmp_path: Path) -> None:
-    found = prove.prove([part("one", tmp_path)], ["0"], tmp_path, 14)
+    found = prove.prove([part("one", tmp_path)], ["0"], tmp_path, LIMIT / 2 - 1)
     assert found["parts"]["one"]["became"].startswith("left out: ")
     assert not (tmp_path / "one.txt").exists()
 

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from sglang_qwen3next_eagle3.overlay import environment
 
 VARIABLE = "FAKE_SGLANG"
+STALL_SECONDS = 120
 
 
 @dataclass
@@ -30,8 +31,7 @@ class Behaviour:
     answers are others than a server's without speculation.
     key: that requests have to bring. flushes: after so many it refuses to empty its cache.
     info: what it says of itself at /server_info. pid_file: written first; after: it starts once
-    this file is there, another's pid_file.
-    info: what it says of itself at /server_info.
+    this file is there, another's pid_file or a test's, and start_seconds later.
     ranks: schedulers that record their time for `bench cycle`, if it asks for that.
     Requests count from 1: fail_at gets HTTP 500, stall_at never ends, crash_at ends the process,
     crash_seconds after it broke the connection; chat_crash: so does every chat.
@@ -156,7 +156,7 @@ def server_of(fake: Fake, port: int = 0) -> ThreadingHTTPServer:
             ends = [1, *range(1 + its.per_chunk, length, its.per_chunk), length]
             for steps, end in enumerate(dict.fromkeys(ends)):
                 if number == its.stall_at and steps == 2:
-                    time.sleep(30)
+                    time.sleep(STALL_SECONDS)
                 time.sleep(its.chunk_seconds)
                 self._event(ids[:end], len(asked["input_ids"]), steps, end == length, number)
             self.wfile.write(b"data: [DONE]\n\n")

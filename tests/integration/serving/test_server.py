@@ -91,7 +91,9 @@ class Stranger(BaseHTTPRequestHandler):
 def test_who_took_the_port_while_it_started_is_not_taken_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"start_seconds": 3}}))
+    there = tmp_path / "stranger"
+    behaviour = {"after": str(there), "start_seconds": 1}
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": behaviour}))
     port = free_port()
     with contextlib.ExitStack() as stack:
 
@@ -102,6 +104,7 @@ def test_who_took_the_port_while_it_started_is_not_taken_for_it(
             stranger = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", port), Stranger))
             stack.callback(stranger.shutdown)
             threading.Thread(target=stranger.serve_forever, daemon=True).start()
+            there.touch()
 
         taken: list[int] = []
         with (
@@ -110,7 +113,7 @@ def test_who_took_the_port_while_it_started_is_not_taken_for_it(
         ):
             pass
         assert taken, "somebody was there"
-        assert healthy(f"http://127.0.0.1:{port}"), "and would have answered"
+        assert healthy(f"http://127.0.0.1:{port}", seconds=120), "and would have answered"
         assert Stranger.asked == 1
 
 
@@ -120,7 +123,8 @@ def test_a_server_whose_port_was_taken_is_started_once_more_on_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: int, given: bool
 ) -> None:
     """Also one that was told which, where another will do as well, as to the demo."""
-    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"start_seconds": 1}}))
+    there = tmp_path / "others"
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"after": str(there)}}))
     ports = [free_port() for _ in range(3)]
     chosen = iter(ports)
     monkeypatch.setattr(server, "free_port", lambda: next(chosen))
@@ -131,6 +135,7 @@ def test_a_server_whose_port_was_taken_is_started_once_more_on_another(
             for port in set(ports[:lost]) - taken:
                 taken.add(port)
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            there.touch()
 
         taken: set[int] = set()
         if lost == 2:
@@ -138,7 +143,7 @@ def test_a_server_whose_port_was_taken_is_started_once_more_on_another(
         started = server.started(WORDS, tmp_path / "log", {}, 60, waiting=take, **asked)
         ours = stack.enter_context(started)
         assert ours.url == f"http://127.0.0.1:{ports[1]}"
-        assert healthy(ours.url)
+        assert healthy(ours.url, seconds=120)
     assert len(taken) == lost
     assert list(chosen) == ports[2:], "no third start"
 

@@ -1,7 +1,7 @@
+import itertools
 import json
 import shutil
-import time
-from collections.abc import Callable
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,13 @@ def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_passing_failure_is_tried_again(source: Path, status: int) -> None:
     failed: set[str] = set()
+    one_at_a_time = threading.Lock()
 
     def answer(messages: Messages) -> Reply:
-        if len(failed) < 20 and (key := json.dumps(messages)) not in failed:
-            failed.add(key)
-            return Reply("busy", status)
+        with one_at_a_time:
+            if len(failed) < 20 and (key := json.dumps(messages)) not in failed:
+                failed.add(key)
+                return Reply("busy", status)
         return echo(messages)
 
     with serving(answer) as target:
@@ -129,8 +131,6 @@ def test_a_passing_failure_is_tried_again(source: Path, status: int) -> None:
 
 
 def test_a_timeout_is_tried_again(tmp_path: Path) -> None:
-    import threading
-
     gone, seen = threading.Event(), []
 
     def answer(messages: Messages) -> Reply:
@@ -218,20 +218,18 @@ def test_a_refused_key_or_an_unknown_model_stops_at_once(source: Path) -> None:
     assert "serves qwen, not llama: see --model" in message
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 2.0) -> None:
-    end = time.monotonic() + seconds
-    while not happened() and time.monotonic() < end:
-        time.sleep(0.005)
-
-
 def test_a_server_that_fails_throughout_stops_the_run_and_keeps_what_is_done(
     source: Path,
 ) -> None:
+    places, another = itertools.count(1), threading.Event()
+
     def answer(messages: Messages) -> Reply:
-        place = len(target.asked)
+        place = next(places)
+        if place == 12:
+            another.set()
         if place == 11:
             # Not before the other worker has its answer: an answer clears the strikes before it.
-            wait_until(lambda: len(target.asked) > 11)
+            assert another.wait(300)
         return Reply("out of memory", 500) if place > 10 else echo(messages)
 
     words = ("--retries", 0, "--concurrency", 2, "--eval-samples", 0)
