@@ -49,9 +49,15 @@ _PORT = Path(tempfile.gettempdir()) / "sglang-qwen3next-eagle3-tests-port-30000"
 @pytest.fixture
 def demo_port() -> Iterator[None]:
     """The port of `demo` for one test at a time, in whichever worker."""
-    with _PORT.open("w") as taken:
+    try:
+        taken = os.open(_PORT, os.O_RDONLY)  # Another user's, too.
+    except FileNotFoundError:
+        taken = os.open(_PORT, os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
         fcntl.flock(taken, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(taken)
 
 
 @pytest.fixture
