@@ -396,18 +396,19 @@ def check_requests() -> str:
     apply(hooks.hooks(frozenset({"requests"})))
     fork = multiprocessing.get_context("fork")
     counts = fork.Queue()
-    before = set(broadcasts._SHARED.iterdir())
     with tempfile.TemporaryDirectory() as folder:
+        # Others on this machine may be serving in the folder that all share.
+        broadcasts._SHARED = shared = Path(folder, "shared")
+        shared.mkdir()
         ranks = [fork.Process(target=rank, args=(each, folder, counts)) for each in range(2)]
         for process in ranks:
             process.start()
         for process in ranks:
             process.join(200)
             assert process.exitcode == 0, process.exitcode
+        assert not list(shared.iterdir()), "nothing is left"
     some = sum(bool(requests_of(turn) or decided_in(turn)) for turn in range(TURNS))
     assert [counts.get(), counts.get()] == [some, some], "no empty list was broadcast"
-    new = {path.name for path in set(broadcasts._SHARED.iterdir()) - before}
-    assert not [name for name in new if name.startswith("qwen3next-eagle3-")], "nothing is left"
     return f"{TURNS} turns, {some} with requests"
 
 
