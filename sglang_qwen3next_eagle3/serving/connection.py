@@ -52,7 +52,7 @@ class Connection:
         if url.scheme not in ("http", "https") or not url.host:
             raise self._no_address("it begins with http:// or https:// and a name")
         self.host = url.host
-        local = _is_this_machine(url.host)
+        local = is_this_machine(url.host)
         self.proxy = None if local else _proxy_of(url)
         try:
             self.http = httpx.Client(
@@ -200,7 +200,8 @@ def message_of(body: Any) -> str:
     return " ".join(str(inner).split())
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Where no proxy of the environment is asked."""
     # 0.0.0.0 is what a server prints that listens everywhere; to connect there is to connect here.
     return is_loopback(host) or host.endswith(".localhost") or host in ("0.0.0.0", "::")
 

@@ -6,16 +6,16 @@ A head drafts what its target says, so it learns most from that (SpecForge and E
 import asyncio
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sglang_qwen3next_eagle3.base.errors import UserError, run_async
 from sglang_qwen3next_eagle3.base.progress import Progress
 from sglang_qwen3next_eagle3.base.redact import text_without_secrets
 from sglang_qwen3next_eagle3.model.chat_format import BadRecord, Conversation, Message
-from sglang_qwen3next_eagle3.serving.connection import message_of
+from sglang_qwen3next_eagle3.serving.connection import is_this_machine, message_of
 from sglang_qwen3next_eagle3.train.data.formats import message
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # As many in a row that fail after all retries mean that the server does, not the conversations.
 _STRIKES = 8
+_Http = TypeVar("_Http")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def served_model(settings: Settings) -> str:
     import openai
 
     with openai.OpenAI(
-        **{**settings.client_options(), "timeout": 30.0, "max_retries": 2}
+        **{**settings.client_options(), "timeout": 30.0, "max_retries": 2},
+        http_client=_without_proxy(settings, openai.DefaultHttpxClient),
     ) as client:
         try:
             names = [model.id for model in client.models.list().data]
@@ -162,6 +164,21 @@ def served_model(settings: Settings) -> str:
     if names and model not in names:
         raise UserError(f"{settings.shown} serves {', '.join(names)}, not {model}: see --model")
     return model
+
+
+def _without_proxy(settings: Settings, client: Callable[..., _Http]) -> _Http | None:
+    """Of a server on this machine no proxy of the environment knows anything; None: the usual."""
+    import httpx
+
+    try:
+        url = httpx.URL(settings.server)
+    except httpx.InvalidURL:
+        return None
+    if not is_this_machine(url.host):
+        return None
+    # The environment's certificates, all the same.
+    verify = httpx.create_ssl_context() if url.scheme == "https" else True
+    return client(trust_env=False, verify=verify)
 
 
 def regenerate(
@@ -195,7 +212,10 @@ class _Run:
 
         asyncio.get_running_loop().set_exception_handler(_unless_interrupted)
         async with (
-            openai.AsyncOpenAI(**self._settings.client_options()) as client,
+            openai.AsyncOpenAI(
+                **self._settings.client_options(),
+                http_client=_without_proxy(self._settings, openai.DefaultAsyncHttpxClient),
+            ) as client,
             asyncio.TaskGroup() as tasks,
         ):
             for _ in range(self._settings.concurrency):

@@ -84,6 +84,15 @@ def test_a_key_is_read_from_a_file_or_the_environment(
         assert target.keys == {"Bearer of a file", "Bearer environment"}
 
 
+def test_no_proxy_is_asked_about_this_machine(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with serving(echo) as target:
+        assert prepare(source, target.url)["regenerate"]["answered"] == 30
+
+
 def test_options_reach_the_server_and_the_report(source: Path) -> None:
     with serving(echo, model="qwen") as target:
         report = prepare(
