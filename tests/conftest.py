@@ -18,8 +18,11 @@ from tests.support.checkpoints import write_head, write_target
 # tested. `pytest --hypothesis-profile=default` looks for others.
 settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
 settings.load_profile("same")
-# What is printed into no terminal is as wide as tests expect it, and has no colours.
-for name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+# What is printed into no terminal is as wide as tests expect it, and has no colours; and a proxy
+# knows nothing of the servers of tests, which are on this machine.
+TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+for name in (*TERMINAL, *PROXIES, *map(str.lower, PROXIES)):
     os.environ.pop(name, None)
 # Under nohup, or as a background job, children would ignore these, as they should, and tests
 # that send them would wait for ever.

@@ -24,6 +24,7 @@ ARGUMENTS = "server_args=ServerArgs(model_path='demo', api_key='S3CRET', admin_a
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LAUNCHER", fake_sglang.__name__)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # It would say which it has.
     monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"demo": {"say": ARGUMENTS}}))
 
 
