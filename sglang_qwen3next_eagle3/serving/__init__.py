@@ -5,6 +5,7 @@ command_line  what a profile becomes: argv, environment, `Launch`
 flags         what SGLang will make of a command line, in whatever spelling
 keys          where the two keys of a server come from
 preflight     what is checked before SGLang is started: `plan` for a dry run, `prepare` for real
+refusals      which of its flags are refused, and the way out of each
 machine       what has to be installed, and who listens where
 gpus          what nvidia-smi says of the GPUs
 startup       what a start spends its time on

@@ -6,7 +6,6 @@ checkpoints, reads the head and looks at this machine.
 
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,22 +17,20 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, rope, shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay.environment import LIMITS, is_on
+from sglang_qwen3next_eagle3.overlay.environment import LIMITS
 from sglang_qwen3next_eagle3.overlay.proofs import Capability
 from sglang_qwen3next_eagle3.overlay.requests import bounds
 from sglang_qwen3next_eagle3.serving import (
-    adaptive,
     caches,
     flags,
     gpus,
     keys,
     machine,
     prefix_cache,
+    refusals,
     switches,
 )
 from sglang_qwen3next_eagle3.serving.command_line import (
-    DEFAULT_PORT,
-    SGLANG_NAMES,
     Launch,
     build_argv,
     build_environment,
@@ -42,33 +39,9 @@ from sglang_qwen3next_eagle3.serving.command_line import (
     port_of,
     states_of,
 )
-from sglang_qwen3next_eagle3.serving.connection import is_loopback
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.keys import Keys
-from sglang_qwen3next_eagle3.serving.profile import Profile, Tree
-
-LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
-GRPC_PORT = "SGLANG_GRPC_PORT"
-_GRPC = ("--grpc-port", "--smg-grpc-mode", "--grpc-mode")
-CARD_LIMIT = (
-    "the model card names Triton as required (FlashInfer fails on head_dim 256 with hybrid "
-    "attention and GDN layers)"
-)
-MTP_PREFIX = "mtp."
-"""Of the MTP layer's tensors (SGLang 0.5.17, models/qwen3_next.py, load_weights)."""
-_BACKENDS = {
-    "--attention-backend": "attention backend",
-    "--prefill-attention-backend": "attention backend of the prefill",
-    "--decode-attention-backend": "attention backend of decoding",
-}
-# What would be served unchecked, and the option that has it checked.
-_CHECKED = {
-    "--model-path": "--target",
-    "--revision": "--revision before the --",
-    "--speculative-draft-model-path": "--head",
-    "--speculative-draft-model-revision": "--head-revision",
-}
-_TREE = ("--speculative-num-steps", "--speculative-eagle-topk", "--speculative-num-draft-tokens")
+from sglang_qwen3next_eagle3.serving.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -133,7 +106,7 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     first = _decide(chosen, chosen, local, options)
     given = flags.parse(first.argv)
     keys.check_readable(given, first.environment)
-    machine.check_installation(chosen.cpu_engine, _guards(given, first.environment))
+    machine.check_installation(chosen.cpu_engine, refusals.guards(given, first.environment))
     machine.check_address(host_of(given), port_of(given))
     revision = chosen.target_revision
     config = hub.resolve(chosen.target, revision, "target", only_config=True)
@@ -183,9 +156,14 @@ def _decide(
         caches.check(options.caches)
         environment |= caches.environment(options.caches)
     bounds.parse({**os.environ, **environment}.get(LIMITS))
-    _check_flags(given, flags.parse(options.extra), asked, options)
+    refusals.check_flags(
+        given,
+        flags.parse(options.extra),
+        asked,
+        allow_attention_backend=options.allow_attention_backend,
+    )
     switches.check(given, environment, asked)
-    _check_keys(given, environment, options)
+    refusals.check_keys(given, environment, insecure=options.insecure)
     if served.target != asked.target and given.value("--served-model-name") is None:
         words += ["--served-model-name", asked.target]
     launch = Launch(
@@ -211,14 +189,14 @@ def _decide(
     if found.whole and target is not None:
         launch = launch.adding({}, *published.warnings(asked.target, target.config))
     if asked.cpu_engine:
-        _check_cpu_weights(target, given)
+        refusals.check_cpu_weights(target, given)
     if target is not None:
         rope.check(target.config, overrides)
         target = Target.from_config(rope.overridden(target.config, overrides), asked.target)
-        _check_tp(target, given)
-        _check_context(target, given, launch.environment)
+        refusals.check_tp(target, given)
+        refusals.check_context(target, given, launch.environment)
     if asked.algorithm == "nextn" and found.target is not None:
-        _check_mtp(found.target, given)
+        refusals.check_mtp(found.target, given)
     if asked.algorithm != "eagle3":
         return launch
     # For a dry run a head's config without any weights is enough.
@@ -276,163 +254,6 @@ def _local(name: str | None, what: str) -> Path | None:
         raise UserError(f"{what}: {error}") from None
 
 
-def _check_flags(given: Parsed, extra: Parsed, chosen: Profile, options: Options) -> None:
-    """given: all of the command line; extra: of it what stands behind `--`."""
-    if extra.stray:
-        raise UserError(
-            f"{extra.stray[0]!r} after -- belongs to no flag: SGLang would end with its usage; "
-            "mend it, or put its flag before it"
-        )
-    for name, option in _CHECKED.items():
-        for entry in extra.of(name):
-            raise UserError(
-                f"{entry.word} after -- would be served without being looked at: use {option}"
-            )
-    asked = (extra.value("--speculative-algorithm") or "").upper()
-    if asked and asked != SGLANG_NAMES[chosen.algorithm]:
-        raise UserError(
-            f"{asked} after -- contradicts algorithm {chosen.algorithm}, and nothing would check "
-            "it: take a profile of another algorithm"
-        )
-    _check_tree(given)
-    adaptive.check(given)
-    prefix_cache.check(given, chosen)
-    if not chosen.cpu_engine and not options.allow_attention_backend:
-        _check_backends(given)
-    for name, what in switches.RANKS.items():
-        ranks = switches.ranks_of(given, name, what)
-        if chosen.cpu_engine and ranks != 1:
-            raise UserError(
-                f"{what} {ranks}: the CPU engine serves with one process: leave {name} at 1"
-            )
-    port = given.value("--port") or str(DEFAULT_PORT)
-    if not 0 < _whole(port) < 65536:
-        raise UserError(f"port {port!r}: a number from 1 to 65535")
-    flags.check(given)
-
-
-def _guards(given: Parsed, environment: Mapping[str, str]) -> list[str]:
-    """What is asked for that the plugin does at every request."""
-    asked = [flag for flag in keys.FLAGS if keys.sources(flag, given, environment)]
-    limited = {**os.environ, **environment}.get(LIMITS, "").strip()
-    return [*asked, "--limits"] if limited else asked
-
-
-def _check_keys(given: Parsed, environment: Mapping[str, str], options: Options) -> None:
-    keys.check(given, environment)
-    workers = given.number("--tokenizer-worker-num") or 1
-    if workers > 1 and any(keys.sources(flag, given, environment) for flag in keys.FLAGS):
-        raise UserError(
-            f"with {workers} tokenizer workers SGLang checks no key: leave --tokenizer-worker-num "
-            "at 1, or the keys out and a proxy in front that checks them (--insecure)"
-        )
-    host = host_of(given)
-    grpc = _grpc(given, {**os.environ, **environment})
-    guarded = any(keys.sources(flag, given, environment) for flag in keys.FLAGS)
-    if grpc and not options.insecure and (guarded or not is_loopback(host)):
-        raise UserError(
-            f"{grpc}: SGLang's gRPC server asks nobody for a key: leave it out, or pass --insecure "
-            "if something else guards it"
-        )
-    if is_loopback(host) or keys.is_guarded(given, environment) or options.insecure:
-        return
-    raise UserError(
-        f"listening on {host or 'every address'} lets everybody who reaches it use the server: "
-        "pass --api-key-file FILE, or --insecure if something else guards it"
-    )
-
-
-def _grpc(given: Parsed, environment: Mapping[str, str]) -> str | None:
-    """What starts SGLang's gRPC server, as it is spelled."""
-    if environment.get(GRPC_PORT, "").strip():
-        return GRPC_PORT
-    return next((entry.word for name in _GRPC for entry in given.of(name)), None)
-
-
-def _check_backends(given: Parsed) -> None:
-    for name, what in _BACKENDS.items():
-        backend = given.value(name)
-        if backend == switches.TRITON or (backend is None and name != "--attention-backend"):
-            continue
-        raise UserError(
-            f"{what} {backend or 'not set'}: {CARD_LIMIT}; use triton, or pass "
-            "--allow-attention-backend to go on"
-        )
-
-
-def _check_tree(given: Parsed) -> None:
-    """Flags after `--` may change a part of the profile's tree, and then there may be none."""
-    values = [given.value(name) for name in _TREE]
-    if all(value is not None for value in values):
-        Tree.parse(",".join(map(str, values)))
-
-
-def _whole(text: str) -> int:
-    """0: it is no whole number, or one of so many digits that nothing has it (Python reads none of
-    thousands)."""
-    return int(text) if text.isdecimal() and len(text) <= 18 else 0
-
-
-def _check_tp(target: Target, given: Parsed) -> None:
-    error = target.tp_error(switches.ranks_of(given, "--tp-size", "TP"))
-    if error is not None:
-        fitting = [n for n in (1, 2, 4, 8, 16) if target.tp_error(n) is None]
-        way_out = f"use --tp {' or '.join(map(str, fitting))}" if fitting else "no --tp fits"
-        raise UserError(f"{error}: {way_out}")
-
-
-def _check_cpu_weights(target: Target | None, given: Parsed) -> None:
-    """SGLang's quantization methods want bfloat16 or float16, and kernels of a GPU."""
-    spelled = given.value("--quantization")
-    if spelled not in (None, "unquant"):
-        raise UserError(f"--quantization {spelled} needs a GPU: the CPU engine serves in float32")
-    method = (target.config.get("quantization_config") if target else None) or {}
-    if method:
-        raise UserError(
-            f"the target's weights are quantized ({method.get('quant_method')}), which needs a "
-            "GPU: the CPU engine serves in float32"
-        )
-
-
-def _check_context(target: Target, given: Parsed, environment: Mapping[str, str]) -> None:
-    """SGLang refuses this itself unless it is told not to, as a head may make necessary."""
-    asked, limit = given.number("--context-length"), target.context_length
-    spelled = given.value("--context-length")
-    if spelled is not None and not asked:
-        raise UserError(
-            f"context length {spelled!r}: a number of tokens, for example {limit} or 128Ki"
-        )
-    allowed = is_on({**os.environ, **environment}.get(LONGER_CONTEXT))
-    if asked is None or asked <= limit or allowed:
-        return
-    if target.config.get("rope_scaling"):
-        raise UserError(
-            f"a context of {asked} is asked for, SGLang derives {limit} of the target's config "
-            "(where original_max_position_embeddings is named it takes no factor): ask for "
-            f"{limit} or less, or set {LONGER_CONTEXT}=1 where the rope is stretched that far"
-        )
-    raise UserError(
-        f"a context of {asked} is asked for, the target knows {limit}: beyond that its text is "
-        f"noise; ask for {limit} or less, or set {LONGER_CONTEXT}=1 if you know better"
-    )
-
-
-def _check_mtp(target: Path, given: Parsed) -> None:
-    """SGLang starts without the layer's weights, too, and then accepts next to nothing.
-
-    A folder without weights, or one whose weights are not loaded, may be served with random ones.
-    """
-    files = Folder(target)
-    safetensors = any(name.endswith(".safetensors") for name in files.sizes)
-    if given.value("--load-format") == "dummy" or not safetensors:
-        return
-    if not any(name.startswith(MTP_PREFIX) for name in shards.headers(files)):
-        raise UserError(
-            f"the target {target} has no MTP layer (no tensor {MTP_PREFIX}*): serve it with an "
-            "EAGLE3 head, or with algorithm none (--no-speculation)"
-        )
-
-
 def _with_head(launch: Launch, asked: Profile, head: Head, target: Target, given: Parsed) -> Launch:
     """Which states it is fed with, and what its config makes necessary."""
     if head.tensors:
@@ -462,9 +283,9 @@ def _with_head(launch: Launch, asked: Profile, head: Head, target: Target, given
     if head.context_length >= context:
         return launch
     return launch.adding(
-        {LONGER_CONTEXT: "1"},
+        {refusals.LONGER_CONTEXT: "1"},
         f"the head declares a context of {head.context_length}, {context} is served: "
-        f"{LONGER_CONTEXT}=1 is set (positions are rotary, nothing is truncated)",
+        f"{refusals.LONGER_CONTEXT}=1 is set (positions are rotary, nothing is truncated)",
     )
 
 

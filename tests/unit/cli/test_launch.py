@@ -10,7 +10,7 @@ from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import contract, environment
 from sglang_qwen3next_eagle3.overlay.fast import trials
-from sglang_qwen3next_eagle3.serving import preflight
+from sglang_qwen3next_eagle3.serving import refusals
 from tests.support.checkpoints import CODER_NEXT, FP8, SMALL_HEAD, SMALL_TARGET, write_config
 from tests.support.launching import dry_run, error_of, without_switches
 
@@ -55,7 +55,7 @@ def test_local_checkpoints_are_looked_into_by_a_dry_run(
     target = write_config(tmp_path / "t", SMALL_TARGET)
     head = write_config(tmp_path / "h", {**SMALL_HEAD, "max_position_embeddings": 4096})
     data = dry_run(capsys, "--profile", "b1", "--target", str(target), "--head", str(head))
-    assert without_switches(data) == {ENVIRONMENT_VARIABLE: "card", preflight.LONGER_CONTEXT: "1"}
+    assert without_switches(data) == {ENVIRONMENT_VARIABLE: "card", refusals.LONGER_CONTEXT: "1"}
     assert any("context of 4096, 262144 is served" in note for note in data["notes"])
 
 
@@ -66,7 +66,7 @@ def test_a_shorter_context_needs_no_override(
     head = write_config(tmp_path / "h", {**SMALL_HEAD, "max_position_embeddings": 4096})
     argv = ("--profile", "b1", "--target", str(target), "--head", str(head))
     data = dry_run(capsys, *argv, "--", "--context-length", "4096")
-    assert preflight.LONGER_CONTEXT not in data["environment"]
+    assert refusals.LONGER_CONTEXT not in data["environment"]
 
 
 def test_an_explicit_quantization_spares_the_head(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
-from sglang_qwen3next_eagle3.serving import command_line, flags, preflight
+from sglang_qwen3next_eagle3.serving import command_line, flags, refusals
 from tests.support import sglang_parser
 from tests.support.checkpoints import FP8, SMALL_HEAD, write_config, write_head, write_target
 from tests.support.launching import error_of
@@ -523,7 +523,7 @@ def test_a_context_is_held_against_what_sglang_derives(
         return
     assert cause in error_of(capsys, *words)
     if "is asked for" in cause:
-        monkeypatch.setenv(preflight.LONGER_CONTEXT, "1")
+        monkeypatch.setenv(refusals.LONGER_CONTEXT, "1")
         assert launch.main(words) == 0
 
 
@@ -535,9 +535,9 @@ def test_a_context_that_the_target_does_not_know_is_refused(
         words = ["--profile", "demo", "--dry-run", *option, "--", "--context-length", asked]
         assert "is asked for, the target knows 4096" in error_of(capsys, *words)
         for on in ("1", "True", "yes", "y"):
-            monkeypatch.setenv(preflight.LONGER_CONTEXT, on)
+            monkeypatch.setenv(refusals.LONGER_CONTEXT, on)
             assert launch.main(words) == 0
-        monkeypatch.delenv(preflight.LONGER_CONTEXT)
+        monkeypatch.delenv(refusals.LONGER_CONTEXT)
         capsys.readouterr()
     assert launch.main([*words[:-1], "4096"]) == 0
 

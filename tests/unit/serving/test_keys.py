@@ -11,7 +11,7 @@ import pytest
 from sglang_qwen3next_eagle3 import launch, plugin
 from sglang_qwen3next_eagle3.base.errors import Replacement
 from sglang_qwen3next_eagle3.cli import launch as cli
-from sglang_qwen3next_eagle3.serving import machine, preflight, server
+from sglang_qwen3next_eagle3.serving import machine, refusals, server
 from tests.support import key_files
 from tests.support.key_files import ADMIN, KEY
 from tests.support.launching import dry_run, error_of
@@ -242,9 +242,9 @@ def test_grpc_which_asks_for_no_key_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
 ) -> None:
-    named = words[0].partition("=")[0] if words else preflight.GRPC_PORT
+    named = words[0].partition("=")[0] if words else refusals.GRPC_PORT
     if not words:
-        monkeypatch.setenv(preflight.GRPC_PORT, "5000")
+        monkeypatch.setenv(refusals.GRPC_PORT, "5000")
     key = ["--api-key-file", files[0]]
     near = ["--profile", "demo", "--dry-run"]
     for options in ([*OPEN, "--dry-run"], [*OPEN, "--dry-run", *key], [*near, *key]):
