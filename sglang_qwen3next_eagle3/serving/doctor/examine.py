@@ -30,8 +30,8 @@ from sglang_qwen3next_eagle3.serving.doctor import (
 )
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from sglang_qwen3next_eagle3.serving.doctor.memory import GIB, MIB, Choice, Inputs, Plan
-from sglang_qwen3next_eagle3.serving.doctor.server import Server
 from sglang_qwen3next_eagle3.serving.doctor.settings import Unplanned
+from sglang_qwen3next_eagle3.serving.doctor.subject import Subject
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.preflight import Options
 from sglang_qwen3next_eagle3.serving.profile import Profile
@@ -138,7 +138,7 @@ def before_the_launch(launch: Launch, chosen: Profile) -> list[Finding]:
     return [finding for finding in (*told, *of_plan) if finding.level != "note"]
 
 
-def _names(server: Server, found: Host, gpu: str | None) -> tuple[str, ...]:
+def _names(server: Subject, found: Host, gpu: str | None) -> tuple[str, ...]:
     """gpu: what was asked for in place of this machine's, a name or its GiB."""
     if gpu is None:
         return tuple(sorted({one.name for one in server.needs.of(found.visible)}))
@@ -175,7 +175,7 @@ def _folder(
     )
 
 
-def _server(launch: Launch, chosen: Profile, target: Path | None, head: Path | None) -> Server:
+def _server(launch: Launch, chosen: Profile, target: Path | None, head: Path | None) -> Subject:
     known = published.config(chosen.target) if target is None else None
     of_target = Target.from_path(target) if target else None
     if known is not None:
@@ -186,7 +186,7 @@ def _server(launch: Launch, chosen: Profile, target: Path | None, head: Path | N
     elif chosen.head is not None and (config := published.config(chosen.head)) is not None:
         of_head = Head(Path(chosen.head), config, {})
     given = flags.parse(launch.argv)
-    return Server(launch, given, chosen.algorithm, of_target, of_head)
+    return Subject(launch, given, chosen.algorithm, of_target, of_head)
 
 
 def _installation(*, cpu_engine: bool) -> Iterator[Finding]:
@@ -227,7 +227,7 @@ def _notes(launch: Launch) -> Iterator[Finding]:
         yield warning("launch", text) if text != line else note("launch", text)
 
 
-def _whole_target(server: Server, folder: Path) -> tuple[Server, list[Finding]]:
+def _whole_target(server: Subject, folder: Path) -> tuple[Subject, list[Finding]]:
     if server.dummy:
         told = [note("checkpoint", f"{folder}: no weights are read (--load-format dummy)")]
     else:
@@ -239,7 +239,7 @@ def _whole_target(server: Server, folder: Path) -> tuple[Server, list[Finding]]:
     return server, told
 
 
-def _disk(found: Host, server: Server) -> Iterator[Finding]:
+def _disk(found: Host, server: Subject) -> Iterator[Finding]:
     """Whether the target has room where it will be downloaded to."""
     if found.hub_cache is None or server.target is None or server.dummy:
         return
@@ -264,7 +264,7 @@ def _head(chosen: Profile, folder: Path, target: Target) -> Iterator[Finding]:
 
 
 def _plan(
-    server: Server, found: Host, hardware: str, mib: int | None
+    server: Subject, found: Host, hardware: str, mib: int | None
 ) -> tuple[Plan | None, tuple[Choice, ...], str, list[Finding]]:
     """The plan, what flags would buy, what it goes by, and what it says."""
     if server.target is None:
@@ -317,7 +317,7 @@ def _plan(
     return plan, choices, f"{basis}, {source}", told
 
 
-def _recorded_by_states(server: Server, on: frozenset[str]) -> Iterator[Finding]:
+def _recorded_by_states(server: Subject, on: frozenset[str]) -> Iterator[Finding]:
     """What cycles take that adaptive drafting records in each of its states, beside all pools."""
     given = server.given
     file = given.value(adaptive.CONFIG)
@@ -341,7 +341,7 @@ def _recorded_by_states(server: Server, on: frozenset[str]) -> Iterator[Finding]
     )
 
 
-def _weights(server: Server, resolved: settings.ServerSettings) -> memory.Weights:
+def _weights(server: Subject, resolved: settings.ServerSettings) -> memory.Weights:
     assert server.target is not None
     target, tp, width = server.target, resolved.tp, resolved.dtype_bytes
     tensors = server.tensors or weights.of_config(target, mtp=True)
@@ -356,7 +356,7 @@ def _weights(server: Server, resolved: settings.ServerSettings) -> memory.Weight
 
 
 def _memory_of(
-    server: Server, found: Host, hardware: str, mib: int | None
+    server: Subject, found: Host, hardware: str, mib: int | None
 ) -> tuple[float | None, int | None, str]:
     """Memory of the smallest device in MiB as SGLang asks for it, bytes that are free on it once
     the processes have started, and what both are taken from."""

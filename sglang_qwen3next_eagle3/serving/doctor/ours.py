@@ -10,10 +10,10 @@ from sglang_qwen3next_eagle3.overlay.seams import seams as of_seams
 from sglang_qwen3next_eagle3.serving import switches
 from sglang_qwen3next_eagle3.serving.doctor import findings
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
-from sglang_qwen3next_eagle3.serving.doctor.server import Server
+from sglang_qwen3next_eagle3.serving.doctor.subject import Subject
 
 
-def fast(server: Server, found: Host, mib: int | None) -> Iterator[Finding]:
+def fast(server: Subject, found: Host, mib: int | None) -> Iterator[Finding]:
     if not server.on_gpu:
         return
     wanted = stages.parse(server.environment.get(variables.FAST))
@@ -33,7 +33,7 @@ def fast(server: Server, found: Host, mib: int | None) -> Iterator[Finding]:
 
 
 def _by_default(
-    switch: switches.Switch, server: Server, why: Callable[[], str | None]
+    switch: switches.Switch, server: Subject, why: Callable[[], str | None]
 ) -> Iterator[Finding]:
     """What becomes of a switch of which nobody said anything, or only that it is off. why: asked
     where the launch has it on, tells why it would be off."""
@@ -47,7 +47,7 @@ def _by_default(
         yield note(switch, line)
 
 
-def _other_gpu(server: Server, found: Host | None) -> str | None:
+def _other_gpu(server: Subject, found: Host | None) -> str | None:
     """Why a GPU of this machine is none that anything was proved on, or None."""
     used = server.needs.of(found.visible) if found is not None else ()
     if any(gpu.capability != findings.FAST_CAPABILITY for gpu in used):
@@ -55,7 +55,7 @@ def _other_gpu(server: Server, found: Host | None) -> str | None:
     return None
 
 
-def _not_proved(switch: switches.Switch, server: Server) -> str | None:
+def _not_proved(switch: switches.Switch, server: Subject) -> str | None:
     """Why what is on by default, and was not asked for, stays off on a GPU that it would use."""
     given = server.given
     config = server.target.config if server.target is not None else None
@@ -63,7 +63,7 @@ def _not_proved(switch: switches.Switch, server: Server) -> str | None:
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _no_fast_path(server: Server, found: Host | None) -> str | None:
+def _no_fast_path(server: Subject, found: Host | None) -> str | None:
     """Why; the server's log says what only the loaded model shows (overlay/fast/conditions)."""
     if (reason := _other_gpu(server, found)) is not None:
         return reason
@@ -75,7 +75,7 @@ def _no_fast_path(server: Server, found: Host | None) -> str | None:
     return _not_reviewed("fast")
 
 
-def seams(server: Server, found: Host | None) -> Iterator[Finding]:
+def seams(server: Subject, found: Host | None) -> Iterator[Finding]:
     if not server.on_gpu:
         return
     asked = server.environment.get(variables.SEAMS)
@@ -96,7 +96,7 @@ def seams(server: Server, found: Host | None) -> Iterator[Finding]:
         yield warning("seams", f"the seams will be SGLang's: {reason}", "--no-seams, or mend it")
 
 
-def are_on(server: Server, found: Host | None) -> frozenset[str]:
+def are_on(server: Subject, found: Host | None) -> frozenset[str]:
     """The stages and seams that will be on, as far as one can tell before the server does."""
     if not server.on_gpu:
         return frozenset()

@@ -14,7 +14,7 @@ from sglang_qwen3next_eagle3.serving.profile import Algorithm
 
 
 @dataclass(frozen=True)
-class Server:
+class Subject:
     """What is asked about. tensors: of the target's headers, None where there are none to read.
     gpus: the names of those that it would use, as far as they are known."""
 
