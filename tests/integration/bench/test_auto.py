@@ -24,13 +24,15 @@ from sglang_qwen3next_eagle3.serving import doctor, server
 from tests.support import fake_sglang
 
 ROOT = Path(__file__).resolve().parents[3]
+# A cycle of no time at all is none to a file of states, which has three decimals of a millisecond.
+DRAFTS = {"per_chunk": 3, "chunk_seconds": 0.001}
 
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LAUNCHER", fake_sglang.__name__)
     monkeypatch.chdir(ROOT)
-    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"auto": {"per_chunk": 3}}))
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"auto": DRAFTS}))
 
 
 def words(out: Path, *more: str) -> list[str]:
@@ -106,7 +108,7 @@ def test_every_server_has_gpus_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three servers, two at a time; a number of steps by itself is compared with its state."""
-    fakes = {"auto": {"per_chunk": 3}, "2-1-3-alone": {"per_chunk": 3}}
+    fakes = {"auto": DRAFTS, "2-1-3-alone": DRAFTS}
     monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps(fakes))
     assert main([*words(tmp_path), "--alone", "2", "--gpus", "4,6"]) == 0
     said = capsys.readouterr()
@@ -260,14 +262,14 @@ def test_no_choice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_server_that_dies_leaves_the_rest_unmeasured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crash = {"auto": {"per_chunk": 3, "crash_at": 9}}
+    crash = {"auto": {**DRAFTS, "crash_at": 9}}
     monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps(crash))
     assert main(words(tmp_path)) == 1
     result = Result.load(tmp_path)
     assert result.configuration("auto").status == "failed"
     assert result.configuration("auto").algorithm == ADAPTIVE
     assert not (tmp_path / auto.STATES).exists()
-    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"auto": {"per_chunk": 3}}))
+    monkeypatch.setenv(fake_sglang.VARIABLE, json.dumps({"auto": DRAFTS}))
     assert main(words(tmp_path)) == 0
 
 
