@@ -59,8 +59,12 @@ def find(kind: str, folder: Path, name_or_file: str) -> Path:
                 f"no {kind} {name_or_file!r}: choose one of {', '.join(known)}, "
                 "or give a .yaml file of your own"
             )
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the {kind}'s .yaml file in it")
     if not path.is_file():
-        raise UserError(f"no {kind} file {path}")
+        raise UserError(
+            f"no {kind} file {path}: write one, or choose one of {', '.join(names(folder))}"
+        )
     return path
 
 
@@ -68,10 +72,15 @@ def read_mapping(path: Path, kind: str) -> dict[str, Any]:
     """The mapping in a YAML file, not validated.
 
     Raises:
-        UserError: it cannot be read, is not YAML, or holds no mapping.
+        UserError: it cannot be read, is not YAML, holds no mapping, a key twice, or a text that no
+            command line and no environment can hold.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is not None:
+            _check(node, path)
+        data = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError) as error:  # also of dates and numbers that cannot be
         raise UserError(f"{path} is not YAML: {one_line(error)}") from None
     except RecursionError:
@@ -81,6 +90,36 @@ def read_mapping(path: Path, kind: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no mapping of {kind} keys")
     return data
+
+
+def _check(root: yaml.Node, path: Path) -> None:
+    """Of two values of a key YAML takes the last, without a word; of a NUL a process cannot be told
+    (execve(2) ends a text there)."""
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        node = waiting.pop()
+        inside: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[tuple[str, str], int] = {}
+            for key, value in node.value:
+                inside += [key, value]
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                line, name = key.start_mark.line + 1, (key.tag, key.value)
+                if name in lines:
+                    raise UserError(
+                        f"{path}: {key.value!r} is there twice, in lines {lines[name]} and {line}: "
+                        "leave one of them"
+                    )
+                lines[name] = line
+        elif isinstance(node, yaml.SequenceNode):
+            inside += node.value
+        elif "\0" in node.value:
+            line = node.start_mark.line + 1
+            raise UserError(f"{path}: line {line} holds a NUL character: take it out")
+        # An alias is the node that it names, which may hold it.
+        waiting += [one for one in inside if id(one) not in seen]
+        seen |= {id(one) for one in inside}
 
 
 def load(
@@ -131,6 +170,8 @@ def first_error(
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    if first["type"] in ("dict_type", "model_type"):
+        message = "keys with values are needed, as in {key: value}"
     if first["type"] == "extra_forbidden":
         message = "unknown key"
         if model is not None and len(first["loc"]) == 1:

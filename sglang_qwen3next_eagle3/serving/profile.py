@@ -155,6 +155,29 @@ class Profile(Strict):
             raise ValueError(str(error)) from None
         return text
 
+    @field_validator("target", "head", "target_revision", "head_revision")
+    @classmethod
+    def _names_something(cls, given: str | None) -> str | None:
+        # An unset variable of a script leaves an empty word: a folder's name would be this one's,
+        # and a revision none.
+        if given is not None and not given.strip():
+            raise ValueError("it is empty: name one, or leave it out")
+        return given
+
+    @field_validator("sglang", mode="before")
+    @classmethod
+    def _values_are_values(cls, given: object) -> object:
+        for name, value in given.items() if isinstance(given, dict) else ():
+            several = value if isinstance(value, list) else [value]
+            kinds = {type(one) for one in several}
+            alike = len(kinds) < 2 and kinds <= {int, str} if isinstance(value, list) else True
+            if not alike or not kinds <= {bool, int, float, str}:
+                raise ValueError(
+                    f"{name!r}: a flag takes true, false, a number, a text, or a list of whole "
+                    "numbers or of texts"
+                )
+        return given
+
     @field_validator("sglang")
     @classmethod
     def _flags_are_flags(cls, given: dict[str, FlagValue]) -> dict[str, FlagValue]:

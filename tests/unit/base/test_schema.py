@@ -50,7 +50,8 @@ def test_a_preset_is_found_by_its_name_and_a_file_by_its_path(folder: Path, tmp_
     ("name", "message"),
     [
         ("tiny", "no thing 'tiny': choose one of big, small, or give a .yaml file of your own"),
-        ("tiny.yaml", "no thing file tiny.yaml"),
+        ("tiny.yaml", "no thing file tiny.yaml: write one, or choose one of big, small"),
+        (".yaml", "no thing file .yaml: write one, or choose one of big, small"),
     ],
 )
 def test_what_is_not_there_is_named(folder: Path, name: str, message: str) -> None:
@@ -70,6 +71,13 @@ def test_what_is_not_there_is_named(folder: Path, name: str, message: str) -> No
         (b"a-part: {size-of-it: 3, x: 1}", ": a-part.x: unknown key"),
         (b"a-part: {size-of-it: 0}", ": a-part.size-of-it: Input should be greater"),
         (b"a-part: {size-of-it: 10}", ": a-part: it is too large"),
+        (b"a-part: [1]", ": a-part: keys with values are needed, as in {key: value}"),
+        (GOOD.encode() + b"a-part: {size-of-it: 2}", ": 'a-part' is there twice, in lines 1 and 2"),
+        (b"a-part: {size-of-it: 2, size-of-it: 3}", ": 'size-of-it' is there twice, in lines 1 and"),
+        (b"x: [{b: 1, 'b': 2}]", ": 'b' is there twice, in lines 1 and 1: leave one of them"),
+        (b'a-part: {size-of-it: "2\\0"}', ": line 1 holds a NUL character: take it out"),
+        (b'"a\\0": 1', ": line 1 holds a NUL character: take it out"),
+        (b"a-part: &a [*a]", ": a-part: keys with values are needed"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_one_line(folder: Path, content: bytes, message: str) -> None:
@@ -80,6 +88,24 @@ def test_what_is_wrong_in_a_file_is_one_line(folder: Path, content: bytes, messa
     assert str(path) in str(refused.value)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_what_stands_once_in_each_mapping_is_no_key_twice(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: [{x: 1}, {x: 1}]\n1: a\n'1': b\n")
+    assert schema.read_mapping(path, "thing") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 3, "y": 2},
+        "c": [{"x": 1}, {"x": 1}],
+        1: "a",
+        "1": "b",
+    }
+
+
+def test_a_folder_in_a_file_s_place_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").mkdir()
+    with pytest.raises(UserError, match=r"mine\.yaml is a folder: name the thing's \.yaml file"):
+        load(folder, str(tmp_path / "mine.yaml"))
 
 
 def test_a_file_that_cannot_be_read_says_why(folder: Path) -> None:
