@@ -36,6 +36,8 @@ def local_folder(name: str, what: str = "target") -> Path | None:
     if name == DEMO:
         pair = demo_pair()
         return pair.head if what == "head" else pair.target
+    if not name.strip():
+        raise UserError("no checkpoint is named: give its folder or its hub name")
     path = expanded(name)
     if path.is_dir():
         return path.resolve()

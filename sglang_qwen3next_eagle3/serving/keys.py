@@ -29,7 +29,9 @@ class Keys:
 
     @property
     def environment(self) -> dict[str, str]:
-        """How the plugin is told. Raises UserError: the key is given twice."""
+        """How the plugin is told. Raises UserError: the key is given twice, or is none."""
+        if self.api_key is not None and not self.api_key.strip():
+            raise _empty(API_KEY)
         if self.api_key and self.api_key_file is not None:
             raise _twice(API_KEY, ["--api-key", "--api-key-file"])
         told = {}
@@ -59,8 +61,11 @@ def is_guarded(given: Parsed, environment: Mapping[str, str]) -> bool:
 
 
 def check(given: Parsed, environment: Mapping[str, str]) -> None:
-    """Raises UserError: one key comes from several places."""
+    """Raises UserError: one key comes from several places, or a flag for one says none."""
     for flag in variables.KEYS:
+        spelled = given.value(flag)
+        if spelled is not None and not spelled.strip():
+            raise _empty(flag)
         found = sources(flag, given, environment)
         if len(found) > 1:
             raise _twice(flag, found)
@@ -75,6 +80,14 @@ def check_readable(given: Parsed, environment: Mapping[str, str]) -> None:
                 read_key(Path(value), f"{flag}-file")
             else:
                 check_key(given.value(flag) or value.strip())
+
+
+def _empty(flag: str) -> UserError:
+    """SGLang takes an empty key for none, and answers everybody."""
+    return UserError(
+        f"{flag} is empty, as an unset variable leaves it, and would guard nothing: name a key, or "
+        "leave it out"
+    )
 
 
 def _twice(flag: str, found: list[str]) -> UserError:

@@ -52,6 +52,11 @@ def check_flags(
             f"{extra.stray[0]!r} after -- belongs to no flag: SGLang would end with its usage; "
             "mend it, or put its flag before it"
         )
+    if given.stray:
+        raise UserError(
+            f"{given.stray[0]!r} in the profile's sglang belongs to no flag: a switch takes true or "
+            "false"
+        )
     for name, option in _CHECKED.items():
         for entry in extra.of(name):
             raise UserError(

@@ -48,6 +48,16 @@ def test_paths_that_are_not_there_are_not_taken_for_hub_names(tmp_path: Path) ->
     assert hub.local_folder("Qwen/Qwen3-Coder-Next") is None
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_folder_that_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint is named: give its folder or its hub name"):
+        hub.local_folder(name)
+
+
 def test_demo_is_the_target_or_the_head_of_the_pair() -> None:
     assert hub.resolve("demo", what="target").parts[-2:] == ("demo", "target")
     assert hub.resolve("demo", what="head").parts[-2:] == ("demo", "head")

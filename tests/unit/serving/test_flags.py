@@ -253,6 +253,19 @@ def test_a_word_that_no_flag_takes_is_refused(
         assert "'WORD' after -- belongs to no flag" in error
 
 
+@pytest.mark.parametrize("value", ["'yes please'", "1", "''", "[1, 2]"])
+def test_so_it_is_in_a_profile(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, value: str
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "description: x\nhardware: any\ntarget: Qwen/Qwen3-Coder-Next\nalgorithm: none\n"
+        f"sglang: {{attention-backend: triton, tp: 4, disable-cuda-graph: {value}}}\n"
+    )
+    error = error_of(capsys, "--profile", str(file), "--dry-run")
+    assert "in the profile's sglang belongs to no flag: a switch takes true or false" in error
+
+
 def test_words_that_a_flag_takes_are_none_of_them() -> None:
     taken = ["--cuda-graph-bs", "1", "2", "--no-such-flag", "a", "b", "--log-level", "info"]
     assert flags.parse(taken).stray == ()

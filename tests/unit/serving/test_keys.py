@@ -96,6 +96,23 @@ def test_one_key_from_two_places_is_refused(
     assert "leave one of them" in error
 
 
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["--api-key", ""], "--api-key"),
+        (["--api-key= "], "--api-key"),
+        (["--", "--api-key", ""], "--api-key"),
+        (["--", "--api-k="], "--api-key"),
+        (["--", "--admin-api-key="], "--admin-api-key"),
+    ],
+)
+def test_an_empty_key_is_not_taken_for_none(
+    capsys: pytest.CaptureFixture[str], words: list[str], flag: str
+) -> None:
+    error = error_of(capsys, "--profile", "demo", "--dry-run", *words)
+    assert f"{flag} is empty, as an unset variable leaves it, and would guard nothing" in error
+
+
 @pytest.mark.parametrize("option", ["--api-key-file", "--admin-api-key-file"])
 def test_keys_that_sglang_would_not_check_are_refused(
     files: tuple[str, str], capsys: pytest.CaptureFixture[str], option: str
