@@ -5,7 +5,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -35,12 +35,20 @@ class Parser(argparse.ArgumentParser):
         self.words = sys.argv[1:] if args is None else args
         arguments, unknown = super().parse_known_args(self.words, namespace)
         if unknown:
-            self.error(f"no such option: {' '.join(map(_name_of, unknown))}")
+            self.error(_unknown(unknown))
         return arguments, unknown
 
     def error(self, message: str) -> NoReturn:
         said = one_line(message).removeprefix("argument ")
         raise UserError(f"{said}; `{self.prog} --help` tells what there is")
+
+
+def _unknown(words: Sequence[str]) -> str:
+    """Of what no option took. A word may be a secret, so that none is shown."""
+    options = [word for word in words if word.startswith("-") and word != "--"]
+    if options:
+        return f"no such option: {' '.join(map(_name_of, options))}"
+    return "there are words that belong to no option; a text with spaces in it stands in quotes"
 
 
 def _name_of(word: str) -> str:
@@ -97,14 +105,19 @@ class _SGLangFlags(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         if values and not values[0].startswith("-"):
-            raise UserError(_stray(values[0], getattr(parser, "words", ())))
+            known = parser._option_string_actions
+            raise UserError(_stray(values[0], getattr(parser, "words", ()), known))
         setattr(namespace, self.dest, values)
 
 
-def _stray(word: str, words: Sequence[str]) -> str:
-    """Of one that belongs to no option; behind an option that there is not it may be a secret."""
+def _stray(word: str, words: Sequence[str], known: Container[str]) -> str:
+    """Of one that belongs to no option; behind an option that there is not it may be a secret.
+
+    known: the options that there are.
+    """
     at = words.index(word) if word in words else 0
-    if at > 0 and words[at - 1].startswith("-") and words[at - 1] != "--":
+    before = words[at - 1].partition("=")[0] if at > 0 else ""
+    if before.startswith("-") and before != "--" and before not in known:
         return (
             f"no such option: {_name_of(words[at - 1])}; SGLang's own flags stand behind a --, at "
             "the end"

@@ -38,6 +38,19 @@ STEPS = "SGLANG_QWEN3NEXT_EAGLE3_STEPS"
 SEAMS = "SGLANG_QWEN3NEXT_EAGLE3_SEAMS"
 """`on`, `off`, `auto`, or seams of a cycle (seams/seams.py) joined by commas; off without it."""
 
+PREFIX = "SGLANG_QWEN3NEXT_EAGLE3_"
+NAMES = frozenset(
+    {
+        *(CPU_ENGINE, SIMULATE, ROUTING, FAST, CYCLE_COSTS, LIMITS, CYCLE, ADAPTIVE, STEPS, SEAMS),
+        *KEYS.values(),
+        *(f"{name}{FILE}" for name in KEYS.values()),
+        "SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS",  # model/aux_layers.py
+        "SGLANG_QWEN3NEXT_EAGLE3_FAST_TRY",  # fast/trials.py
+        "SGLANG_QWEN3NEXT_EAGLE3_FAST_PDL",  # fast/device.py
+    }
+)
+"""All that begin so: what else does is a slip, which nothing would read."""
+
 
 def spelled(given: object) -> str:
     """What a profile says of `fast` or of `seams`, as the variable for it spells that: true and

@@ -155,6 +155,7 @@ def _decide(
     if options.caches is not None:
         caches.check(options.caches)
         environment |= caches.environment(options.caches)
+    refusals.check_variables({**os.environ, **environment})
     bounds.parse({**os.environ, **environment}.get(LIMITS))
     refusals.check_flags(
         given,

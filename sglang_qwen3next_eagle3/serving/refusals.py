@@ -1,5 +1,6 @@
 """What of a command line `launch` refuses before SGLang is started, each in one line."""
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.model import shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay.environment import LIMITS, is_on
+from sglang_qwen3next_eagle3.overlay.environment import LIMITS, NAMES, PREFIX, is_on
 from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, prefix_cache, switches
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
@@ -54,8 +55,8 @@ def check_flags(
         )
     if given.stray:
         raise UserError(
-            f"{given.stray[0]!r} in the profile's sglang belongs to no flag: a switch takes true or "
-            "false"
+            f"{given.stray[0]!r} in the profile's sglang belongs to no flag: a switch takes true "
+            "or false"
         )
     for name, option in _CHECKED.items():
         for entry in extra.of(name):
@@ -83,6 +84,15 @@ def check_flags(
     if not 0 < _whole(port) < 65536:
         raise UserError(f"port {port!r}: a number from 1 to 65535")
     flags.check(given)
+
+
+def check_variables(environment: Mapping[str, str]) -> None:
+    """Of the caller and of the profile. Raises UserError: one of ours that nothing reads."""
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in NAMES:
+            near = difflib.get_close_matches(name, sorted(NAMES), 1, 0.75)
+            meant = f": {near[0]}?" if near else f"; there are {', '.join(sorted(NAMES))}"
+            raise UserError(f"nothing reads the variable {name}{meant}")
 
 
 def guards(given: Parsed, environment: Mapping[str, str]) -> list[str]:

@@ -17,6 +17,8 @@ from sglang_qwen3next_eagle3.base.files import read_json, write_json
 from sglang_qwen3next_eagle3.base.schema import StrictRecord, validate
 
 FORMAT = 1
+_FILE = "result.json"
+_WAY_OUT = "name the folder that `bench` wrote with --out, or the result.json in it"
 NONE = "none"
 """The configuration without speculation, which all others are compared with."""
 ADAPTIVE = "adaptive"
@@ -220,10 +222,13 @@ class Result(StrictRecord):
         Raises:
             UserError: not there, not JSON, or not a result of this format.
         """
-        if path.is_dir():
-            path = path / "result.json"
+        folder = path
+        if folder.is_dir():
+            path = folder / _FILE
         if not path.exists():
-            raise UserError(f"there is no result {path}")
+            below = sorted(str(one.parent) for one in folder.glob(f"*/{_FILE}"))
+            choices = f"name one below it, {', '.join(below[:8])}" if below else _WAY_OUT
+            raise UserError(f"there is no result {path}: {choices}")
         data = read_json(path, "give a result of `bench`")
         if (kind := data.get("kind")) in ("cycle", "start"):
             raise UserError(f"{path} is of `bench {kind}`: read the report.md beside it")

@@ -54,7 +54,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, fit
     from sglang_qwen3next_eagle3.bench.trees.plan import parse_accept_lengths, plan
 
-    if arguments.for_server:
+    if arguments.for_server is not None:
         for option in ("accept_lengths", "adaptive", "steps"):
             if getattr(arguments, option) is not None:
                 told = f"--{option.replace('_', '-')}"
@@ -65,7 +65,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         model = CostModel.load(arguments.model)
     else:
         model = fit(Result.load(arguments.result))
-    if arguments.for_server:
+    if arguments.for_server is not None:
         from sglang_qwen3next_eagle3.bench.trees.adaptive import of_result
         from sglang_qwen3next_eagle3.overlay.environment import CYCLE_COSTS
         from sglang_qwen3next_eagle3.overlay.metrics.cycle_costs import of_gpu

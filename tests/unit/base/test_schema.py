@@ -73,7 +73,10 @@ def test_what_is_not_there_is_named(folder: Path, name: str, message: str) -> No
         (b"a-part: {size-of-it: 10}", ": a-part: it is too large"),
         (b"a-part: [1]", ": a-part: keys with values are needed, as in {key: value}"),
         (GOOD.encode() + b"a-part: {size-of-it: 2}", ": 'a-part' is there twice, in lines 1 and 2"),
-        (b"a-part: {size-of-it: 2, size-of-it: 3}", ": 'size-of-it' is there twice, in lines 1 and"),
+        (
+            b"a-part: {size-of-it: 2, size-of-it: 3}",
+            ": 'size-of-it' is there twice, in lines 1 and",
+        ),
         (b"x: [{b: 1, 'b': 2}]", ": 'b' is there twice, in lines 1 and 1: leave one of them"),
         (b'a-part: {size-of-it: "2\\0"}', ": line 1 holds a NUL character: take it out"),
         (b'"a\\0": 1', ": line 1 holds a NUL character: take it out"),

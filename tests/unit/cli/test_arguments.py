@@ -161,6 +161,37 @@ def test_an_option_that_there_is_not_is_named_without_its_value(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["launch", "--profile", "b1", "--dry-run", "extra"],
+        ["launch", "--profile", "b1", "--tp=2", "extra", "--dry-run"],
+        ["launch", "--no-fast", "extra", "--profile", "b1"],
+        ["doctor", "--json", "extra"],
+    ],
+)
+def test_a_word_behind_an_option_that_there_is_does_not_blame_the_option(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 'extra' belongs to no option: mend it")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["chat", "hello", "w0rld"], ["head", "inspect", "demo", "--json", "w0rld"]]
+)
+def test_a_word_too_many_is_told_and_not_shown(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: there are words that belong to no option; a text with spaces")
+    assert "w0rld" not in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("words", [[], ["no-verb"], ["bench"], ["bench", "run"], ["head", "x"]])
 def test_what_is_missing_is_told_in_one_line(
     capsys: pytest.CaptureFixture[str], words: list[str]

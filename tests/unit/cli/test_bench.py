@@ -45,7 +45,19 @@ def test_what_is_no_result_is_one_line(
     assert "is no result of `bench` in format 1" in error
     assert error.count("\n") == 1
     assert main(["bench", verb[0], *[f"{path}/nothing" for path in first]]) == 2
-    assert "there is no result" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "there is no result" in error
+    assert "name the folder that `bench` wrote with --out" in error
+
+
+def test_results_below_a_folder_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("fp8", "bf16"):
+        speed.of_law().save(tmp_path / part / "result.json")
+    assert main(["bench", "plan", "--result", str(tmp_path)]) == 2
+    named = f"{tmp_path}/result.json: name one below it, {tmp_path}/bf16, {tmp_path}/fp8\n"
+    assert capsys.readouterr().err == f"error: there is no result {named}"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +89,7 @@ def test_numbers_that_are_none_are_told_in_a_sentence(
         (["--for-server", "3,1,4", "--accept-lengths", "2"], "leave out --accept-lengths"),
         (["--for-server", "3,1,4", "--adaptive", "x.json"], "leave out --adaptive"),
         (["--for-server", "3,1,4", "--steps", "1"], "leave out --steps"),
+        (["--for-server", ""], "tree '': write steps,topk,draft-tokens, for example 3,4,8"),
     ],
 )
 def test_a_plan_is_asked_for_in_one_way(

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.files import data_dir
@@ -228,7 +229,8 @@ def test_the_fast_path_where_it_cannot_be_is_refused_with_the_way_out(
 
 def own_profile(tmp_path: Path, line: str, name: str = "h200-fp8") -> str:
     own = tmp_path / "own.yaml"
-    own.write_text((data_dir("launch") / f"{name}.yaml").read_text() + line + "\n")
+    data = yaml.safe_load((data_dir("launch") / f"{name}.yaml").read_text())
+    own.write_text(yaml.safe_dump(data | (yaml.safe_load(line) or {})))
     return str(own)
 
 

@@ -266,6 +266,36 @@ def test_so_it_is_in_a_profile(
     assert "in the profile's sglang belongs to no flag: a switch takes true or false" in error
 
 
+@pytest.mark.parametrize("by", ["the caller", "the profile"])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("LIMIT", ": SGLANG_QWEN3NEXT_EAGLE3_LIMITS?"),
+        ("APIKEY", ": SGLANG_QWEN3NEXT_EAGLE3_API_KEY?"),
+        ("ZZZZZZZZZZZZZZZZZZZZ", "; there are SGLANG_QWEN3NEXT_EAGLE3_ADAPTIVE, "),
+    ],
+)
+def test_a_variable_of_ours_that_nothing_reads_is_refused(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    by: str,
+    name: str,
+    meant: str,
+) -> None:
+    name = f"SGLANG_QWEN3NEXT_EAGLE3_{name}"
+    profile = "b1"
+    if by == "the caller":
+        monkeypatch.setenv(name, "x")
+    else:
+        own = yaml.safe_load((data_dir("launch") / "b1.yaml").read_text())
+        own["environment"] = {name: "x"}
+        profile = str(tmp_path / "mine.yaml")
+        Path(profile).write_text(yaml.safe_dump(own))
+    error = error_of(capsys, "--profile", profile, "--dry-run")
+    assert f"nothing reads the variable {name}{meant}" in error
+
+
 def test_words_that_a_flag_takes_are_none_of_them() -> None:
     taken = ["--cuda-graph-bs", "1", "2", "--no-such-flag", "a", "b", "--log-level", "info"]
     assert flags.parse(taken).stray == ()

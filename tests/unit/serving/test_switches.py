@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import contract, proofs
@@ -71,7 +72,8 @@ def told(found: dict[str, Any], title: str) -> str:
 
 def own_profile(folder: Path, line: str, name: str = "h200-fp8") -> str:
     own = folder / "own.yaml"
-    own.write_text((data_dir("launch") / f"{name}.yaml").read_text() + line + "\n")
+    data = yaml.safe_load((data_dir("launch") / f"{name}.yaml").read_text())
+    own.write_text(yaml.safe_dump(data | (yaml.safe_load(line) or {})))
     return str(own)
 
 
