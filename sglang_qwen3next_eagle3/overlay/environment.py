@@ -3,6 +3,8 @@
 They are read in every process of the server; `model.aux_layers` names the one of the selection.
 """
 
+import re
+
 CPU_ENGINE = "SGLANG_QWEN3NEXT_EAGLE3_CPU_ENGINE"
 """Set to 1, it lets stock SGLang run Qwen3-Next without a GPU (the demo profile sets it)."""
 SIMULATE = "SGLANG_QWEN3NEXT_EAGLE3_SIMULATE"
@@ -49,7 +51,9 @@ NAMES = frozenset(
         "SGLANG_QWEN3NEXT_EAGLE3_FAST_PDL",  # fast/device.py
     }
 )
-"""All that begin so: what else does is a slip, which nothing would read."""
+"""All that begin so: what else does is a slip, which nothing would read, or `OF_A_SERVICE`."""
+OF_A_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+"""How Kubernetes tells a container of a service whose name begins as ours (as Docker of a link)."""
 
 
 def spelled(given: object) -> str:

@@ -9,7 +9,13 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.model import shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay.environment import LIMITS, NAMES, PREFIX, is_on
+from sglang_qwen3next_eagle3.overlay.environment import (
+    LIMITS,
+    NAMES,
+    OF_A_SERVICE,
+    PREFIX,
+    is_on,
+)
 from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, prefix_cache, switches
 from sglang_qwen3next_eagle3.serving.command_line import (
     DEFAULT_PORT,
@@ -89,6 +95,8 @@ def check_flags(
 def check_variables(environment: Mapping[str, str]) -> None:
     """Of the caller and of the profile. Raises UserError: one of ours that nothing reads."""
     for name in sorted(environment):
+        if OF_A_SERVICE.search(name):
+            continue
         if name.startswith(PREFIX) and name not in NAMES:
             near = difflib.get_close_matches(name, sorted(NAMES), 1, 0.75)
             meant = f": {near[0]}?" if near else f"; there are {', '.join(sorted(NAMES))}"

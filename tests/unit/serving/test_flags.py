@@ -16,6 +16,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
+from sglang_qwen3next_eagle3.overlay import environment
 from sglang_qwen3next_eagle3.serving import command_line, flags, refusals
 from tests.support import sglang_parser
 from tests.support.checkpoints import FP8, SMALL_HEAD, write_config, write_head, write_target
@@ -294,6 +295,22 @@ def test_a_variable_of_ours_that_nothing_reads_is_refused(
         Path(profile).write_text(yaml.safe_dump(own))
     error = error_of(capsys, "--profile", profile, "--dry-run")
     assert f"nothing reads the variable {name}{meant}" in error
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_30000_TCP",
+        "PORT_30000_TCP_PROTO", "ROUTER_SERVICE_HOST", "ROUTER_PORT_8000_TCP_ADDR",
+    ],
+)  # fmt: skip
+def test_a_service_of_a_cluster_may_be_named_as_we_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"SGLANG_QWEN3NEXT_EAGLE3_{name}", "tcp://10.0.0.1:30000")
+    assert launch.main(["--profile", "b1", "--dry-run"]) == 0
+    assert not environment.OF_A_SERVICE.search("SGLANG_QWEN3NEXT_EAGLE3_REPORT")
+    assert not any(environment.OF_A_SERVICE.search(name) for name in environment.NAMES)
 
 
 def test_words_that_a_flag_takes_are_none_of_them() -> None:
