@@ -181,7 +181,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _target_of(arguments: argparse.Namespace) -> str:
     """Its target: the one that is named, else that of the demo pair, else the published one."""
-    return arguments.target or (DEMO if arguments.head == DEMO else TARGET)
+    if arguments.target is not None:
+        return str(arguments.target)
+    return DEMO if arguments.head == DEMO else TARGET
 
 
 ACTIONS = {

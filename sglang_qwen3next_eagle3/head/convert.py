@@ -5,7 +5,6 @@ written as SGLang reads it, with sizes from the tensors themselves. A head whose
 no code for is refused: no renaming makes it draft as it was trained (head/formats.py).
 """
 
-import json
 import re
 import tempfile
 from array import array
@@ -104,6 +103,7 @@ def plan(folder: Path, name: str, layers: Tap | None = None) -> Conversion:
     """
     files = Folder(folder)
     config = files.config()
+    formats.check_types(config, name)
     safetensors = any(file.endswith(".safetensors") for file in files.sizes)
     stored = stored_parts(files)
     tensors = {part.origin: part for part in stored}
@@ -188,18 +188,15 @@ def show(made: Conversion, console: "Console") -> None:
         tensors.add_row(escape(origin), f"left out: {escape(reason)}")
     config = table("key of the config", "in the source", "becomes")
     for key, (was, now) in made.changed.items():
-        told = _short(now) if key in made.config else "left out"
-        config.add_row(escape(key), escape(_short(was)) if key in made.before else "", escape(told))
+        told = formats.shown(now) if key in made.config else "left out"
+        config.add_row(
+            escape(key), escape(formats.shown(was)) if key in made.before else "", escape(told)
+        )
     for one in (tensors, config):
         if one.row_count:
             console.print(one)
     for note in made.notes:
         console.print(f"[cyan]note[/] {escape(note)}", soft_wrap=True)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _flat(config: Mapping[str, Any], kind: HeadFormat) -> dict[str, Any]:

@@ -7,9 +7,12 @@ AutoModel (components/speculative/eagle) and ModelOpt (torch/export/plugins/hf_s
 export is the form that SGLang reads).
 """
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from sglang_qwen3next_eagle3.base.errors import UserError
 
 ARCHITECTURE = "LlamaForCausalLMEagle3"
 IDS = "eagle_aux_hidden_state_layer_ids"
@@ -32,6 +35,50 @@ SPECULATORS = HeadFormat("speculators", ids="inputs", default="sglang")
 VLLM = HeadFormat("vLLM", ids="inputs", default="sglang")
 NEMO = HeadFormat("NeMo AutoModel", ids="outputs", default="sglang")
 UNNAMED = HeadFormat("that of another architecture")
+
+
+_NUMBERS = (
+    "hidden_size", "target_hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim",
+    "num_key_value_heads", "intermediate_size", "vocab_size", "draft_vocab_size",
+    "num_aux_hidden_states", "max_position_embeddings",
+)  # fmt: skip
+_MAPPINGS = ("eagle_config", "transformer_layer_config", "rope_scaling", "rope_parameters")
+_MOST = {"num_hidden_layers": 1000, "num_aux_hidden_states": 1000}
+"""So many are gone through one by one; of other sizes any that a tensor could have."""
+
+
+def check_types(config: Mapping[str, Any], where: str) -> None:
+    """Raises UserError: a key that is read is of another kind than in any head, as where a file is
+    damaged or was written by hand."""
+    for key in _NUMBERS:
+        value, most = config.get(key), _MOST.get(key, 10**9)
+        if value is not None and (type(value) is not int or not 0 <= value <= most):
+            raise UserError(
+                f"{where}: {key} in its config.json is {shown(value)}: a whole number from 0 to "
+                f"{most} is needed"
+            )
+    for key in _MAPPINGS:
+        if not isinstance(value := config.get(key), dict | None):
+            raise UserError(
+                f"{where}: {key} in its config.json is {shown(value)}: an object is needed"
+            )
+    names = config.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(type(n) is str for n in names)):
+        raise UserError(
+            f"{where}: architectures in its config.json is {shown(names)}: a list of names is "
+            "needed"
+        )
+    for place in (config, config.get("eagle_config") or {}):
+        if not isinstance(ids := place.get(IDS), list | None):
+            raise UserError(f"{where}: {IDS} in its config.json is {shown(ids)}: a list is needed")
+    if nested := config.get("transformer_layer_config"):
+        check_types(nested, where)
+
+
+def shown(value: object) -> str:
+    """As JSON has it, cut short."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def recognise(config: Mapping[str, Any], tensors: Collection[str] = ()) -> HeadFormat | None:

@@ -84,6 +84,7 @@ class Head:
         whole: False also takes a config whose weights are not there yet, as a head without tensors.
         """
         config = files.config()
+        formats.check_types(config, files.name)
         if formats.recognise(config) is not formats.SGLANG:
             raise _not_eagle3(files, config)
         if not whole and not head_files.has_weights(files):

@@ -314,3 +314,43 @@ def test_an_option_says_what_top_level_ids_do_not(
     argv = ["launch", "--profile", "b1", "--target", str(target), "--head", str(head), "--dry-run"]
     assert main([*argv, "--aux-layers", "output:3,23,47"]) == 0
     assert "output:3,23,47" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"architectures": 3}, "architectures in its config.json is 3: a list of names is needed"),
+        ({"architectures": ["x", 3]}, '["x", 3]: a list of names is needed'),
+        ({"num_hidden_layers": 10**30}, "a whole number from 0 to 1000 is needed"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers in its config.json is -1: a whole number"),
+        ({"num_aux_hidden_states": "x"}, 'num_aux_hidden_states in its config.json is "x"'),
+        ({"num_aux_hidden_states": float("inf")}, "is Infinity: a whole number from 0 to 1000"),
+        ({"hidden_size": True}, "hidden_size in its config.json is true: a whole number"),
+        ({"vocab_size": [1]}, "vocab_size in its config.json is [1]: a whole number"),
+        ({"eagle_config": [1]}, "eagle_config in its config.json is [1]: an object is needed"),
+        ({"eagle_config": {IDS: 3}}, f"{IDS} in its config.json is 3: a list is needed"),
+        ({IDS: "x"}, f'{IDS} in its config.json is "x": a list is needed'),
+    ],
+)
+def test_a_key_of_another_kind_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], told: str
+) -> None:
+    for make in (foreign.sglang, foreign.vllm):
+        source = make(tmp_path / make.__name__)
+        config = source / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | change))
+        assert main(["head", "convert", str(source), str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+        assert main(["head", "inspect", str(source), "--target", "demo", "--json"]) == 2
+        assert told in str(json.loads(capsys.readouterr().out)["findings"])
+
+
+def test_so_it_is_inside_the_config_of_speculators(tmp_path: Path) -> None:
+    source = foreign.speculators(tmp_path / "head")
+    config = json.loads((source / "config.json").read_text())
+    config["transformer_layer_config"]["num_attention_heads"] = "many"
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match='num_attention_heads in its config.json is "many"'):
+        convert.plan(source, "head")
