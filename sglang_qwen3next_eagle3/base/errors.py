@@ -89,7 +89,7 @@ def exit_status(verb: Callable[[], int | Replacement]) -> int:
     except OSError as error:
         if error.strerror is None:
             raise  # A library's own error: nobody can mend it by what it says.
-        return _tell(f"{error.filename or 'a file'}: {error.strerror}")
+        return _tell(f"{error.filename or 'standard output, or a file'}: {error.strerror}")
     if isinstance(result, Replacement):
         # After `interruptible`: SGLang finds the signals as they were.
         os.execvpe(result.argv[0], list(result.argv), {**os.environ, **result.environment})

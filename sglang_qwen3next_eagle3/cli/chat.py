@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         converse(Conversation(client, options, arguments.system))
         return 0
     prompt = _standard_input() if arguments.prompt in (None, "-") else arguments.prompt
+    if not prompt.strip():
+        raise UserError("nothing to ask: the question is empty")
     messages = [{"role": "user", "content": prompt}]
     if arguments.system:
         messages.insert(0, {"role": "system", "content": arguments.system})

@@ -33,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 when the question was answered. Raises UserError or ServerFailed."""
+    if not arguments.question.strip():
+        raise UserError("nothing to ask: --question is empty")
     key = _key(arguments.sglang)
     port = free_port(DEFAULT_PORT) if arguments.port is None else arguments.port
     # What `launch` would refuse is refused here, before it is started and in its words.

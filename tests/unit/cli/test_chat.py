@@ -57,6 +57,18 @@ def test_a_key_in_a_file_is_none_of_the_command_line(
     assert [request["key"] for request in server.requests] == ["Bearer filed"]
 
 
+@pytest.mark.parametrize("question", ["", " ", "\n"])
+def test_an_empty_question_is_not_asked(
+    server: FakeChat, capsys: pytest.CaptureFixture[str], question: str
+) -> None:
+    for words in (["chat", question, "--base-url", server.url], ["demo", "--question", question]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: nothing to ask: ")
+        assert error.count("\n") == 1
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("words", [[], ["-"]])
 def test_without_a_terminal_the_question_comes_from_standard_input(
     server: FakeChat,
