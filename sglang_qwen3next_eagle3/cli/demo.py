@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import shlex
 import shutil
 import tempfile
@@ -129,10 +130,9 @@ def _serve(server: Server) -> None:
 
 
 def _how_to_go_on(url: str, question: str, serve: bool, keyed: bool) -> None:
-    body = (
-        '{"model": "default", "max_tokens": 96, "temperature": 0, '
-        f'"messages": [{{"role": "user", "content": "{question}"}}]}}'
-    )
+    messages = [{"role": "user", "content": question}]
+    asked = {"model": "default", "max_tokens": 96, "temperature": 0, "messages": messages}
+    body = json.dumps(asked, ensure_ascii=False)
     option, header = (" --api-key KEY", " -H 'Authorization: Bearer KEY'") if keyed else ("", "")
     print(f"\nOpenAI-compatible: {url}/v1")
     if serve:
