@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **keywords)
         self.register("type", int, whole)
         self.register("type", float, number)
+        self.register("type", Path, place)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -189,11 +190,16 @@ def options_of(kind: type[_Options], arguments: argparse.Namespace) -> _Options:
     )
 
 
-def folder(text: str) -> Path:
-    """Of an argument: an empty word, as an unset variable leaves one, is no folder."""
+def place(text: str, what: str = "file or folder") -> Path:
+    """Of an argument: an empty word, as an unset variable leaves one, is not the folder that one is
+    in, as it is for Path."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("the name of a folder is needed")
+        raise argparse.ArgumentTypeError(f"the name of a {what} is needed")
     return Path(text)
+
+
+def folder(text: str) -> Path:
+    return place(text, "folder")
 
 
 def whole(text: str) -> int:

@@ -151,6 +151,8 @@ def _decide(
     given = flags.parse([*words, *options.extra])
     environment = {**build_environment(asked), **options.keys.environment}
     if options.limits is not None:
+        if not options.limits.strip():
+            raise UserError("--limits is empty: name one, for example body=8Mi, or leave it out")
         environment[LIMITS] = options.limits
     if options.caches is not None:
         caches.check(options.caches)

@@ -33,7 +33,6 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", metavar="B,B,...", help="all that were measured by default")
     parser.add_argument(
         "--adaptive",
-        type=Path,
         metavar="FILE",
         help="write the states that `launch --adaptive` takes, from measured chains",
     )
@@ -86,7 +85,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 0
     spec = arguments.accept_lengths
     given = None if spec is None else parse_accept_lengths(spec)
-    if arguments.adaptive:
+    if arguments.adaptive is not None:
         return _plan_states(arguments, model, given)
     if arguments.steps:
         raise UserError("--steps says which states --adaptive FILE writes: give both")
@@ -103,7 +102,7 @@ def _plan_states(
     from sglang_qwen3next_eagle3.bench.trees import adaptive
     from sglang_qwen3next_eagle3.overlay.adaptive import states
 
-    file = expanded(arguments.adaptive)
+    file = expanded(Path(arguments.adaptive))
     if file.suffix != ".json" or file.is_dir():
         raise UserError(f"--adaptive {file}: name a file that ends in .json, as a launch wants it")
     if arguments.batch is not None:

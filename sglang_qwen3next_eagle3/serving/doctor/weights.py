@@ -11,9 +11,9 @@ from typing import Any
 
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model.target import Target
+from sglang_qwen3next_eagle3.serving.refusals import MTP_PREFIX
 
 FP8_DTYPES = frozenset({"F8_E4M3", "F8_E5M2"})
-MTP_PREFIX = "mtp."
 _SCALE = "weight_scale_inv"
 _WHOLE = (
     "norm.weight", "layernorm.weight", ".mlp.gate.weight", "shared_expert_gate.weight",

@@ -201,3 +201,30 @@ def test_what_is_missing_is_told_in_one_line(
     assert printed.out == ""
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["warmup", "--profile", "demo", "--out", ""],
+        ["bench", "plan", "--result", " "],
+        ["bench", "speed", "--out="],
+        ["bench", "report", ""],
+        ["head", "convert", "x", ""],
+        ["patches", "new", "0.5.17", "--out", ""],
+        ["train", "vocab", "--data", "", "--out", "x"],
+        ["launch", "--profile", "b1", "--dry-run", "--api-key-file", ""],
+        ["launch", "--profile", "b1", "--dry-run", "--admin-api-key-file="],
+    ],
+)
+def test_an_empty_word_is_not_the_folder_that_one_is_in(
+    capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """So it is for `Path`, and an unset variable of a script leaves one."""
+    assert main(words) == 2
+    assert "the name of a file or folder is needed" in capsys.readouterr().err
+
+
+def test_empty_limits_are_not_taken_for_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch", "--profile", "b1", "--dry-run", "--limits", ""]) == 2
+    assert "--limits is empty" in capsys.readouterr().err
