@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ahead, kernel_table
-from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.made_up import (
@@ -55,7 +54,7 @@ def go_through(path: FastPath, runner: Any, run: Callable[[Step], Any]) -> None:
     for number, layer in path.layers.items():
         first.setdefault(layer.mixer, number)
     tokens, most = draft_tokens(runner) or 1, most_rows()
-    checked = {n for n in REQUESTS if n * tokens <= MAX_ROWS and n <= captured(runner)[1]}
+    checked = {n for n in REQUESTS if n <= captured(runner)[1]}
     for requests in sorted({2, *checked, *captured_batches(runner)}):
         rows = requests * tokens
         if rows > most or len(lengths_of(runner, most, requests)) < requests:

@@ -15,8 +15,8 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast import kernel_table, ranks, rehearsal
 from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
 from sglang_qwen3next_eagle3.overlay.fast.cuda_modules import compile_side_by_side
-from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS, MOST_ROWS
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath
+from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
 from sglang_qwen3next_eagle3.overlay.fast.kernels.norm_quantize import reference_add_norm_quantize
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastGdnLayer, FastLayer, Rows, SmallPass
@@ -140,7 +140,7 @@ def compare(path: FastPath, runner: Any) -> list[Deviation]:
         if path.lm_head is not None and at.requests * at.nodes <= path.most("lm_head"):
             found += _head(path, at)
     for requests in REQUESTS:
-        if requests != at.requests and requests * at.nodes <= MOST_ROWS:
+        if requests != at.requests and requests * at.nodes <= most_rows():
             own = {(finding.layer, finding.stage) for finding in found if finding.off}
             # The same on all ranks, which are in sums together.
             off = {one for said in ranks.of_all(own) for one in said}
@@ -167,11 +167,11 @@ def _of_requests(
             kinds[number] = layer.with_stages(frozenset(served))
     served_head = requests * tokens <= path.most("lm_head") and (-1, "lm_head") not in off
     head = path.lm_head if served_head else None
-    fitting = len(lengths_of(runner, MOST_ROWS, requests))
+    fitting = len(lengths_of(runner, most_rows(), requests))
     if fitting < requests or requests > captured(runner)[1] or not (kinds or head is not None):
         return []
     found: list[Deviation] = []
-    with made_up(path, runner, MOST_ROWS, requests, tuple(first.values())) as (at, states):
+    with made_up(path, runner, most_rows(), requests, tuple(first.values())) as (at, states):
         for layer in kinds.values():
             found += _layer(layer, at, states)
         if head is not None:

@@ -9,8 +9,7 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.fast import made_up, selfcheck
-from sglang_qwen3next_eagle3.overlay.fast.device import MOST_ROWS
-from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath
+from sglang_qwen3next_eagle3.overlay.fast.dispatch import ROWS, FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation
 
 
@@ -122,8 +121,19 @@ def test_what_is_not_captured_and_what_has_no_room_is_not_compared(seen: Seen) -
     seen.clear()
     selfcheck.compare(path_of(4, attention=8), target(4))
     assert {count for count, _, stage in seen if stage == "attention"} == {4, 8}
-    assert {count for count, _, stage in seen if stage == "gdn"} == {4, 8, 16, 32, 64}
-    assert MOST_ROWS == 64
+    assert {count for count, _, stage in seen if stage == "gdn"} == {4, 8, 16, 32, 64, 128}
+    assert most_rows() == 128
+
+
+@pytest.mark.parametrize("nodes", [17, 32, 33, 48, 64, 65])
+def test_several_requests_are_compared_where_attention_has_room_for_one(
+    seen: Seen, nodes: int
+) -> None:
+    """With the longest contexts; the Gated DeltaNet has room, and a kernel of its own, for more."""
+    selfcheck.compare(path_of(nodes, attention=max(32, nodes)), target(nodes))
+    assert {count for count, _, stage in seen if stage == "attention"} == {nodes}
+    served = {one * nodes for one in (1, 2, 4) if one * nodes <= 128}
+    assert {count for count, _, stage in seen if stage == "gdn"} == served
 
 
 def test_one_layer_stands_for_all_of_its_kind() -> None:
