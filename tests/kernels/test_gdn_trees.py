@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
+from sglang_qwen3next_eagle3.overlay.fast import kernel_table
 from sglang_qwen3next_eagle3.overlay.fast.kernels import gdn_trees
 from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_verify import GdnKept, gdn_verify
 from sglang_qwen3next_eagle3.overlay.fast.kernels.tree import chain_paths, tree_paths
-from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 from tests.kernels.test_gdn import REAL, SMALL, inputs, same_bits
 
 TWO_INNER = [-1, 0, 0, 1, 2, 1, 2, 0]
@@ -106,21 +107,6 @@ def test_rows_that_are_no_trees_are_refused() -> None:
             paths=chain_paths(2, 4, "cpu"), kept=GdnKept.empty(1, 8, *SMALL, "cpu"), layer=0,
             **layer,
         )  # fmt: skip
-
-
-def test_only_several_requests_and_only_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gdn_trees, "gdn_trees", lambda *operands: "trees")
-    monkeypatch.setattr(gdn_trees, "gdn_verify", lambda *operands: "verify")
-
-    def chosen(requests: int) -> object:
-        rows: Any = [None] * 8
-        slots: Any = torch.zeros(requests, dtype=torch.int32)
-        return gdn_trees.verify(*rows, slots, None, 0.0, False, None, None, 0)  # type: ignore[arg-type]
-
-    monkeypatch.delenv(TRY, raising=False)
-    assert chosen(8) == "verify"
-    monkeypatch.setenv(TRY, "wide,trees")
-    assert [chosen(1), chosen(2), chosen(8)] == ["verify", "trees", "trees"]
 
 
 @triton.jit
@@ -225,3 +211,21 @@ def test_sums_are_in_the_order_of_gdn_verify() -> None:
     assert len(nodes) == 1
     assert len(walks) == 2
     assert sorted(nodes + walks) == before
+
+
+def test_trees_of_several_requests_go_through_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_table, "_gdn_operands", lambda *layer: {})
+    monkeypatch.setattr(kernel_table.gdn_trees, "gdn_trees", lambda **operands: "gdn_trees")
+    monkeypatch.setattr(kernel_table.gdn_verify, "gdn_verify", lambda **operands: "gdn_verify")
+    table: Any = SimpleNamespace(kept=None)
+
+    def serving(requests: int, tree: bool) -> object:
+        at: Any = SimpleNamespace(requests=requests, tree=tree, paths=None)
+        rows: Any = torch.empty(0)
+        operands = None, rows, rows, None, rows
+        return kernel_table.Kernels.gdn_verify(table, at, *operands, False, 0)
+
+    assert [serving(requests, True) for requests in (1, 2, 8)] == [
+        "gdn_verify", "gdn_trees", "gdn_trees",
+    ]  # fmt: skip
+    assert [serving(requests, False) for requests in (1, 2, 8)] == ["gdn_verify"] * 3

@@ -6,7 +6,6 @@ import torch
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     expert_choice,
     expert_list,
-    walking_logits,
     wide_gemm,
 )
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import reference_quantize
@@ -59,16 +58,6 @@ def test_the_list_of_more_rows_than_a_word_has_bits(rows: int) -> None:
     want = expert_choice.reference_routing(logits, gates, 4, True)
     assert torch.equal(got.ids, want.ids)
     assert lists(got) == lists(want)
-
-
-@pytest.mark.parametrize("rows", [9, 17, 32])
-def test_logits_of_a_walk_are_those_of_a_row_alone(rows: int) -> None:
-    x, weight = random(rows, 256).bfloat16(), random(80, 256, seed=1).bfloat16()
-    assert walking_logits.walks(rows, weight)
-    assert not walking_logits.walks(8, weight)
-    want, _ = skinny_gemm(x, weight)
-    assert torch.equal(walking_logits.walking_logits(x, weight, programs=3), want)
-    assert torch.equal(skinny_gemm(x[-1:].contiguous(), weight)[0], want[-1:])
 
 
 def test_more_rows_than_a_program_takes_have_the_bits_of_a_row_alone() -> None:

@@ -29,7 +29,7 @@ H200, among 1, 4, 8, 16, 32, 64 and 128 (docs/fast-path-ideas.md); of `head` the
 rows of a draft step, up to which its products, the same as those of `lm_head`, were. `allreduce`
 was not measured; it is where `moe` and `dense` are ours."""
 
-TRIED: Mapping[Stage, Trial] = {"dense": "rows", "moe": "rows", "lm_head": "logits"}
+TRIED: Mapping[Stage, Trial] = {"dense": "rows", "moe": "rows"}
 """What a stage is ours with up to its limit."""
 
 
@@ -126,7 +126,8 @@ class FastPath:
             return None
         metadata = backend.linear_attn_backend.forward_metadata
         paths = self._paths(metadata, requests, nodes)
-        at = SmallPass(batch, backend, requests, nodes, verify, paths)
+        tree = metadata.retrieve_next_token is not None
+        at = SmallPass(batch, backend, requests, nodes, verify, paths, tree)
         # Commit finds the pass by the buffer of slots, which every captured size has its own of.
         if verify and self._has("gdn") and rows <= self.most("gdn"):
             self._verified[metadata.mamba_cache_indices.data_ptr()] = at

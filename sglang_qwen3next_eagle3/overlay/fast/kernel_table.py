@@ -160,7 +160,10 @@ class Kernels:
         slots: torch.Tensor, quantize: bool, layer: int,
     ) -> GdnOutput:  # fmt: skip
         operands = _gdn_operands(gdn, qkvz, ba, cache, slots)
-        return gdn_trees.verify(
+        # Chains have nothing to share, and one launch is faster for them.
+        several = at.tree and at.requests > 1
+        run = gdn_trees.gdn_trees if several else gdn_verify.gdn_verify
+        return run(
             **operands,
             quantize=quantize,
             paths=at.paths,

@@ -25,6 +25,7 @@ class SmallPass:
     batch: SGLang's `ForwardBatch`. backend: its `HybridLinearAttnBackend`.
     requests: B, padding included. nodes: n, the draft tokens of a request; 1 for decode.
     verify: whether states wait for the accepted path. paths: [B * n, 2 + n] int32, kernels/tree.py.
+    tree: whether a node of them may have several children.
     """
 
     batch: Any
@@ -33,6 +34,7 @@ class SmallPass:
     nodes: int
     verify: bool
     paths: torch.Tensor
+    tree: bool
 
 
 class Rows(NamedTuple):

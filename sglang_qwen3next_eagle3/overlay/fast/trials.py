@@ -10,12 +10,10 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 
 TRY: Final = "SGLANG_QWEN3NEXT_EAGLE3_FAST_TRY"
 """Trials joined by commas; none without it. Read where kernels are launched into a graph."""
-Trial = Literal["logits", "rows", "trees", "wide"]
+Trial = Literal["rows", "wide"]
 TRIALS: Final[tuple[Trial, ...]] = get_args(Trial)
-"""logits: `lm_head` up to 32 rows instead of 8, with the bits of a row alone. rows: `dense` and
-`moe` up to 64 rows instead of 32, with FP8 weights on one GPU. trees: the Gated DeltaNet of a
-verify of several requests in two launches, with the same bits (`gdn_trees`). wide: of 17 to 32
-rows, large fp8 weights go through shared memory (`wide_gemm`), which gives a row other bits."""
+"""rows: `dense` and `moe` up to 64 rows instead of 32, with FP8 weights on one GPU. wide: of 17 to
+32 rows, large fp8 weights go through shared memory (`wide_gemm`), which gives a row other bits."""
 
 
 def parse(text: str | None) -> frozenset[Trial]:

@@ -287,7 +287,7 @@ UNKNOWN_SEAM = "'turbo' is not one of on, off, auto and the seams requests, comm
             (),
             "",
             {trials.TRY: "wide,turbo"},
-            f"{trials.TRY}=wide,turbo: 'turbo' is not one of logits, rows, trees, wide",
+            f"{trials.TRY}=wide,turbo: 'turbo' is not one of rows, wide",
         ),
         (("--seams", "turbo"), "", {}, f"--seams turbo: {UNKNOWN_SEAM}"),
         (("--seams=",), "", {}, "--seams: it names nothing"),

@@ -398,11 +398,16 @@ UP = {
     1: ExpertTiling(tile=32, tokens=16, stages=8, warps=4, programs=2),
     2: ExpertTiling(tile=32, tokens=16, stages=6, warps=4, programs=3),
     4: ExpertTiling(tile=32, tokens=16, stages=4, warps=4, programs=5),
-    MOST_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=5),
+    16: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=5),
+    MOST_ROWS: ExpertTiling(tile=64, tokens=32, stages=4, warps=4, programs=2),
 }
 """For up to so many rows: as many programs as hold all items at once or, of more rows, an equal
-number each, and of few programs more of each one's weights on their way."""
-DOWN = {MOST_ROWS: ExpertTiling(tile=128, tokens=16, stages=4, warps=4, programs=3)}
+number each, and of few programs more of each one's weights on their way. Beyond 16 rows experts are
+chosen by more than 16 of them, whose weights are then read and multiplied once."""
+DOWN = {
+    8: ExpertTiling(tile=128, tokens=16, stages=4, warps=4, programs=3),
+    MOST_ROWS: ExpertTiling(tile=128, tokens=16, stages=3, warps=4, programs=3),
+}
 UP_BF16 = {MOST_ROWS: ExpertTiling(tile=32, tokens=16, stages=3, warps=4, programs=3)}
 DOWN_BF16 = {MOST_ROWS: ExpertTiling(tile=64, tokens=16, stages=3, warps=4, programs=3)}
 

@@ -16,7 +16,8 @@ again and stepped to that node without answers. So chains, and trees in which no
 children that are no leaves, are one pass over their nodes. The first launch writes these plans.
 
 Layouts of states and vectors, and with them the order of every sum, are those of gdn_verify
-(tests/kernels/test_gdn_trees.py). On trial (`trials`).
+(tests/kernels/test_gdn_trees.py). Chains have nothing to share, so that a second launch costs more
+than it saves there: they go through gdn_verify (`kernel_table`).
 """
 
 import torch
@@ -45,8 +46,7 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_step import (
     store_head,
     units,
 )
-from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_verify import GdnKept, gdn_verify
-from sglang_qwen3next_eagle3.overlay.fast.trials import tries
+from sglang_qwen3next_eagle3.overlay.fast.kernels.gdn_verify import GdnKept
 
 STEP = tl.constexpr(0)
 """Of a plan: one token on, with its answer."""
@@ -479,43 +479,3 @@ def gdn_trees(
         **launch_options(),
     )
     return result
-
-
-def verify(
-    qkvz: torch.Tensor,
-    ba: torch.Tensor,
-    conv_state: torch.Tensor,
-    conv_weight: torch.Tensor,
-    conv_bias: torch.Tensor | None,
-    A_log: torch.Tensor,
-    dt_bias: torch.Tensor,
-    ssm_state: torch.Tensor,
-    slots: torch.Tensor,
-    norm_weight: torch.Tensor,
-    eps: float,
-    quantize: bool,
-    paths: torch.Tensor,
-    kept: GdnKept,
-    layer: int,
-    early_state: bool = False,
-) -> GdnOutput:
-    """By `gdn_verify`, or by `gdn_trees` where several requests are and the trial is asked for."""
-    run = gdn_trees if len(slots) > 1 and tries("trees") else gdn_verify
-    return run(
-        qkvz,
-        ba,
-        conv_state,
-        conv_weight,
-        conv_bias,
-        A_log,
-        dt_bias,
-        ssm_state,
-        slots,
-        norm_weight,
-        eps,
-        quantize,
-        paths,
-        kept,
-        layer,
-        early_state,
-    )

@@ -14,7 +14,6 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.fast.device import dependent_launch, launch_options
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import skinny_gemm
-from sglang_qwen3next_eagle3.overlay.fast.kernels.walking_logits import walking_logits, walks
 
 SPLITS = 32
 BLOCK = 1024
@@ -22,8 +21,6 @@ BLOCK = 1024
 
 def lm_head(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Logits [T, V] bf16 of x [T, D] bf16, T up to 32, for weight [V, D] bf16."""
-    if walks(x.shape[0], weight):
-        return walking_logits(x, weight)
     return skinny_gemm(x, weight)[0]
 
 

@@ -77,6 +77,23 @@ def test_decoding_up_to_the_limit_is_ours(path: FastPath) -> None:
     assert path.prepare(decode(129), backend(129)) is None
 
 
+def test_whether_drafts_are_trees_is_what_the_metadata_says(path: FastPath) -> None:
+    links = torch.full((2, 1), -1)
+
+    def tree_paths(next_token: torch.Tensor, next_sibling: torch.Tensor, out: torch.Tensor) -> None:
+        out.zero_()
+
+    path.kernels.tree_paths = tree_paths  # type: ignore[method-assign]
+    given = backend(2)
+    chain = path.prepare(decode(2), given)
+    given.linear_attn_backend.forward_metadata.retrieve_next_token = links
+    given.linear_attn_backend.forward_metadata.retrieve_next_sibling = links
+    tree = path.prepare(decode(2), given)
+    assert chain is not None
+    assert tree is not None
+    assert (chain.tree, tree.tree) == (False, True)
+
+
 def test_prefill_is_stocks(path: FastPath) -> None:
     assert path.prepare(decode(4, "extend"), backend(4)) is None
 
