@@ -256,7 +256,9 @@ def _skinny_gemm(
         out += first * N
         extra_x += first * K
         extra_out += first * EXTRA_N
-    if program < EXTRA:
+    # Without the first words a kernel that has no such programs would be compiled with them, and
+    # the compiler needs most of its time for what nobody calls.
+    if EXTRA > 0 and program < EXTRA:
         _program(
             extra_x,
             extra_x,
