@@ -121,8 +121,6 @@ def _left(
 ) -> tuple[list[Proof], str | None]:
     """The proofs of such a server, or why there is none. All that a proof may be restricted to is
     asked for here and nowhere else, so that no switch goes without."""
-    if isinstance(given, Running):
-        config, device = config or given.config, device or given.device
     left = [proof for proof in table if proof.names]
     if not left:
         return [], "not proved yet"
@@ -159,30 +157,9 @@ def _left(
     return left, None
 
 
-class Running:
-    """A running server, which answers for itself whatever a proof asks of it: called with its name,
-    whether it was given a switch. arguments: SGLang's `ServerArgs`."""
-
-    def __init__(self, arguments: Any) -> None:
-        self._arguments = arguments
-
-    def __call__(self, name: str) -> bool:
-        return bool(getattr(self._arguments, name.removeprefix("--").replace("-", "_"), False))
-
-    def config(self, name: str) -> Any:
-        """Of its target."""
-        return getattr(self._arguments.get_model_config().hf_config, name, None)
-
-    def device(self) -> str:
-        """Its GPU's name."""
-        import torch
-
-        return torch.cuda.get_device_name()
-
-
-def switch_of(arguments: Any) -> Running:
-    """Whether a running server was given a switch, and all else that is asked of it."""
-    return Running(arguments)
+def switch_of(arguments: Any) -> Given:
+    """Of a running server. arguments: SGLang's `ServerArgs`."""
+    return lambda name: bool(getattr(arguments, name.removeprefix("--").replace("-", "_"), False))
 
 
 def places(table: Iterable[Proof], release: str, ranks: int) -> str:

@@ -79,14 +79,20 @@ class Proved:
             return frozenset(), "they are launches on a GPU"
         installed = contract.installed_sglang()
         release = "unknown" if installed is None else installed.release
-        where = release, torch.cuda.get_device_capability(), _ranks()
-        of: dict[str, Any] = {"given": proofs.switch_of(_arguments()), "code": code()}
+        capability, device = torch.cuda.get_device_capability(), torch.cuda.get_device_name
+        where = release, capability, _ranks(), device
+        arguments = _arguments()
+        of: dict[str, Any] = {
+            "config": lambda name: getattr(arguments.get_model_config().hf_config, name, None),
+            "given": proofs.switch_of(arguments),
+            "code": code(),
+        }
         found = self._wanted & proofs.proved(PROVED, *where, **of)
         if "relay" in self._wanted - found:
             found -= {"cycle"}  # It was made to take from the relay.
         if "cycle" not in found:
             found -= set(WITHIN)
-        return found, proofs.why_not(PROVED, *where, torch.cuda.get_device_name, **of)
+        return found, proofs.why_not(PROVED, *where, **of)
 
 
 def _ranks() -> int:
