@@ -30,19 +30,24 @@ def test_processes_compile_what_a_launch_finds(tmp_path: Path) -> None:
     said, here = map(said_by, [begun(str(folders[0])), begun(str(folders[1]), "here")])
     # Those of the attention, of which one has a setting of the compiler, a norm and a tree's paths.
     assert said["in a setting"] == "_scores"
-    assert said["by"].endswith("processes")
-    assert (said["ready"], said["cached"]) == (5, [True] * 5)
+    there, compiled, in_server = said["ready"]
+    assert (there, len(compiled), in_server, said["cached"]) == (0, 5, 0, [True] * 5)
+    assert "_scores" in compiled
+    assert min(said["seconds"]) > 0.05
     # This process has compiled nothing of it, nor do the launches.
     assert said["found"][:4] == [True] * 4
     assert said["found at launch"] == [True]
     # What another process cannot find is compiled by threads.
-    assert (said["told"], said["untold ready"]) == ([False, False], 2)
+    assert (said["told"], said["untold ready"]) == ([False, False], [0, 0, 2])
     assert said["found"][4:] == [False] * 2
     assert len(said["in cache"]) == 7
     assert said["in cache"] == here["in cache"]
     # Nothing is compiled that is not what was asked for.
     assert said["unlike"] == [0, False, {}]
     assert said["of dead ones"] == [0, True]
+    # Another server finds them all, those that no process can be told as well.
+    again = said_by(begun(str(folders[0])))
+    assert (again["ready"], again["untold ready"]) == ([5, [], 0], [2, 0, 0])
 
 
 def test_they_end_with_the_process_that_began_them(tmp_path: Path) -> None:

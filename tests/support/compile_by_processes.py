@@ -103,13 +103,15 @@ def by_processes(folder: Path) -> dict[str, Any]:
             dataclasses.replace(scores.job, references=""),
             dataclasses.replace(scores.job, module="nowhere"),
         ]
-        said["unlike"] = compilers.compile(unlike), scores.job.cached(), in_cache(folder)
-        said["ready"] = compiler.finish()
-        said["by"] = compiler.by
+        said["unlike"] = len(compilers.compile(unlike)), scores.job.cached(), in_cache(folder)
+        made = compiler.finish()
+        said["ready"] = made.there, sorted(one.job.name for one in made.told), made.here
+        said["seconds"] = [one.seconds for one in made.told]
         said["cached"] = [one.job is not None and one.job.cached() for one in asked.values()]
         compiler.run(untold)
         said["told"] = [one.job is not None for one in compiler._mode.asked.values()]
-        said["untold ready"] = compiler.finish()
+        made = compiler.finish()
+        said["untold ready"] = made.there, len(made.told), made.here
     said["found"] = list(HITS)
     HITS.clear()
     only_warm_up()
@@ -120,7 +122,7 @@ def by_processes(folder: Path) -> dict[str, Any]:
     compiled = compilers.compile([scores.job])
     # Known at once, and not when their time is over.
     quick = time.monotonic() - began < compile_pool.SECONDS / 3
-    said["of dead ones"] = compiled, quick
+    said["of dead ones"] = len(compiled), quick
     return said
 
 

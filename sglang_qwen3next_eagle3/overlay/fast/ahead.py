@@ -9,13 +9,16 @@ without this.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from sglang_qwen3next_eagle3.overlay.fast.compile_job import Job, describe
-from sglang_qwen3next_eagle3.overlay.fast.compile_pool import at_a_time
+from sglang_qwen3next_eagle3.overlay.fast.compile_job import Job, cached, describe
+from sglang_qwen3next_eagle3.overlay.fast.compile_pool import Compiled, at_a_time
 from sglang_qwen3next_eagle3.overlay.fast.device import INTERPRETED
 
 logger = logging.getLogger(__name__)
@@ -24,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Compiling(Protocol):
     """What `compile_pool.Compilers` does."""
 
-    def compile(self, jobs: Sequence[Job]) -> int: ...
+    def compile(self, jobs: Sequence[Job]) -> list[Compiled]: ...
 
 
 class Tuned(Exception):
@@ -32,9 +35,11 @@ class Tuned(Exception):
 
 
 class Asked(NamedTuple):
-    """A kernel that a launch needs. job: for another process, if it can be told. here: what
-    compiles it in this one and keeps it; None where threads must not."""
+    """A kernel that a launch needs. cached: asks whether the launch would find it. job: for another
+    process, if it can be told. here: what compiles it in this one and keeps it; None where threads
+    must not."""
 
+    cached: Callable[[], bool]
     job: Job | None
     here: tuple[Callable[[], Any], Callable[[Any], None]] | None
 
@@ -66,7 +71,11 @@ class Collected:
             job = describe(key, compile_fn) if self._elsewhere else None
             here = self._settings() == self._ours
             if here or job is not None:
-                self.asked[key] = Asked(job, (compile_fn, finalize_fn) if here else None)
+                self.asked[key] = Asked(
+                    partial(cached, key, compile_fn),
+                    job,
+                    (compile_fn, finalize_fn) if here else None,
+                )
         return self
 
     def forget(self, kernel: Any) -> None:
@@ -77,10 +86,41 @@ class Collected:
                 del compiled[key]
 
 
+@dataclass(frozen=True)
+class Made:
+    """What became of kernels that launches need: those that are there for them.
+
+    there: how many were before. told: those that other processes compiled, `processes` at a time.
+    here: how many this one did. seconds: since the first launch was gone through.
+    """
+
+    there: int
+    told: tuple[Compiled, ...]
+    here: int
+    processes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        parts, told = list[str](), len(self.told)
+        if self.there:
+            parts.append(f"{self.there} {'was' if self.there == 1 else 'were'} there")
+        if told:
+            longest = max(self.told, key=lambda one: one.seconds)
+            parts.append(
+                f"{told} compiled by {self.processes} processes "
+                f"(longest {longest.job.name} {longest.seconds:.1f} s)"
+            )
+        if self.here:
+            parts.append(f"{self.here}{'' if told else ' compiled'} by the server")
+        count = self.there + told + self.here
+        whole = f"{count} kernel{'' if count == 1 else 's'} made ready in {self.seconds:.1f} s"
+        return f"{whole}: {', '.join(parts)}" if parts else whole
+
+
 class Ahead:
     """Collects launches, and compiles what they need. Used by one thread.
 
-    compilers: other processes. by: what has compiled, for the log.
+    compilers: other processes.
     """
 
     def __init__(self, at_once: int, compilers: Compiling | None = None) -> None:
@@ -88,7 +128,7 @@ class Ahead:
 
         self._at_once, self._compilers = at_once, compilers
         self._mode = Collected(compilers is not None)
-        self.by = f"{at_once} threads"
+        self._begun = time.monotonic()
         self._active: Any = _async_compile.active_mode
 
     def run(self, steps: Callable[[], Any]) -> None:
@@ -123,11 +163,12 @@ class Ahead:
             for kernel in gone_through:
                 self._mode.forget(kernel)
 
-    def finish(self) -> int:
-        """Compile what was noted; how many kernels that were."""
+    def finish(self) -> Made:
+        """Compile what was noted."""
         asked, self._mode.asked = self._mode.asked, {}
-        told = {key: one.job for key, one in asked.items() if one.job and not one.job.cached()}
-        made: dict[str, Any] = {}
+        there = {key for key, one in asked.items() if one.cached()}
+        told = {key: one.job for key, one in asked.items() if one.job and key not in there}
+        made, compiled = dict[str, Any](), list[Compiled]()
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="compile") as pool:
 
             def compile_here(keys: Sequence[str]) -> None:
@@ -136,15 +177,24 @@ class Ahead:
                         made[key] = pool.submit(here[0])
 
             compile_here([key for key in asked if key not in told])
-            if self._compilers is not None and self._compilers.compile(list(told.values())):
-                self.by = f"{self._at_once} processes"
+            if self._compilers is not None:
+                compiled = self._compilers.compile(list(told.values()))
             # Now found in Triton's cache, or compiled after all.
             compile_here(list(told))
+        ready = {key for key, one in asked.items() if one.here is None and one.cached()}
         for key, future in made.items():
             if (here := asked[key].here) and future.exception() is None:
                 here[1](future.result())
-        elsewhere = (one.job for one in asked.values() if one.here is None)
-        return len(made) + sum(job is not None and job.cached() for job in elsewhere)
+                ready.add(key)
+        by_key = {job.key: key for key, job in told.items()}
+        others = {by_key[one.job.key]: one for one in compiled if by_key[one.job.key] in ready}
+        return Made(
+            there=len(ready & there),
+            told=tuple(others.values()),
+            here=len(ready - there - set(others)),
+            processes=self._at_once,
+            seconds=time.monotonic() - self._begun,
+        )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import inspect
 import io
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import CodeType, ModuleType
 from typing import Any, Final
@@ -58,9 +58,32 @@ class Job:
         return self.module.partition(".")[0] == __name__.partition(".")[0]
 
     def cached(self) -> bool:
-        """Whether a launch would find it. What is there is whole: this file is written last."""
-        group = get_cache_manager(self.key).get_group(self.file) or {}
-        return self.file in group and not knobs.compilation.always_compile
+        """Whether a launch would find it."""
+        return _whole(self.key, self.file)
+
+
+def cached(key: str, compile_fn: Callable[[], Any]) -> bool:
+    """Whether a launch would find what Triton handed over to be compiled, whether or not another
+    process can be told; False where there is no telling."""
+    try:
+        return _whole(_hashed(key), _last_file(_asked(compile_fn)["src"]))
+    except Exception:
+        return False
+
+
+def _whole(key: str, file: str) -> bool:
+    """What is there is whole: this file is written last."""
+    group = get_cache_manager(key).get_group(file) or {}
+    return file in group and not knobs.compilation.always_compile
+
+
+def _last_file(source: ASTSource) -> str:
+    return f"{source.name[:150]}.json"
+
+
+def _asked(compile_fn: Callable[[], Any]) -> Mapping[str, Any]:
+    """The variables of `JITFunction._do_compile`."""
+    return inspect.getclosurevars(compile_fn).nonlocals
 
 
 def describe(key: str, compile_fn: Callable[[], Any]) -> Job | None:
@@ -69,7 +92,7 @@ def describe(key: str, compile_fn: Callable[[], Any]) -> Job | None:
     compile_fn: of `JITFunction._do_compile`, whose variables are looked at.
     """
     try:
-        asked = inspect.getclosurevars(compile_fn).nonlocals
+        asked = _asked(compile_fn)
         source, options, target = asked["src"], asked["options"], asked["target"]
         kernel = source.fn
         module, name = kernel.fn.__module__, kernel.fn.__qualname__
@@ -84,7 +107,7 @@ def describe(key: str, compile_fn: Callable[[], Any]) -> Job | None:
             name,
             _dumped(request),
             _hashed(key),
-            f"{source.name[:150]}.json",
+            _last_file(source),
             dict(asked["env_vars"]),
             told_triton(),
             references(kernel),

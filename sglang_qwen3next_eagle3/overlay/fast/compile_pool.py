@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sglang_qwen3next_eagle3.overlay.fast import kernels
 from sglang_qwen3next_eagle3.overlay.fast.compile_job import Job
@@ -48,24 +48,31 @@ def begin() -> "Compilers | None":
     return Compilers(modules_of_ours(), modules_of_others())
 
 
+class Compiled(NamedTuple):
+    """seconds: of CPUs."""
+
+    job: Job
+    seconds: float
+
+
 class Compilers:
     """Two processes that import kernels and compile them when they are asked to."""
 
     def __init__(self, ours: Sequence[str], others: Sequence[str]) -> None:
         self._servers = {True: _begun(ours), False: _begun(others)}
 
-    def compile(self, jobs: Sequence[Job], seconds: float = SECONDS) -> int:
-        """Have them compile all, and wait for it; how many they have."""
+    def compile(self, jobs: Sequence[Job], seconds: float = SECONDS) -> list[Compiled]:
+        """Have them compile all, and wait for it; those that they have."""
         deadline = time.monotonic() + seconds
 
-        def asked(ours: bool) -> int:
+        def asked(ours: bool) -> list[Compiled]:
             # Of one kernel those of more rows take longer, which are asked for last.
             own = [job for job in reversed(jobs) if job.ours is ours]
             own.sort(key=lambda job: (*LONGEST, job.name).index(job.name))
             return _asked(self._servers[ours], own, deadline)
 
         with ThreadPoolExecutor(len(self._servers), thread_name_prefix="compilers") as pool:
-            return sum(pool.map(asked, self._servers))
+            return [one for of_one in pool.map(asked, self._servers) for one in of_one]
 
     def stop(self) -> None:
         """End them, and what they are about."""
@@ -105,12 +112,12 @@ def _begun(modules: Sequence[str]) -> "subprocess.Popen[bytes]":
     )
 
 
-def _asked(server: Any, jobs: list[Job], deadline: float) -> int:
+def _asked(server: Any, jobs: list[Job], deadline: float) -> list[Compiled]:
     """Of one process; it is ended where it does not answer in time."""
     late = threading.Timer(max(0.0, deadline - time.monotonic()), server.kill)
     late.daemon = True
     late.start()
-    compiled = answered = 0
+    compiled, answered = list[Compiled](), 0
     try:
         text = pickle.dumps(jobs)
         server.stdin.write(len(text).to_bytes(8, "big") + text)
@@ -118,7 +125,8 @@ def _asked(server: Any, jobs: list[Job], deadline: float) -> int:
         while answered < len(jobs) and (line := server.stdout.readline()):
             number, seconds, reason = json.loads(line)
             answered += 1
-            compiled += reason is None
+            if reason is None:
+                compiled.append(Compiled(jobs[number], seconds))
             kernel = f"{jobs[number].module}.{jobs[number].name}"
             logger.debug("%s: compiled in %s s of a CPU: %s", kernel, seconds, reason or "yes")
     except Exception as error:

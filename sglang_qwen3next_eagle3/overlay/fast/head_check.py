@@ -1,6 +1,7 @@
 """The head by our kernels against stock's, before its graphs are captured: requests that nobody
 sent, in a KV cache that nobody uses yet."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from sglang_qwen3next_eagle3.overlay.fast.made_up import (
 )
 from sglang_qwen3next_eagle3.overlay.fast.selfcheck import Deviation, Tensors, compared, probe_step
 from sglang_qwen3next_eagle3.overlay.fast.stages import COMPILERS
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def rehearse(head: FastHead, worker: Any) -> None:
                         compiler.run(partial(head.forward, at))
                         stock = batch.input_ids, batch.positions, batch
                         compiler.run(partial(runner.model.forward, *stock))
+        logger.info("sglang-qwen3next-eagle3: fast path: head: %s", compiler.finish())
 
 
 def made_up_pass(

@@ -6,7 +6,6 @@ launched, and must not find a garbage for an index.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -33,17 +32,11 @@ Step = Callable[[], Any]
 
 def rehearse(path: FastPath, runner: Any) -> None:
     """Compile what a target's passes launch. For one rank: sums over ranks are not rehearsed."""
-    started = time.monotonic()
     with ahead.compiling(runner.__dict__.get(COMPILERS)) as compiler:
         if compiler is None:
             return
         go_through(path, runner, compiler.run)
-        logger.info(
-            "sglang-qwen3next-eagle3: fast path: %d kernels made ready in %.1f s, by %s",
-            compiler.finish(),
-            time.monotonic() - started,
-            compiler.by,
-        )
+        logger.info("sglang-qwen3next-eagle3: fast path: %s", compiler.finish())
 
 
 @torch.no_grad()

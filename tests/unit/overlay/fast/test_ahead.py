@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import ahead, reference
+from sglang_qwen3next_eagle3.overlay.fast.compile_pool import Compiled
 from sglang_qwen3next_eagle3.overlay.fast.kernels import attention
 from sglang_qwen3next_eagle3.overlay.fast.kernels.attention import WGMMA_OFF
 from sglang_qwen3next_eagle3.overlay.fast.kernels.quantize import reference_quantize
@@ -71,7 +72,9 @@ def test_kernels_are_compiled_in_threads_and_not_launched(mode: Any) -> None:
         for kernel in (*kernels.values(), kernels["one"]):
             compiler.run(partial(launch, kernel))
         assert mode.get() is None
-        assert compiler.finish() == 3
+        made = compiler.finish()
+    assert (made.there, made.told, made.here) == (0, (), 2)
+    assert str(made) == f"2 kernels made ready in {made.seconds:.1f} s: 2 compiled by the server"
     assert Kernel.run is before
     assert Kernel.launched == [("one", True), ("two", True), ("wrong", True), ("one", True)]
     assert kernels["one"].cache["made"].startswith("compile")
@@ -146,12 +149,13 @@ class Compilers:
     def __init__(self, cache: set[str], *, dead: bool = False) -> None:
         self.cache, self.dead, self.asked = cache, dead, list[str]()
 
-    def compile(self, jobs: Any) -> int:
+    def compile(self, jobs: Any) -> list[Compiled]:
         self.asked += [job.key for job in jobs]
         if self.dead:
-            return 0
-        self.cache.update(job.key for job in jobs)
-        return len(jobs)
+            return []
+        made = [job for job in jobs if job.key != "unlike"]
+        self.cache.update(job.key for job in made)
+        return [Compiled(job, 1.25 * number) for number, job in enumerate(made)]
 
 
 @pytest.fixture
@@ -160,14 +164,18 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     keys = {"known"}
 
     def told(key: str, compile_fn: Any) -> Any:
-        return None if key == "inner" else SimpleNamespace(key=key, cached=lambda: key in keys)
+        return None if key == "inner" else SimpleNamespace(key=key, name=f"_{key}")
 
     monkeypatch.setattr(ahead, "describe", told)
+    monkeypatch.setattr(ahead, "cached", lambda key, compile_fn: key in keys)
     return keys
 
 
+NAMES = ("known", "one", "unlike", "inner", "within")
+
+
 def one_of_each(kernels: dict[str, Kernel]) -> None:
-    for name in ("known", "one", "inner"):
+    for name in ("known", "one", "unlike", "inner"):
         launch(kernels[name])
     with attention._warp_level_products():
         launch(kernels["within"])
@@ -175,33 +183,59 @@ def one_of_each(kernels: dict[str, Kernel]) -> None:
 
 
 def test_other_processes_compile_what_they_can_be_told(mode: Any, cache: set[str]) -> None:
-    kernels = {name: Kernel(name, mode) for name in ("known", "one", "inner", "within")}
+    kernels = {name: Kernel(name, mode) for name in NAMES}
     compilers = Compilers(cache)
     with ahead.compiling(compilers) as compiler:
         assert compiler is not None
         compiler.run(partial(one_of_each, kernels))
         assert compilers.asked == []
-        assert compiler.finish() == 4
-        assert compiler.by.endswith(" processes")
+        made = compiler.finish()
     # Once, and not what is there.
-    assert compilers.asked == ["one", "within"]
+    assert compilers.asked == ["one", "unlike", "within"]
     # Kept by this process, which finds it; but for the one whose launch has a setting of its own.
-    assert all(kernels[name].cache["made"] for name in ("known", "one", "inner"))
+    assert all(kernels[name].cache["made"] for name in ("known", "one", "unlike", "inner"))
     assert kernels["within"].cache == {}
+    # What they did not compile and what they cannot be told, this one has.
+    assert (made.there, [one.job.key for one in made.told], made.here) == (1, ["one", "within"], 2)
 
 
 def test_what_other_processes_have_not_compiled_threads_compile(mode: Any, cache: set[str]) -> None:
-    kernels = {name: Kernel(name, mode) for name in ("known", "one", "inner", "within")}
+    kernels = {name: Kernel(name, mode) for name in NAMES}
     compilers = Compilers(cache, dead=True)
     with ahead.compiling(compilers) as compiler:
         assert compiler is not None
         compiler.run(partial(one_of_each, kernels))
-        assert compiler.finish() == 3
-        assert compiler.by.endswith(" threads")
-    assert compilers.asked == ["one", "within"]
-    assert all(kernels[name].cache["made"] for name in ("known", "one", "inner"))
+        made = compiler.finish()
+    assert compilers.asked == ["one", "unlike", "within"]
+    assert all(kernels[name].cache["made"] for name in ("known", "one", "unlike", "inner"))
+    assert (made.there, made.told, made.here) == (1, (), 3)
     # Never by a thread, which has no setting of its own.
     assert kernels["within"].cache == {}
+
+
+def job(name: str, key: str = "") -> Any:
+    return SimpleNamespace(name=name, key=key)
+
+
+@pytest.mark.parametrize(
+    ("there", "told", "here", "line"),
+    [
+        (2, (("_add", 0.3), ("_skinny_gemm", 9.14), ("_scores", 2.0)), 2,
+         "7 kernels made ready in 47.4 s: 2 were there, 3 compiled by 16 processes "
+         "(longest _skinny_gemm 9.1 s), 2 by the server"),
+        (31, (), 0, "31 kernels made ready in 47.4 s: 31 were there"),
+        (1, (("_add", 0.3),), 0,
+         "2 kernels made ready in 47.4 s: 1 was there, 1 compiled by 16 processes "
+         "(longest _add 0.3 s)"),
+        (0, (), 1, "1 kernel made ready in 47.4 s: 1 compiled by the server"),
+        (0, (), 0, "0 kernels made ready in 47.4 s"),
+    ],
+)  # fmt: skip
+def test_the_log_says_who_had_what(
+    there: int, told: tuple[tuple[str, float], ...], here: int, line: str
+) -> None:
+    compiled = tuple(Compiled(job(name), seconds) for name, seconds in told)
+    assert str(ahead.Made(there, compiled, here, 16, 47.41)) == line
 
 
 def test_other_threads_launch_meanwhile(mode: Any) -> None:

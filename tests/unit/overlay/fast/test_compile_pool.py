@@ -65,7 +65,8 @@ def test_each_kernel_is_asked_of_the_process_that_has_imported_it(servers: list[
     compilers = compile_pool.Compilers(["ours"], ["others"])
     one, stock, skinny = job("one"), job("stock", "sglang.kernels.ops.x"), job("_skinny_gemm")
     few, many = replace(job("_scores"), key="01"), replace(job("_scores"), key="02")
-    assert compilers.compile([one, few, many, stock, skinny]) == 2
+    # Of the first process the second that was asked for, and not the first, which differed.
+    assert compilers.compile([one, few, many, stock, skinny]) == [(many, 1.5), (stock, 1.5)]
     # The longest first, and of one kernel what was noted last.
     assert servers[0].asked() == [skinny, many, few, one]
     assert servers[1].asked() == [stock]
@@ -77,7 +78,11 @@ def test_a_process_that_is_gone_costs_nothing(
     compilers = compile_pool.Compilers([], [])
     servers[1].stdin.close()
     with caplog.at_level("DEBUG"):
-        assert compilers.compile([job("one"), job("two"), job("three"), job("x", "sglang.y")]) == 1
+        made = compilers.compile([job("one"), job("two"), job("three"), job("x", "sglang.y")])
+    assert [one.job.name for one in made] == ["two"]
+    (refused,) = [record for record in caplog.records if "Unlike: settings" in record.message]
+    assert refused.levelname == "DEBUG"
+    assert refused.message.startswith(f"{OURS}.tree.three: ")
     left = [record.message for record in caplog.records if "left to" in record.message]
     assert left == ["1 kernels are left to their launches"] * 2
 
@@ -85,7 +90,7 @@ def test_a_process_that_is_gone_costs_nothing(
 def test_one_that_does_not_answer_in_time_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = Server()
     silent.stdout = SimpleNamespace(readline=lambda: silent.killed.wait(30) and b"")  # type: ignore
-    assert compile_pool._asked(silent, [job("one")], time.monotonic() + 0.1) == 0
+    assert compile_pool._asked(silent, [job("one")], time.monotonic() + 0.1) == []
     assert silent.killed.is_set()
 
 
