@@ -105,7 +105,8 @@ def _wide_gemm(
         gdc_launch_dependents()
     program = tl.program_id(0)
     EXTRA: tl.constexpr = EXTRA_N // EXTRA_TILE
-    if program < EXTRA:
+    # As in skinny_gemm: without the first words its other half is compiled for nobody.
+    if EXTRA > 0 and program < EXTRA:
         _product(
             extra_x, extra_x, extra_weight, extra_weight, extra_out, program, T, EXTRA_N,
             K, EXTRA_TILE, TOKENS, BLOCK, STAGES, 1, False, DOT, PDL,
