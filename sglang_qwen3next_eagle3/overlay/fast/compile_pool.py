@@ -31,7 +31,7 @@ FEWEST: Final = 4
 """With fewer CPUs importing everything a second time takes longer than it saves."""
 
 LONGEST: Final = ("_skinny_gemm", "_head_linear", "_gdn_commit", "_gdn_verify", "_scores")
-"""Kernels of ours that took 2 seconds of a CPU and more, up to 30 (of 32 rows): they come first, so
+"""Kernels of ours that take a second of a CPU and more, up to 6 (of 32 rows): they come first, so
 that none is left for the end."""
 
 

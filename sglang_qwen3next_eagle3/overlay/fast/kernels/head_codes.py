@@ -16,12 +16,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_wait
 
 from sglang_qwen3next_eagle3.overlay.fast.device import INTERPRETED
-from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import (
-    _BF16,
-    _chunks,
-    _divisor,
-    _sixteen,
-)
+from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import _BF16, _chunks, _divisor
 
 CODES_WIDTH: Final = 64
 """Columns of a chunk of codes: 64 bytes."""
@@ -79,10 +74,18 @@ def _codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @triton.jit
 def _halves(tile, SHARES: tl.constexpr):
-    """A tile of codes [SHARES * 8, 64] as two [SHARES * 8, 32], in which a thread has the half of
+    """A tile of codes [SHARES * 8, 64] as two [SHARES, 8, 4, 8], in which a thread has the half of
     the sixteen columns that it loaded: those of `_every_other`."""
-    tile = tl.reshape(tile, [SHARES * 8, 4, 2, 8])
-    return tl.split(tl.permute(tile, [0, 1, 3, 2]))
+    tile = tl.reshape(tile, [SHARES, 8, 4, 2, 8])
+    return tl.split(tl.permute(tile, [0, 1, 2, 4, 3]))
+
+
+@triton.jit
+def _operand(upper, lower, SHARES: tl.constexpr):
+    """Halves of two tiles of codes, one below the other, as the tensor core's operand
+    [SHARES, 16, 32] in bf16."""
+    tile = tl.join(_widened(upper), _widened(lower))
+    return tl.reshape(tl.permute(tile, [0, 4, 1, 2, 3]), [SHARES, 16, 32])
 
 
 @triton.jit
@@ -116,32 +119,30 @@ def _every_other(
 
 
 @triton.jit
-def _widened(tile, SHARES: tl.constexpr):
-    """A half of codes or of x, [SHARES * 8, 32], as the tensor core's operand in bf16."""
-    tile = tl.reshape(tile, [SHARES, 8, 32])
-    if tile.dtype == tl.uint8:
-        if _INTERPRETED:
-            code = tile.to(tl.float32)
-            tile = tl.where(code < 128, code + 128, 2 * code) - 320.0
-        else:
-            tile = tl.inline_asm_elementwise(
-                """
-                {
-                .reg .b32 low, high, middle;
-                prmt.b32 low, $2, 0x43434343, 0x4140;
-                prmt.b32 high, $2, 0x43434343, 0x4342;
-                mov.b32 middle, 0x43a043a0;
-                sub.bf16x2 $0, low, middle;
-                sub.bf16x2 $1, high, middle;
-                }
-                """,
-                "=r,=r,r",
-                [tile],
-                dtype=tl.bfloat16,
-                is_pure=True,
-                pack=4,
-            )
-    return tile.to(_BF16)
+def _widened(codes):
+    """What codes stand for in units of a scale, in the type of an operand."""
+    if _INTERPRETED:
+        code = codes.to(tl.float32)
+        wide = tl.where(code < 128, code + 128, 2 * code) - 320.0
+    else:
+        wide = tl.inline_asm_elementwise(
+            """
+            {
+            .reg .b32 low, high, middle;
+            prmt.b32 low, $2, 0x43434343, 0x4140;
+            prmt.b32 high, $2, 0x43434343, 0x4342;
+            mov.b32 middle, 0x43a043a0;
+            sub.bf16x2 $0, low, middle;
+            sub.bf16x2 $1, high, middle;
+            }
+            """,
+            "=r,=r,r",
+            [codes],
+            dtype=tl.bfloat16,
+            is_pure=True,
+            pack=4,
+        )
+    return wide.to(_BF16)
 
 
 @triton.jit
@@ -183,15 +184,10 @@ def _sums_of_codes(
                 high = _halves(above[q * AHEAD + c], SHARES)
                 low = _halves(below[q * AHEAD + c], SHARES)
                 for half in tl.static_range(2):
-                    left = _sixteen(
-                        _widened(high[half], SHARES),
-                        _widened(low[half], SHARES),
-                        SHARES,
-                        32,
-                    )
+                    left = _operand(high[half], low[half], SHARES)
                     sums = ()
                     for j in tl.static_range(TILES):
-                        right = _widened(rows[j][2 * c + half], SHARES)
+                        right = tl.reshape(rows[j][2 * c + half], [SHARES, 8, 32]).to(_BF16)
                         sums += (tl.dot(left, tl.permute(right, [0, 2, 1]), acc[j]),)
                     acc = sums
     out = ()

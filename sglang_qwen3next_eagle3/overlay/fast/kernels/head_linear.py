@@ -42,8 +42,8 @@ from sglang_qwen3next_eagle3.overlay.fast.kernels.head_codes import (
 from sglang_qwen3next_eagle3.overlay.fast.kernels.skinny_gemm import (
     _chunks,
     _divisor,
-    _operand,
-    _sixteen,
+    _left,
+    _right,
 )
 
 WIDTH: Final = 32
@@ -150,16 +150,12 @@ def _sums(
                 start = first + q * AHEAD * 32
                 rows += (_chunks(x, j * 8, T, start, K, SHARES, SHARE, 32, AHEAD, MASKED, ""),)
             for c in tl.static_range(AHEAD):
-                left = _sixteen(
-                    _operand(held[q * AHEAD + c], SHARES, 32, False),
-                    _operand(held[CHUNKS + q * AHEAD + c], SHARES, 32, False),
-                    SHARES,
-                    32,
-                )
+                above, below = held[q * AHEAD + c], held[CHUNKS + q * AHEAD + c]
+                left = _left(above, below, SHARES, 32, False)
                 sums = ()
                 for j in tl.static_range(TILES):
-                    right = _operand(rows[j][c], SHARES, 32, False)
-                    sums += (tl.dot(left, tl.permute(right, [0, 2, 1]), acc[j]),)
+                    right = _right(rows[j][c], SHARES, 32, False)
+                    sums += (tl.dot(left, right, acc[j]),)
                 acc = sums
     out = ()
     for j in tl.static_range(TILES):

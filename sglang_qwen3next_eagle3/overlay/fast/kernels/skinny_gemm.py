@@ -10,9 +10,9 @@ divide K. Each thread asks for all its weights at once, 16 bytes a load, before 
 kernel that makes x. What a thread then holds is already its own operand of the tensor core's
 instruction (16 weight rows by 8 rows of x): the instruction wants other columns of K than a 16-byte
 load brings, but the order of the columns is free as long as x has the same, so both are only
-renamed (`_operand`). Neither passes through shared memory, and the instruction is the same for
-every T: the bits of a row do not depend on how many run beside it. Fp8 is widened to fp16, which is
-exact; so does Hopper's fp8 `mma.sync`.
+renamed (`_left`, `_right`). Neither passes through shared memory, and the instruction is the same
+for every T: the bits of a row do not depend on how many run beside it. Fp8 is widened to fp16,
+which is exact; so does Hopper's fp8 `mma.sync`.
 
 The order of summation: 64 (bf16: 32) columns by the tensor core, 128 in sequence, the warps' shares
 of K at the end.
@@ -79,19 +79,27 @@ def _chunks(
     return tiles
 
 
+# A pass of the compiler's looks from every load at all operations, and from each of these at all of
+# them again. So here are as few as will do: it takes most of what these kernels take to compile.
 @triton.jit
-def _operand(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
-    """Tile [SHARES * 8, WIDTH] -> [SHARES, 8, WIDTH] with K renamed to what threads hold."""
+def _left(upper, lower, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
+    """Two tiles [SHARES * 8, WIDTH], one below the other, as an operand [SHARES, 16, WIDTH] with K
+    renamed to what threads hold."""
     RUN: tl.constexpr = 8 if FP8 else _RUN
-    tile = tl.reshape(tile, [SHARES, 8, 4, WIDTH // 4 // RUN, RUN])
-    tile = tl.reshape(tl.permute(tile, [0, 1, 3, 2, 4]), [SHARES, 8, WIDTH])
-    return tile.to(tl.float16) if FP8 else tile.to(_BF16)
+    DTYPE: tl.constexpr = tl.float16 if FP8 else _BF16
+    # Widened while what lies side by side in a register is a row's.
+    tile = tl.join(upper.to(DTYPE), lower.to(DTYPE))
+    tile = tl.reshape(tile, [SHARES, 8, 4, WIDTH // 4 // RUN, RUN, 2])
+    return tl.reshape(tl.permute(tile, [0, 5, 1, 3, 2, 4]), [SHARES, 16, WIDTH])
 
 
 @triton.jit
-def _sixteen(upper, lower, SHARES: tl.constexpr, WIDTH: tl.constexpr):
-    """Two operands [SHARES, 8, WIDTH] one below the other."""
-    return tl.reshape(tl.permute(tl.join(upper, lower), [0, 3, 1, 2]), [SHARES, 16, WIDTH])
+def _right(tile, SHARES: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr):
+    """A tile [SHARES * 8, WIDTH] as the other operand [SHARES, WIDTH, 8], K renamed alike."""
+    RUN: tl.constexpr = 8 if FP8 else _RUN
+    DTYPE: tl.constexpr = tl.float16 if FP8 else _BF16
+    tile = tl.reshape(tile, [SHARES, 8, 4, WIDTH // 4 // RUN, RUN])
+    return tl.reshape(tl.permute(tile, [0, 3, 2, 4, 1]), [SHARES, WIDTH, 8]).to(DTYPE)
 
 
 @triton.constexpr_function
@@ -156,17 +164,17 @@ def _add_part(
             left = ()
             for i in tl.static_range(BLOCKS):
                 for c in tl.static_range(STEP):
-                    upper = _operand(w[2 * i][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8)
-                    lower = _operand(w[2 * i + 1][(q * AHEAD + g) * STEP + c], SHARES, WIDTH, FP8)
-                    left += (_sixteen(upper, lower, SHARES, WIDTH),)
+                    upper = w[2 * i][(q * AHEAD + g) * STEP + c]
+                    lower = w[2 * i + 1][(q * AHEAD + g) * STEP + c]
+                    left += (_left(upper, lower, SHARES, WIDTH, FP8),)
             sums = ()
             for j in tl.static_range(TILES):
                 for i in tl.static_range(BLOCKS):
                     total = acc[j * BLOCKS + i]
                     part = total if not FP8 else tl.zeros([SHARES, 16, 8], tl.float32)
                     for c in tl.static_range(STEP):
-                        right = _operand(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
-                        part = tl.dot(left[i * STEP + c], tl.permute(right, [0, 2, 1]), part)
+                        right = _right(xt[j][g * STEP + c], SHARES, WIDTH, FP8)
+                        part = tl.dot(left[i * STEP + c], right, part)
                     if FP8:
                         scale = xs[j * AHEAD + g] * ws[q * AHEAD + g][:, None]
                         part = total + part * scale[:, None, :]
