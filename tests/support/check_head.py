@@ -296,8 +296,9 @@ def prepared(worker: Any) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     build, compare = preparation.build_head, head_check.compare
     conditions.of_device = conditions.of_drafts = lambda *_: None
-    preparation.logger.addHandler(Kept())
-    preparation.logger.setLevel(logging.INFO)
+    for logger in (preparation.logger, head_check.logger):
+        logger.addHandler(Kept())
+        logger.setLevel(logging.INFO)
     for name, kernels in {
         "right": ReferenceHeadKernels, "wrong": Wrong, "raising": Raising,
         "broken": ReferenceHeadKernels,
@@ -311,6 +312,7 @@ def prepared(worker: Any) -> dict[str, list[str]]:
                 head = preparation.prepare_head(worker, wanted)
                 assert (head is not None) == (name == "right")
                 found.setdefault(name, []).append(said[-1])
+                found.setdefault("all of it", []).extend(said)
             except SystemExit as error:
                 found.setdefault(name, []).append(f"ended: {error}")
     preparation.build_head, head_check.compare = build, compare
