@@ -97,6 +97,11 @@ def test_what_is_built_ahead_is_told_of_stocks_model(report: Any) -> None:
     assert report["builds"].count("_jit_kvcache_module") == 1
 
 
+def test_a_prefill_is_gone_through_in_all_lengths(report: Any) -> None:
+    """The norm, the sparse block, its router and the mixer, of a layer of each kind."""
+    assert report["prefills"] == 3 * 2 * 4
+
+
 def test_what_is_off_goes_back_to_stock(report: Any) -> None:
     if "spoilt" not in report:
         pytest.skip("spoilt kernels: CI tries them with the default release; here by hand")

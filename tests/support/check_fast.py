@@ -20,6 +20,7 @@ from sglang_qwen3next_eagle3.overlay.fast import (
     cuda_modules,
     dispatch,
     hooks,
+    prefill_rehearsal,
     preparation,
     rehearsal,
     selfcheck,
@@ -53,6 +54,8 @@ def main() -> None:
     if kernels.ranks == 1:
         # What is compiled ahead on a GPU runs here, so that every step of it can be run.
         rehearsal.go_through(path, model_runner, lambda step: step())
+        prefills: list[Any] = []
+        prefill_rehearsal.go_through(path, model_runner, lambda step: prefills.append(step()))
     findings = selfcheck.compare(path, model_runner)
     for finding in findings:
         if finding.off:
@@ -63,6 +66,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "findings": [{**asdict(finding), "off": finding.off} for finding in findings],
         "builds": [name for _, name, _ in cuda_modules.builds(model_runner.model)],
+        "prefills": len(prefills) if kernels.ranks == 1 else 0,
         "room": kernels.workspace.sums.shape[2] >= longest,
         "clean": not states.conv[0][:, 1:].any() and not states.temporal[:, 1:].any(),
     }

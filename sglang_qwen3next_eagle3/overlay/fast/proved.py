@@ -38,7 +38,7 @@ PROVED: Final = (
 APART: Final = frozenset({
     "proved", "stages", "exclusions", "trials", "conditions",  # where it is on, and what is
     "selfcheck", "head_check", "made_up", "reference", "rehearsal",  # at start, beside stock's
-    "cuda_modules", "prefill_products",  # what compiles SGLang's kernels
+    "cuda_modules", "prefill_products", "prefill_rehearsal",  # what compiles SGLang's kernels
     "updates",
 })  # fmt: skip
 """The modules that a proof is not of: they compute nothing of what is served."""

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from sglang_qwen3next_eagle3.overlay.fast import ahead, kernel_table
+from sglang_qwen3next_eagle3.overlay.fast import ahead, kernel_table, prefill_rehearsal
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.layers import FastLayer, SmallPass
 from sglang_qwen3next_eagle3.overlay.fast.made_up import (
     REQUESTS,
+    States,
     captured,
     captured_batches,
     draft_tokens,
@@ -24,10 +25,10 @@ from sglang_qwen3next_eagle3.overlay.fast.made_up import (
     made_up,
     random_rows,
 )
+from sglang_qwen3next_eagle3.overlay.fast.prefill_rehearsal import Step, router, stock_block
 from sglang_qwen3next_eagle3.overlay.fast.stages import COMPILERS, Stage
 
 logger = logging.getLogger(__name__)
-Step = Callable[[], Any]
 
 
 def rehearse(path: FastPath, runner: Any) -> None:
@@ -36,6 +37,7 @@ def rehearse(path: FastPath, runner: Any) -> None:
         if compiler is None:
             return
         go_through(path, runner, compiler.run)
+        prefill_rehearsal.go_through(path, runner, compiler.run)
         logger.info("sglang-qwen3next-eagle3: fast path: %s", compiler.finish())
 
 
@@ -53,8 +55,8 @@ def go_through(path: FastPath, runner: Any, run: Callable[[Step], Any]) -> None:
         if rows > most or len(lengths_of(runner, most, requests)) < requests:
             continue
         layers = [_serving(path, path.layers[number], rows) for number in first.values()]
-        with made_up(path, runner, most, requests, tuple(first.values())) as (at, _):
-            for step in _steps(path, layers, at):
+        with made_up(path, runner, most, requests, tuple(first.values())) as (at, states):
+            for step in _steps(path, layers, at, states):
                 run(step)
 
 
@@ -63,13 +65,17 @@ def _serving(path: FastPath, layer: FastLayer, rows: int) -> FastLayer:
     return layer.with_stages(stages)
 
 
-def _steps(path: FastPath, layers: list[FastLayer], at: SmallPass) -> Iterator[Step]:
+def _steps(
+    path: FastPath, layers: list[FastLayer], at: SmallPass, states: States
+) -> Iterator[Step]:
     for layer in layers:
         if "moe" in path.stages:
-            yield partial(stock_experts, layer.layer.mlp, random_rows(at, layer, 1))
+            yield partial(stock_block, layer.layer.mlp, random_rows(at, layer, 1))
+            yield partial(router, layer.layer.mlp, random_rows(at, layer, 1))
         yield from _of_layer(layer, at)
     if layers and any("gdn" in layer.stages for layer in layers) and at.verify:
         yield lambda: _commit(path, at)
+        yield lambda: states.stock_commit(at.backend, _first_nodes(at))
     if path.lm_head is not None and at.requests * at.nodes <= path.most("lm_head"):
         weight = path.lm_head.weight.data
         yield lambda: path.kernels.lm_head(random_rows(at, layers[0], 4), weight)
@@ -104,24 +110,13 @@ def _of_layer(layer: FastLayer, at: SmallPass) -> Iterator[Step]:
         yield mix(frozenset({"dense"}))
 
 
-def stock_experts(block: Any, hidden: torch.Tensor) -> Any:
-    """Stock's experts on rows that choose the first ones: of its router some kernels are Triton's,
-    whose choice is undefined here."""
-    from sglang.srt.layers.moe.topk import StandardTopKOutput
-
-    experts, top_k = block.experts.w13_weight.shape[0], block.topk.topk_config.top_k
-    shape = hidden.shape[0], top_k + block.num_fused_shared_experts
-    ids = torch.arange(shape[1], dtype=torch.int32, device=hidden.device)
-    ids[top_k:] = experts - 1
-    weights = torch.full(shape, 1 / shape[1], device=hidden.device)
-    logits = torch.zeros(shape[0], block.gate.weight.shape[0], device=hidden.device)
-    chosen = StandardTopKOutput(weights, ids.expand(shape).contiguous(), logits)
-    return block.experts(hidden, chosen)
-
-
 def _commit(path: FastPath, at: SmallPass) -> None:
     linear = at.backend.linear_attn_backend
     pool = linear.req_to_token_pool.mamba_pool.mamba_cache
     slots = linear.forward_metadata.mamba_cache_indices
-    last = torch.zeros(at.requests, dtype=torch.int64, device=slots.device)
-    path.kernels.gdn_commit(at, pool, slots, last, None, None)
+    path.kernels.gdn_commit(at, pool, slots, _first_nodes(at), None, None)
+
+
+def _first_nodes(at: SmallPass) -> torch.Tensor:
+    """int64 [B]: every request accepts the first node."""
+    return torch.zeros(at.requests, dtype=torch.int64, device=at.paths.device)
