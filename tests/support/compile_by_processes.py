@@ -22,6 +22,7 @@ from sglang_qwen3next_eagle3.overlay.fast import ahead, compile_pool
 from sglang_qwen3next_eagle3.overlay.fast.compile_job import describe
 from sglang_qwen3next_eagle3.overlay.fast.kernels import attention, norm_quantize, tree
 from tests.support.compile_fast import H100, INT32, INT64, WIDTH, empty
+from tests.support.decided_at_import import decided
 
 HITS: list[bool] = []
 
@@ -56,6 +57,10 @@ def launches() -> None:
         torch.zeros(64, dtype=INT64), paths, False,
         attention.attention_workspace(4, 4, 64, 4096, "cpu"),
     )  # fmt: skip
+
+
+def by_what_a_module_saw() -> None:
+    decided[(1,)](torch.zeros(16), N=16)
 
 
 def untold() -> None:
@@ -108,6 +113,9 @@ def by_processes(folder: Path) -> dict[str, Any]:
         said["ready"] = made.there, sorted(one.job.name for one in made.told), made.here
         said["seconds"] = [one.seconds for one in made.told]
         said["cached"] = [one.job is not None and one.job.cached() for one in asked.values()]
+        compiler.run(by_what_a_module_saw)
+        made = compiler.finish()
+        said["decided"] = [one.job.name for one in made.told], made.here
         compiler.run(untold)
         said["told"] = [one.job is not None for one in compiler._mode.asked.values()]
         made = compiler.finish()
@@ -140,6 +148,7 @@ def main() -> None:
     if how == ["here"]:
         only_warm_up()
         launches()
+        by_what_a_module_saw()
         untold()
     else:
         said = by_processes(folder)

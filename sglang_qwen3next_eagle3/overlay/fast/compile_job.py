@@ -21,6 +21,7 @@ from triton._C.libtriton import get_cache_invalidating_env_vars
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import ASTSource, get_cache_key, make_backend
 from triton.compiler.compiler import compile as compile_source
+from triton.language import constexpr
 from triton.runtime.cache import get_cache_manager
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITCallable
@@ -40,7 +41,9 @@ class Job:
     and target. key: under which Triton's cache has it, hashed; file: what of it there is last.
     settings: those of the environment that Triton's compiler says it reads. knobs: what else
     Triton was told. references: what the kernel and those that it calls are; source: what Triton's
-    key says of that. environment: of the process that asks."""
+    key says of that. constants: pickled, `constexpr` among them by module and name, which a module
+    may decide by the GPU that it sees when it is imported. environment: of who asks.
+    """
 
     module: str
     name: str
@@ -51,6 +54,7 @@ class Job:
     knobs: str
     references: str
     source: str
+    constants: bytes
     environment: dict[str, str]
 
     @property
@@ -112,6 +116,7 @@ def describe(key: str, compile_fn: Callable[[], Any]) -> Job | None:
             told_triton(),
             references(kernel),
             kernel.cache_key,
+            _dumped(constants(kernel)),
             dict(os.environ),
         )
     except Exception:
@@ -137,6 +142,8 @@ def compile_here(job: Job) -> None:
     parsed = backend.parse_options(dict(options, **source.parse_options()))
     _same("settings of the compiler", settings, job.settings)
     _same("what Triton was told", told_triton(), job.knobs)
+    for (module, name), value in _loaded(job.constants).items():
+        setattr(importlib.import_module(module), name, constexpr(value))
     _same("sources", references(kernel), job.references)
     # It was shown to be the same, and what else Triton has hashed here does not count.
     kernel.hash = job.source
@@ -164,6 +171,23 @@ def references(kernel: Any) -> str:
     key of a kernel is another one where what it calls was asked for its own before.
     """
     return repr(sorted(set(_references(kernel, set()))))
+
+
+def constants(kernel: Any) -> dict[tuple[str, str], Any]:
+    """The values of `constexpr` among the globals of a kernel's module that it names, and of those
+    that it calls, by module and name."""
+    return dict(_constants(kernel, set()))
+
+
+def _constants(kernel: Any, seen: set[int]) -> Iterator[tuple[tuple[str, str], Any]]:
+    seen.add(id(kernel))
+    function, scope = kernel.fn, kernel.get_capture_scope()
+    for name in set(_names(function.__code__)):
+        value = scope.get(name)
+        if isinstance(value, JITCallable) and id(value) not in seen:
+            yield from _constants(value, seen)
+        elif isinstance(value, constexpr) and function.__globals__.get(name) is value:
+            yield (function.__module__, name), value.value
 
 
 def _references(kernel: Any, seen: set[int]) -> Iterator[str]:
