@@ -91,7 +91,8 @@ class Made:
     """What became of kernels that launches need: those that are there for them.
 
     there: how many were before. told: those that other processes compiled, `processes` at a time.
-    here: how many this one did. seconds: since the first launch was gone through.
+    here: how many this one did. seconds: since the first launch was gone through. missed: why
+    launches were not gone through to the end, whose kernels are left to them.
     """
 
     there: int
@@ -99,6 +100,7 @@ class Made:
     here: int
     processes: int
     seconds: float
+    missed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts, told = list[str](), len(self.told)
@@ -114,7 +116,11 @@ class Made:
             parts.append(f"{self.here}{'' if told else ' compiled'} by the server")
         count = self.there + told + self.here
         whole = f"{count} kernel{'' if count == 1 else 's'} made ready in {self.seconds:.1f} s"
-        return f"{whole}: {', '.join(parts)}" if parts else whole
+        whole = f"{whole}: {', '.join(parts)}" if parts else whole
+        if not self.missed:
+            return whole
+        steps = f"{len(self.missed)} step{'' if len(self.missed) == 1 else 's'}"
+        return f"{whole}; {steps} not gone through to the end, first: {self.missed[0]}"
 
 
 class Ahead:
@@ -128,6 +134,7 @@ class Ahead:
 
         self._at_once, self._compilers = at_once, compilers
         self._mode = Collected(compilers is not None)
+        self._missed = list[str]()
         self._begun = time.monotonic()
         self._active: Any = _async_compile.active_mode
 
@@ -148,24 +155,33 @@ class Ahead:
 
         def untuned(kernel: Any, *args: Any, **options: Any) -> Any:
             if threading.get_ident() == thread:
-                raise Tuned
+                raise Tuned("in a step that leaves that to its launch")
             return tuned(kernel, *args, **options)
 
         token = self._active.set(self._mode)
         JITFunction.run, Autotuner.run = noted, untuned
         try:
-            steps()
-        except Exception as error:
-            logger.debug("not all is compiled ahead", exc_info=error)
+            with self.surviving():
+                steps()
         finally:
             JITFunction.run, Autotuner.run = run, tuned
             self._active.reset(token)
             for kernel in gone_through:
                 self._mode.forget(kernel)
 
+    @contextmanager
+    def surviving(self) -> Iterator[None]:
+        """What raises inside ends what is inside and nothing else, and is told."""
+        try:
+            yield
+        except Exception as error:
+            logger.debug("not all is compiled ahead", exc_info=error)
+            self._missed.append(f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
+
     def finish(self) -> Made:
         """Compile what was noted."""
         asked, self._mode.asked = self._mode.asked, {}
+        missed, self._missed = tuple(self._missed), []
         there = {key for key, one in asked.items() if one.cached()}
         told = {key: one.job for key, one in asked.items() if one.job and key not in there}
         made, compiled = dict[str, Any](), list[Compiled]()
@@ -194,6 +210,7 @@ class Ahead:
             here=len(ready - there - set(others)),
             processes=self._at_once,
             seconds=time.monotonic() - self._begun,
+            missed=missed,
         )
 
 

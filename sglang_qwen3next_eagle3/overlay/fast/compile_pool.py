@@ -22,6 +22,7 @@ from sglang_qwen3next_eagle3.overlay.fast import kernels
 from sglang_qwen3next_eagle3.overlay.fast.compile_job import Job
 
 logger = logging.getLogger(__name__)
+PREFIX: Final = "sglang-qwen3next-eagle3: fast path"
 SERVER: Final = "sglang_qwen3next_eagle3.overlay.fast.compile_server"
 SECONDS: Final = 300
 """After so many nothing more is waited for."""
@@ -30,6 +31,8 @@ MOST: Final = 16
 FEWEST: Final = 4
 """With fewer CPUs importing everything a second time takes longer than it saves."""
 
+_TOLD: Final = 200
+"""Letters of a reason in the log."""
 LONGEST: Final = ("_skinny_gemm", "_head_linear", "_gdn_commit", "_gdn_verify", "_scores")
 """Kernels of ours that take a second of a CPU and more, up to 6 (of 32 rows): they come first, so
 that none is left for the end."""
@@ -117,7 +120,7 @@ def _asked(server: Any, jobs: list[Job], deadline: float) -> list[Compiled]:
     late = threading.Timer(max(0.0, deadline - time.monotonic()), server.kill)
     late.daemon = True
     late.start()
-    compiled, answered = list[Compiled](), 0
+    compiled, refused, answered = list[Compiled](), list[str](), 0
     try:
         text = pickle.dumps(jobs)
         server.stdin.write(len(text).to_bytes(8, "big") + text)
@@ -125,14 +128,20 @@ def _asked(server: Any, jobs: list[Job], deadline: float) -> list[Compiled]:
         while answered < len(jobs) and (line := server.stdout.readline()):
             number, seconds, reason = json.loads(line)
             answered += 1
+            kernel = f"{jobs[number].module}.{jobs[number].name}"
             if reason is None:
                 compiled.append(Compiled(jobs[number], seconds))
-            kernel = f"{jobs[number].module}.{jobs[number].name}"
+            else:
+                refused.append(f"{kernel}: {reason[:_TOLD]}")
             logger.debug("%s: compiled in %s s of a CPU: %s", kernel, seconds, reason or "yes")
     except Exception as error:
         logger.debug("kernels are not compiled by a process of their own", exc_info=error)
     finally:
         late.cancel()
+    if refused:
+        said = "%s: a process did not compile %d of %d kernels, first %s"
+        logger.info(said, PREFIX, len(refused), len(jobs), refused[0])
     if answered < len(jobs):
-        logger.debug("%d kernels are left to their launches", len(jobs) - answered)
+        said = "%s: a process that compiles has ended or was too slow: %d of %d kernels are left"
+        logger.info(said, PREFIX, len(jobs) - answered, len(jobs))
     return compiled

@@ -82,7 +82,7 @@ def rehearse(head: FastHead, worker: Any) -> None:
     with ahead.compiling(compilers) as compiler:
         if compiler is None:
             return
-        with made_up_places(worker, nodes) as places:
+        with compiler.surviving(), made_up_places(worker, nodes) as places:
             most = len(places.lengths)
             batches = {most, *REQUESTS, *captured_batches(worker.target_worker.model_runner)}
             for requests in sorted(n for n in batches if n <= most):

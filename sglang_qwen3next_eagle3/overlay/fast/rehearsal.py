@@ -36,8 +36,9 @@ def rehearse(path: FastPath, runner: Any) -> None:
     with ahead.compiling(runner.__dict__.get(COMPILERS)) as compiler:
         if compiler is None:
             return
-        go_through(path, runner, compiler.run)
-        prefill_rehearsal.go_through(path, runner, compiler.run)
+        for passes in (go_through, prefill_rehearsal.go_through):
+            with compiler.surviving():
+                passes(path, runner, compiler.run)
         logger.info("sglang-qwen3next-eagle3: fast path: %s", compiler.finish())
 
 

@@ -103,6 +103,14 @@ def test_what_goes_wrong_is_left_to_the_launches(mode: Any) -> None:
         assert compiler is not None
         compiler.run(step)
         assert Tuner.run is before
+        with compiler.surviving():
+            no_room()
+        made = compiler.finish()
+        tuned = "Tuned: in a step that leaves that to its launch"
+        assert made.missed == (tuned, "MemoryError: no room for it")
+        end = f": 1 compiled by the server; 2 steps not gone through to the end, first: {tuned}"
+        assert str(made).endswith(end)
+        assert compiler.finish().missed == ()
         no_room()
     assert kernel.cache["made"]
     assert mode.get() is None

@@ -1,12 +1,15 @@
 """What a prefill launches, gone through: the tuned kernels, and the block without its choice."""
 
+import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
-from sglang_qwen3next_eagle3.overlay.fast import prefill_rehearsal
+from sglang_qwen3next_eagle3.overlay.fast import ahead, prefill_rehearsal, rehearsal
 
 
 class Configuration:
@@ -74,3 +77,30 @@ def test_what_another_thread_tunes_meanwhile_is_tuned(monkeypatch: pytest.Monkey
 
     prefill_rehearsal.in_all_configurations(step)()
     assert tuned == ["other"]
+
+
+def test_the_log_says_why_prefills_were_not_gone_through(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what the check launches is compiled all the same."""
+    gone_through: list[str] = []
+
+    @contextmanager
+    def compiling(_: Any) -> Iterator[ahead.Ahead]:
+        yield ahead.Ahead(1)
+
+    def no_prefill(*_: Any) -> None:
+        raise AttributeError("a batch has no such field")
+
+    monkeypatch.setattr(ahead, "compiling", compiling)
+    monkeypatch.setattr(rehearsal, "go_through", lambda *_: gone_through.append("check"))
+    monkeypatch.setattr(prefill_rehearsal, "go_through", no_prefill)
+    runner: Any = SimpleNamespace()
+    with caplog.at_level(logging.INFO):
+        rehearsal.rehearse(runner, runner)
+    assert gone_through == ["check"]
+    (line,) = [record.message for record in caplog.records]
+    assert line.startswith("sglang-qwen3next-eagle3: fast path: 0 kernels made ready in ")
+    assert line.endswith(
+        "; 1 step not gone through to the end, first: AttributeError: a batch has no such field"
+    )
