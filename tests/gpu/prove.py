@@ -64,9 +64,9 @@ def parts(out: Path, data: Path, sanitizer: str) -> list[Part]:
     return [
         Part(
             "text",
-            (*of_text, *asked, "--tokens", "128", "--batch", "1,8", "--seconds", "420",
+            (*of_text, *asked, "--tokens", "128", "--batch", "1,8", "--seconds", "520",
              "--logs", str(out / "logs"), *switches, *servers),
-            "text-fast.json", 0.5, 440, text_missing,
+            "text-fast.json", 0.5, 540, text_missing,
         ),
         Part(
             "soak", ("-m", "tests.gpu.soak_seams", "--out", str(out), "--at-once"),
