@@ -51,6 +51,7 @@ from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
 from sglang_qwen3next_eagle3.overlay.fast.kernels import (
     attention,
     expert_choice,
+    expert_list,
     experts,
     gdn_commit,
     gdn_decode,
@@ -433,7 +434,7 @@ SHAPES = (1, 4, False), (1, 1, False), (2, 4, False), (8, 4, False), (4, 8, True
 
 def compile_share(i: int, count: int) -> None:
     Counted.warm = i, count
-    count_launches(attention, gdn_commit, lm_head)
+    count_launches(attention, expert_list, gdn_commit, gdn_trees, lm_head)
     model = Model(4, 512, 151936, 8)
     for shape in SHAPES:
         model.run(model.inputs(*shape))
