@@ -8,6 +8,7 @@ release calls otherwise is compiled where it is called, as without this.
 import importlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,37 @@ def compile_side_by_side(model: torch.nn.Module) -> None:
         os.environ.pop(_ARCH, None)
         if given is not None:
             os.environ[_ARCH] = given
+
+
+def build_sampling_meanwhile(server_args: Any) -> threading.Thread | None:
+    """Begin to build FlashInfer's sampling, which else the first sampled request has nvcc compile
+    and waits for. Nobody waits here: a file's lock, FlashInfer's own, makes who calls it earlier
+    wait until it is there. None where it is there, or another backend samples."""
+    if getattr(server_args, "sampling_backend", None) != "flashinfer":
+        return None
+    try:
+        spec = importlib.import_module("flashinfer.jit.sampling").gen_sampling_module()
+        if spec.is_aot or spec.is_compiled:
+            return None
+    except Exception as error:
+        logger.debug("FlashInfer's sampling is not built ahead", exc_info=error)
+        return None
+    thread = threading.Thread(target=_build_sampling, args=(spec,), name="sampling", daemon=True)
+    thread.start()
+    return thread
+
+
+def _build_sampling(spec: Any) -> None:
+    started = time.monotonic()
+    try:
+        spec.build(False)
+    except Exception as error:
+        logger.debug("FlashInfer's sampling is built at its first request", exc_info=error)
+        return
+    logger.info(
+        "sglang-qwen3next-eagle3: fast path: FlashInfer's sampling made ready in %.1f s",
+        time.monotonic() - started,
+    )
 
 
 def builds(model: Any) -> list[Build]:

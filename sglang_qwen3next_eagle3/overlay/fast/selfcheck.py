@@ -14,7 +14,10 @@ import torch
 
 from sglang_qwen3next_eagle3.overlay.fast import kernel_table, ranks, rehearsal
 from sglang_qwen3next_eagle3.overlay.fast.conditions import BLOCK
-from sglang_qwen3next_eagle3.overlay.fast.cuda_modules import compile_side_by_side
+from sglang_qwen3next_eagle3.overlay.fast.cuda_modules import (
+    build_sampling_meanwhile,
+    compile_side_by_side,
+)
 from sglang_qwen3next_eagle3.overlay.fast.device import MAX_ROWS
 from sglang_qwen3next_eagle3.overlay.fast.dispatch import FastPath, most_rows
 from sglang_qwen3next_eagle3.overlay.fast.kernel_table import Kernels
@@ -85,6 +88,7 @@ def check(path: FastPath, runner: Any) -> list[str]:
 
 def differing(path: FastPath, runner: Any) -> list[Deviation]:
     """What is off on this rank. Stock's products of FP8 are torch's (`reference`)."""
+    build_sampling_meanwhile(runner.server_args)
     with products_of_torch(runner.model):
         compile_side_by_side(runner.model)
         if not ranks.several():

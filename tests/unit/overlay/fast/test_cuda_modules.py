@@ -129,3 +129,59 @@ def test_what_fails_is_left_to_its_call(
     monkeypatch.setattr(cuda_modules, "builds", broken)
     cuda_modules.compile_side_by_side(target(torch.bfloat16))
     assert os.environ[ARCH] == "10.0"
+
+
+class Sampling:
+    """FlashInfer's description of a module."""
+
+    def __init__(self, fails: bool = False, **there: bool) -> None:
+        self.is_aot = there.get("aot", False)
+        self.is_compiled = there.get("compiled", False)
+        self.fails = fails
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def build(self, verbose: bool, need_lock: bool = True) -> None:
+        assert need_lock
+        self.began.set()
+        assert self.may_end.wait(60)
+        if self.fails:
+            raise RuntimeError("no nvcc")
+
+
+def flashinfer(monkeypatch: pytest.MonkeyPatch, spec: Sampling) -> None:
+    module: Any = ModuleType("flashinfer.jit.sampling")
+    module.gen_sampling_module = lambda: spec
+    monkeypatch.setitem(sys.modules, "flashinfer", ModuleType("flashinfer"))
+    monkeypatch.setitem(sys.modules, "flashinfer.jit", ModuleType("flashinfer.jit"))
+    monkeypatch.setitem(sys.modules, "flashinfer.jit.sampling", module)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_sampling_is_built_while_the_server_starts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    caplog.set_level("INFO")
+    spec = Sampling(fails)
+    flashinfer(monkeypatch, spec)
+    args = SimpleNamespace(sampling_backend="flashinfer")
+    thread = cuda_modules.build_sampling_meanwhile(args)
+    assert thread is not None
+    assert thread.daemon
+    assert spec.began.wait(60), "and nobody waits for its end"
+    spec.may_end.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert ("FlashInfer's sampling made ready in " in caplog.text) is not fails
+
+
+def test_sampling_that_is_there_or_another_s_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = SimpleNamespace(sampling_backend="flashinfer")
+    for spec in (Sampling(aot=True), Sampling(compiled=True)):
+        flashinfer(monkeypatch, spec)
+        assert cuda_modules.build_sampling_meanwhile(args) is None
+    flashinfer(monkeypatch, Sampling())
+    for other in (SimpleNamespace(sampling_backend="pytorch"), SimpleNamespace()):
+        assert cuda_modules.build_sampling_meanwhile(other) is None
+    # FlashInfer in another release than this was written for: left alone.
+    monkeypatch.setattr(sys.modules["flashinfer.jit.sampling"], "gen_sampling_module", None)
+    assert cuda_modules.build_sampling_meanwhile(args) is None
