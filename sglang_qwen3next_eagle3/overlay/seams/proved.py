@@ -18,12 +18,12 @@ PROVED: Final[tuple[Proof, ...]] = (
         ON,
         ("NVIDIA H200",),
         (
-            "h200x1-proof/said.txt",
-            "h200x1-proof/text-fast.json",
-            "h200x1-proof/recorded.txt",
-            "h200x1-proof/soak.json",
+            "h200x1-whole/said.txt",
+            "h200x1-whole/text-fast.json",
+            "h200x1-whole/recorded.txt",
+            "h200x1-whole/soak.json",
         ),
-        code="76cf1cc6db82",
+        code="a8e3e6cd3d3d",
     ),
 )
 APART: Final = frozenset({"proved", "seams", "sizes"})
