@@ -60,7 +60,7 @@ def test_costs_of_both_kernels() -> None:
 
 
 def test_the_costs_of_the_profile_are_those_that_were_measured() -> None:
-    path = data_dir("launch").parent / "benchmarks/results/h200x1-fast-all/servers.json"
+    path = data_dir("launch").parent / "benchmarks/results/h200x1-whole/servers.json"
     servers = json.loads(path.read_text(encoding="utf-8"))["servers"]
     cycles = {
         (one["server"], one["batch"]): one["cycle_ms"]
