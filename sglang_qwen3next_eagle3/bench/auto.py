@@ -303,7 +303,7 @@ class _Auto:
 
     def _work(self, key: PassKey) -> Work:
         options = self._options
-        sampling = {"temperature": 0, "max_new_tokens": options.output_tokens, "ignore_eos": True}
+        sampling = options.sampling(options.output_tokens)
         seed = options.seed + key.repetition
         asked = synthetic.dialogues(key.batch, options.input_tokens, self._target.vocab_size, seed)
         tree = {row.name: row.tree for row in self._forced}.get(key.configuration)

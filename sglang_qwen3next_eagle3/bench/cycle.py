@@ -176,7 +176,7 @@ class _Measuring:
     def _ask(self, server: Server, batch: int, tokens: int) -> Pass:
         options = self._options
         prompts = synthetic.dialogues(batch, options.input_tokens, self._vocabulary, options.seed)
-        sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
+        sampling = options.sampling(tokens)
         found = servers.ask(server, prompts, batch, sampling, options.stall_seconds)
         if found.failures:
             # Then the batch was smaller than it says.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.redact import masked
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class SyntheticOptions(BenchOptions):
     precision: of the synthetic target. routing: by which its routers choose experts; `dummy` as
     its weights have it, of one token. prefill_graphs: numbers of tokens for which every server
     captures CUDA graphs of its prefills; without any, prefills launch kernel by kernel.
+    temperature: of every request, 0 for greedy ones; top_p, top_k: what is drawn from with one.
     """
 
     profile: str = "h200-fp8"
@@ -103,6 +105,32 @@ class SyntheticOptions(BenchOptions):
     precision: Literal["fp8", "bf16"] = "fp8"
     routing: Literal["dummy", "uniform", "text"] = "dummy"
     prefill_graphs: Sequence[int] = ()
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+
+    @property
+    def sampled(self) -> dict[str, dict[str, float]]:
+        """How tokens are drawn where requests are not greedy: asked for and measured with.
+
+        Raises:
+            UserError: what is drawn from is said of greedy requests.
+        """
+        narrowed = {"top_p": self.top_p, "top_k": self.top_k}
+        given = {name: value for name, value in narrowed.items() if value is not None}
+        if self.temperature > 0:
+            return {"sampling": {"temperature": self.temperature, **given}}
+        if given:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UserError(
+                f"{flags}: requests are greedy, and nothing is drawn; add --temperature 0.7, say"
+            )
+        return {}
+
+    def sampling(self, tokens: int) -> dict[str, Any]:
+        """SGLang's parameters of a request for so many tokens, which no end ends."""
+        drawn = self.sampled.get("sampling", {"temperature": 0})
+        return {**drawn, "max_new_tokens": tokens, "ignore_eos": True}
 
     @property
     def prefilled(self) -> dict[str, list[int]]:
@@ -137,6 +165,7 @@ class SyntheticOptions(BenchOptions):
             "tp": self.tp,
             **self.routed,
             **self.prefilled,
+            **self.sampled,
             **more,
             "flags": masked(self.flags),
         }

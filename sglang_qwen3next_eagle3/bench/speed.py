@@ -209,7 +209,7 @@ def _work(
 ) -> Callable[[PassKey], Work]:
     # Kernels are compiled and tuned once for a batch, whatever is accepted.
     warmed: set[tuple[str, int]] = set()
-    sampling = {"temperature": 0, "max_new_tokens": options.output_tokens, "ignore_eos": True}
+    sampling = options.sampling(options.output_tokens)
 
     def work(key: PassKey) -> Work:
         length = key.simulated_accept_length

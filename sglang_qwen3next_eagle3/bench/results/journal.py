@@ -213,11 +213,13 @@ class Journal:
 
 def _about_speed(settings: Mapping[str, Any]) -> tuple[str, ...]:
     sizes = ", ".join(map(str, settings.get("prefill_graphs", ())))
+    drawn = ", ".join(f"{name} {of:g}" for name, of in settings.get("sampling", {}).items())
     prefills = f"Every server has CUDA graphs of prefills, of {sizes} tokens; others launch kernel "
     return (
         *_ABOUT_SPEED,
         _ABOUT_ROUTING[settings.get("routing", "dummy")],
         *([f"{prefills}by kernel."] if sizes else []),
+        *([f"Every request is sampled: {drawn}."] if drawn else []),
     )
 
 

@@ -24,7 +24,9 @@ from sglang_qwen3next_eagle3.cli.bench.values import (
     length,
     lengths,
     numbers,
+    share,
     steps_argument,
+    temperature,
     whole_from_0,
 )
 
@@ -79,6 +81,7 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
     )
     _add_repeats(what, SpeedOptions)
     _add_synthetic(what, SpeedOptions)
+    _add_sampling(what, SpeedOptions)
     _add_routing(what, SpeedOptions)
     _add_servers(parser, SpeedOptions)
     add_output(parser)
@@ -120,6 +123,7 @@ def _add_auto(parser: argparse.ArgumentParser) -> None:
         help="numbers of steps that a server of their own serves, too, beside the states",
     )
     _add_synthetic(what, AutoOptions)
+    _add_sampling(what, AutoOptions)
     _add_servers(parser, AutoOptions)
     parser.add_argument(
         "--gpus",
@@ -174,6 +178,7 @@ def _add_cycle(parser: argparse.ArgumentParser) -> None:
         help="simulated (default %(default)s); a tree that cannot reach it accepts all",
     )
     _add_synthetic(what, CycleOptions)
+    _add_sampling(what, CycleOptions)
     _add_routing(what, CycleOptions)
     what.add_argument(
         "--no-stacks", dest="stacks", action="store_false", help="times only, no sampled stacks"
@@ -214,6 +219,22 @@ def _add_synthetic(group: Any, defaults: "type[SyntheticOptions]", *, answers: b
         metavar="N,...",
         help="capture CUDA graphs of prefills of up to so many tokens in every server "
         "(default: none, prefills launch kernel by kernel)",
+    )
+
+
+def _add_sampling(group: Any, defaults: "type[SyntheticOptions]") -> None:
+    group.add_argument(
+        "--temperature",
+        type=temperature,
+        default=defaults.temperature,
+        metavar="T",
+        help="of every request (default %(default)g: greedy)",
+    )
+    group.add_argument(
+        "--top-p", type=share, metavar="P", help="with a temperature: draw from this share"
+    )
+    group.add_argument(
+        "--top-k", type=positive, metavar="K", help="with a temperature: draw from the K likeliest"
     )
 
 

@@ -4,7 +4,7 @@ import argparse
 import math
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.cli.arguments import positive
+from sglang_qwen3next_eagle3.cli.arguments import number, positive
 from sglang_qwen3next_eagle3.overlay.adaptive.states import MOST_STEPS
 
 
@@ -73,4 +73,20 @@ def length(text: str) -> float:
     (found, *more) = lengths(text)
     if more:
         raise argparse.ArgumentTypeError(f"{text!r}: one accept length")
+    return found
+
+
+def temperature(text: str) -> float:
+    """`0.7`; 0 for greedy requests."""
+    found = number(text)
+    if found < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: a temperature is 0 or more")
+    return found
+
+
+def share(text: str) -> float:
+    """`0.8`"""
+    found = number(text)
+    if not 0 < found <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a share above 0, up to 1")
     return found

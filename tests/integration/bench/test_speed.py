@@ -195,6 +195,62 @@ def test_prefill_graphs_are_in_the_settings_and_in_what_a_folder_was_begun_with(
     assert not [note for note in without.notes if "prefill" in note]
 
 
+def test_sampled_requests_are_asked_for_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_with = list[Any]()
+    ask = servers.ask
+
+    def asks(server: Any, prompts: Any, batch: int, sampling: Any, *more: Any) -> Any:
+        asked_with.append(sampling)
+        return ask(server, prompts, batch, sampling, *more)
+
+    monkeypatch.setattr(servers, "ask", asks)
+    asked = words(tmp_path, "--batch", "1", "--repeats", "1", "--accept-lengths", "2.46")
+    assert main([*asked, "--temperature", "0.7", "--top-p", "0.8", "--top-k", "20"]) == 0
+    drawn = {"temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    assert asked_with
+    assert all(one.items() >= drawn.items() for one in asked_with)
+    result = Result.load(tmp_path)
+    assert result.settings["sampling"] == drawn
+    assert "Every request is sampled: temperature 0.7, top_p 0.8, top_k 20." in result.notes
+    capsys.readouterr()
+    assert main(asked) == 2, "greedy ones are another benchmark"
+    assert "sampling" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (("--top-p", "0.8"), "--top-p: requests are greedy, and nothing is drawn"),
+        (("--top-k", "20", "--top-p", "0.8"), "--top-p and --top-k: requests are greedy"),
+    ],
+)
+def test_nothing_is_drawn_from_greedy_requests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], why: str
+) -> None:
+    assert main(words(tmp_path / "out", "--batch", "1", *more)) == 2
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (("--temperature", "-1"), "a temperature is 0 or more"),
+        (("--temperature", "nan"), "a number is needed"),
+        (("--temperature", "1", "--top-p", "0"), "a share above 0, up to 1"),
+        (("--temperature", "1", "--top-p", "1.5"), "a share above 0, up to 1"),
+        (("--temperature", "1", "--top-k", "0"), "at least 1"),
+    ],
+)
+def test_what_cannot_be_drawn_from_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], why: str
+) -> None:
+    assert main(words(tmp_path / "out", "--batch", "1", *more)) == 2
+    assert why in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
