@@ -73,18 +73,41 @@ def test_a_result_is_of_the_steps_that_it_had(file: Path, table: dict[str, hooks
         params.on_verify_complete(result.accepted, 1)
 
     resolve = hooks.wrap(read, table[adaptive.RESOLVE])
+    batch = SimpleNamespace(reqs=[SimpleNamespace(rid="a")])
     # Fewer than there are to the first trial.
     for _ in range(40):
-        resolve(None, SimpleNamespace(speculative_num_draft_tokens=4, accepted=[0]), None)
+        resolve(None, SimpleNamespace(speculative_num_draft_tokens=4, accepted=[0]), batch)
     assert params.get_steps_for_batch(1) == 0
     for _ in range(200):
         params.get_steps_for_batch(1)
-        resolve(None, SimpleNamespace(speculative_num_draft_tokens=4, accepted=[3]), None)
+        resolve(None, SimpleNamespace(speculative_num_draft_tokens=4, accepted=[3]), batch)
     assert params.get_steps_for_batch(1) == 3
     # Outside of a result nothing is known of its steps.
     for _ in range(200):
         params.on_verify_complete([0], 1)
     assert params.get_steps_for_batch(1) == 3
+
+
+def test_requests_are_new_in_their_first_result(
+    file: Path, table: dict[str, hooks.Hook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sglang.srt.speculative.adaptive_spec_params import AdaptiveSpeculativeParams
+
+    params = hooks.wrap(AdaptiveSpeculativeParams, table[adaptive.PARAMS])(
+        initial_steps=3, cfg_path=str(file)
+    )
+    told: list[int] = []
+    monkeypatch.setattr(params._policy, "observe", lambda correct, steps, new: told.append(new))
+
+    def read(processor: object, result: SimpleNamespace, batch: SimpleNamespace) -> None:
+        params.on_verify_complete([0] * len(batch.reqs), len(batch.reqs))
+
+    resolve = hooks.wrap(read, table[adaptive.RESOLVE])
+    for rids in ("a", "ab", "ab", "b", "", "b", "bcd", "e"):
+        requests = [SimpleNamespace(rid=rid) for rid in rids]
+        result = SimpleNamespace(speculative_num_draft_tokens=4)
+        resolve(None, result, SimpleNamespace(reqs=requests))
+    assert told == [1, 1, 0, 0, 0, 1, 2, 1]
 
 
 def test_a_draft_extend_is_captured_for_the_tokens_of_its_state(

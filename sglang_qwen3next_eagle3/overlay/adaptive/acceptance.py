@@ -8,7 +8,11 @@ from sglang_qwen3next_eagle3.overlay.adaptive.states import chain_lengths
 MEMORY = 48.0
 """Drafts of a position that are remembered, besides those of the last cycle."""
 TRUST = 4.0
-"""How many seen drafts the expectation weighs as much as."""
+"""How many seen drafts the expectation weighs as much as at first; less with each that is seen."""
+TRACE = 3.0
+"""Drafts that are left of those that were seen, where others are to be seen in their place."""
+OF_OTHERS = 4.0
+"""At least left of those of requests that have ended."""
 
 
 class Acceptance:
@@ -19,6 +23,15 @@ class Acceptance:
         self._expected = tuple(expected)
         self._hits = [0.0] * len(expected)
         self._trials = [0.0] * len(expected)
+        self._seen = [0] * len(expected)
+        """Drafts that the expectation has to stand back for."""
+
+    def begin(self, new: int, requests: int) -> None:
+        """So many of the requests are new, and each may be accepted otherwise than those that were
+        seen: these count for less."""
+        kept = 1 - new / requests
+        for place, trials in enumerate(self._trials):
+            self._leave(place, max(OF_OTHERS, trials * kept))
 
     def observe(self, correct: Sequence[int], steps: int) -> None:
         """A cycle of so many steps; correct: accepted drafts of each request."""
@@ -31,16 +44,24 @@ class Acceptance:
         for place in range(depth):
             tried, taken = reaching[place], reaching[place + 1]
             if tried:
+                self._seen[place] += tried
                 keep = MEMORY / (MEMORY + tried)
                 self._trials[place] = self._trials[place] * keep + tried
                 self._hits[place] = self._hits[place] * keep + taken
 
     def forget(self, steps: int) -> None:
-        """Leave of the positions behind `steps` a trace, which a few new drafts outweigh."""
+        """Leave of the positions behind `steps` a trace, which a few new drafts outweigh. Those
+        behind the first of them are as in an unknown head again: they go by what is before them."""
         for place in range(steps, len(self._expected)):
-            if self._trials[place] > TRUST:
-                self._hits[place] *= TRUST / self._trials[place]
-                self._trials[place] = TRUST
+            self._leave(place, TRACE)
+            if place > steps:
+                self._seen[place] = 0
+
+    def _leave(self, place: int, trials: float) -> None:
+        """The same share, as if it was seen of so many drafts, where it was seen of more."""
+        if self._trials[place] > trials:
+            self._hits[place] *= trials / self._trials[place]
+            self._trials[place] = trials
 
     def shares(self) -> list[float]:
         """By position. Where little was seen, the expectation: of the first position its own, of
@@ -50,8 +71,9 @@ class Acceptance:
             if place:
                 before = self._expected[place - 1]
                 expected = found[-1] * (min(1.0, expected / before) if before else 0.0)
-            weighed = self._hits[place] + TRUST * expected
-            found.append(weighed / (self._trials[place] + TRUST))
+            weight = TRUST**2 / (TRUST + self._seen[place])
+            weighed = self._hits[place] + weight * expected
+            found.append(weighed / (self._trials[place] + weight))
         return found
 
     def lengths(self) -> list[float]:

@@ -67,6 +67,18 @@ def forget_switches(log: list[tuple[str, Any]]) -> None:
         del log[place]
 
 
+class Newcomers:
+    """How many requests of a result were in none of the last one."""
+
+    def __init__(self) -> None:
+        self._known: frozenset[str] = frozenset()
+
+    def count(self, batch: Any) -> int:
+        """batch: SGLang's `ScheduleBatch` of the result; the same requests on every rank."""
+        known, self._known = self._known, frozenset(request.rid for request in batch.reqs)
+        return len(self._known - known)
+
+
 def quiet() -> None:
     """Switches are told of once in a while, in this process."""
     told = logging.getLogger(WORKER)
@@ -77,6 +89,8 @@ def quiet() -> None:
 def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
     """forced: the steps that a benchmark asks for while the server runs, in place of any choice."""
     reading: int | None = None
+    new = 0
+    newcomers = Newcomers()
 
     def asked() -> int | None:
         number = OFF if forced is None else forced.value
@@ -104,16 +118,17 @@ def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
             ", ".join(map(str, states.steps)),
             states.where(),
         )
-        return CostedSteps(sglang, states, lambda: reading, asked, read)
+        return CostedSteps(sglang, states, lambda: reading, asked, read, lambda: new)
 
     def resolve(
-        original: Callable[..., Any], processor: Any, result: Any, *args: Any, **kwargs: Any
+        original: Callable[..., Any], processor: Any, result: Any, batch: Any, *args: Any, **of: Any
     ) -> Any:
-        nonlocal reading
+        nonlocal reading, new
         tokens = result.speculative_num_draft_tokens
         reading = None if tokens is None else tokens - 1
+        new = newcomers.count(batch)
         try:
-            return original(processor, result, *args, **kwargs)
+            return original(processor, result, batch, *args, **of)
         finally:
             reading = None
 

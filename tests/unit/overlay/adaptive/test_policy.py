@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from sglang_qwen3next_eagle3.overlay.adaptive.policy import HOLD, CostedSteps, Policy
+from sglang_qwen3next_eagle3.overlay.adaptive.policy import (
+    DRAFTS_IN_VAIN,
+    DRAFTS_OF_A_TRIAL,
+    HOLD,
+    CostedSteps,
+    Policy,
+    Trial,
+)
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates, chain_lengths
 
 STEPS = (0, 1, 2, 4, 7)
@@ -95,6 +102,73 @@ def test_it_follows_when_load_and_acceptance_change() -> None:
     assert sum(of_best) / len(of_best) > 0.96
     assert sum(of_none) / len(of_none) > 1.1
     assert worst > 0.95
+
+
+def answered(policy: Policy, draw: Draw, requests: int, tokens: int) -> float:
+    """Tokens a millisecond of requests that begin together, each answered by so many tokens; what
+    comes of a cycle is read while the next one is under way."""
+    left, spent, new = [tokens] * requests, 0.0, requests
+    unread: tuple[list[int], int, int] | None = None
+    while left:
+        steps = policy.steps(len(left))
+        accepted = draw(len(left), steps)
+        spent += STATES.cost(len(left), steps)
+        if unread is not None:
+            policy.observe(*unread)
+        unread, new = (accepted, steps, new), 0
+        left = [n - 1 - more for n, more in zip(left, accepted, strict=True) if n > 1 + more]
+    if unread is not None:
+        policy.observe(*unread)
+    return requests * tokens / spent
+
+
+def test_short_answers_are_given_at_the_speed_of_what_suits_them() -> None:
+    """As `bench auto` asks: one load and accept length after another, each twice, 128 tokens."""
+    policy = Policy(STATES)
+    for length in LENGTHS:
+        for requests in BATCHES:
+            draw, gains = even(length)
+            answered(policy, draw, requests, 128)
+            rate, fixed = answered(policy, draw, requests, 128), steady(gains, requests)
+            assert rate >= 0.98 * fixed[0], (length, requests, rate / fixed[0])
+            assert rate >= 0.95 * max(fixed.values()), (length, requests, rate, fixed)
+
+
+def test_a_new_request_is_tried_where_the_old_ones_did_not_pay() -> None:
+    def cycles(new: int) -> int:
+        """Until more than none is drafted."""
+        policy = Policy(STATES)
+        answered(policy, even(1.0)[0], 1, 128)
+        count = 0
+        while policy.steps(1) == 0:
+            policy.observe([0], 0, new if count == 0 else 0)
+            count += 1
+        return count
+
+    assert cycles(new=1) == 1
+    assert cycles(new=0) > 50
+
+
+def test_trials_of_a_head_that_brings_nothing_take_little() -> None:
+    policy, draw = Policy(STATES), even(1.0)[0]
+    serve(policy, draw, 1, 1000)
+    assert serve(policy, draw, 1, 50000) > 0.996 / STATES.cost(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "cycles"),
+    [
+        (0, DRAFTS_IN_VAIN),  # The steps before are too many already.
+        (2, DRAFTS_IN_VAIN),  # No draft of those that are tried.
+        (3, DRAFTS_OF_A_TRIAL),
+    ],
+)
+def test_a_trial_is_over_once_it_says_something(accepted: int, cycles: int) -> None:
+    trial = Trial(steps=4, before=2, began=0)
+    for cycle in range(cycles):
+        assert not trial.is_over(cycle)
+        trial.observe([accepted])
+    assert trial.is_over(cycles)
 
 
 def test_a_change_of_load_alone_changes_the_choice() -> None:
