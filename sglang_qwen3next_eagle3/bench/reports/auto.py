@@ -136,7 +136,7 @@ class _Compared:
             key=lambda row: row[0],
         )
         lines, mine, plain, best = [], 0.0, 0.0, 0.0
-        steady = dict[str, float]()
+        steady = dict[str, list[float]]()
         for repetition, key in rows:
             line = self._change(repetition, key)
             if line is None:
@@ -145,7 +145,7 @@ class _Compared:
             none, fastest = others[NONE], max(others.values())
             mine, plain, best = mine + seconds, plain + tokens / none, best + tokens / fastest
             for name, rate in others.items():
-                steady[name] = steady.get(name, 0.0) + tokens / rate
+                steady.setdefault(name, []).append(tokens / rate)
             rate = tokens / seconds
             lines.append(
                 [
@@ -162,7 +162,9 @@ class _Compared:
         yield f"## {self._name} while load and acceptance change"
         header = ["pass", "B", "accept length", "output tok/s", "over none", "over the best"]
         yield markdown.table(header, lines)
-        everywhere = {n: s for n, s in steady.items() if n == NONE or self._reaches_all(n)}
+        # What was not measured at every one of them, as it accepts less or is never chosen there,
+        # has no time to compare.
+        everywhere = {name: sum(took) for name, took in steady.items() if len(took) == len(lines)}
         one = min(everywhere, key=everywhere.__getitem__)
         yield (
             "No pass is warmed up, so each begins with what suited the one before. Output tokens, "
@@ -170,11 +172,6 @@ class _Compared:
             f"of no speculation, {markdown.times(best / mine)} that of the best at each point, and "
             f"{markdown.times(everywhere[one] / mine)} that of {one}, the best that never changes."
         )
-
-    def _reaches_all(self, name: str) -> bool:
-        tree = self._result.configuration(name).tree
-        lengths = [key.simulated_accept_length or 1.0 for key in self._changing]
-        return tree is not None and max(lengths) <= tree[0] + 1
 
     def _change(
         self, repetition: int, key: CellKey

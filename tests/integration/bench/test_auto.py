@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -133,6 +134,11 @@ def test_every_server_has_gpus_of_its_own(
     assert result.settings["gpus"] == ["4", "6"]
     assert "asked at the same time, each on GPUs of its own" in said.out
     assert "## Numbers of steps as states and alone" in said.out
+    changing = {m.simulated_accept_length for m in result.measurements if m.suite == CHANGING}
+    assert changing == {1.0, 2.46}
+    # The state was not asked at every one of them: it has no time to be compared by.
+    (never,) = re.findall(r"that of ([^.]+), the best that never changes", said.out)
+    assert never in {"none", "2,1,3 alone"}
     assert states.read(tmp_path / auto.STATES) is not None
 
 
