@@ -47,6 +47,7 @@ from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.simulate import OFF, AcceptLength, SharedNumber
 from sglang_qwen3next_eagle3.serving.profile import Profile
+from sglang_qwen3next_eagle3.serving.unused import PASS, Said, UnusedVariable
 
 AUTO = "auto"
 """The configuration that chooses for itself."""
@@ -100,13 +101,14 @@ class _Auto:
         self._target = speed.target_of(base)
         self._lengths: dict[str, AcceptLength] = {}
         self._scratch, self._parent = scratch, os.getpid()
-        contenders = [Contender(NONE, without_head(base.override(algorithm="none")))]
+        said = Said.by(options.profile)
+        contenders = [Contender(NONE, without_head(base.override(algorithm="none")), said)]
         chosen = base.model_copy(update={"tree": None}).override(adaptive=str(self._file))
-        contenders.append(Contender(AUTO, chosen))
+        contenders.append(Contender(AUTO, chosen, said))
         for steps in sorted(options.alone, reverse=True):
             tree = {"steps": steps, "topk": 1, "draft-tokens": steps + 1}
             fixed = base.model_copy(update={"adaptive": None}).override(tree=tree)
-            contenders.append(Contender(f"{steps},1,{steps + 1}{ALONE}", fixed))
+            contenders.append(Contender(f"{steps},1,{steps + 1}{ALONE}", fixed, said))
         self._contenders = {one.name: one for one in contenders}
         self._served = {name: self._server(name) for name in self._contenders}
         row = self._served[AUTO].configuration
@@ -148,6 +150,7 @@ class _Auto:
         done = sum(key.batch for key in keys if journal.has(key))
         interrupted = False
         with Progress("bench auto", sum(k.batch for k in keys), done=done, unit="requests") as bar:
+            servers.tell_unused([*self._served.values()], bar.say, _other_gpus(options.gpus))
             try:
                 if options.gpus:
                     self._apart(sessions, bar)
@@ -385,6 +388,16 @@ def _before_measuring(options: AutoOptions) -> DraftStates:
         shares=adaptive.SHARES[:1] * longest,
         start=min(n for n in options.steps if n),
     )
+
+
+def _other_gpus(gpus: Sequence[str]) -> list[UnusedVariable]:
+    """The caller's GPUs, where others are shared out among the servers."""
+    visible = [name.strip() for name in os.environ.get(_VISIBLE, "").split(",") if name.strip()]
+    if not visible or set(gpus) <= set(visible):
+        return []
+    named = ",".join(visible)
+    by, meant = f"--gpus {','.join(gpus)}", f"--gpus {named}"
+    return [UnusedVariable(_VISIBLE, named, by, "", PASS, meant)]
 
 
 def _at_the_same_time(options: AutoOptions) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -14,8 +14,10 @@ from sglang_qwen3next_eagle3.bench.options import DEFAULTS, HOW_TO_SPELL, MTP
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Configuration
 from sglang_qwen3next_eagle3.serving import preflight
 from sglang_qwen3next_eagle3.serving import profile as profiles
+from sglang_qwen3next_eagle3.serving.command_line import Launch
 from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.profile import MTP_TREE, Profile, Tree
+from sglang_qwen3next_eagle3.serving.unused import Said
 
 DEFAULT_TREE = (3, 1, 4)
 """What SGLang 0.5.17 chooses for this target (arg_groups/speculative_hook.py)."""
@@ -25,10 +27,12 @@ _CHAINS = re.compile(r"chains:(\d+)-(\d+)")
 
 @dataclass(frozen=True)
 class Contender:
-    """A configuration before it was measured: its name and what it serves."""
+    """A configuration before it was measured: its name and what it serves. said: whose profile that
+    is, for people."""
 
     name: str
     profile: Profile
+    said: Said = field(default_factory=Said)
 
     @property
     def tree(self) -> tuple[int, int, int] | None:
@@ -44,9 +48,12 @@ class Contender:
         write_text(path, yaml.safe_dump(data, sort_keys=False))
         return path
 
-    def describe(self, extra: Sequence[str]) -> Configuration:
-        """Its row in a result, before anything is known of its server. Raises UserError."""
-        launch = preflight.plan(self.profile, preflight.Options(tuple(extra)))
+    def plan(self, extra: Sequence[str]) -> Launch:
+        """What will be executed. Raises UserError: it cannot be served."""
+        return preflight.plan(self.profile, preflight.Options(tuple(extra), said=self.said))
+
+    def describe(self, launch: Launch) -> Configuration:
+        """Its row in a result, before anything is known of its server."""
         # Where this machine keeps its packages says nothing.
         environment = {k: v for k, v in launch.environment.items() if k != "PYTHONPATH"}
         return Configuration(
@@ -67,17 +74,24 @@ def _served_tree(argv: Sequence[str]) -> tuple[int, int, int] | None:
 
 
 def parse(
-    names: Sequence[str], base: Profile, given: Callable[[Profile], Profile] = lambda found: found
+    names: Sequence[str],
+    base: Profile,
+    given: Callable[[Profile], Profile] = lambda found: found,
+    called: str = "",
 ) -> list[Contender]:
     """base: the flags and checkpoints of all that are not profiles of their own.
 
-    given: what the command line says of every profile (checkpoints, ranks).
+    given: what the command line says of every profile (checkpoints, ranks). called: the base's name
+    or file.
 
     Raises:
         UserError: a name that is none of `HOW_TO_SPELL`, or the same twice.
     """
     spelled = [name for text in names for name in _spread(text)]
-    found = [Contender(_short(name), _profile(name, base, given)) for name in spelled]
+    found = []
+    for name in spelled:
+        chosen, own = _profile(name, base, given)
+        found.append(Contender(_short(name), chosen, Said.by(name if own else called)))
     slugs = [slug(contender.name) for contender in found]
     for contender in found:
         if slugs.count(slug(contender.name)) > 1:
@@ -99,20 +113,21 @@ def _spread(text: str) -> list[str]:
     return [f"{steps},1,{steps + 1}" for steps in range(first, last + 1)]
 
 
-def _profile(name: str, base: Profile, given: Callable[[Profile], Profile]) -> Profile:
+def _profile(name: str, base: Profile, given: Callable[[Profile], Profile]) -> tuple[Profile, bool]:
+    """What a name serves, and whether that is a profile of its own."""
     if name == NONE:
-        return base.override(algorithm="none")
+        return base.override(algorithm="none"), False
     if name == MTP or name.startswith(f"{MTP}:"):
         text = name.removeprefix(MTP).removeprefix(":")
         tree = Tree.parse(text) if text else MTP_TREE
-        return base.override(algorithm="nextn", tree=tree.model_dump(by_alias=True))
+        return base.override(algorithm="nextn", tree=tree.model_dump(by_alias=True)), False
     if name == DEFAULTS:
-        return _eagle3(base).model_copy(update={"tree": None})
+        return _eagle3(base).model_copy(update={"tree": None}), False
     if _LIKE_A_TREE.fullmatch(name):
         tree = Tree.parse(name)
-        return _eagle3(base).override(tree=tree.model_dump(by_alias=True))
+        return _eagle3(base).override(tree=tree.model_dump(by_alias=True)), False
     try:
-        return given(profiles.load(name))
+        return given(profiles.load(name)), True
     except UserError as error:
         if name.endswith((".yaml", ".yml")) or name in profiles.profile_names():
             raise

@@ -61,13 +61,16 @@ def run_cycle(options: CycleOptions) -> tuple[CycleResult, str, bool]:
         base = served.base()
         target = target_of(base)
         measuring = _Measuring(options, journal, scratch, target.vocab_size)
-        contenders = configurations.parse(options.configurations, base, served.given)
+        contenders = configurations.parse(
+            options.configurations, base, served.given, options.profile
+        )
         compared = all_served(contenders, options, flags, measuring.environment)
         for one in compared:
             journal.admit(one.configuration)
         total = len(compared) * len(options.batches)
         stopped: KeyboardInterrupt | None = None
         with Progress("bench cycle", total, unit="cells") as progress:
+            servers.tell_unused(compared, progress.say)
             try:
                 for contender, one in zip(contenders, compared, strict=True):
                     measuring.server(contender, one, progress)

@@ -10,7 +10,13 @@ from sglang_qwen3next_eagle3.bench import reports
 from sglang_qwen3next_eagle3.bench.options import BenchOptions
 from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Result
-from sglang_qwen3next_eagle3.bench.servers import Loop, ServedConfiguration, Work, in_order
+from sglang_qwen3next_eagle3.bench.servers import (
+    Loop,
+    ServedConfiguration,
+    Work,
+    in_order,
+    tell_unused,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ def measure(
     total = sum(map(benchmark.requests, keys))
     interrupted = False
     with Progress(benchmark.label, total, done=done, unit="requests") as progress:
+        tell_unused(benchmark.compared, progress.say)
         try:
             Loop(journal, benchmark.work, options.stall_seconds, progress).run(groups)
         except KeyboardInterrupt:

@@ -76,7 +76,7 @@ def _compared(options: RunOptions) -> tuple[list[ServedConfiguration], str, str 
     names = options.configurations or ["none", options.profile]
     compared = [
         servers.served(contender, options.out, options.flags, options.start_seconds)
-        for contender in configurations.parse(names, base, options.given)
+        for contender in configurations.parse(names, base, options.given, options.profile)
     ]
     return compared, base.target, None if options.tokenizer else base.target_revision
 

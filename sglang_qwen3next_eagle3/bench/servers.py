@@ -31,10 +31,11 @@ from sglang_qwen3next_eagle3.bench.results.journal import Journal, PassKey
 from sglang_qwen3next_eagle3.bench.results.records import Configuration, Pass
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving import server as serving
-from sglang_qwen3next_eagle3.serving import startup
+from sglang_qwen3next_eagle3.serving import startup, unused
 from sglang_qwen3next_eagle3.serving.command_line import build_argv
 from sglang_qwen3next_eagle3.serving.flags import last_value
 from sglang_qwen3next_eagle3.serving.server import GONE_SECONDS, Server
+from sglang_qwen3next_eagle3.serving.unused import UnusedVariable
 
 WARM_TOKENS = 16
 OURS = (variables.SIMULATE, variables.ROUTING, variables.STEPS, variables.CYCLE)
@@ -44,13 +45,15 @@ the benchmark does not name."""
 
 @dataclass(frozen=True)
 class ServedConfiguration:
-    """What is compared. start: gives a block in which its server comes up and is up.
+    """What is compared. start: gives a block in which its server comes up and is up. unused: of the
+    caller's environment what does not count for it.
 
     What the block gives is asked until it returns the server; raises ServerFailed.
     """
 
     configuration: Configuration
     start: Callable[[], AbstractContextManager[Callable[[], Server | None]]]
+    unused: tuple[UnusedVariable, ...] = ()
 
 
 def served(
@@ -59,13 +62,17 @@ def served(
     flags: Sequence[str],
     start_seconds: float,
     environment: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> ServedConfiguration:
     """A contender whose server the launcher starts. Raises UserError: it cannot be served.
 
     folder: gets its log below logs/, and below servers/ its profile, without secrets.
-    flags: of SGLang, after the profile's. environment: beyond the caller's, less `OURS`.
+    flags: of SGLang, after the profile's. environment: beyond the caller's, less `OURS`; options:
+    of the command, by which of its variables they set.
     """
     told = {**dict.fromkeys(OURS, ""), **(environment or {})}
+    launch = contender.plan(flags)
+    of_command = unused.of_command(told, options or {}, launch.environment, contender.said)
     log = folder / "logs" / f"{slug(contender.name)}.log"
     key = last_value([*build_argv(contender.profile), *flags], "--api-key")
 
@@ -79,7 +86,18 @@ def served(
             with serving.starting(words, log, told, start_seconds, key) as begun:
                 yield begun.poll
 
-    return ServedConfiguration(contender.describe(flags), start)
+    return ServedConfiguration(contender.describe(launch), start, (*launch.unused, *of_command))
+
+
+def tell_unused(
+    compared: Sequence[ServedConfiguration],
+    say: Callable[[str], None],
+    of_all: Sequence[UnusedVariable] = (),
+) -> None:
+    """Before anything starts, of all of them in one line. of_all: what else of the caller's
+    environment none of them uses."""
+    if (line := unused.line([(*one.unused, *of_all) for one in compared])) is not None:
+        say(line)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def run_speed(options: SpeedOptions) -> Outcome:
         base = served.base()
         shared = AcceptLength.create(scratch / "accept-length")
         environment = simulating(options, scratch / "accept-length")
-        contenders = configurations.parse(options.configurations, base, served.given)
+        contenders = configurations.parse(
+            options.configurations, base, served.given, options.profile
+        )
         compared = all_served(contenders, options, flags, environment)
         target = target_of(base)
         benchmark = Benchmark(
@@ -110,6 +112,7 @@ def all_served(
             [*head_flags(contender, flags), *flags],
             options.start_seconds,
             environment,
+            {variables.ROUTING: "--routing"},
         )
         for contender in contenders
     ]

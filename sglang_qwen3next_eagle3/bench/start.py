@@ -24,6 +24,7 @@ from sglang_qwen3next_eagle3.model import hub, precision
 from sglang_qwen3next_eagle3.serving import caches, startup
 from sglang_qwen3next_eagle3.serving.profile import Profile
 from sglang_qwen3next_eagle3.serving.server import Server
+from sglang_qwen3next_eagle3.serving.unused import Said
 
 T = TypeVar("T", bound=StrictRecord)
 BEGUN = "begun.json"
@@ -121,17 +122,24 @@ def _started(options: StartOptions, there: Begun, made_with: dict[str, Any]) -> 
         pair, flags = speed.synthetic_pair(options, Path(scratch))
         base = pair.base()
         names = options.configurations or (options.profile,)
-        contenders = configurations.parse(names, base, pair.given)
+        contenders = configurations.parse(names, base, pair.given, options.profile)
         target = speed.target_of(base)
         environment = {} if options.caches is None else caches.environment(options.caches)
+        compared = [
+            servers.served(
+                contender,
+                options.out,
+                [*speed.head_flags(contender, flags), *flags],
+                options.start_seconds,
+                environment,
+                dict.fromkeys(environment, "--caches"),
+            )
+            for contender in contenders
+        ]
         starts = list(there.starts)
-        rows: list[Configuration] = []
         with Progress("bench start", len(contenders) * options.repeats, unit="starts") as progress:
-            for contender in contenders:
-                words = [*speed.head_flags(contender, flags), *flags]
-                place = options.out
-                one = servers.served(contender, place, words, options.start_seconds, environment)
-                rows.append(one.configuration)
+            servers.tell_unused(compared, progress.say)
+            for contender, one in zip(contenders, compared, strict=True):
                 for repetition in range(options.repeats):
                     if any(
                         (start.configuration, start.repetition) == (contender.name, repetition)
@@ -140,7 +148,7 @@ def _started(options: StartOptions, there: Begun, made_with: dict[str, Any]) -> 
                         progress.advance()
                         continue
                     progress.say(f"{contender.name}: starting the server")
-                    log = place / "logs" / f"{slug(contender.name)}.log"
+                    log = options.out / "logs" / f"{slug(contender.name)}.log"
                     prompts = _prompts(options, target.vocab_size)
                     found = measure(
                         one,
@@ -163,7 +171,7 @@ def _started(options: StartOptions, there: Begun, made_with: dict[str, Any]) -> 
     return StartResult(
         provenance=there.provenance,
         settings=speed.settings(_request(options), target, flags),
-        configurations=tuple(rows),
+        configurations=tuple(one.configuration for one in compared),
         starts=tuple(starts),
         notes=tuple(journal.of_several_machines(_stamps(starts), "starts")),
     )
@@ -328,12 +336,13 @@ def warm(
     start_seconds: float,
     stall_seconds: float,
     again: bool = True,
+    said: Said | None = None,
 ) -> Warmed:
     """Fill a folder with what a server of this profile compiles: one start, with its own flags and
     dummy weights; and another one that finds it there.
 
     own_weights: the profile's, in place of the full-size architecture's dummies. again: start a
-    second time.
+    second time. said: who says what the profile does, for people.
 
     Raises:
         UserError: it cannot be served so.
@@ -342,9 +351,15 @@ def warm(
     caches.check(folder)
     with tempfile.TemporaryDirectory(prefix="warmup-") as scratch:
         served, words = _with_dummies(profile, Path(scratch), own_weights)
-        contender = Contender("warmup", served)
+        contender = Contender("warmup", served, said or Said())
+        environment = caches.environment(folder)
         one = servers.served(
-            contender, logs, [*words, *flags], start_seconds, caches.environment(folder)
+            contender,
+            logs,
+            [*words, *flags],
+            start_seconds,
+            environment,
+            dict.fromkeys(environment, "--out"),
         )
         vocabulary = speed.target_of(served).vocab_size
         prompts = [
@@ -355,6 +370,7 @@ def warm(
         ]
         log = logs / "logs" / f"{slug(contender.name)}.log"
         with Progress("warmup", 1 + again, unit="starts") as progress:
+            servers.tell_unused([one], progress.say)
             progress.say("warmup: starting a server, which compiles: minutes")
             before = measure(one, log, prompts, stall_seconds, folder, sampled=True)
             caches.note_filled(folder)

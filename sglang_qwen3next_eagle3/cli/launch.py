@@ -146,6 +146,7 @@ def chosen(arguments: argparse.Namespace) -> "tuple[Profile, Options]":
     from sglang_qwen3next_eagle3.serving.keys import Keys
     from sglang_qwen3next_eagle3.serving.preflight import Options
     from sglang_qwen3next_eagle3.serving.profile import Overrides
+    from sglang_qwen3next_eagle3.serving.unused import Said
 
     given = vars(arguments)
 
@@ -153,8 +154,38 @@ def chosen(arguments: argparse.Namespace) -> "tuple[Profile, Options]":
         return {f.name: given[f.name] for f in fields(kind) if f.name in given}
 
     overrides = Overrides(**of(Overrides))
-    options = Options(extra=tuple(arguments.sglang), keys=Keys(**of(Keys)), **of(Options))
+    options = Options(
+        extra=tuple(arguments.sglang),
+        keys=Keys(**of(Keys)),
+        said=Said.by(arguments.profile, _said(arguments)),
+        **of(Options),
+    )
     return overrides.apply(profile.load(arguments.profile)), options
+
+
+def _said(arguments: argparse.Namespace) -> dict[str, str]:
+    """The options in whose place a variable may be set, by the key or the variable."""
+    from sglang_qwen3next_eagle3.serving import caches, unused
+
+    keys = {key: _words(arguments, key.replace("-", "_")) for key in unused.KEYS.values()}
+    said = {key: " ".join(words) for key, words in keys.items() if words}
+    if words := _words(arguments, "limits"):
+        said[variables.LIMITS] = " ".join(words)
+    if getattr(arguments, "caches", None) is not None:
+        said |= dict.fromkeys(caches.environment(arguments.caches), "--caches")
+    for flag, name in variables.KEYS.items():
+        said |= {name: flag, name + variables.FILE: f"{flag}-file"}
+    return said
+
+
+def _words(arguments: argparse.Namespace, name: str) -> list[str]:
+    """One option as it was given; none where it was not."""
+    value, flag = getattr(arguments, name, None), name.replace("_", "-")
+    if value is True or (name in SWITCHES and value == "on"):
+        return [f"--{flag}"]
+    if name in SWITCHES and value == "off":
+        return [f"--no-{flag}"]
+    return [] if value in (None, False) else [f"--{flag}", str(value)]
 
 
 def spelled(arguments: argparse.Namespace) -> list[str]:
@@ -163,13 +194,7 @@ def spelled(arguments: argparse.Namespace) -> list[str]:
 
     words = ["--profile", arguments.profile]
     for name in (f.name for f in fields(Overrides)):
-        value, flag = getattr(arguments, name, None), name.replace("_", "-")
-        if value is True or (name in SWITCHES and value == "on"):
-            words += [f"--{flag}"]
-        elif name in SWITCHES and value == "off":
-            words += [f"--no-{flag}"]
-        elif value not in (None, False):
-            words += [f"--{flag}", str(value)]
+        words += _words(arguments, name)
     return words
 
 

@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             start_seconds=arguments.start_seconds,
             stall_seconds=600,
             again=not arguments.once,
+            said=options.said,
         )
     if arguments.json:
         print(json.dumps(found.payload(), indent=1))

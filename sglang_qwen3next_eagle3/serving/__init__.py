@@ -6,6 +6,7 @@ flags         what SGLang will make of a command line, in whatever spelling
 keys          where the two keys of a server come from
 preflight     what is checked before SGLang is started: `plan` for a dry run, `prepare` for real
 refusals      which of its flags are refused, and the way out of each
+unused        variables of the caller that do not count, since a profile or an option says otherwise
 machine       what has to be installed, and who listens where
 gpus          what nvidia-smi says of the GPUs
 startup       what a start spends its time on
@@ -33,4 +34,5 @@ __all__ = [
     "profile",
     "server",
     "startup",
+    "unused",
 ]

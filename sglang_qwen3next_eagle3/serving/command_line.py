@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.serving import adaptive, flags, keys, switches
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.profile import Algorithm, FlagValue, Profile, Tree
 from sglang_qwen3next_eagle3.serving.switches import Default
+from sglang_qwen3next_eagle3.serving.unused import UnusedVariable
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
 SGLANG_NAMES: dict[Algorithm, str] = {"eagle3": "EAGLE3", "nextn": "NEXTN", "none": ""}
@@ -24,7 +25,8 @@ class Launch:
 
     words: the profile's flags, behind the interpreter and the module; extra: the user's, which win;
     guards: what has to follow from both. environment: what is set beyond the caller's. notes:
-    decisions, for people.
+    decisions, for people. unused: of the caller's environment what does not count, of which the
+    last of the notes tells.
     """
 
     words: tuple[str, ...]
@@ -32,6 +34,7 @@ class Launch:
     guards: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unused: tuple[UnusedVariable, ...] = ()
 
     def adding(self, environment: dict[str, str], *notes: str) -> "Launch":
         return replace(

@@ -29,6 +29,7 @@ from sglang_qwen3next_eagle3.serving import (
     prefix_cache,
     refusals,
     switches,
+    unused,
 )
 from sglang_qwen3next_eagle3.serving.command_line import (
     Launch,
@@ -42,12 +43,14 @@ from sglang_qwen3next_eagle3.serving.command_line import (
 from sglang_qwen3next_eagle3.serving.flags import Parsed
 from sglang_qwen3next_eagle3.serving.keys import Keys
 from sglang_qwen3next_eagle3.serving.profile import Profile
+from sglang_qwen3next_eagle3.serving.unused import Said
 
 
 @dataclass(frozen=True)
 class Options:
     """What the command line says beside the profile. extra: SGLang's flags, after `--`; limits: of
-    one request, as `bounds.parse` reads them; caches: a folder for what is compiled."""
+    one request, as `bounds.parse` reads them; caches: a folder for what is compiled. said: who says
+    all that, for people."""
 
     extra: tuple[str, ...] = ()
     keys: Keys = field(default_factory=Keys)
@@ -55,6 +58,7 @@ class Options:
     caches: Path | None = None
     insecure: bool = False
     allow_attention_backend: bool = False
+    said: Said = field(default_factory=Said)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def plan(chosen: Profile, options: Options) -> Launch:
             if getattr(chosen, what) == hub.DEMO
         }
     )
-    return _decide(chosen, served, found, options)
+    return _with_unused(_decide(chosen, served, found, options), chosen, found, options)
 
 
 def prepare(chosen: Profile, options: Options) -> Launch:
@@ -127,7 +131,8 @@ def prepare(chosen: Profile, options: Options) -> Launch:
     }
     served = chosen.model_copy(update=folders)
     found = _Checkpoints(target, head, whole=True)
-    return _decide(chosen, served, found, options, sys.executable, _capability())
+    launch = _decide(chosen, served, found, options, sys.executable, _capability())
+    return _with_unused(launch, chosen, found, options)
 
 
 def _capability() -> Capability | None:
@@ -211,6 +216,15 @@ def _decide(
     if found.whole and head is not None:
         launch = launch.adding({}, *published.warnings(asked.head, head.config))
     return _spare_head_quantization(launch, given)
+
+
+def _with_unused(launch: Launch, asked: Profile, found: _Checkpoints, options: Options) -> Launch:
+    """With what the caller's environment asks for in vain."""
+    given = flags.parse(launch.argv)
+    target = _target_of(asked, found)
+    lost = unused.find(asked, options.said, given, launch.environment, target)
+    line = unused.line([lost])
+    return replace(launch, unused=lost).adding({}, *filter(None, [line]))
 
 
 def _target_of(asked: Profile, found: _Checkpoints) -> Target | None:

@@ -59,9 +59,11 @@ def test_a_routing_is_asked_for_told_to_the_server_and_kept(
     told: list[str] = []
     served = servers.served
 
-    def seen(contender: Any, out: Any, flags: Any, seconds: Any, set_there: Any) -> Any:
+    def seen(
+        contender: Any, out: Any, flags: Any, seconds: Any, set_there: Any, *options: Any
+    ) -> Any:
         told.append(set_there.get(environment.ROUTING))
-        return served(contender, out, flags, seconds, set_there)
+        return served(contender, out, flags, seconds, set_there, *options)
 
     monkeypatch.setattr(servers, "served", seen)
     asked = words(tmp_path, "--batch", "1", "--repeats", "1", "--accept-lengths", "2.46")

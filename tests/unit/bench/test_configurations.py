@@ -48,7 +48,8 @@ def test_what_is_written_is_what_the_launcher_reads(tmp_path: Path) -> None:
 def test_the_row_of_a_result_holds_no_path_of_the_machine(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     base = BASE.override(target="org/name", head="org/head")
-    row = parse(["3,4,8"], base)[0].describe(["--crash-dump-folder", str(tmp_path / "x")])
+    (contender,) = parse(["3,4,8"], base)
+    row = contender.describe(contender.plan(["--crash-dump-folder", str(tmp_path / "x")]))
     assert row.tree == (3, 4, 8)
     assert not [word for word in row.argv if str(tmp_path) in word]
 

@@ -11,6 +11,7 @@ import pytest
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.__main__ import main
 from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.serving.doctor import host, ours
 from sglang_qwen3next_eagle3.serving.doctor.host import Host
 from sglang_qwen3next_eagle3.serving.gpus import Gpus
@@ -197,6 +198,18 @@ def test_a_target_without_tokenizer_and_template(
     (target_folder / "chat_template.jinja").write_text("{{ messages }}")
     _, data = asked(capsys, *words)
     assert of(data, "tokenizer")["level"] == "note"
+
+
+def test_a_variable_that_a_profile_overrules_is_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variables.FAST, "on")
+    status, data = asked(capsys, "--profile", "h200-fp8", "--no-fast")
+    (found,) = [one for one in data["findings"] if "not used" in one["text"]]
+    assert (status, found["subject"], found["level"]) == (1, "launch", "warning")
+    assert f"{variables.FAST}=on is not used: --no-fast wins" in found["text"]
+    status, _ = asked(capsys, "--profile", "h200-fp8", "--fast")
+    assert status == 0
 
 
 @pytest.mark.parametrize(

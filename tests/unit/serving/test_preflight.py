@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.model.aux_layers import ENVIRONMENT_VARIABLE
 from sglang_qwen3next_eagle3.overlay import contract
+from sglang_qwen3next_eagle3.overlay.environment import FAST
 from sglang_qwen3next_eagle3.serving import preflight
 from tests.support.checkpoints import (
     CODER_NEXT,
@@ -50,6 +51,22 @@ def test_sglang_takes_the_place_of_the_launcher(
     assert executed["environment"][ENVIRONMENT_VARIABLE] == "card"
     assert "PATH" in executed["environment"], "the caller's environment is kept"
     assert "auxiliary hidden states: output:3,23,47 (card)" in capsys.readouterr().err
+
+
+def test_variables_that_do_not_count_are_told_before_it(
+    argv: list[str],
+    executed: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "fork")
+    monkeypatch.setenv(FAST, "on")
+    launch.main([*argv, "--no-fast"])
+    assert executed["environment"][FAST] == "off"
+    assert executed["environment"][ENVIRONMENT_VARIABLE] == "card"
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "not used" in line]
+    assert f"{FAST}=on is not used: --no-fast wins" in line
+    assert f"{ENVIRONMENT_VARIABLE}=fork is not used" in line
 
 
 @pytest.mark.parametrize("words", [["--api-key", "s3cret"], ["--", "--api-key=s3cret"]])
