@@ -23,7 +23,6 @@ the root alone is kept.
 
 import argparse
 import contextlib
-import fcntl
 import json
 import random
 import sys
@@ -46,6 +45,7 @@ from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.model.published import VOCABULARY
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
 from sglang_qwen3next_eagle3.serving import server as serving
+from tests.support.turns import own_turn
 from tests.support.widened_demo import widened_demo
 
 FLAGS = (
@@ -206,8 +206,7 @@ class Check:
             yield
             return
         file = self.arguments.in_turn
-        with (file if file.name else self.folder / "turn").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with own_turn(file if file.name else self.folder / "turn"):
             say(f"{one.name}: is asked")
             yield
             say(f"{one.name}: was asked")

@@ -1,6 +1,7 @@
 """What a proof of the fast path and the seams asks for, in one command, on one or more GPUs alike.
 
     python -m tests.gpu.prove OUT --data-dir FOLDER-WITH-HUMANEVAL [--gpus 0,1] [--seconds 1200]
+    python -m tests.gpu.prove OUT --data-dir FOLDER-WITH-HUMANEVAL --tp 2 --gpus 0,1
 
 Runs check_text, soak_seams, check_kernels (alone, under compute-sanitizer and beside SGLang's
 router), check_recorded_cycles and four layers of the published widths, as many beside each other as
@@ -8,8 +9,14 @@ the GPUs have room for, each with a limit of its own. OUT gets the files that a 
 `overlay/fast/proved.py` or `overlay/seams/proved.py` names: said.txt, text-fast.json,
 check-kernels.json, check-router.json, sanitizer.txt, recorded.txt, soak.json, layers.json, and
 proof.json, which says of which code they are. Begun again it goes on with what has not passed; a
-folder with files of other code, or of code that nobody knows, is left as it is. A table is printed
-last, with what is missing. Exit code 0: the proof is whole; 1: it is not; 2: it was not begun.
+folder with files of other code or ranks, or of code that nobody knows, is left as it is. A table is
+printed last, with what is missing. Exit code 0: the proof is whole; 1: it is not; 2: it was not
+begun.
+
+With --tp it makes what several ranks ask for beside a proof of the same code on one GPU: text and
+mixed load of servers of so many ranks, which share their GPUs and are asked in turn, without
+FlashInfer's fused sums. Recorded cycles, on one of the GPUs, come last where time is left, and the
+proof is whole without.
 """
 
 import argparse
@@ -31,6 +38,8 @@ from sglang_qwen3next_eagle3.base.files import write_json
 from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
+from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS
+from sglang_qwen3next_eagle3.overlay.proofs import NO_FUSION
 from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 
 PROMPTS, REPLAYS, ROUTER_ROWS = 164, 10_000, 1_000_000
@@ -43,7 +52,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 @dataclass(frozen=True)
 class Part:
     """command: words behind `python`. file: where it is told. share: of a GPU; who measures times
-    has one alone. seconds: its limit. missing: what of its file is not as a proof asks for."""
+    has one alone. seconds: its limit. missing: what of its file is not as a proof asks for. spare:
+    the proof is whole without it."""
 
     name: str
     command: tuple[str, ...]
@@ -52,6 +62,7 @@ class Part:
     seconds: float
     missing: Callable[[Path], str | None]
     before: tuple[str, ...] = ()
+    spare: bool = False
 
 
 def parts(out: Path, data: Path, sanitizer: str) -> list[Part]:
@@ -100,8 +111,37 @@ def parts(out: Path, data: Path, sanitizer: str) -> list[Part]:
     ]  # fmt: skip
 
 
-def text_missing(path: Path) -> str | None:
-    found = _read(path)["compared"]
+def parts_of_ranks(out: Path, data: Path, ranks: int, alone: bool = False) -> list[Part]:
+    """alone: there are GPUs enough for each part to have some of its own."""
+    switches = [word for pair in SWITCHED.items() for word in ("--set", "=".join(pair))]
+    servers = [word for name in ("none", *TREES) for word in ("--server", name)]
+    of_ranks = "--tp", str(ranks), "--in-turn", *(() if alone else (str(out / "turn"),))
+    share = 1 if alone else 0.5
+    return [
+        Part(
+            "text",
+            ("tests/gpu/check_text.py", str(out / "text-fast.json"), *of_ranks,
+             "--parallel", "3", "--prompts", str(PROMPTS), "--data-dir", str(data),
+             "--repeats", "1", "--tokens", "128", "--batch", "1,8", "--seconds", "400",
+             "--logs", str(out / "logs"), *switches, *servers, "--", NO_FUSION),
+            "text-fast.json", share, 410, lambda path: text_missing(path, ranks),
+        ),
+        Part(
+            "soak",
+            ("-m", "tests.gpu.soak_seams", "--out", str(out), "--at-once", "--tp", str(ranks),
+             "--in-turn", str(out / ("turn-soak" if alone else "turn")), "--seconds", "400",
+             "--", NO_FUSION),
+            "soak.json", share, 410, lambda path: soak_missing(path, ranks),
+        ),
+        Part(
+            "recorded", ("-m", "tests.gpu.check_recorded_cycles"),
+            "recorded.txt", 1, 60, recorded_missing, spare=True,
+        ),
+    ]  # fmt: skip
+
+
+def text_missing(path: Path, ranks: int = 1) -> str | None:
+    found = [one for one in _read(path)["compared"] if one.get("ranks", 1) == ranks]
     alone = {one["server"]: one["equal"] for one in found if one["at_once"] == 1}
     short = [f"{name} {alone.get(name, 0)}" for name in TREES if alone.get(name) != PROMPTS]
     return f"equal to no speculation of {PROMPTS}: {', '.join(short)}" if short else None
@@ -115,8 +155,10 @@ def layers_missing(path: Path) -> str | None:
     return f"equal: {[one['equal'] for one in short]}" if found else "nobody answered"
 
 
-def soak_missing(path: Path) -> str | None:
+def soak_missing(path: Path, ranks: int = 1) -> str | None:
     found = _read(path)
+    if (told := found.get("ranks", 1)) != ranks:
+        return f"of {told} ranks, not {ranks}"
     return None if found["passed"] else "; ".join(found["why not"])
 
 
@@ -159,7 +201,8 @@ def _read(path: Path) -> Any:
 
 
 class Running:
-    """A part that runs on one GPU, with what it prints in a file."""
+    """A part that runs on one GPU, or on several as CUDA_VISIBLE_DEVICES names them, with what it
+    prints in a file."""
 
     def __init__(self, part: Part, gpu: str, out: Path, seconds: float) -> None:
         self.part, self.gpu, self.began = part, gpu, time.monotonic()
@@ -262,16 +305,18 @@ def codes() -> dict[str, str]:
 
 
 def prove(
-    todo: Sequence[Part], gpus: Sequence[str], out: Path, seconds: float
+    todo: Sequence[Part], gpus: Sequence[str], out: Path, seconds: float, ranks: int = 1
 ) -> Mapping[str, Any]:
     """Runs what has not passed with this code, and says of all of it what is missing.
 
+    gpus: one, or as many as a server has ranks, in each word.
+
     Raises:
-        UserError: the folder holds what is of other code.
+        UserError: the folder holds what is of other code or other ranks.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "proof.json"
-    result: dict[str, Any] = {"code": codes(), "parts": _kept(todo, path)}
+    result: dict[str, Any] = {"code": codes(), "ranks": ranks, "parts": _kept(todo, path, ranks)}
     write_json(path, result, indent=1)
 
     def passed(part: Part, end: str, took: float) -> None:
@@ -288,18 +333,25 @@ def prove(
     run(left, gpus, out, seconds, passed)
     if blocks := said(out / "logs"):
         (out / "said.txt").write_text(blocks, "utf-8")
-    result["whole"] = all(result["parts"][part.name]["became"] == "passed" for part in todo)
+    result["whole"] = all(
+        part.spare or result["parts"][part.name]["became"] == "passed" for part in todo
+    )
     write_json(path, result, indent=1)
     return result
 
 
-def _kept(todo: Sequence[Part], path: Path) -> dict[str, Any]:
+def _kept(todo: Sequence[Part], path: Path, ranks: int) -> dict[str, Any]:
     """What became of the parts before, with this code. Raises UserError as `prove` does."""
     try:
         kept = _read(path) if path.is_file() else {}
         code, before = kept.get("code"), dict(kept.get("parts", {}))
+        of_ranks = kept.get("ranks", 1)
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is no proof.json: {error}; name another folder") from None
+    if code == codes() and of_ranks != ranks and before:
+        raise UserError(
+            f"{path.parent} holds a proof of {of_ranks} ranks, not of {ranks}: name another folder"
+        )
     if code == codes():
         return before
     if there := sorted(part.file for part in todo if (path.parent / part.file).exists()):
@@ -317,24 +369,33 @@ def main() -> int:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-dir", type=Path, required=True, help="with HumanEval.jsonl.gz")
-    parser.add_argument("--gpus", default="0", help="joined by commas")
+    parser.add_argument("--tp", type=int, default=1, choices=RANKS, help="ranks of a server")
+    parser.add_argument("--gpus", help="joined by commas (default: as many as a server has ranks)")
     parser.add_argument("--seconds", type=float, default=1500, help="for all of it")
     arguments = parser.parse_args()
     if not (arguments.data_dir / "HumanEval.jsonl.gz").is_file():
         parser.error(f"--data-dir: {arguments.data_dir} has no HumanEval.jsonl.gz")
+    ranks = arguments.tp
+    gpus = arguments.gpus.split(",") if arguments.gpus else [str(n) for n in range(ranks)]
+    if len(gpus) % ranks:
+        parser.error(f"--gpus {','.join(gpus)}: a server of --tp {ranks} takes {ranks} of them")
+    groups = [",".join(gpus[n : n + ranks]) for n in range(0, len(gpus), ranks)]
     sanitizer = shutil.which("compute-sanitizer") or SANITIZER
-    if not Path(sanitizer).is_file():
+    if ranks == 1 and not Path(sanitizer).is_file():
         parser.error("compute-sanitizer is not here: it comes with the CUDA toolkit")
-    out = arguments.out.resolve()
-    todo = parts(out, arguments.data_dir.resolve(), sanitizer)
+    out, data = arguments.out.resolve(), arguments.data_dir.resolve()
+    todo = parts(out, data, sanitizer)
+    if ranks > 1:
+        todo = parts_of_ranks(out, data, ranks, alone=len(groups) > 1)
     try:
-        found = prove(todo, arguments.gpus.split(","), out, arguments.seconds)
+        found = prove(todo, groups, out, arguments.seconds, ranks)
     except UserError as error:
         parser.error(str(error))
     rows = [[name, one["became"], str(one["seconds"])] for name, one in found["parts"].items()]
     print(markdown.table(["part", "", "s"], rows))
     told = ", ".join(f"{switch} {code}" for switch, code in found["code"].items())
-    print(f"{'a whole proof' if found['whole'] else 'NOT WHOLE'}, of the code {told}")
+    of_ranks = f" of TP {ranks}" if ranks > 1 else ""
+    print(f"{'a whole proof' if found['whole'] else 'NOT WHOLE'}{of_ranks}, of the code {told}")
     return 0 if found["whole"] else 1
 
 

@@ -1,6 +1,8 @@
 """The seams of a cycle under mixed load, beside a server without them, on one or more GPUs.
 
-    python -m tests.gpu.soak_seams --out OUT [--seams cycle,requests,...] [--tp 2] [--seconds 400]
+    python -m tests.gpu.soak_seams --out OUT [--seams cycle,requests,...] [--seconds 400]
+    python -m tests.gpu.soak_seams --out OUT --tp 2 --at-once --in-turn OUT/turn \\
+        -- --enforce-disable-flashinfer-allreduce-fusion
 
 Two servers with the demo pair and 3,1,4, one with SGLang's own cycles. Both are asked the same
 questions one at a time: there every answer must be the same. Then each gets 200 mixed requests, 16
@@ -15,8 +17,15 @@ drawn among one token: these are greedy ones, and count as such. Then some long 
 and with nothing beside them, greedy and then sampled, so that cycles of several requests are
 recorded, too. At the end all is asked one at a time again. Where `cycle` is among the seams the
 soak has failed, too, if the log does not say that cycles of one request and of several (with
-`sampled`, of sampled ones) were recorded, or says that any were not. Which were is printed, and a
-table last; soak.json has the same.
+`sampled`, of sampled ones) were recorded, or says that any were not; and with several ranks where
+`requests` is, if it does not say that these hear of turns without requests through shared memory.
+Which were is printed, and a table last; soak.json has the same.
+
+With several ranks the demo target is widened so that it can be divided among them
+(tests/support/widened_demo.py), and `sampled`, which is for one GPU, is not among the seams unless
+it is named. Servers that share their GPUs are best asked in turn (--in-turn), for the ranks of one
+wait for each other while another server has one of the GPUs; other runs that name the same file,
+as check_text does, then wait, too.
 
 It ends by itself at --seconds. `--profile demo` is for a CPU, where seams are left to SGLang
 (answers do not depend on the batch there, so all of them must be equal under load, too).
@@ -27,6 +36,7 @@ import math
 import re
 import shlex
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -46,7 +56,10 @@ from sglang_qwen3next_eagle3.base.redact import without_paths
 from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
 from sglang_qwen3next_eagle3.overlay.environment import SEAMS
+from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS
 from sglang_qwen3next_eagle3.overlay.seams.seams import ALL
+from tests.support.turns import own_turn
+from tests.support.widened_demo import widened_demo
 
 T = TypeVar("T")
 GPU_FLAGS: Final = (
@@ -66,6 +79,7 @@ PATIENCE: Final = 120.0
 TOGETHER: Final = 4
 """Requests of one kind, without anything else beside them, that come at once."""
 _RECORDED: Final = re.compile(r"cycles of (\d+) (sampled )?requests are recorded: (\d+) steps")
+_SHARED: Final = "requests are broadcast only where there are some"
 _NOT_RECORDED: Final = ("stay SGLang's", "no cycles are recorded", "several graphs")
 LEFT_AFTER: Final = 0.4
 """Seconds after which a client is gone that has seen nothing of its answer."""
@@ -231,7 +245,15 @@ class Asking:
         return {**came, "seconds": round(time.monotonic() - begun, 1)}
 
 
-def command_of(arguments: argparse.Namespace, folder: Path, port: int) -> list[str]:
+def seams_of(named: str | None, ranks: int) -> str:
+    """Those under proof: what is named, or all that a server of so many ranks can have."""
+    return named or ",".join(seam for seam in ALL if seam != "sampled" or ranks == 1)
+
+
+def command_of(
+    arguments: argparse.Namespace, folder: Path, port: int, target: Path | None = None
+) -> list[str]:
+    """folder: gets a profile. target: in place of the demo pair's."""
     words = ["-m", "sglang_qwen3next_eagle3.launch", "--port", str(port)]
     if arguments.profile == "demo":
         words += ["--profile", "demo", "--tree", "3,1,4"]
@@ -241,7 +263,8 @@ def command_of(arguments: argparse.Namespace, folder: Path, port: int) -> list[s
     profile["tree"] = {"steps": 3, "topk": 1, "draft-tokens": 4}
     own = folder / "chain.yaml"
     own.write_text(yaml.safe_dump(profile, sort_keys=False))
-    words += ["--profile", str(own), "--target", str(pair.target), "--head", str(pair.head)]
+    words += ["--profile", str(own), "--target", str(target or pair.target)]
+    words += ["--head", str(pair.head)]
     words += ["--tp", str(arguments.tp)] if arguments.tp > 1 else []
     return [*words, "--", *GPU_FLAGS, *arguments.flags]
 
@@ -255,8 +278,12 @@ def measure(
     found |= {name: {"of": len(numbers)} for name in urls}
 
     def each(ask: Callable[[Asking], T]) -> dict[str, T]:
+        def in_turn(one: Asking) -> T:
+            with own_turn(arguments.in_turn):
+                return ask(one)
+
         with ThreadPoolExecutor(len(asking) if arguments.at_once else 1) as pool:
-            return dict(zip(asking, pool.map(ask, asking.values()), strict=True))
+            return dict(zip(asking, pool.map(in_turn, asking.values()), strict=True))
 
     def alone(turn: str) -> None:
         answers = each(lambda one: one.whole(numbers))
@@ -271,7 +298,8 @@ def measure(
     for name, load in each(lambda one: one.load(arguments.requests, arguments.distinct)).items():
         found[name]["load"] = load
     for name, one in asking.items():
-        found[name]["together"] = min(one.together(kind) for kind in ("greedy", "sampled"))
+        with own_turn(arguments.in_turn):
+            found[name]["together"] = min(one.together(kind) for kind in ("greedy", "sampled"))
     alone("alone, afterwards")
 
 
@@ -344,7 +372,9 @@ def unrecorded(said: Sequence[str], joined: bool, sampled: bool = False) -> list
     return reasons
 
 
-def wrong(found: dict[str, Any], requests: int, exact: bool, seams: str = "") -> list[str]:
+def wrong(
+    found: dict[str, Any], requests: int, exact: bool, seams: str = "", ranks: int = 1
+) -> list[str]:
     """Why the soak has failed; empty where it has not. exact: also under load all must be equal,
     and nothing wrong. seams: what the log of "on" has to tell of."""
     reasons = []
@@ -371,6 +401,9 @@ def wrong(found: dict[str, Any], requests: int, exact: bool, seams: str = "") ->
     if "cycle" in words and "on" in found:
         said = found["on"].get("said", ())
         reasons += unrecorded(said, joined="relay" in words, sampled="sampled" in words)
+    if "requests" in words and "on" in found and ranks > 1:
+        heard = _SHARED in found["on"].get("said", ())
+        reasons += [] if heard else ["on: its log does not say that " + _SHARED]
     return [*reasons, *filter(None, [fewer(found)])]
 
 
@@ -394,6 +427,10 @@ def soak(arguments: argparse.Namespace, limit: Limit, found: dict[str, Any]) -> 
     """
     logs = {name: arguments.out / f"{name}.log" for name in ("off", "on")}
     with ExitStack() as stack:
+        target = None
+        if arguments.tp > 1 and arguments.profile != "demo":
+            private = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            target = widened_demo(demo_pair().target, private / "target", arguments.tp)
         urls: dict[str, str] = {}
         servers: dict[str, Child] = {}
 
@@ -404,10 +441,12 @@ def soak(arguments: argparse.Namespace, limit: Limit, found: dict[str, Any]) -> 
         for place, name in enumerate(logs):
             port = free_port()
             environment = {SEAMS: arguments.seams if name == "on" else "off", **RETRACTING}
+            # Several servers share the GPUs, which SGLang takes for a fault.
+            environment["SGLANG_ENABLE_TP_MEMORY_INBALANCE_CHECK"] = "0"
             if arguments.devices:
                 environment["CUDA_VISIBLE_DEVICES"] = arguments.devices[place]
             urls[name] = f"http://127.0.0.1:{port}"
-            command = [sys.executable, *command_of(arguments, arguments.out, port)]
+            command = [sys.executable, *command_of(arguments, arguments.out, port, target)]
             servers[name] = stack.enter_context(child(command, logs[name], environment=environment))
             # Where they share a GPU, each measures what memory is left.
             if not (arguments.devices or arguments.at_once or arguments.profile == "demo"):
@@ -423,35 +462,48 @@ def soak(arguments: argparse.Namespace, limit: Limit, found: dict[str, Any]) -> 
                 found[name] |= read(logs[name])
 
 
-def main() -> int:
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seams", default=",".join(ALL))
+    parser.add_argument("--seams", help="default: all that so many ranks can have")
     parser.add_argument("--profile", default="h200-fp8", choices=["h200-fp8", "demo"])
-    parser.add_argument("--tp", type=int, default=1)
+    parser.add_argument("--tp", type=int, default=1, choices=RANKS, help="ranks")
     parser.add_argument("--devices", nargs=2, help="CUDA_VISIBLE_DEVICES of each: start at once")
     parser.add_argument(
         "--at-once",
         action="store_true",
         help="both start, and are loaded, at the same time, also on one GPU, of much memory",
     )
+    parser.add_argument(
+        "--in-turn",
+        type=Path,
+        metavar="FILE",
+        help="ask one server after the other, and none of another run with the same file",
+    )
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--distinct", type=int, default=3 * len(KINDS))
     parser.add_argument("--longest", type=int, default=96, help="tokens of an answer")
     parser.add_argument("--seconds", type=float, default=400, help="for all of it")
     parser.add_argument("flags", nargs="*", help="further flags of SGLang, behind --")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.distinct % len(KINDS):
         parser.error(f"--distinct: a multiple of {len(KINDS)}, so that every kind is known")
+    arguments.seams = seams_of(arguments.seams, arguments.tp)
+    return arguments
+
+
+def main() -> int:
+    arguments = parsed()
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     try:
         soak(arguments, Limit(arguments.seconds), found)
         # On a CPU seams are left to SGLang.
         cpu = arguments.profile == "demo"
-        reasons = wrong(found, arguments.requests, cpu, "" if cpu else arguments.seams)
+        seams = "" if cpu else arguments.seams
+        reasons = wrong(found, arguments.requests, cpu, seams, arguments.tp)
     except (ServerFailed, httpx.HTTPError, ValueError) as error:
         reasons = [f"{type(error).__name__}: {error}"]
     of_both = alike(found)
@@ -459,6 +511,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "provenance": provenance.describe([]) | {"command": shlex.join(words)},
         "seams": arguments.seams,
+        "ranks": arguments.tp,
         "servers": found,
         "passed": not reasons,
         "why not": reasons,

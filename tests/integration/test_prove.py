@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import UserError
-from tests.gpu import prove
-from tests.gpu.prove import Part, missing, parts, said
+from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.overlay.proofs import NO_FUSION
+from tests.gpu import check_text, prove, soak_seams
+from tests.gpu.prove import Part, missing, parts, parts_of_ranks, said
 from tests.support.processes import marked
+from tests.support.widened_demo import widened_demo
 
 OVERLAPPING = """
 import os, pathlib, sys, time
@@ -145,10 +149,15 @@ def written(tmp_path: Path, part: str, content: Any) -> str | None:
     return missing(one, tmp_path)
 
 
-def answers(**equal: int) -> dict[str, Any]:
-    trees = {"3,1,4": 164, "3,4,8": 164, "5,1,6": 164, "auto": 164, **equal}
+def answers(equal: dict[str, int] | None = None, ranks: int = 1) -> dict[str, Any]:
+    trees = {"3,1,4": 164, "3,4,8": 164, "5,1,6": 164, "auto": 164, **(equal or {})}
     rows = [
-        {"server": name, "at_once": at_once, "equal": count if at_once == 1 else 131}
+        {
+            "server": name,
+            "ranks": ranks,
+            "at_once": at_once,
+            "equal": count if at_once == 1 else 131,
+        }
         for name, count in trees.items()
         for at_once in (1, 8)
     ]
@@ -166,7 +175,8 @@ NUMERICS = {"1 rows": {}, "4 rows": {}, "32 rows": {}}
     ("part", "content", "lacks"),
     [
         ("text", answers(), None),
-        ("text", answers(auto=163), "auto 163"),
+        ("text", answers({"auto": 163}), "auto 163"),
+        ("text", answers(ranks=2), "3,1,4 0"),
         ("text", {"compared": answers()["compared"][:-2]}, "auto 0"),
         ("text", "{", "cannot be read"),
         ("layers", {"compared": [{"server": "3,1,4", "equal": 64, "prompts": 64}]}, None),
@@ -192,6 +202,89 @@ def test_what_a_file_lacks(tmp_path: Path, part: str, content: Any, lacks: str |
     assert (found is None) if lacks is None else (found is not None and lacks in found)
 
 
+def of_ranks(folder: Path, ranks: int = 2) -> dict[str, Part]:
+    return {one.name: one for one in parts_of_ranks(folder, folder, ranks)}
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "lacks"),
+    [
+        ("text", answers(ranks=2), None),
+        ("text", answers(ranks=4), "3,1,4 0, 3,4,8 0, 5,1,6 0, auto 0"),
+        ("text", answers(), "3,1,4 0"),
+        ("text", answers({"5,1,6": 163}, ranks=2), "5,1,6 163"),
+        ("soak", {"passed": True, "ranks": 2}, None),
+        ("soak", {"passed": True}, "of 1 ranks, not 2"),
+        ("soak", {"passed": False, "why not": ["on: a"], "ranks": 2}, "on: a"),
+    ],
+)
+def test_what_a_file_of_several_ranks_lacks(
+    tmp_path: Path, part: str, content: Any, lacks: str | None
+) -> None:
+    one = of_ranks(tmp_path)[part]
+    (tmp_path / one.file).write_text(json.dumps(content))
+    found = missing(one, tmp_path)
+    assert (found is None) if lacks is None else (found is not None and lacks in found)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_servers_of_several_ranks_are_started_as_the_launcher_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ranks: int
+) -> None:
+    """Of the same target for text and load, without fused sums, and asked in turn."""
+    todo = of_ranks(tmp_path, ranks)
+    text, soak = todo["text"].command, todo["soak"].command
+    monkeypatch.setattr(sys, "argv", list(text))
+    of_text = check_text.parsed()
+    of_soak = soak_seams.parsed(soak[2:])
+    assert of_text.tp == of_soak.tp == ranks
+    assert of_text.in_turn == of_soak.in_turn == tmp_path / "turn"
+    assert of_text.flags == of_soak.flags == [NO_FUSION]
+    assert of_text.server == ["none", *prove.TREES]
+    target = widened_demo(demo_pair().target, tmp_path / "target", ranks)
+    command = soak_seams.command_of(of_soak, tmp_path, 30000, target)
+    words, extra = command[2 : command.index("--")], command[command.index("--") :]
+    monkeypatch.setenv(soak_seams.SEAMS, of_soak.seams)
+    assert launch.main([*words, "--dry-run", "--json", *extra]) == 0
+    told = json.loads(capsys.readouterr().out)
+    argv = told["argv"]
+    assert argv[argv.index("--tp") + 1] == str(ranks)
+    assert NO_FUSION in argv
+    assert not [note for note in told["notes"] if "not used" in note]
+    assert "sampled" not in of_soak.seams.split(","), "it is for one GPU"
+    assert "requests" in of_soak.seams.split(",")
+
+
+def test_with_gpus_enough_text_and_load_have_their_own(tmp_path: Path) -> None:
+    apart = {one.name: one for one in parts_of_ranks(tmp_path, tmp_path, 2, alone=True)}
+    assert apart["text"].share == apart["soak"].share == 1
+    files = {word for one in apart.values() for word in one.command if "turn" in word}
+    assert files == {"--in-turn", str(tmp_path / "turn-soak")}
+
+
+def test_ranks_have_as_many_gpus_and_what_is_spare_may_be_left_out(tmp_path: Path) -> None:
+    rest = Part("rest", ("-c", "0"), "rest.txt", 1, 1e6, lambda path: None, spare=True)
+    found = prove.prove([part("one", tmp_path), rest], ["2,3"], tmp_path, 4 * LIMIT, 2)
+    assert found["parts"]["rest"]["became"].startswith("left out")
+    assert found["whole"]
+    assert times(tmp_path, "one")[0] == "2,3"
+    with pytest.raises(UserError, match="holds a proof of 2 ranks, not of 4"):
+        prove.prove([part("one", tmp_path)], ["0,1,2,3"], tmp_path, 4 * LIMIT, 4)
+    assert json.loads((tmp_path / "proof.json").read_text())["ranks"] == 2
+
+
+def test_gpus_that_are_no_multiple_of_the_ranks_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "HumanEval.jsonl.gz").touch()
+    words = ["prove", str(tmp_path), "--data-dir", str(tmp_path), "--tp", "2", "--gpus", "0,1,2"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        prove.main()
+    assert ended.value.code == 2
+    assert "--gpus 0,1,2: a server of --tp 2 takes 2 of them" in capsys.readouterr().err
+
+
 def test_every_file_is_missing_at_first(tmp_path: Path) -> None:
     everything = parts(tmp_path, tmp_path, "sanitizer")
     assert {missing(one, tmp_path) for one in everything} == {"its file"}
@@ -201,9 +294,12 @@ def test_every_file_is_missing_at_first(tmp_path: Path) -> None:
 
 
 def test_the_files_are_those_that_the_tables_name() -> None:
-    own = {Path(one.file).name for one in parts(Path(), Path(), "sanitizer")} | {"said.txt"}
     for table in (prove.of_fast.PROVED, prove.of_seams.PROVED):
         for proof in table:
+            todo = parts(Path(), Path(), "sanitizer")
+            if proof.ranks > 1:
+                todo = parts_of_ranks(Path(), Path(), proof.ranks)
+            own = {Path(one.file).name for one in todo} | {"said.txt"}
             named = {Path(file).name.replace("-alone", "") for file in proof.evidence}
             assert named <= own
 

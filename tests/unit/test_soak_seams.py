@@ -1,5 +1,8 @@
 """What the soak of the seams asks, and how it judges two servers."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +101,53 @@ def test_what_is_under_proof_has_run(said: list[str], why: list[str]) -> None:
     found = {"off": server(120), "on": {**server(120), "said": said}}
     assert wrong(found, 200, exact=False, seams=SEAMS) == [f"on: {each}" for each in why]
     assert wrong(found, 200, exact=False, seams="requests,relay") == []
+
+
+def test_ranks_that_share_no_memory_have_failed() -> None:
+    shared = "requests are broadcast only where there are some"
+    for said, why in (([ONE, FOUR, shared], 0), ([ONE, FOUR], 1)):
+        found = {"off": server(120), "on": {**server(120), "said": said}}
+        assert len(wrong(found, 200, exact=False, seams=SEAMS, ranks=2)) == why
+        assert wrong(found, 200, exact=False, seams=SEAMS) == []
+        assert wrong(found, 200, exact=False, seams="cycle,relay", ranks=2) == []
+
+
+def test_seams_are_all_that_so_many_ranks_can_have() -> None:
+    assert set(soak_seams.ALL) - set(soak_seams.seams_of(None, 1).split(",")) == set()
+    assert set(soak_seams.ALL) - set(soak_seams.seams_of(None, 4).split(",")) == {"sampled"}
+    assert soak_seams.seams_of("cycle", 2) == "cycle"
+
+
+def test_servers_are_asked_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by another run that names the same file."""
+    inside: list[str] = []
+
+    def whole(one: Asking, numbers: list[int]) -> dict[int, str]:
+        inside.append(one.url)
+        time.sleep(0.02)
+        assert inside == [one.url]
+        inside.remove(one.url)
+        return dict.fromkeys(numbers, "a")
+
+    def load(one: Asking, *_: int) -> dict[str, int]:
+        return dict.fromkeys(map(str, whole(one, [0])))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Asking, "whole", whole)
+    monkeypatch.setattr(Asking, "load", load)
+    monkeypatch.setattr(Asking, "together", lambda one, kind: len(whole(one, [])) + 4)
+    words = ["--out", str(tmp_path), "--at-once", "--in-turn", str(tmp_path / "turn")]
+    arguments = soak_seams.parsed(words)
+
+    def run(name: str) -> None:
+        urls = {side: f"{name}-{side}" for side in ("off", "on")}
+        soak_seams.measure(arguments, urls, Limit(60), {})
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, ("a", "b")))
+    del arguments.in_turn
+    arguments.in_turn = None
+    with pytest.raises(AssertionError):
+        run("c")
 
 
 def test_where_sampled_cycles_are_named_some_have_to_be_recorded() -> None:
