@@ -6,17 +6,18 @@ variable was set for this very command. So one line says which are not used, and
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.base.redact import is_secret
+from sglang_qwen3next_eagle3.base.redact import is_secret, without_secrets
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.model.target import Target
 from sglang_qwen3next_eagle3.overlay import environment as variables
 from sglang_qwen3next_eagle3.overlay.cpu_engine import ENVIRONMENT as OF_CPU_ENGINE
 from sglang_qwen3next_eagle3.overlay.fast import stages
+from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 from sglang_qwen3next_eagle3.overlay.requests import bounds
 from sglang_qwen3next_eagle3.overlay.seams import seams
 from sglang_qwen3next_eagle3.serving import adaptive
@@ -81,8 +82,10 @@ class UnusedVariable:
 
 
 def _shown(name: str, value: str) -> str:
-    """Nothing of a secret, and of a long value."""
-    return "" if is_secret(name) or len(value) > _LONGEST else value.strip()
+    """Nothing of a secret, and of a long value; of an address no login."""
+    if is_secret(name) or len(value) > _LONGEST:
+        return ""
+    return str(without_secrets(value.strip()))
 
 
 def _by_environment(name: str, value: str) -> str:
@@ -154,6 +157,11 @@ class _Asked:
             yield from self._for_the_head(value)
         elif name == variables.ADAPTIVE and self.chosen.adaptive is None:
             yield from self._without_costs(value)
+        elif name == TRY:
+            if self.chosen.fast is not None and stages.parse(self.chosen.fast) is None:
+                yield replace(
+                    self._against_a_key(variables.FAST, value, self.chosen.fast), name=name
+                )
         elif (holds := self._key(name)) is not None:
             counts = "1" if name in _ONE_OR_NOTHING else self.environment.get(name, holds)
             counts = holds if name in (variables.FAST, variables.SEAMS) else counts
@@ -187,7 +195,8 @@ class _Asked:
         counts = self.environment.get(AUX_LAYERS)
         way_out = self._way("aux-layers", value)
         if counts is None:
-            yield UnusedVariable(AUX_LAYERS, value, "the head's own config", "", *way_out)
+            by = "the head's own config or what is known of it"
+            yield UnusedVariable(AUX_LAYERS, value, by, "", *way_out)
         elif not self._same(AUX_LAYERS, value, counts):
             says = f"aux-layers: {counts}"
             yield UnusedVariable(AUX_LAYERS, value, "what is known of the head", says, *way_out)
@@ -282,7 +291,7 @@ def _depths(text: str, target: Target | None) -> object:
 
 def line(of_servers: Sequence[Sequence[UnusedVariable]]) -> str | None:
     """All of it in one line, for people; None where there is nothing to say. A warning, unless it
-    is of others' variables alone.
+    is of others' variables alone, or an option of the same command says otherwise.
 
     of_servers: of each of them; some may use what others do not.
     """
@@ -298,7 +307,8 @@ def line(of_servers: Sequence[Sequence[UnusedVariable]]) -> str | None:
         told.append(
             f"{', '.join(spelled)} {verb} not used{':' if by_all else ' where'} {_by_whom(mine)}"
         )
-    doubt = "warning: " * any(variables.PREFIX in one.name for one in every)
+    ours = [one for one in every if variables.PREFIX in one.name]
+    doubt = "warning: " * any(not one.by.startswith("--") for one in ours)
     return doubt + "; ".join(filter(None, [*told, _way_out(every)]))
 
 

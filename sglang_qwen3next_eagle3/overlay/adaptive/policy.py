@@ -67,6 +67,8 @@ class Trial:
     steps: int
     before: int
     began: int
+    captured: int
+    """Requests of the graph that it began in."""
     cycles: int = 0
     """Those that are judged."""
     asked: int = 0
@@ -121,9 +123,12 @@ class Policy:
             self._chosen[key] = self._best(requests, captured)
         self._now = self._held(self._chosen[key], captured)
         due = self._next_of_new if self._are_new(requests) else self._next_trial
-        if self._cycles >= due:
-            self._trial = self._begun(requests, captured)
-        return self._now if self._trial is None else self._trial.steps
+        # One that has begun goes on where its steps have a graph.
+        if self._trial is None and self._cycles >= due:
+            self._trial = trial = self._begun(requests, captured)
+            if trial is not None:
+                return trial.steps
+        return self._now
 
     def _held(self, wanted: int, captured: int) -> int:
         """Fewer steps at once, more of them once they were wanted for some cycles."""
@@ -144,7 +149,7 @@ class Policy:
 
         Those of the first cycle behind one of 0 steps say nothing: the head may have left no first
         draft (overlay/fast/head.py)."""
-        if new:
+        if new and correct:
             self._acceptance.begin(new, len(correct))
             self._new += new
         judged, self._before = self._before > 0, steps
@@ -170,7 +175,7 @@ class Policy:
             self._plan_trial(0.0)
             return None
         self._acceptance.forget(self._now)
-        return Trial(deeper[0], self._now, self._cycles)
+        return Trial(deeper[0], self._now, self._cycles, captured)
 
     def _may_pay(self, requests: int, steps: int) -> bool:
         lengths, cost = self._acceptance.lengths(), self._states.cost
@@ -183,7 +188,7 @@ class Policy:
         # What is drafted needs no margin to go on.
         self._now, self._trial = trial.steps, None
         self._chosen.clear()
-        pays = self._best(requests, requests) > trial.before
+        pays = self._best(requests, trial.captured) > trial.before
         if pays or self._are_new(requests):
             self._doubled = 0
         else:

@@ -164,7 +164,7 @@ def test_trials_of_a_head_that_brings_nothing_take_little() -> None:
     ],
 )
 def test_a_trial_is_over_once_it_says_something(accepted: int, cycles: int) -> None:
-    trial = Trial(steps=4, before=2, began=0)
+    trial = Trial(steps=4, before=2, began=0, captured=1)
     for cycle in range(cycles):
         assert not trial.is_over(cycle)
         trial.observe([accepted])
@@ -217,6 +217,20 @@ def test_only_what_has_a_graph_at_that_load_is_drafted() -> None:
     assert policy.steps(7) == 4
     assert policy.steps(7, captured=8) == 1
     assert policy.steps(8) == 1
+
+
+def test_a_trial_stands_back_where_its_steps_have_no_graph() -> None:
+    """One that began with one request, when eight come."""
+    states = DraftStates({1: (0, 1, 2, 4), 8: (0, 1)}, COSTS, STATES.shares, 4)
+    drawn, met = random.Random(1), 0
+    policy = Policy(states)
+    for cycle in range(2000):
+        steps = policy.steps(1)
+        accepted = min(steps, int(drawn.random() < 0.6))
+        policy.observe([accepted], steps, int(cycle % 60 == 0))
+        met += steps == 2
+        assert policy.steps(8) in states.candidates_at(8), cycle
+    assert met, "no trial was under way"
 
 
 class Sglang:
