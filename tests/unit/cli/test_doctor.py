@@ -204,12 +204,19 @@ def test_a_variable_that_a_profile_overrules_is_a_warning(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variables.FAST, "on")
-    status, data = asked(capsys, "--profile", "h200-fp8", "--no-fast")
-    (found,) = [one for one in data["findings"] if "not used" in one["text"]]
-    assert (status, found["subject"], found["level"]) == (1, "launch", "warning")
-    assert f"{variables.FAST}=on is not used: --no-fast wins" in found["text"]
-    status, _ = asked(capsys, "--profile", "h200-fp8", "--fast")
+    stock = Path(__file__).resolve().parents[3] / "benchmarks/fast-path/stock-314.yaml"
+    for words, status, level, text in (
+        ((str(stock),), 1, "warning", "stock-314.yaml says fast: off"),
+        # That is what was asked for.
+        (("h200-fp8", "--no-fast"), 0, "note", "--no-fast wins"),
+    ):
+        ended, data = asked(capsys, "--profile", *words)
+        (found,) = [one for one in data["findings"] if "not used" in one["text"]]
+        assert (ended, found["subject"], found["level"]) == (status, "launch", level)
+        assert f"{variables.FAST}=on is not used: {text}" in found["text"]
+    status, data = asked(capsys, "--profile", "h200-fp8", "--fast")
     assert status == 0
+    assert not [one for one in data["findings"] if "not used" in one["text"]]
 
 
 @pytest.mark.parametrize(
