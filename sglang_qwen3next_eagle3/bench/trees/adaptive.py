@@ -136,6 +136,11 @@ def of_result(result: Result) -> dict[str, Any]:
     for key, said in _SAID.items():
         if on[key] != "off":
             parts.append(said if on[key] == "on" else f"{said} {on[key]}")
+    # What cycles of other requests, or of other experts, do not take.
+    if drawn := settings.get("sampling"):
+        parts.append("sampled requests (" + ", ".join(f"{k} {v:g}" for k, v in drawn.items()) + ")")
+    if routing := settings.get("routing"):
+        parts.append(f"routing {routing}")
     of = {"tp": ranks, "precision": precision, **on}
     return {
         "on": ", ".join(parts),

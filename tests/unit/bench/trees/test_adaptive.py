@@ -173,6 +173,17 @@ def test_a_file_says_what_was_on_trial() -> None:
         adaptive.of_result(one)
 
 
+def test_costs_say_of_which_requests_and_experts_they_are() -> None:
+    result = _measured_with(caller={})
+    told = adaptive.of_result(result)["on"]
+    assert "sampled" not in told
+    assert "routing" not in told
+    more = {"sampling": {"temperature": 0.7, "top_k": 20}, "routing": "uniform"}
+    other = result.model_copy(update={"settings": {**result.settings, **more}})
+    sampled = ", sampled requests (temperature 0.7, top_k 20), routing uniform"
+    assert adaptive.of_result(other)["on"] == told + sampled
+
+
 def test_costs_of_two_kinds_of_servers_are_no_file() -> None:
     """None was measured without what the chains had."""
     with pytest.raises(
