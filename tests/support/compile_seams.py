@@ -36,6 +36,9 @@ def around_chains() -> None:
         of = torch.zeros(batch).long(), torch.zeros(batch).long(), lens, predict
         slots = torch.zeros(rows).long()
         chain_kernels.prepare(backend, buffers, batch, 1, *of, slots, buffers.hidden_states[:rows])
+        rows_of, one = (predict[:batch], index[:batch], slots[:batch]), buffers.hidden_states
+        kept = one.new_zeros(64 * 8, 6144), torch.zeros(64 * 8, 3).long()
+        chain_kernels.put_off(slots[:batch], count[:1], 8, rows_of, one[:batch], *kept)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import variants
 from sglang_qwen3next_eagle3.overlay.environment import DEFER
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
+from sglang_qwen3next_eagle3.overlay.seams.chains import are_ours
 from sglang_qwen3next_eagle3.overlay.seams.recording import current
 
 logger = logging.getLogger(__name__)
@@ -122,11 +123,12 @@ class Deferral:
         if self._hidden is None:
             self._make(batch.req_to_token_pool.req_to_token.shape[0], hidden)
         # A recorded cycle asks at each run.
-        at: Any = self._count if recording is None else recording.number(lambda: self._count)
-        places = batch.req_pool_indices.long() * self._most + at
-        others = [result.next_token_ids, batch.seq_lens, batch.out_cache_loc]
-        self._hidden.index_copy_(0, places, hidden)
-        self._others.index_copy_(0, places, torch.stack([one.long() for one in others], 1))
+        if recording is None:
+            at = torch.full((1,), self._count, dtype=torch.int32, device=hidden.device)
+        else:
+            at = recording.number(lambda: self._count)
+        others = result.next_token_ids, batch.seq_lens, batch.out_cache_loc
+        self._keep(batch.req_pool_indices, at, others, hidden)
         if batch.seq_lens_cpu is not None:
             self._lengths.append(batch.seq_lens_cpu.clone())
         # The next cycle of 0 steps reads the last token only.
@@ -162,6 +164,17 @@ class Deferral:
         shape, device = (slots * self._most, hidden.shape[1]), hidden.device
         self._hidden = torch.zeros(shape, dtype=hidden.dtype, device=device)
         self._others = torch.zeros((shape[0], 3), dtype=torch.int64, device=device)
+
+    def _keep(self, slots: Any, at: Any, others: tuple[Any, Any, Any], hidden: Any) -> None:
+        if are_ours(slots, hidden, *others):
+            from sglang_qwen3next_eagle3.overlay.seams import chain_kernels
+
+            kept = self._hidden, self._others
+            chain_kernels.put_off(slots, at, self._most, others, hidden, *kept)
+            return
+        places = slots.long() * self._most + at
+        self._hidden.index_copy_(0, places, hidden)
+        self._others.index_copy_(0, places, torch.stack([one.long() for one in others], 1))
 
     def _fill(self) -> None:
         """Make up for all that is kept."""
