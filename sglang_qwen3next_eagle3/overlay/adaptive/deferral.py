@@ -228,7 +228,11 @@ class Deferral:
         found = [(place, of[rid]) for place, rid in enumerate(rids) if rid in of]
         if not found or spec.topk_p.shape[0] != len(rids):
             return
-        places, rows = torch.tensor(found, device=spec.topk_p.device).unbind(1)
+        of_both = torch.tensor(found)
+        if spec.topk_p.is_cuda:
+            # The host would wait for all that is launched.
+            of_both = of_both.pin_memory().to(spec.topk_p.device, non_blocking=True)
+        places, rows = of_both.unbind(1)
         names = "topk_p", "topk_index", "hidden_states"
         for name, values in zip(names, drafts, strict=True):
             known = getattr(spec, name)
