@@ -36,7 +36,7 @@ from typing import Any, Final
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.files import write_json
 from sglang_qwen3next_eagle3.bench import markdown
-from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.environment import DEFER, FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
 from sglang_qwen3next_eagle3.overlay.fast.stages import RANKS
 from sglang_qwen3next_eagle3.overlay.proofs import NO_FUSION
@@ -44,7 +44,10 @@ from sglang_qwen3next_eagle3.overlay.seams import proved as of_seams
 
 PROMPTS, REPLAYS, ROUTER_ROWS = 164, 10_000, 1_000_000
 TREES: Final = ("3,1,4", "3,4,8", "5,1,6", "auto")
-SWITCHED: Final = {FAST: "on,head", SEAMS: "on"}
+OF_RANKS: Final = {FAST: "on,head", SEAMS: "on"}
+"""Of several ranks."""
+SWITCHED: Final = {**OF_RANKS, SEAMS: "on,sampled", DEFER: "8"}
+"""Of one: what may be on with it is in the proof, whether or not it is by default."""
 SANITIZER: Final = "/usr/local/cuda/bin/compute-sanitizer"
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -113,7 +116,7 @@ def parts(out: Path, data: Path, sanitizer: str) -> list[Part]:
 
 def parts_of_ranks(out: Path, data: Path, ranks: int, alone: bool = False) -> list[Part]:
     """alone: there are GPUs enough for each part to have some of its own."""
-    switches = [word for pair in SWITCHED.items() for word in ("--set", "=".join(pair))]
+    switches = [word for pair in OF_RANKS.items() for word in ("--set", "=".join(pair))]
     servers = [word for name in ("none", *TREES) for word in ("--server", name)]
     of_ranks = "--tp", str(ranks), "--in-turn", *(() if alone else (str(out / "turn"),))
     share = 1 if alone else 0.5
@@ -208,13 +211,14 @@ class Running:
         self.part, self.gpu, self.began = part, gpu, time.monotonic()
         self._until = self.began + min(part.seconds, seconds)
         told = out / (part.file if part.file.endswith(".txt") else f"{part.name}.txt")
+        switched = OF_RANKS if "," in gpu else SWITCHED
         with told.open("wb") as log:
             self._process = subprocess.Popen(
                 [*part.before, sys.executable, *part.command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **SWITCHED, "CUDA_VISIBLE_DEVICES": gpu},
+                env={**os.environ, **switched, "CUDA_VISIBLE_DEVICES": gpu},
                 start_new_session=True,
                 cwd=ROOT,
             )
