@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.overlay.adaptive.deferral import Deferral
+from sglang_qwen3next_eagle3.overlay.environment import DEFER
 from sglang_qwen3next_eagle3.overlay.seams import chain_kernels, ready
 from tests.support import chain_reference
 
@@ -98,6 +99,32 @@ def test_kernels_of_recorded_cycles_are_launched_before_the_first_request(
     first.capture_bs = [8, 128, 256]
     ready.make_ready(SimpleNamespace(**{**vars(worker), "adaptive_controller": None}))
     assert {requests for _, requests, _ in launched} == {8, 128, 256}
+
+
+@pytest.mark.parametrize(("nodes", "defer", "count"), [(1, "8", 2), (1, "", 0), (4, "8", 0)])
+def test_what_is_put_off_is_ready_where_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, nodes: int, defer: str, count: int
+) -> None:
+    """Of 0 steps, where the variable is set."""
+    monkeypatch.setenv(DEFER, defer)
+    kept: list[torch.Tensor] = []
+    kernel = chain_kernels.put_off
+
+    def noted(*of: Any) -> None:
+        kernel(*of)
+        kept.append(of[-1])
+
+    monkeypatch.setattr(chain_kernels, "put_off", noted)
+    extend, verify = extending(nodes, [2, 64]), graph(64, 50, 24)
+    worker = SimpleNamespace(
+        draft_worker=SimpleNamespace(cuda_graph_runner_for_draft_extend=extend),
+        target_worker=SimpleNamespace(
+            model_runner=SimpleNamespace(decode_cuda_graph_runner=verify)
+        ),
+    )
+    ready.make_ready(worker)
+    assert len(kept) == min(count, len(ready._sizes(extend)))
+    assert bool((extend.buffers.hidden_states == 1).all())
 
 
 def test_a_worker_without_graphs_is_left_alone() -> None:

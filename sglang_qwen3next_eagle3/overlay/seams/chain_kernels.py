@@ -453,7 +453,8 @@ def keep(place: torch.Tensor, tokens: torch.Tensor, lens: torch.Tensor, outs: to
     )
 
 
-@triton.jit(do_not_specialize=["most"])
+# A recording's number lies wherever it has room, and no kernel is to be compiled while one is made.
+@triton.jit(do_not_specialize=["most"], do_not_specialize_on_alignment=["at"])
 def _put_off(
     slots,
     at,
