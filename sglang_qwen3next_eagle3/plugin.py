@@ -172,9 +172,9 @@ def _hook_adaptive(forced: str | None) -> None:
     table = adaptive.hooks(simulate.SharedNumber(Path(forced)) if forced else None)
     hooks.apply(hook for hook in table if hook.target in listed)
     adaptive.quiet()
-    from sglang_qwen3next_eagle3.overlay.adaptive import deferral
+    from sglang_qwen3next_eagle3.overlay.adaptive import deferral, states
 
-    if most := deferral.parse(os.environ.get(variables.DEFER)):
+    if most := states.cycles_at_once(os.environ.get(variables.DEFER)):
         kept = deferral.hooks(most)
         if all(hook.target in listed for hook in kept):
             hooks.apply(kept)

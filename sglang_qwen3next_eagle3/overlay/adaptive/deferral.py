@@ -24,8 +24,8 @@ from typing import Any, Final
 
 import torch
 
-from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay.adaptive.policy import CostedSteps
 from sglang_qwen3next_eagle3.overlay.environment import DEFER
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
 from sglang_qwen3next_eagle3.overlay.seams.chains import are_ours
@@ -40,26 +40,12 @@ RESOLVE = "sglang.srt.managers.overlap_utils:FutureMap._resolve_spec_extras"
 
 ROWS: Final = 32
 """Tokens of all requests that one extend is for: what the fast path has kernels for."""
-MOST: Final = 64
-"""Cycles that anybody may ask for."""
 _ROOM: Final = 2**28
 """Bytes of the GPU's memory that are taken for what is kept."""
 _OF_PREFILLS: Final = (
     "mamba_cow_src_indices", "mamba_cow_dst_indices", "mamba_clear_indices",
     "extend_input_logprob_token_ids",
 )  # fmt: skip
-
-
-def parse(text: str | None) -> int:
-    """How many cycles are put off at most; 0: none.
-
-    Raises:
-        UserError: that is no such number.
-    """
-    text = (text or "0").strip()
-    if not text.isdecimal() or int(text) > MOST:
-        raise UserError(f"{DEFER}={text}: say a number of cycles from 0 to {MOST}")
-    return int(text)
 
 
 class Deferral:
@@ -153,11 +139,12 @@ class Deferral:
     def _room(self, requests: int, worker: Any = None) -> int:
         """Cycles of so many requests that may be kept."""
         if worker is not None and self._rows is None:
-            why = hindrance(worker, self._most)
-            self._rows = rows_of(worker) if why is None else 0
-            said = f"up to {self._most} cycles of 0 steps at once" if why is None else "in each"
-            because = "" if why is None else f", with {why}"
-            logger.info("sglang-qwen3next-eagle3: extends of the head: %s%s", said, because)
+            rows, why = rows_of(worker), hindrance(worker, self._most)
+            self._rows = rows if why is None else 0
+            said = f"in each cycle, with {why}"
+            if why is None:
+                said = f"up to {min(self._most, rows)} cycles of 0 steps at once"
+            logger.info("sglang-qwen3next-eagle3: extends of the head: %s", said)
         return min(self._most, (self._rows or 0) // max(1, requests))
 
     def _make(self, slots: int, hidden: torch.Tensor) -> None:
@@ -185,7 +172,8 @@ class Deferral:
         requests, device = slots.shape[0], slots.device
         cycles = torch.arange(count, device=device)
         rows = (slots.long()[:, None] * self._most + cycles).reshape(-1)
-        tokens, lengths, places = self._others[rows].unbind(1)
+        # One after the other, as SGLang's kernels read them.
+        tokens, lengths, places = self._others[rows].t().contiguous().unbind(0)
         vars(batch).update(dict.fromkeys(_OF_PREFILLS))
         batch.mamba_track_indices = batch.mamba_track_mask = batch.mamba_track_seqlens = None
         batch.seq_lens, batch.out_cache_loc = lengths.to(self._batch.seq_lens.dtype), places
@@ -249,25 +237,41 @@ def rows_of(worker: Any) -> int:
 
 def hindrance(worker: Any, most: int) -> str | None:
     """Why nothing is kept, or None."""
+    from sglang.srt.environ import envs
     from sglang.srt.speculative.eagle_worker_v2 import EAGLEWorkerV2
 
     args, draft = variants.arguments_of(worker), worker.draft_worker
-    config = draft.draft_runner.model_config
-    slots = worker.target_worker.model_runner.req_to_token_pool.req_to_token.shape[0]
+    target, controller = worker.target_worker.model_runner, worker.adaptive_controller
+    config, rows = draft.draft_runner.model_config, rows_of(worker)
+    slots = target.req_to_token_pool.req_to_token.shape[0]
     taken = slots * most * config.hidden_size * 3 * config.dtype.itemsize
     reasons = {
-        "fewer than 2": most < 2,
+        f"{DEFER}={most}": most < 2,
+        f"an extend of at most {rows} tokens": rows < 2,
         "this worker": type(worker) is not EAGLEWorkerV2,
+        # It calls no extend then.
+        "SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND": (
+            envs.SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND.get()
+        ),
+        # By its own rule it switches while it reads results, on the scheduler's stream.
+        "steps that SGLang chooses": not isinstance(
+            getattr(controller, "params", None), CostedSteps
+        ),
         f"{slots} slots for requests": taken > _ROOM,
         "a tree": worker.topk != 1,
         "DP attention": variants.host().has_dp_attention(),
         "--pp-size": args.pp_size > 1,
         "a stream for plans": bool(worker.plan_stream) or bool(draft.plan_stream),
+        "--enable-lora": bool(args.enable_lora),
         "--enable-hierarchical-cache": args.enable_hierarchical_cache,
         "--enable-memory-saver": args.enable_memory_saver,
         "--disaggregation-mode": args.disaggregation_mode != "null",
         "--speculative-use-rejection-sampling": args.speculative_use_rejection_sampling,
-        "more layers than one": config.num_hidden_layers != 1,
+        "a canary": target.canary_manager is not None
+        or draft.draft_runner.canary_manager is not None,
+        # MTP's config tells the target's layers, and its one was not looked at.
+        "a head that is not EAGLE3's": not worker.speculative_algorithm.is_eagle3(),
+        "more layers of the head than one": config.num_hidden_layers != 1,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

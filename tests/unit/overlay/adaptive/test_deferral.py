@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.base.errors import UserError
-from sglang_qwen3next_eagle3.overlay.adaptive.deferral import Deferral, parse
+from sglang_qwen3next_eagle3.overlay.adaptive.deferral import Deferral
+from sglang_qwen3next_eagle3.overlay.adaptive.states import cycles_at_once
 
 POOL, WIDTH, MOST = 6, 4, 4
 
@@ -56,6 +57,8 @@ class Served:
     def _extend(self, worker: Any, batch: Any, result: Any) -> None:
         given = [result.next_token_ids, batch.seq_lens, batch.req_pool_indices]
         rows = [tensor.tolist() for tensor in (*given, result.logits_output.hidden_states[:, 0])]
+        # SGLang's kernels count from the first one's place.
+        assert all(tensor.is_contiguous() for tensor in (*given, batch.out_cache_loc))
         self.extends.append(len(rows[0]))
         for place, *row in zip(batch.out_cache_loc.tolist(), *rows, strict=True):
             self.cache[place] = tuple(row)
@@ -223,8 +226,8 @@ def test_one_extend_is_for_as_many_cycles_as_there_is_room_for() -> None:
     assert served.extends == [3, 1]
 
 
-@pytest.mark.parametrize("text", ["-1", "x", "65", "1.5"])
+@pytest.mark.parametrize("text", ["-1", "x", "65", "1.5", "\u00b2", "9" * 5000])
 def test_a_number_of_cycles_that_is_none_is_refused(text: str) -> None:
-    assert (parse(None), parse(""), parse(" 8 ")) == (0, 0, 8)
+    assert (cycles_at_once(None), cycles_at_once(" "), cycles_at_once(" 8 ")) == (0, 0, 8)
     with pytest.raises(UserError, match="say a number of cycles from 0 to 64"):
-        parse(text)
+        cycles_at_once(text)
