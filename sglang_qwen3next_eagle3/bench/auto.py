@@ -130,7 +130,9 @@ class _Auto:
         start = self._options.start_seconds
         found = servers.served(contender, self._options.out, flags, start, told)
         if name != AUTO:
-            return found
+            # It is for the one whose steps change.
+            unused = tuple(one for one in found.unused if one.name != variables.DEFER)
+            return replace(found, unused=unused)
         adapts = {"algorithm": ADAPTIVE, "tree": None}
         return replace(found, configuration=found.configuration.model_copy(update=adapts))
 
