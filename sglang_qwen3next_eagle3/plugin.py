@@ -172,6 +172,14 @@ def _hook_adaptive(forced: str | None) -> None:
     table = adaptive.hooks(simulate.SharedNumber(Path(forced)) if forced else None)
     hooks.apply(hook for hook in table if hook.target in listed)
     adaptive.quiet()
+    from sglang_qwen3next_eagle3.overlay.adaptive import deferral, states
+
+    if most := states.cycles_at_once(os.environ.get(variables.DEFER)):
+        kept = deferral.hooks(most)
+        if all(hook.target in listed for hook in kept):
+            hooks.apply(kept)
+        else:
+            logger.warning("sglang-qwen3next-eagle3: extends of the head are not put off here")
 
 
 def _hook_fast(asked: str | None) -> None:

@@ -116,7 +116,7 @@ class _Auto:
         self._warmed: set[tuple[str, int]] = set()
 
     def _server(self, name: str, gpus: Sequence[str] = ()) -> ServedConfiguration:
-        contender, told = self._contenders[name], dict[str, str]()
+        contender, told = self._contenders[name], speed.routed(self._options)
         if name != NONE:
             path = self._scratch / f"accept-length-{slug(name)}"
             if name not in self._lengths:
@@ -128,9 +128,12 @@ class _Auto:
             told[_VISIBLE] = ",".join(gpus)
         flags = [*speed.head_flags(contender, self._flags), *self._flags]
         start = self._options.start_seconds
-        found = servers.served(contender, self._options.out, flags, start, told)
+        of_command = {variables.ROUTING: "--routing"}
+        found = servers.served(contender, self._options.out, flags, start, told, of_command)
         if name != AUTO:
-            return found
+            # It is for the one whose steps change.
+            unused = tuple(one for one in found.unused if one.name != variables.DEFER)
+            return replace(found, unused=unused)
         adapts = {"algorithm": ADAPTIVE, "tree": None}
         return replace(found, configuration=found.configuration.model_copy(update=adapts))
 

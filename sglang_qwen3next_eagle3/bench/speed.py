@@ -88,10 +88,12 @@ def run_speed(options: SpeedOptions) -> Outcome:
 
 def simulating(options: SyntheticOptions, accept_length: Path) -> dict[str, str]:
     """What makes a server simulate the accept length in a file, and its routing if it is asked."""
-    told = {variables.SIMULATE: str(accept_length)}
-    if options.routed:
-        told[variables.ROUTING] = options.routing
-    return told
+    return {variables.SIMULATE: str(accept_length), **routed(options)}
+
+
+def routed(options: SyntheticOptions) -> dict[str, str]:
+    """What makes a server's dummy routers choose as it is asked, with a head or without."""
+    return {variables.ROUTING: options.routing} if options.routed else {}
 
 
 def all_served(

@@ -36,6 +36,9 @@ ADAPTIVE = "SGLANG_QWEN3NEXT_EAGLE3_ADAPTIVE"
 the file of `--speculative-adaptive-config` says it (adaptive/states.py)."""
 STEPS = "SGLANG_QWEN3NEXT_EAGLE3_STEPS"
 """Names the file that holds the steps to draft in place of that choice (`bench auto` sets it)."""
+DEFER = "SGLANG_QWEN3NEXT_EAGLE3_DEFER"
+"""For how many cycles of 0 steps the head's cache is filled at once (adaptive/deferral.py); in
+every one without it."""
 
 SEAMS = "SGLANG_QWEN3NEXT_EAGLE3_SEAMS"
 """`on`, `off`, `auto`, or seams of a cycle (seams/seams.py) joined by commas; off without it."""
@@ -44,6 +47,7 @@ PREFIX = "SGLANG_QWEN3NEXT_EAGLE3_"
 NAMES = frozenset(
     {
         *(CPU_ENGINE, SIMULATE, ROUTING, FAST, CYCLE_COSTS, LIMITS, CYCLE, ADAPTIVE, STEPS, SEAMS),
+        DEFER,
         *KEYS.values(),
         *(f"{name}{FILE}" for name in KEYS.values()),
         "SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS",  # model/aux_layers.py

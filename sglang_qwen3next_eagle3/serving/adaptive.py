@@ -58,10 +58,12 @@ def choose(
     switches: Mapping[str, str],
     quantization: str | None = None,
     by_default: Collection[str] = (),
+    defer: int | None = None,
 ) -> ChosenStates:
     """The file of states of a profile that asks for one. switches: as `files.switches` tells which
     of our kernels and seams serve; by_default: those of them that nobody asked for, which follow
-    the file. quantization: that weights are loaded with, if the flags name one.
+    the file. quantization: that weights are loaded with, if the flags name one. defer: of how many
+    cycles of 0 steps the extends are put off, if somebody says so; else as they were measured.
 
     Raises:
         UserError: there is no such file, it says no costs, or it is named and was measured on
@@ -83,7 +85,7 @@ def choose(
                 f"take what is nearest (--adaptive {MEASURED})"
             )
         where = str(path)
-        note = _note(states, where, wanted, profile.cpu_engine)
+        note = _note(states, where, wanted, profile.cpu_engine, defer)
         return ChosenStates(path, states, note, without, headless)
     found = {path: files.read(path) for path in sorted(_folder().glob("*.json"))}
     ours = {
@@ -98,7 +100,7 @@ def choose(
     states = ours[path]
     where = f"{FOLDER}/{path.name}"
     without, headless = _as_measured(states, by_default, wanted)
-    note = _note(states, where, wanted, profile.cpu_engine)
+    note = _note(states, where, wanted, profile.cpu_engine, defer)
     return ChosenStates(path, states, note, without, headless)
 
 
@@ -124,10 +126,18 @@ def _without(states: DraftStates, by_default: Collection[str]) -> frozenset[str]
     return frozenset(key for key in by_default if _measured(states, key) == "off")
 
 
-def _note(states: DraftStates, where: str, wanted: Mapping[str, object], cpu: bool) -> str:
+def _note(
+    states: DraftStates,
+    where: str,
+    wanted: Mapping[str, object],
+    cpu: bool,
+    defer: int | None,
+) -> str:
     """What was chosen, and what of this server it was not measured on."""
     note = f"{_says(states)} ({where})"
     other = _other(states, wanted, cpu=cpu)
+    if states.measured and defer not in (None, states.defer):
+        other.append(f"defer {states.defer or 'off'} and not {defer or 'off'}")
     return f"{note}; they are of {', '.join(other)}: `bench auto` measures yours" if other else note
 
 

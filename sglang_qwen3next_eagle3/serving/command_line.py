@@ -150,7 +150,20 @@ def _states_of(
         switches=files.switches(set_here),
         quantization=given.value("--quantization"),
         by_default=[default.switch for default in defaults if default.names],
+        defer=_defer(set_here),
     )
+
+
+def deferring(profile: Profile, states: files.DraftStates) -> dict[str, str]:
+    """What makes extends be put off as they were where the costs were measured, unless somebody
+    says how many. Raises UserError: that is no number."""
+    said = _defer({**os.environ, **build_environment(profile)})
+    return {variables.DEFER: str(states.defer)} if said is None and states.defer else {}
+
+
+def _defer(environment: Mapping[str, str]) -> int | None:
+    text = environment.get(variables.DEFER, "")
+    return files.cycles_at_once(text) if text.strip() else None
 
 
 def defaults_of(

@@ -36,6 +36,7 @@ from sglang_qwen3next_eagle3.serving.command_line import (
     build_argv,
     build_environment,
     defaults_of,
+    deferring,
     host_of,
     port_of,
     states_of,
@@ -182,7 +183,8 @@ def _decide(
     )
     launch = launch.adding({}, *flags.overruled(words, options.extra))
     if asked.adaptive is not None:
-        launch = launch.adding({}, states_of(served, options.extra).note)
+        chosen = states_of(served, options.extra)
+        launch = launch.adding(deferring(asked, chosen.states), chosen.note)
     launch = launch.adding({}, *machine.not_in_this_release(asked))
     if options.caches is not None:
         launch = launch.adding({}, *caches.doubts(options.caches))

@@ -162,6 +162,8 @@ class _Asked:
                 yield replace(
                     self._against_a_key(variables.FAST, value, self.chosen.fast), name=name
                 )
+        elif name == variables.DEFER and self.chosen.adaptive is None:
+            yield from self._without_states(value)
         elif (holds := self._key(name)) is not None:
             counts = "1" if name in _ONE_OR_NOTHING else self.environment.get(name, holds)
             counts = holds if name in (variables.FAST, variables.SEAMS) else counts
@@ -203,13 +205,21 @@ class _Asked:
 
     def _without_costs(self, value: str) -> Iterable[UnusedVariable]:
         """Alone it changes nothing: SGLang gets no file of states."""
-        if value.strip() != "1" or self.given.of(adaptive.ADAPTIVE):
-            return
+        if value.strip() == "1" and not self.given.of(adaptive.ADAPTIVE):
+            yield self._not_adaptive(variables.ADAPTIVE, value)
+
+    def _without_states(self, value: str) -> Iterable[UnusedVariable]:
+        """Extends are put off where the steps are chosen by us."""
+        if value.strip().strip("0") and not (
+            self.given.of(adaptive.ADAPTIVE) and os.environ.get(variables.ADAPTIVE) == "1"
+        ):
+            yield self._not_adaptive(variables.DEFER, value)
+
+    def _not_adaptive(self, name: str, value: str) -> UnusedVariable:
         key = KEYS[variables.ADAPTIVE]
         option = self.said.options.get(key)
         by, says = (option, "") if option else (self.said.profile, f"no {key}")
-        way_out = self._way(key, adaptive.MEASURED)
-        yield UnusedVariable(variables.ADAPTIVE, value, by, says, *way_out)
+        return UnusedVariable(name, value, by, says, *self._way(key, adaptive.MEASURED))
 
     def _set(self, name: str, value: str) -> Iterable[UnusedVariable]:
         """By an option, by what the profile says of the environment, or by the CPU engine. What a

@@ -2,12 +2,16 @@
 
 import inspect
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
-from sglang_qwen3next_eagle3.overlay import hooks
+from sglang_qwen3next_eagle3.overlay import hooks, variants
+from sglang_qwen3next_eagle3.overlay.adaptive import deferral
 from sglang_qwen3next_eagle3.overlay.adaptive import hooks as adaptive
 from sglang_qwen3next_eagle3.overlay.adaptive.policy import CostedSteps
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
@@ -169,3 +173,110 @@ def test_switches_are_told_of_once_in_a_while() -> None:
     said = told("Switch adaptive runtime state: steps 1 -> 3")
     assert said is not None
     assert said.endswith("1 -> 3 (1 switches since the last line)")
+
+
+SKIP = "SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND"
+
+
+@pytest.fixture
+def zero_steps(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A worker of SGLang's whose extends can be put off, as far as it is asked."""
+    from sglang.srt.speculative.eagle_worker_v2 import EAGLEWorkerV2
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+    host = SimpleNamespace(has_dp_attention=lambda: False)
+    monkeypatch.setattr(variants, "host", lambda: host)
+    monkeypatch.delenv(SKIP, raising=False)
+    worker = object.__new__(EAGLEWorkerV2)
+    config = SimpleNamespace(hidden_size=2048, dtype=torch.bfloat16, num_hidden_layers=1)
+    head = SimpleNamespace(model_config=config, canary_manager=None, max_running_requests=48)
+    pool = SimpleNamespace(req_to_token=torch.zeros(9, 1))
+    vars(worker).update(
+        server_args=SimpleNamespace(
+            pp_size=1, enable_lora=None, enable_hierarchical_cache=False,
+            enable_memory_saver=False, disaggregation_mode="null",
+            speculative_use_rejection_sampling=False,
+        ),
+        _draft_worker=SimpleNamespace(
+            draft_runner=head, plan_stream=None, cuda_graph_runner_for_draft_extend=None
+        ),
+        _target_worker=SimpleNamespace(
+            model_runner=SimpleNamespace(req_to_token_pool=pool, canary_manager=None)
+        ),
+        adaptive_controller=SimpleNamespace(params=object.__new__(CostedSteps)),
+        speculative_algorithm=SpeculativeAlgorithm.EAGLE3, topk=1, plan_stream=None,
+    )  # fmt: skip
+    return worker
+
+
+def _with(**changed: Any) -> Callable[[Any], None]:
+    """Of the worker's parts, by what they are called here, what is another."""
+
+    def change(worker: Any) -> None:
+        head, target = worker._draft_worker.draft_runner, worker._target_worker.model_runner
+        parts = {"args": worker.server_args, "head": head, "target": target}
+        parts |= {"config": head.model_config, "worker": worker}
+        for name, value in changed.items():
+            part, key = name.split("__")
+            setattr(parts[part], key, value)
+
+    return change
+
+
+OF_THEIRS = SimpleNamespace(params="SGLang's own")
+
+
+@pytest.mark.skipif(variants.has_layer_boundaries(), reason="extends are not put off with 0.5.23")
+@pytest.mark.parametrize(
+    ("change", "most", "said"),
+    [
+        (_with(), 8, "up to 8 cycles of 0 steps at once"),
+        (_with(head__max_running_requests=4), 8, "up to 4 cycles of 0 steps at once"),
+        (_with(), 1, "in each cycle, with SGLANG_QWEN3NEXT_EAGLE3_DEFER=1"),
+        (_with(head__max_running_requests=1), 8, "in each cycle, with an extend of at most 1 "
+         "tokens"),
+        (_with(worker__adaptive_controller=OF_THEIRS), 8,
+         "in each cycle, with steps that SGLang chooses"),
+        (_with(worker__adaptive_controller=None), 8, "in each cycle, with steps that SGLang"),
+        (_with(args__enable_lora=True), 8, "in each cycle, with --enable-lora"),
+        (_with(target__canary_manager="one"), 8, "in each cycle, with a canary"),
+        (_with(head__canary_manager="one"), 8, "in each cycle, with a canary"),
+        (_with(config__num_hidden_layers=2), 8, "with more layers of the head than one"),
+        (_with(worker__topk=4), 8, "in each cycle, with a tree"),
+    ],
+)  # fmt: skip
+def test_the_log_says_whether_extends_are_put_off(
+    zero_steps: Any,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[Any], None],
+    most: int,
+    said: str,
+) -> None:
+    change(zero_steps)
+    kept = deferral.Deferral(most)
+    with caplog.at_level(logging.INFO):
+        room = [kept._room(1, zero_steps) for _ in range(2)]
+    (line,) = (each for each in caplog.messages if "extends of the head" in each)
+    assert said in line
+    assert max(room) > 1 if "up to" in said else max(room) < 2
+
+
+@pytest.mark.skipif(variants.has_layer_boundaries(), reason="extends are not put off with 0.5.23")
+def test_where_sglang_leaves_extends_out_none_is_put_off(
+    zero_steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never calls one, and what was to be kept would be nowhere."""
+    monkeypatch.setenv(SKIP, "1")
+    assert deferral.hindrance(zero_steps, 8) == SKIP
+    monkeypatch.setenv(SKIP, "0")
+    assert deferral.hindrance(zero_steps, 8) is None
+
+
+@pytest.mark.skipif(variants.has_layer_boundaries(), reason="extends are not put off with 0.5.23")
+def test_mtp_is_not_told_to_have_layers_that_it_has_not(zero_steps: Any) -> None:
+    """SGLang keeps the target's number in its config."""
+    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
+
+    _with(worker__speculative_algorithm=SpeculativeAlgorithm.EAGLE)(zero_steps)
+    _with(config__num_hidden_layers=48)(zero_steps)
+    assert deferral.hindrance(zero_steps, 8) == "a head that is not EAGLE3's"

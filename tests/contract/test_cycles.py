@@ -18,11 +18,13 @@ STEPS = 9 if NEWER else 10
 
 BATCHES = ("1 4 3 relayed sampled", "4 8 3")
 """A chain in a padded batch and a tree, greedy and sampled."""
+DEFERRED = ("1 1 1 relayed deferred", "1 1 1 relayed joined deferred")
+"""0 steps, where the head's cache is filled for cycles at once."""
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, list[str]]:
-    command = [sys.executable, "-m", "tests.support.check_cycles", *BATCHES]
+    command = [sys.executable, "-m", "tests.support.check_cycles", *BATCHES, *DEFERRED]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -44,6 +46,22 @@ def test_a_cycle_needs_nothing_of_the_host(arguments: str, said: dict[str, list[
     changed = lines.count("changed in the batch: mamba_track_indices")
     assert changed == 2 * kinds, "SGLang puts it back"
     assert ("sampled alike: 32 batches" in lines) == (kinds == 2)
+
+
+@needs("seams")
+@pytest.mark.skipif(NEWER, reason="extends are not put off with 0.5.23")
+@pytest.mark.parametrize("arguments", DEFERRED)
+def test_a_cycle_whose_extend_is_put_off_is_recorded(
+    arguments: str, said: dict[str, list[str]]
+) -> None:
+    lines = said[arguments]
+    assert "used of the batch: nothing" in lines
+    assert "takes from the relay: True" in lines
+    # Four cycles, of which three are kept; the third one was recorded, the fourth is that again.
+    assert [line for line in lines if "filled" in line] == ["filled for 3 tokens of 1 requests"]
+    if "joined" in arguments:
+        mark = "a mark behind 1"
+        assert f"said of one graph: {mark}, {mark}; 1 parts" in lines
 
 
 @needs("seams")

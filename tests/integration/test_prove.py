@@ -11,6 +11,7 @@ import pytest
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.demo.pair import demo_pair
+from sglang_qwen3next_eagle3.overlay.environment import DEFER
 from sglang_qwen3next_eagle3.overlay.proofs import NO_FUSION
 from tests.gpu import check_text, prove, soak_seams
 from tests.gpu.prove import Part, missing, parts, parts_of_ranks, said
@@ -149,19 +150,29 @@ def written(tmp_path: Path, part: str, content: Any) -> str | None:
     return missing(one, tmp_path)
 
 
-def answers(equal: dict[str, int] | None = None, ranks: int = 1) -> dict[str, Any]:
-    trees = {"3,1,4": 164, "3,4,8": 164, "5,1,6": 164, "auto": 164, **(equal or {})}
+def answers(
+    equal: dict[str, int] | None = None,
+    ranks: int = 1,
+    length: float | None = 1.871,
+    at_once: tuple[str, ...] = ("defer",),
+) -> dict[str, Any]:
+    """length: that is accepted with extends that are put off; at_once: whose log says they are."""
+    names = [*prove.TREES, *(("defer",) if ranks == 1 else ())]
+    counts = {**dict.fromkeys(names, 164), **(equal or {})}
     rows = [
         {
             "server": name,
             "ranks": ranks,
-            "at_once": at_once,
-            "equal": count if at_once == 1 else 131,
+            "at_once": requests,
+            "equal": count if requests == 1 else 131,
+            "accept_length": (length if name == "defer" else 1.86) if requests == 1 else 1.5,
         }
-        for name, count in trees.items()
-        for at_once in (1, 8)
+        for name, count in counts.items()
+        for requests in (1, 8)
     ]
-    return {"compared": rows}
+    line = "sglang-qwen3next-eagle3: extends of the head: up to 8 cycles of 0 steps at once"
+    servers = [{"name": name, "said": ["x", line] if name in at_once else []} for name in counts]
+    return {"compared": rows, "servers": servers}
 
 
 def run(replays: int = 10_000) -> dict[str, Any]:
@@ -177,7 +188,15 @@ NUMERICS = {"1 rows": {}, "4 rows": {}, "32 rows": {}}
         ("text", answers(), None),
         ("text", answers({"auto": 163}), "auto 163"),
         ("text", answers(ranks=2), "3,1,4 0"),
-        ("text", {"compared": answers()["compared"][:-2]}, "auto 0"),
+        ("text", {**answers(), "compared": answers()["compared"][:-4]}, "auto 0, defer 0"),
+        ("text", answers({"defer": 163}), "of 164: defer 163"),
+        ("text", answers(length=1.809), "accept length 1.809 with extends"),
+        ("text", answers(length=1.81), None),
+        ("text", answers(length=1.91), None),
+        ("text", answers(length=1.911), "accept length 1.911 with extends"),
+        ("text", answers(length=None), "accept length None"),
+        ("text", answers(at_once=()), "defer: no extend is put off"),
+        ("text", answers(at_once=("auto", "defer")), "auto: extends are put off"),
         ("text", "{", "cannot be read"),
         ("layers", {"compared": [{"server": "3,1,4", "equal": 64, "prompts": 64}]}, None),
         ("layers", {"compared": [{"server": "3,1,4", "equal": 63, "prompts": 64}]}, "[63]"),
@@ -253,6 +272,23 @@ def test_servers_of_several_ranks_are_started_as_the_launcher_takes_them(
     assert not [note for note in told["notes"] if "not used" in note]
     assert "sampled" not in of_soak.seams.split(","), "it is for one GPU"
     assert "requests" in of_soak.seams.split(",")
+
+
+def test_on_one_gpu_a_server_puts_extends_off_and_the_others_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on without a word is in the proof, too."""
+    (text,) = (one for one in parts(tmp_path, tmp_path, "sanitizer") if one.name == "text")
+    monkeypatch.setattr(sys, "argv", list(text.command))
+    monkeypatch.delenv(DEFER, raising=False)
+    asked = check_text.parsed()
+    assert asked.seconds < text.seconds
+    found = check_text.Check(asked, tmp_path, tmp_path).contenders
+    deferred = {one.name: one.environment.get(DEFER) for one in found}
+    assert deferred == {**dict.fromkeys(["none", *prove.TREES]), "defer": "8"}
+    (one,) = (one for one in found if one.name == "defer")
+    assert one.adaptive
+    assert DEFER not in prove.SWITCHED
 
 
 def test_with_gpus_enough_text_and_load_have_their_own(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from sglang_qwen3next_eagle3.overlay.adaptive.deferral import Deferral
+from sglang_qwen3next_eagle3.overlay.environment import DEFER
 from sglang_qwen3next_eagle3.overlay.seams import chain_kernels, ready
 from tests.support import chain_reference
 
@@ -16,6 +18,27 @@ def test_each_is_torch_s_to_the_bit() -> None:
 
 def test_of_long_requests_and_of_many() -> None:
     assert chain_reference.compare_long("cpu") == 3
+
+
+@pytest.mark.parametrize("requests", [1, 3])
+def test_what_is_put_off_is_kept_by_slot_and_cycle(requests: int) -> None:
+    """Of 0 steps, beside what serves where there is no GPU."""
+    kept = [Deferral(4), Deferral(4)]
+    for each in kept:
+        each._make(6, torch.zeros(1, 1500))
+    for cycle in range(3):
+        slots = torch.randperm(6)[:requests]
+        others = (
+            torch.randint(9, (requests,), dtype=torch.int32),
+            torch.randint(9, (requests,)),
+            torch.randint(9, (requests,)),
+        )
+        hidden, at = torch.randn(requests, 1500), torch.tensor([cycle], dtype=torch.int32)
+        kept[0]._keep(slots, at, others, hidden)
+        chain_kernels.put_off(slots, at, 4, others, hidden, kept[1]._hidden, kept[1]._others)
+    assert kept[0]._others.any()
+    assert torch.equal(kept[0]._hidden, kept[1]._hidden)
+    assert torch.equal(kept[0]._others, kept[1]._others)
 
 
 def graph(rows: int, columns: int, hidden: int, **more: Any) -> Any:
@@ -76,6 +99,32 @@ def test_kernels_of_recorded_cycles_are_launched_before_the_first_request(
     first.capture_bs = [8, 128, 256]
     ready.make_ready(SimpleNamespace(**{**vars(worker), "adaptive_controller": None}))
     assert {requests for _, requests, _ in launched} == {8, 128, 256}
+
+
+@pytest.mark.parametrize(("nodes", "defer", "count"), [(1, "8", 2), (1, "", 0), (4, "8", 0)])
+def test_what_is_put_off_is_ready_where_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, nodes: int, defer: str, count: int
+) -> None:
+    """Of 0 steps, where the variable is set."""
+    monkeypatch.setenv(DEFER, defer)
+    kept: list[torch.Tensor] = []
+    kernel = chain_kernels.put_off
+
+    def noted(*of: Any) -> None:
+        kernel(*of)
+        kept.append(of[-1])
+
+    monkeypatch.setattr(chain_kernels, "put_off", noted)
+    extend, verify = extending(nodes, [2, 64]), graph(64, 50, 24)
+    worker = SimpleNamespace(
+        draft_worker=SimpleNamespace(cuda_graph_runner_for_draft_extend=extend),
+        target_worker=SimpleNamespace(
+            model_runner=SimpleNamespace(decode_cuda_graph_runner=verify)
+        ),
+    )
+    ready.make_ready(worker)
+    assert len(kept) == min(count, len(ready._sizes(extend)))
+    assert bool((extend.buffers.hidden_states == 1).all())
 
 
 def test_a_worker_without_graphs_is_left_alone() -> None:

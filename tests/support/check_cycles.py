@@ -1,6 +1,8 @@
 """Whether what the installed SGLang launches in a cycle can be recorded; on tensors without memory.
 
-    python -m tests.support.check_cycles "TOPK NODES REQUESTS [relayed] [sampled]" ...
+    python -m tests.support.check_cycles "TOPK NODES REQUESTS [WORD ...]" ...
+
+Words: relayed, sampled, joined, deferred.
 
 Prints what was recorded, and which operations of it used tensors of the batch itself: none may,
 since another batch has others. Each line of words is checked in a process of its own.
@@ -17,6 +19,9 @@ from sglang.srt.managers import overlap_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay.adaptive import deferral
+from sglang_qwen3next_eagle3.overlay.adaptive.deferral import Deferral
 from sglang_qwen3next_eagle3.overlay.hooks import Hook, apply
 from sglang_qwen3next_eagle3.overlay.seams import cycles as recorded
 from sglang_qwen3next_eagle3.overlay.seams import hooks, recording
@@ -77,18 +82,24 @@ def check(words: list[str]) -> None:
     worker, relay = meta_cycle.worker_of(topk, nodes), meta_cycle.relay_of(topk)
     recorded._read_done = lambda runner: None
     recorded._published = lambda relay: None
-    cycles = Cycles(Graph, DEVICE, relayed="relayed" in words, sampled=True)
+    joins: Any = Joined() if "joined" in words else None
+    cycles = Cycles(Graph, DEVICE, relayed="relayed" in words, sampled=True, joins=joins)
     table = {
         hooks.CYCLE: cycles.around, hooks.REPLAY: cycles.replay, hooks.RESOLVE: cycles.resolve,
         hooks.STASH: cycles.stash, hooks.TRACKING: recorded.prepare_tracking,
     }  # fmt: skip
     apply(Hook(target, replacement, "is checked") for target, replacement in table.items())
+    if "deferred" in words:
+        defer(worker)
     launches, uses = Launches(), Uses()
     for sampled in (False, True)[: 1 + ("sampled" in words)]:
         turns(worker, relay, launches, uses, requests, topk, sampled=sampled)
     plans = [plan for plan in cycles._plans.values() if isinstance(plan, CyclePlan)]
     print(f"recorded: {[len(plan.recording.steps) for plan in plans]} steps")
     print(f"graphs: {Graph.captured}")
+    if joins is not None:
+        read = variants.host().read_done(variants.host().last_reader(worker))
+        print(f"said of one graph: {read}, {relay.publish_ready}; {joins.parts} parts")
     print("takes from the relay:", all(plan.relay is not None for plan in plans))
     if "sampled" in words:
         # Last: it puts other kernels in place of CUDA's.
@@ -97,6 +108,39 @@ def check(words: list[str]) -> None:
         equal, taken = check_sampling.compare()
         print(f"sampled alike: {equal} batches")
         assert taken > equal, "drafts are taken"
+
+
+class Joined:
+    """In place of a graph with parts."""
+
+    parts = 0
+
+    def child(self, graph: Any) -> None:
+        self.parts += 1
+
+    def mark(self) -> str:
+        return f"a mark behind {self.parts}"
+
+
+def defer(worker: Any) -> None:
+    """0 steps, and the head's cache is filled for three cycles at once."""
+    for one in (worker, worker.draft_worker):
+        one.speculative_num_steps = 0
+    kept = Deferral(3)
+    kept._rows = meta_cycle.MOST
+    table = {
+        deferral.CYCLE: kept.cycle, deferral.EXTEND: kept.extend, deferral.APPLY: kept.apply,
+        deferral.RESOLVE: kept.resolve,
+    }  # fmt: skip
+    apply(Hook(target, replacement, "is checked") for target, replacement in table.items())
+    runner = worker.draft_worker.cuda_graph_runner_for_draft_extend
+    execute = runner.execute
+
+    def told(batch: Any) -> Any:
+        print(f"filled for {batch.batch_size} tokens of {len(batch.rids)} requests")
+        return execute(batch)
+
+    runner.execute = told
 
 
 def turns(

@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 from triton import knobs
+from triton.compiler.compiler import make_backend
 
 from sglang_qwen3next_eagle3.overlay.fast import ahead, compile_pool
 from sglang_qwen3next_eagle3.overlay.fast.compile_job import describe
@@ -78,6 +79,24 @@ def in_cache(folder: Path) -> dict[str, str]:
     }
 
 
+def other_tool(folder: Path) -> None:
+    """What assembles is another tool, from behind where Triton has asked it for its version: as
+    torch sets one where something is compiled by inductor."""
+    backend = make_backend(H100().get_current_target())
+    first = backend.hash()
+    told = knobs.nvidia.ptxas
+    tool = folder / "ptxas"
+    folder.mkdir(parents=True, exist_ok=True)
+    says = f"echo another one, release {told.version}, and no more"
+    tool.write_text(
+        f'#!/bin/sh\nif [ "$1" = --version ]; then {says}; else exec {told.path} "$@"; fi\n'
+    )
+    tool.chmod(0o755)
+    os.environ["TRITON_PTXAS_PATH"] = str(tool)
+    assert knobs.nvidia.ptxas.path == str(tool)
+    assert make_backend(H100().get_current_target()).hash() == first
+
+
 def only_warm_up() -> None:
     from triton.runtime.jit import JITFunction
 
@@ -105,6 +124,7 @@ def by_processes(folder: Path) -> dict[str, Any]:
             dataclasses.replace(scores.job, environment=plain),
             dataclasses.replace(scores.job, environment=plain, settings={}),
             dataclasses.replace(scores.job, knobs=""),
+            dataclasses.replace(scores.job, backend=""),
             dataclasses.replace(scores.job, references=""),
             dataclasses.replace(scores.job, module="nowhere"),
         ]
@@ -143,6 +163,7 @@ def main() -> None:
         print(json.dumps([one.pid for one in compilers._servers.values()]), flush=True)
         time.sleep(600)
     triton.runtime.driver.set_active(H100())
+    other_tool(folder.with_name(f"{folder.name}-tool"))
     knobs.compilation.listener = lambda cache_hit, **_: HITS.append(cache_hit)
     said: dict[str, Any] = {}
     if how == ["here"]:

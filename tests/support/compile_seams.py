@@ -36,6 +36,12 @@ def around_chains() -> None:
         of = torch.zeros(batch).long(), torch.zeros(batch).long(), lens, predict
         slots = torch.zeros(rows).long()
         chain_kernels.prepare(backend, buffers, batch, 1, *of, slots, buffers.hidden_states[:rows])
+        rows_of, one = (predict[:batch], index[:batch], slots[:batch]), buffers.hidden_states
+        kept = one.new_zeros(64 * 8, 6144), torch.zeros(64 * 8, 3).long()
+        for at in (count[:1], count[1:2]):
+            chain_kernels.put_off(slots[:batch], at, 8, rows_of, one[:batch], *kept)
+    # Wherever a recording holds the number of the cycle, it is the same kernel.
+    assert len(chain_kernels._put_off.device_caches[0][0]) == 1
 
 
 def main() -> None:

@@ -14,7 +14,12 @@ from sglang_qwen3next_eagle3.bench import markdown
 from sglang_qwen3next_eagle3.bench.results.records import NONE, Result
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, Tree, spelled
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates, chain_lengths, switches
+from sglang_qwen3next_eagle3.overlay.adaptive.states import (
+    DraftStates,
+    chain_lengths,
+    cycles_at_once,
+    switches,
+)
 from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.fast.stages import Wanted
 
@@ -125,7 +130,8 @@ def of_result(result: Result) -> dict[str, Any]:
     """Where costs come from: hardware, ranks, precision, our switches, commit, date."""
     settings, provenance = result.settings, result.provenance
     rows = [c for c in result.configurations if c.algorithm in ("none", "eagle3", "adaptive")]
-    on = _switches(rows, provenance.get("environment") or {})
+    caller = provenance.get("environment") or {}
+    on, defer = _switches(rows, caller), _defer(rows, caller)
     ranks = settings.get("tp") or next(iter(_ranks(rows)), 1)
     names = [str(gpu.get("name")) for gpu in provenance.get("gpus") or ()]
     if any(variables.CPU_ENGINE in row.environment for row in rows):
@@ -141,12 +147,15 @@ def of_result(result: Result) -> dict[str, Any]:
         parts.append("sampled requests (" + ", ".join(f"{k} {v:g}" for k, v in drawn.items()) + ")")
     if routing := settings.get("routing"):
         parts.append(f"routing {routing}")
+    if defer:
+        parts.append(f"defer {defer}")
     of = {"tp": ranks, "precision": precision, **on}
     return {
         "on": ", ".join(parts),
         "date": str(provenance.get("date", ""))[:10],
         "commit": str(provenance.get("commit", ""))[:12],
         **(of if names else {}),
+        **({"defer": defer} if defer else {}),
     }
 
 
@@ -172,6 +181,20 @@ def _switches(rows: Sequence[Any], caller: Mapping[str, str]) -> dict[str, str]:
                 "of one kind of server"
             )
     return first
+
+
+def _defer(rows: Sequence[Any], caller: Mapping[str, str]) -> int:
+    """For how many cycles of 0 steps the head's cache was asked to be filled at once, where cycles
+    of 0 steps were measured with a head. Raises UserError: it was not the same."""
+    found = {
+        row.name: cycles_at_once({**caller, **row.environment}.get(variables.DEFER))
+        for row in rows
+        if row.algorithm == "adaptive" or (row.tree is not None and row.tree[0] == 0)
+    }
+    if len(set(found.values())) > 1:
+        told = ", ".join(f"{name} with {defer}" for name, defer in found.items())
+        raise UserError(f"{variables.DEFER}: {told}: costs of one file are of one kind of server")
+    return next(iter(found.values()), 0)
 
 
 def _headless(found: Mapping[str, str]) -> dict[str, str]:

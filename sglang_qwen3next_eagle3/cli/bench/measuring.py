@@ -123,6 +123,7 @@ def _add_auto(parser: argparse.ArgumentParser) -> None:
         help="numbers of steps that a server of their own serves, too, beside the states",
     )
     _add_synthetic(what, AutoOptions)
+    _add_routing(what, AutoOptions)
     _add_sampling(what, AutoOptions)
     _add_servers(parser, AutoOptions)
     parser.add_argument(

@@ -7,6 +7,7 @@ states      the file that says which numbers of steps there are, and what a cycl
 acceptance  what the head accepts, position by position, as far as it was seen lately
 policy      the choice
 hooks       where it stands in for SGLang's own
+deferral    with no steps, the head's cache filled for several cycles at once
 """
 
-__all__ = ["hooks", "policy", "states"]
+__all__ = ["deferral", "hooks", "policy", "states"]

@@ -77,6 +77,8 @@ class Trial:
     """Drafts at the first position that is tried: those before it were accepted."""
     accepted: int = 0
     """Of these."""
+    waits: int | None = None
+    """The cycle that drafts no more than before, until results are read."""
 
     def observe(self, correct: Sequence[int]) -> None:
         self.cycles += 1
@@ -91,6 +93,18 @@ class Trial:
             return self.cycles >= CYCLES_OF_A_TRIAL and self.drafts >= DRAFTS_OF_A_TRIAL
         # Without any draft, the steps before are too many already.
         return self.drafts >= DRAFTS_IN_VAIN or (not self.drafts and self.asked >= DRAFTS_IN_VAIN)
+
+    def has_to_wait(self, now: int, requests: int) -> bool:
+        """Whether enough is drafted to end it in vain, and the last of that is not read yet: with
+        overlap scheduling a cycle begins before the result of the one before is there."""
+        if self.waits is None:
+            # The first cycle behind one of 0 steps is not judged.
+            drafted = now - self.began - (self.before == 0)
+            enough = drafted * requests >= DRAFTS_IN_VAIN
+            if self.accepted or not enough or self.cycles >= drafted:
+                return False
+            self.waits = now
+        return self.waits == now
 
 
 class Policy:
@@ -115,7 +129,8 @@ class Policy:
         captured = requests if captured is None else captured
         trial = self._trial
         if trial is not None and trial.steps in self._states.candidates_at(captured):
-            return trial.steps
+            waits = trial.has_to_wait(self._cycles, requests)
+            return trial.before if waits else trial.steps
         key = requests, captured
         if key not in self._chosen:
             if len(self._chosen) > _FORGOTTEN:

@@ -30,6 +30,8 @@ _EXPECTED = (
 )
 MOST_STEPS = 15
 """A chain of more was never measured, and each one is graphs in the GPU's memory."""
+MOST_CYCLES = 64
+"""Of 0 steps for which the head's cache may be filled at once (deferral.py)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ class DraftStates:
         if above <= below:
             return low if requests >= below else high
         return low + (high - low) * (requests - below) / (above - below)
+
+    @property
+    def defer(self) -> int:
+        """For how many cycles of 0 steps the head's cache was filled at once while they were
+        measured; 0: in every one."""
+        return int(self.measured.get("defer", 0))
 
     def where(self) -> str:
         """Where the costs come from, in a few words."""
@@ -111,6 +119,23 @@ def switches(environment: Mapping[str, str]) -> dict[str, str]:
         # Of the fast path's kernels: without it there are none.
         "tries": "off" if fast is None else trials.spelled(tried),
     }
+
+
+def cycles_at_once(text: str | None) -> int:
+    """Of 0 steps whose extends are put off at most, as the variable says it; 0: none.
+
+    Raises:
+        UserError: that is no such number.
+    """
+    text = (text or "").strip() or "0"
+    if not _is_cycles(int(text) if text.isdecimal() and len(text) < 9 else None):
+        said = f"{variables.DEFER}={text}: "
+        raise UserError(f"{said}say a number of cycles from 0 to {MOST_CYCLES}")
+    return int(text)
+
+
+def _is_cycles(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MOST_CYCLES
 
 
 def _spelled(costs: Mapping[int, float]) -> dict[str, float]:
@@ -184,6 +209,8 @@ def _checked(candidates: Mapping[int, tuple[int, ...]], ours: Mapping[str, Any])
         start=ours["start"],
         measured=ours.get("measured", {}),
     )
+    if not _is_cycles(told := states.measured.get("defer", 0)):
+        raise UserError(f"defer {told!r}: a number of cycles from 0 to {MOST_CYCLES} is expected")
     costs = [ms for row in states.cycle_ms.values() for ms in row.values()]
     if not costs or not all(0 < ms < math.inf for ms in costs):
         raise UserError("cycles take more than 0 ms")

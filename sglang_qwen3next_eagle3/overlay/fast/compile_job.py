@@ -40,8 +40,9 @@ class Job:
     """module, name: where the kernel is. request: pickled signature, constants, attributes, options
     and target. key: under which Triton's cache has it, hashed; file: what of it there is last.
     settings: those of the environment that Triton's compiler says it reads. knobs: what else
-    Triton was told. references: what the kernel and those that it calls are; source: what Triton's
-    key says of that. constants: pickled, `constexpr` among them by module and name, which a module
+    Triton was told, its tools among it. backend: what Triton's key says of the tools, as Triton has
+    kept it. references: what the kernel and those that it calls are; source: what Triton's key says
+    of that. constants: pickled, `constexpr` among them by module and name, which a module
     may decide by the GPU that it sees when it is imported. environment: of who asks.
     """
 
@@ -52,6 +53,7 @@ class Job:
     file: str
     settings: dict[str, str]
     knobs: str
+    backend: str
     references: str
     source: str
     constants: bytes
@@ -114,6 +116,7 @@ def describe(key: str, compile_fn: Callable[[], Any]) -> Job | None:
             _last_file(source),
             dict(asked["env_vars"]),
             told_triton(),
+            make_backend(target).hash(),
             references(kernel),
             kernel.cache_key,
             _dumped(constants(kernel)),
@@ -142,6 +145,10 @@ def compile_here(job: Job) -> None:
     parsed = backend.parse_options(dict(options, **source.parse_options()))
     _same("settings of the compiler", settings, job.settings)
     _same("what Triton was told", told_triton(), job.knobs)
+    # The tool that assembles was shown to be the same with that. Triton asks it for its version
+    # once in a process, and torch sets another tool in the environment meanwhile: what the server's
+    # Triton has kept is of the first one, and the key that it looks under is made of it.
+    type(backend).hash = lambda _: job.backend
     for (module, name), value in _loaded(job.constants).items():
         setattr(importlib.import_module(module), name, constexpr(value))
     _same("sources", references(kernel), job.references)

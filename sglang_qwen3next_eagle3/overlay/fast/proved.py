@@ -26,13 +26,13 @@ PROVED: Final = (
         (*OF_TARGET, "head"),
         ("NVIDIA H200",),
         (
-            "h200x1-whole/said.txt",
-            "h200x1-whole/text-fast.json",
-            "h200x1-whole/check-kernels.json",
-            "h200x1-whole/sanitizer.txt",
+            "h200x2-auto/said.txt",
+            "h200x2-auto/text-fast.json",
+            "h200x2-auto/check-kernels.json",
+            "h200x2-auto/sanitizer.txt",
         ),
         shapes=tuple(SHAPES.items()),
-        code="c46a048f466b",
+        code="ea90060b3172",
     ),
 )
 APART: Final = frozenset({

@@ -451,3 +451,50 @@ def keep(place: torch.Tensor, tokens: torch.Tensor, lens: torch.Tensor, outs: to
         TP=max(512, triton.next_power_of_2(tokens.shape[0])),
         BP=columns_of(lens.shape[0]),
     )
+
+
+# A recording's number lies wherever it has room, and no kernel is to be compiled while one is made.
+@triton.jit(do_not_specialize=["most"], do_not_specialize_on_alignment=["at"])
+def _put_off(
+    slots,
+    at,
+    tokens,
+    lengths,
+    places,
+    hidden,
+    to_hidden,
+    to_others,
+    most,
+    width,
+    BLOCK: tl.constexpr,
+):
+    """One program for each request and part of its row."""
+    request = tl.program_id(0)
+    part = tl.program_id(1)
+    row = tl.load(slots + request).to(tl.int64) * most + tl.load(at)
+    column = part * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    value = tl.load(hidden + request.to(tl.int64) * width + column, mask=inside)
+    tl.store(to_hidden + row * width + column, value, mask=inside)
+    if part == 0:
+        others = to_others + row * 3
+        tl.store(others, tl.load(tokens + request).to(tl.int64))
+        tl.store(others + 1, tl.load(lengths + request).to(tl.int64))
+        tl.store(others + 2, tl.load(places + request).to(tl.int64))
+
+
+def put_off(
+    slots: torch.Tensor,
+    at: torch.Tensor,
+    most: int,
+    others: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    hidden: torch.Tensor,
+    to_hidden: torch.Tensor,
+    to_others: torch.Tensor,
+) -> None:
+    """Row slot * most + at of each request: hidden [B, width] into to_hidden, and others, each [B],
+    into to_others [rows, 3] int64. at: [1] int32."""
+    requests, width = hidden.shape
+    block = 1024
+    grid = (requests, triton.cdiv(width, block))
+    _put_off[grid](slots, at, *others, hidden, to_hidden, to_others, most, width, BLOCK=block)

@@ -224,27 +224,40 @@ class Cycles:
         recording = current()
         if recording is None:
             return original(backend, shape_key, *args, **kwargs)
-        host, runner, plan = variants.host(), self._runner, self._made
-        steps: list[Callable[[], None]] = []
+        host, runner = variants.host(), self._runner
         # SGLang just recorded an event for the scheduler: each cycle needs it anew.
         has_read = host.read_done(runner) is not None
         if has_read:
             host.say_read_done(runner, None)
+        steps = self._marked(recording, has_read)
+        self._replayed += 1
+        graph = backend._graphs[shape_key]
+        setattr(graph, GRAPH_OF, self._phase(backend))
+        recording.replay(graph, *steps)
+        return backend._outputs[shape_key]
+
+    def _marked(self, recording: GraphRecording, has_read: bool) -> list[Callable[[], None]]:
+        """What is said at this place of a recording in each cycle: that all that is shared was
+        read, and that the lengths are there. The steps that it takes, where it is no part of it."""
+        host, runner, plan = variants.host(), self._runner, self._made
         if recording.joins is None:
-            if has_read:
-                steps.append(lambda: _read_done(runner))
-        elif plan is not None and (has_read or plan.awaited):
+            return [lambda: _read_done(runner)] if has_read else []
+        if plan is not None and (has_read or plan.awaited):
             mark = recording.joins.mark()
             if has_read:
                 plan.tells.append(lambda: host.say_read_done(runner, mark))
             if plan.awaited:
                 relay, plan.awaited = plan.relay, False
                 plan.tells.append(lambda: _published_by(relay, mark))
+        return []
+
+    def _passed(self) -> None:
+        """A cycle of 0 steps whose draft extend is put off (adaptive/deferral.py)."""
+        recording = current()
+        assert recording is not None
+        if steps := self._marked(recording, has_read=True):
+            recording.step(*steps)
         self._replayed += 1
-        graph = backend._graphs[shape_key]
-        setattr(graph, GRAPH_OF, self._phase(backend))
-        recording.replay(graph, *steps)
-        return backend._outputs[shape_key]
 
     def _phase(self, backend: Any) -> str:
         """Whose graph this is, for `bench cycle`."""
@@ -284,6 +297,7 @@ class Cycles:
             if self._pool is None and self._device == "cuda":
                 self._pool = torch.cuda.graph_pool_handle()
             recording = GraphRecording(self._graph, self._pool, self._device, self._joins)
+            recording.passed = self._passed
             given = inputs_of(batch) if relay is None else places_of(batch)
             plan = CyclePlan(recording, given, worker.speculative_num_draft_tokens)
             self._made = plan

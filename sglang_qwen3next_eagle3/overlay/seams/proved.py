@@ -18,12 +18,12 @@ PROVED: Final[tuple[Proof, ...]] = (
         ON,
         ("NVIDIA H200",),
         (
-            "h200x1-whole/said.txt",
-            "h200x1-whole/text-fast.json",
-            "h200x1-whole/recorded.txt",
-            "h200x1-whole/soak.json",
+            "h200x2-auto/said.txt",
+            "h200x2-auto/text-fast.json",
+            "h200x2-auto/recorded.txt",
+            "h200x2-auto/soak.json",
         ),
-        code="a8e3e6cd3d3d",
+        code="08d779684170",
     ),
 )
 APART: Final = frozenset({"proved", "seams", "sizes"})

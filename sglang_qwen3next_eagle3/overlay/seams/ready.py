@@ -5,6 +5,7 @@ again for a larger batch or another number of drafts.
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sglang_qwen3next_eagle3.overlay.environment import DEFER
 from sglang_qwen3next_eagle3.overlay.seams.kernels import columns_of
 
 logger = logging.getLogger(__name__)
@@ -104,3 +106,7 @@ def _launch(extend: Any, verify: Any, requests: int) -> None:
     )
     left = empty(rows, drafted.next_token_logits), empty(rows, drafted.hidden_states)
     chain_kernels.leave(*left, accept_lens)
+    if extend.captured_req_width == 1 and os.environ.get(DEFER):
+        # What cycles of 0 steps keep (adaptive/deferral.py).
+        of, kept = (predict, longs(rows), longs(rows)), (torch.zeros_like(hidden), longs(3))
+        chain_kernels.put_off(longs(rows), longs(1).int(), 1, of, hidden, *kept)

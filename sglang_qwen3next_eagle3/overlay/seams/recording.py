@@ -72,6 +72,8 @@ class GraphRecording:
         self._taken = 0
         self._feeds: list[tuple[torch.Tensor, Callable[[], int]]] = []
         self.joins = joins
+        self.passed: Callable[[], None] = _nothing
+        """To be called where a part that is replayed otherwise is left out."""
         self._parts: list[Any] = []
         """Whose memory is used: they live as long."""
 
@@ -182,6 +184,10 @@ class GraphRecording:
         if self in _current:
             _current.remove(self)
             self._guard.__exit__(None, None, None)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _is_of_more(error: RuntimeError) -> bool:

@@ -20,7 +20,7 @@ from sglang_qwen3next_eagle3.bench.options import AutoOptions
 from sglang_qwen3next_eagle3.bench.results.journal import PassKey
 from sglang_qwen3next_eagle3.bench.results.records import ADAPTIVE, CHANGING, Configuration, Result
 from sglang_qwen3next_eagle3.overlay.adaptive import states
-from sglang_qwen3next_eagle3.overlay.environment import FAST
+from sglang_qwen3next_eagle3.overlay.environment import FAST, ROUTING
 from sglang_qwen3next_eagle3.serving import doctor, server
 from tests.support import fake_sglang
 
@@ -74,6 +74,29 @@ def test_costs_are_measured_and_then_the_choice(
     assert (tmp_path / "passes").stat().st_mtime_ns == before
     plan = ["bench", "plan", "--result", str(tmp_path), "--adaptive", str(tmp_path / "more.json")]
     assert main(plan) == 0
+
+
+def test_all_servers_choose_experts_as_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None too; and the costs say by which routing they are, and which servers took part."""
+    served, told = servers.served, dict[str, str | None]()
+
+    def seen(contender: Any, out: Any, flags: Any, seconds: Any, set_there: Any, *of: Any) -> Any:
+        told[contender.name] = set_there.get(ROUTING)
+        return served(contender, out, flags, seconds, set_there, *of)
+
+    monkeypatch.setattr(servers, "served", seen)
+    asked = words(tmp_path, "--repeats", "1", "--alone", "2")
+    assert main([*asked, "--routing", "text"]) == 0
+    assert told == dict.fromkeys(("none", "auto", "2,1,3 alone"), "text")
+    assert Result.load(tmp_path).settings["routing"] == "text"
+    written = states.read(tmp_path / auto.STATES)
+    assert written is not None
+    assert written.where().endswith("routing text, " + written.measured["date"])
+    capsys.readouterr()
+    assert main(asked) == 2, "another routing does not go into the folder"
+    assert "routing" in capsys.readouterr().err
 
 
 def test_what_is_told_to_the_server_before_each_pass(

@@ -158,3 +158,13 @@ def test_gpus_that_are_shared_out_are_not_counted_from_the_caller_s(
         "CUDA_VISIBLE_DEVICES=2,3 is not used: --gpus 0 wins; for it to count, pass --gpus 2,3"
     ]
     assert said(*words, "--gpus", "3") == []
+
+
+def test_extends_that_are_put_off_are_for_the_server_whose_steps_change(
+    said: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variables.DEFER, "8")
+    words = ["bench", "auto", "--no-plots", "--batch", "1", "--steps", "0,1", "--profile", OURS]
+    assert said(*words, "--alone", "1", "--out", str(tmp_path / "auto")) == []
+    (line,) = said(*SPEED, "--profile", OURS, "--config", OURS, "--out", str(tmp_path / "speed"))
+    assert line.startswith(f"{variables.DEFER}=8 is not used: ")

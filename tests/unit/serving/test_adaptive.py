@@ -9,7 +9,7 @@ import pytest
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.model.published import CODER_NEXT, CODER_NEXT_FP8
 from sglang_qwen3next_eagle3.overlay.adaptive.states import read, switches
-from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.environment import DEFER, FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 from sglang_qwen3next_eagle3.serving import adaptive
 from sglang_qwen3next_eagle3.serving.profile import load
@@ -165,7 +165,7 @@ def test_states_without_costs_are_for_sglang_s_own_flag(
 def test_a_server_begins_with_the_longest_chain(capsys: pytest.CaptureFixture[str]) -> None:
     """SGLang sizes buffers by it; what is drafted is chosen from the first cycle on."""
     told = error_of(capsys, *words_of("--tree", "1,1,2"), "--dry-run")
-    assert "begin with 7" in told
+    assert "begin with 4" in told
     assert "leave --tree out" in told
 
 
@@ -208,9 +208,9 @@ def note_of(found: dict[str, Any]) -> str:
     ("flags", "told"),
     [
         (("--tp", "2"), "they are of tp 1 and not 2: `bench auto`"),
-        (("--seams",), "they are of seams off and not on"),
+        (("--seams", "cycle"), "they are of seams on and not cycle"),
         (("--fast", "--seams"), "fast on,head and not on"),
-        (("--fast", "moe,dense", "--seams", "off"), "they are of fast off and not dense,moe:"),
+        (("--fast", "moe,dense", "--seams", "off"), "fast on,head and not dense,moe, "),
     ],
 )
 def test_what_no_file_was_measured_with_is_told(
@@ -276,7 +276,16 @@ def test_the_nearest_of_several_is_taken(tmp_path: Path, monkeypatch: pytest.Mon
         assert ("measures yours" in chosen.note) == nearest
 
 
-def test_estimated_costs_are_for_who_asks_for_what_they_are_of() -> None:
+def test_estimated_costs_are_for_who_asks_for_what_they_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (data_dir("launch") / "adaptive").glob("*.json"):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if file.stem == "h200-fp8-fast":
+            of = data["qwen3next_eagle3"]["measured"]
+            of |= {"estimated": True, "on": of["on"] + "; estimated between two"}
+        (tmp_path / file.name).write_text(json.dumps(data), encoding="utf-8")
+    monkeypatch.setattr(adaptive, "_folder", lambda: tmp_path)
     auto = load("auto")
     on = switches({FAST: "on,head", SEAMS: "on"})
     asked = adaptive.choose(auto, tp=1, switches=on)
@@ -313,6 +322,66 @@ def test_costs_of_what_is_on_trial_are_of_nothing_else(
             assert "measures yours" not in note_of(dry_run(capsys, *argv))
         else:
             assert f"are of {other}: " in error_of(capsys, *argv, "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("measured", "caller", "served", "other"),
+    [
+        (8, None, "8", None),
+        (8, " ", "8", None),
+        (8, "8", None, None),
+        (8, "0", None, "defer 8 and not off"),
+        (8, "4", None, "defer 8 and not 4"),
+        (None, "8", None, "defer off and not 8"),
+        (None, "0", None, None),
+        (None, None, None, None),
+        (0, None, None, None),
+    ],
+)
+def test_extends_are_put_off_as_they_were_measured(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    measured: int | None,
+    caller: str | None,
+    served: str | None,
+    other: str | None,
+) -> None:
+    """A variable of the caller's wins, and is no other kind of server."""
+    monkeypatch.delenv(DEFER, raising=False)
+    data = json.loads((data_dir("launch") / "adaptive" / "h200-fp8.json").read_text("utf-8"))
+    of = data["qwen3next_eagle3"]["measured"]
+    of |= {} if measured is None else {"defer": measured}
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(data), encoding="utf-8")
+    if caller is not None:
+        monkeypatch.setenv(DEFER, caller)
+    found = dry_run(capsys, *words_of("--adaptive", str(file)))
+    assert found["environment"].get(DEFER) == served
+    told = f"; they are of {other}: `bench auto` measures yours" if other else None
+    assert note_of(found).endswith(told or f"({file})")
+    assert not [note for note in found["notes"] if "not used" in note]
+
+
+def test_a_profile_may_say_for_how_many_cycles_extends_are_put_off(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(DEFER, raising=False)
+    file = tmp_path / "mine.yaml"
+    text = (data_dir("launch") / "auto.yaml").read_text(encoding="utf-8")
+    file.write_text(f'{text}environment:\n  {DEFER}: "4"\n', encoding="utf-8")
+    found = dry_run(capsys, "--profile", str(file))
+    assert found["environment"][DEFER] == "4"
+    assert "defer 8 and not 4" in note_of(found)
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "65"])
+def test_a_number_of_cycles_that_is_none_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv(DEFER, text)
+    told = error_of(capsys, *words_of("--dry-run"))
+    assert f"{DEFER}={text}: say a number of cycles from 0 to 64" in told
 
 
 def test_ranks_of_a_file_of_flags_count_where_the_profile_names_none(

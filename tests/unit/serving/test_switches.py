@@ -10,7 +10,7 @@ import yaml
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import contract, proofs
 from sglang_qwen3next_eagle3.overlay.adaptive.states import DraftStates
-from sglang_qwen3next_eagle3.overlay.environment import FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.environment import DEFER, FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast import exclusions
 from sglang_qwen3next_eagle3.overlay.fast import proved as of_fast
 from sglang_qwen3next_eagle3.overlay.fast.stages import OF_TARGET
@@ -232,12 +232,29 @@ def test_what_is_refused_to_one_who_asks_is_off_to_one_who_does_not(
 
 @pytest.mark.parametrize("proved", ["one"], indirect=True)
 @pytest.mark.usefixtures("proved")
-@pytest.mark.parametrize("words", [("--profile", "auto"), ("--profile", "auto", "--adaptive",
-                                                           "h200-fp8")])  # fmt: skip
-def test_steps_that_follow_costs_are_served_as_these_were_measured(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+def test_steps_that_follow_costs_of_ours_are_served_with_ours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = dry_run(capsys, *words)
+    """What is proved is on, the head and extends that are put off too, as they were measured."""
+    monkeypatch.delenv(DEFER, raising=False)
+    found = dry_run(capsys, "--profile", "auto")
+    on = {FAST: "auto,head", SEAMS: "auto", DEFER: "8"}
+    assert {name: found["environment"].get(name) for name in on} == on
+    (note,) = [note for note in found["notes"] if note.startswith("auto: ")]
+    assert "h200-fp8-fast.json" in note
+    assert "and not" not in note, "nothing of it is otherwise than it was measured"
+    stock = dry_run(capsys, "--profile", "auto", "--no-fast", "--no-seams")
+    assert stock["environment"].get(DEFER) is None
+    (note,) = [note for note in stock["notes"] if note.startswith("auto: ")]
+    assert "h200-fp8.json" in note
+
+
+@pytest.mark.parametrize("proved", ["one"], indirect=True)
+@pytest.mark.usefixtures("proved")
+def test_steps_that_follow_costs_are_served_as_these_were_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = dry_run(capsys, "--profile", "auto", "--adaptive", "h200-fp8")
     for variable, title in ((FAST, "fast path"), (SEAMS, "seams")):
         assert variable not in found["environment"]
         assert "the steps follow costs that were measured without" in told(found, title)

@@ -70,6 +70,11 @@ def told(
          "to count, pass --fast auto"),
         ({ADAPTIVE: "1"}, ["h200-fp8"], f"{ADAPTIVE}=1 is not used: h200-fp8 says no adaptive; for "
          "it to count, pass --adaptive measured"),
+        ({variables.DEFER: "8"}, ["h200-fp8"], f"{variables.DEFER}=8 is not used: h200-fp8 says no "
+         "adaptive; for it to count, pass --adaptive measured"),
+        ({variables.DEFER: "8"}, ["auto", "--adaptive", "off", "--tree", "3,1,4"],
+         f"{variables.DEFER}=8 is not used: --adaptive off wins; for it to count, pass --adaptive "
+         "measured"),
         ({ADAPTIVE: "0"}, ["auto"], f"{ADAPTIVE}=0 is not used: auto says adaptive: measured; for "
          "it to count, pass --adaptive off"),
         ({AUX_LAYERS: "fork"}, ["h200-fp8"], f"{AUX_LAYERS}=fork is not used: the head's own "
@@ -119,6 +124,8 @@ def test_one_line_says_what_is_not_used_and_the_way_out(
         ({TRY: "rows"}, [OURS]),
         ({FAST: "on,head"}, ["b1"]),
         ({ADAPTIVE: "1"}, ["auto"]),
+        ({variables.DEFER: "8"}, ["auto"]),
+        ({variables.DEFER: " 0 "}, ["h200-fp8"]),
         ({ADAPTIVE: "0"}, ["b1"]),
         ({AUX_LAYERS: "output:3,23,47"}, ["b1", "--aux-layers", "card"]),
         ({AUX_LAYERS: "input:4,output:23,input:48"}, ["b1", "--aux-layers", "output:3,23,47"]),

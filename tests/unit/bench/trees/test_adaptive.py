@@ -11,7 +11,7 @@ from sglang_qwen3next_eagle3.bench.results.records import Result
 from sglang_qwen3next_eagle3.bench.trees import adaptive, cost
 from sglang_qwen3next_eagle3.bench.trees.cost import CostModel, CycleCell
 from sglang_qwen3next_eagle3.overlay.adaptive import states
-from sglang_qwen3next_eagle3.overlay.environment import CPU_ENGINE, FAST, SEAMS
+from sglang_qwen3next_eagle3.overlay.environment import CPU_ENGINE, DEFER, FAST, SEAMS
 from sglang_qwen3next_eagle3.overlay.fast.trials import TRY
 from tests.support import speed
 
@@ -182,6 +182,31 @@ def test_costs_say_of_which_requests_and_experts_they_are() -> None:
     other = result.model_copy(update={"settings": {**result.settings, **more}})
     sampled = ", sampled requests (temperature 0.7, top_k 20), routing uniform"
     assert adaptive.of_result(other)["on"] == told + sampled
+
+
+def _of_bench_auto(caller: dict[str, str], **added: dict[str, str]) -> Result:
+    """A server whose steps were asked for, 0 among them, and one without a head."""
+    trees = {"none": None, "0,1,1": (0, 1, 1), "2,1,3": (2, 1, 3)}
+    rows = [speed.configuration(tree, name) for name, tree in trees.items()]
+    rows += [rows[-1].model_copy(update={"algorithm": "adaptive", "name": "auto", "tree": None})]
+    rows = [row.model_copy(update={"environment": added.get(row.algorithm, {})}) for row in rows]
+    found = speed.result(rows, [])
+    return found.model_copy(update={"provenance": {**found.provenance, "environment": caller}})
+
+
+def test_a_file_says_for_how_many_cycles_extends_were_put_off() -> None:
+    """Where cycles of 0 steps had a head, whoever said so."""
+    ours = {DEFER: "8"}
+    for result in (_of_bench_auto(ours), _of_bench_auto({}, eagle3=ours, adaptive=ours)):
+        found = adaptive.of_result(result)
+        assert found["defer"] == 8
+        assert found["on"].endswith(", defer 8")
+    for caller in ({}, {DEFER: "0"}):
+        assert "defer" not in adaptive.of_result(_of_bench_auto(caller))
+    # Of chains and of no head it says nothing.
+    assert "defer" not in adaptive.of_result(_measured_with(caller=ours))
+    with pytest.raises(UserError, match="0,1,1 with 8, auto with 0: costs of one file"):
+        adaptive.of_result(_of_bench_auto({}, eagle3=ours))
 
 
 def test_costs_of_two_kinds_of_servers_are_no_file() -> None:

@@ -1,5 +1,6 @@
 """The choice of steps against made-up heads: what it gives of no drafting and of the best steps."""
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -267,6 +268,34 @@ def test_results_that_come_a_cycle_later_count_for_the_steps_they_had() -> None:
         chooses.on_verify_complete(draw(3, of_result), 3)
     assert begun[0] > 0
     assert begun[-50:].count(0) > 40
+
+
+@pytest.mark.parametrize(("requests", "cycles"), [(1, 5), (2, 3), (16, 2)])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_trial_in_vain_takes_no_cycle_more_where_results_come_later(
+    requests: int, cycles: int, overlap: bool
+) -> None:
+    """Behind the one that is not judged, as many as give four drafts."""
+    policy, ran = Policy(STATES), list[int]()
+    for _ in range(700):
+        ran.append(policy.steps(requests))
+        assert policy.steps(requests) == ran[-1]
+        if len(ran) > overlap:
+            policy.observe([0] * requests, ran[-1 - overlap])
+    runs = [len(list(run)) for drafts, run in itertools.groupby(map(bool, ran)) if drafts]
+    # The first one is how the server begins.
+    assert len(runs) > 2
+    assert runs[1:] == [cycles] * len(runs[1:])
+
+
+def test_a_trial_that_waited_goes_on_where_drafts_are_accepted() -> None:
+    policy, ran = Policy(STATES), list[int]()
+    for _ in range(1000):
+        ran.append(policy.steps(16))
+        if len(ran) > 1:
+            policy.observe([min(ran[-2], len(ran) > 500)] * 16, ran[-2])
+    assert set(ran[100:500]) == {0, 1}
+    assert 0 not in ran[900:]
 
 
 def test_a_result_of_which_nobody_knows_the_steps_is_left() -> None:

@@ -33,6 +33,16 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert STATES.where() == "1x H200, 2026-11-26"
 
 
+def test_a_file_may_say_for_how_many_cycles_extends_were_put_off(tmp_path: Path) -> None:
+    assert STATES.defer == 0
+    found = files.read(written(tmp_path, measured={"defer": 8}))
+    assert found is not None
+    assert found.defer == 8
+    for wrong in (-1, 65, "8", 8.0, True, None):
+        with pytest.raises(UserError, match=r"defer .*: a number of cycles from 0 to 64"):
+            files.read(written(tmp_path, measured={"defer": wrong}))
+
+
 def test_the_files_that_come_with_the_package_are_read() -> None:
     found = sorted((data_dir("launch") / "adaptive").glob("*.json"))
     assert found

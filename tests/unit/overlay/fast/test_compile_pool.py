@@ -28,7 +28,7 @@ OURS = "sglang_qwen3next_eagle3.overlay.fast.kernels"
 
 
 def job(name: str, module: str = f"{OURS}.tree") -> Job:
-    return Job(module, name, b"", "00", f"{name}.json", {}, "", "", "", b"", {})
+    return Job(module, name, b"", "00", f"{name}.json", {}, "", "", "", "", b"", {})
 
 
 class Server:
