@@ -51,10 +51,7 @@ SWITCHED: Final = {**OF_RANKS, SEAMS: "on,sampled"}
 DEFERRED: Final = "defer"
 """Of one, beside a server whose head's cache is filled in every cycle: one where extends are put
 off, which neither the text nor, beyond LENGTHS, the accept length may show."""
-LENGTHS: Final = 0.05
-"""Of tokens a cycle: how many steps are drafted depends on what was accepted before and on when a
-result is read, so two servers do not draft alike (1.655 and 1.683 were seen). That no cache has
-holes is for tests/unit and tests/contract."""
+LENGTHS: Final = 0.02
 AT_ONCE: Final = "cycles of 0 steps at once"
 """How its log says that they are (overlay/adaptive/deferral.py)."""
 SANITIZER: Final = "/usr/local/cuda/bin/compute-sanitizer"

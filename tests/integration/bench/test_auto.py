@@ -79,7 +79,7 @@ def test_costs_are_measured_and_then_the_choice(
 def test_all_servers_choose_experts_as_it_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """None too; and the costs say by which routing they are, and which servers took part."""
+    """None too; and the costs say by which routing they are."""
     served, told = servers.served, dict[str, str | None]()
 
     def seen(contender: Any, out: Any, flags: Any, seconds: Any, set_there: Any, *of: Any) -> Any:
