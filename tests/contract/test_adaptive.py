@@ -178,18 +178,34 @@ def test_switches_are_told_of_once_in_a_while() -> None:
 SKIP = "SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND"
 
 
+def _head() -> Any:
+    """An EAGLE3 head, as far as its cache asks."""
+    from sglang.srt.models.llama_eagle3 import LlamaForCausalLMEagle3
+
+    radix = SimpleNamespace(sliding_window_size=-1, k_scale=None, v_scale=None)
+    layer = SimpleNamespace(self_attn=SimpleNamespace(attn=radix))
+    head = object.__new__(LlamaForCausalLMEagle3)
+    vars(head)["model"] = SimpleNamespace(layers=[layer], is_mrope_enabled=False)
+    return head
+
+
 @pytest.fixture
 def zero_steps(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A worker of SGLang's whose extends can be put off, as far as it is asked."""
+    from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
     from sglang.srt.speculative.eagle_worker_v2 import EAGLEWorkerV2
-    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
     host = SimpleNamespace(has_dp_attention=lambda: False)
     monkeypatch.setattr(variants, "host", lambda: host)
     monkeypatch.delenv(SKIP, raising=False)
     worker = object.__new__(EAGLEWorkerV2)
-    config = SimpleNamespace(hidden_size=2048, dtype=torch.bfloat16, num_hidden_layers=1)
-    head = SimpleNamespace(model_config=config, canary_manager=None, max_running_requests=48)
+    config = SimpleNamespace(hidden_size=2048, dtype=torch.bfloat16)
+    head = SimpleNamespace(
+        model_config=config,
+        canary_manager=None,
+        model=_head(),
+        token_to_kv_pool=object.__new__(MHATokenToKVPool),
+    )
     pool = SimpleNamespace(req_to_token=torch.zeros(9, 1))
     vars(worker).update(
         server_args=SimpleNamespace(
@@ -204,7 +220,7 @@ def zero_steps(monkeypatch: pytest.MonkeyPatch) -> Any:
             model_runner=SimpleNamespace(req_to_token_pool=pool, canary_manager=None)
         ),
         adaptive_controller=SimpleNamespace(params=object.__new__(CostedSteps)),
-        speculative_algorithm=SpeculativeAlgorithm.EAGLE3, topk=1, plan_stream=None,
+        topk=1, plan_stream=None,
     )  # fmt: skip
     return worker
 
@@ -215,7 +231,9 @@ def _with(**changed: Any) -> Callable[[Any], None]:
     def change(worker: Any) -> None:
         head, target = worker._draft_worker.draft_runner, worker._target_worker.model_runner
         parts = {"args": worker.server_args, "head": head, "target": target}
-        parts |= {"config": head.model_config, "worker": worker}
+        parts |= {"config": head.model_config, "worker": worker, "pool": target.req_to_token_pool}
+        inner = head.model.model
+        parts |= {"inner": inner, "radix": inner.layers[0].self_attn.attn}
         for name, value in changed.items():
             part, key = name.split("__")
             setattr(parts[part], key, value)
@@ -231,17 +249,22 @@ OF_THEIRS = SimpleNamespace(params="SGLang's own")
     ("change", "most", "said"),
     [
         (_with(), 8, "up to 8 cycles of 0 steps at once"),
-        (_with(head__max_running_requests=4), 8, "up to 4 cycles of 0 steps at once"),
         (_with(), 1, "in each cycle, with SGLANG_QWEN3NEXT_EAGLE3_DEFER=1"),
-        (_with(head__max_running_requests=1), 8, "in each cycle, with an extend of at most 1 "
-         "tokens"),
+        (_with(pool__req_to_token=torch.zeros(1, 1).expand(4097, 1)), 8,
+         "up to 5 cycles of 0 steps at once"),
+        (_with(pool__req_to_token=torch.zeros(1, 1).expand(90000, 1)), 8,
+         "in each cycle, with 90000 slots for requests"),
+        (_with(head__token_to_kv_pool="another's"), 8, "in each cycle, with str"),
+        (_with(radix__k_scale=torch.ones(())), 8, "in each cycle, with a scaled cache of the head"),
+        (_with(radix__sliding_window_size=4095), 8, "attention slides a window"),
+        (_with(inner__is_mrope_enabled=True), 8, "a head that rotates by three positions"),
         (_with(worker__adaptive_controller=OF_THEIRS), 8,
          "in each cycle, with steps that SGLang chooses"),
         (_with(worker__adaptive_controller=None), 8, "in each cycle, with steps that SGLang"),
         (_with(args__enable_lora=True), 8, "in each cycle, with --enable-lora"),
         (_with(target__canary_manager="one"), 8, "in each cycle, with a canary"),
         (_with(head__canary_manager="one"), 8, "in each cycle, with a canary"),
-        (_with(config__num_hidden_layers=2), 8, "with more layers of the head than one"),
+        (_with(inner__layers=[None, None]), 8, "with more layers of the head than one"),
         (_with(worker__topk=4), 8, "in each cycle, with a tree"),
     ],
 )  # fmt: skip
@@ -273,10 +296,7 @@ def test_where_sglang_leaves_extends_out_none_is_put_off(
 
 
 @pytest.mark.skipif(variants.has_layer_boundaries(), reason="extends are not put off with 0.5.23")
-def test_mtp_is_not_told_to_have_layers_that_it_has_not(zero_steps: Any) -> None:
-    """SGLang keeps the target's number in its config."""
-    from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
-
-    _with(worker__speculative_algorithm=SpeculativeAlgorithm.EAGLE)(zero_steps)
-    _with(config__num_hidden_layers=48)(zero_steps)
+def test_a_head_of_another_kind_is_named(zero_steps: Any) -> None:
+    """MTP's, of which SGLang keeps the target's number of layers."""
+    _with(head__model=SimpleNamespace(model="of MTP"))(zero_steps)
     assert deferral.hindrance(zero_steps, 8) == "a head that is not EAGLE3's"

@@ -59,7 +59,7 @@ def test_a_cycle_whose_extend_is_put_off_is_recorded(
     assert "used of the batch: nothing" in lines
     assert "takes from the relay: True" in lines
     # Four cycles, of which three are kept; the third one was recorded, the fourth is that again.
-    assert [line for line in lines if "filled" in line] == ["filled for 3 tokens of 1 requests"]
+    assert [line for line in lines if "filled" in line] == ["filled for 3 tokens: {(3,)}, 3 states"]
     if "joined" in arguments:
         mark = "a mark behind 1"
         assert f"said of one graph: {mark}, {mark}; 1 parts" in lines

@@ -76,7 +76,7 @@ class Part:
 
 def parts(out: Path, data: Path, sanitizer: str) -> list[Part]:
     switches = [word for pair in SWITCHED.items() for word in ("--set", "=".join(pair))]
-    deferred = f"{DEFERRED}=auto:{DEFER}=8"
+    deferred = f"{DEFERRED}=auto:{DEFER}=32"
     servers = [word for name in ("none", *TREES, deferred) for word in ("--server", name)]
     of_text = "tests/gpu/check_text.py", str(out / "text-fast.json"), "--parallel", "3"
     of_layers = "tests/gpu/check_text.py", str(out / "layers.json"), "--layers", "4"

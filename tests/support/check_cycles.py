@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -124,23 +125,21 @@ class Joined:
 
 def defer(worker: Any) -> None:
     """0 steps, and the head's cache is filled for three cycles at once."""
+
+    def told(tokens: Any, positions: Any, places: Any, hidden: Any) -> None:
+        shapes = {tuple(one.shape) for one in (tokens, positions, places)}
+        print(f"filled for {len(tokens)} tokens: {shapes}, {len(hidden)} states")
+
     for one in (worker, worker.draft_worker):
         one.speculative_num_steps = 0
     kept = Deferral(3)
-    kept._rows = meta_cycle.MOST
+    kept._tokens = meta_cycle.MOST
+    kept._cache = SimpleNamespace(fill=told)
     table = {
         deferral.CYCLE: kept.cycle, deferral.EXTEND: kept.extend, deferral.APPLY: kept.apply,
         deferral.RESOLVE: kept.resolve,
     }  # fmt: skip
     apply(Hook(target, replacement, "is checked") for target, replacement in table.items())
-    runner = worker.draft_worker.cuda_graph_runner_for_draft_extend
-    execute = runner.execute
-
-    def told(batch: Any) -> Any:
-        print(f"filled for {batch.batch_size} tokens of {len(batch.rids)} requests")
-        return execute(batch)
-
-    runner.execute = told
 
 
 def turns(

@@ -8,6 +8,7 @@ acceptance  what the head accepts, position by position, as far as it was seen l
 policy      the choice
 hooks       where it stands in for SGLang's own
 deferral    with no steps, the head's cache filled for several cycles at once
+head_cache  its keys and values without the rest of it
 """
 
 __all__ = ["deferral", "hooks", "policy", "states"]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from sglang_qwen3next_eagle3.overlay.adaptive.states import chain_lengths
 
 MEMORY = 48.0
-"""Drafts of a position that are remembered, besides those of the last cycle."""
+"""Drafts of a position that are remembered, besides those of the last cycle, """
+CYCLES = 4
+"""or those of so many cycles, where that is more: what all requests of one have in common, a load
+of one kind or the end of a phrase, is no measure of what comes."""
 TRUST = 4.0
 """How many seen drafts the expectation weighs as much as at first; less with each that is seen."""
 TRACE = 3.0
@@ -36,6 +39,7 @@ class Acceptance:
     def observe(self, correct: Sequence[int], steps: int) -> None:
         """A cycle of so many steps; correct: accepted drafts of each request."""
         depth = min(steps, len(self._expected))
+        memory = max(MEMORY, float(CYCLES * len(correct)))
         reaching = [0] * (depth + 1)
         for accepted in correct:
             reaching[min(accepted, depth)] += 1
@@ -45,7 +49,7 @@ class Acceptance:
             tried, taken = reaching[place], reaching[place + 1]
             if tried:
                 self._seen[place] += tried
-                keep = MEMORY / (MEMORY + tried)
+                keep = memory / (memory + tried)
                 self._trials[place] = self._trials[place] * keep + tried
                 self._hits[place] = self._hits[place] * keep + taken
 

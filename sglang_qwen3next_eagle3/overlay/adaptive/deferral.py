@@ -2,15 +2,17 @@
 
 With 0 steps SGLang has the head extend its cache by one token of each request in every cycle, for
 drafts that may begin again. Nobody reads what that leaves until they do. So a cycle keeps what the
-extend would have read, the target's hidden states, the token and where it lies, and the extend is
-run once for all that was kept, as one for that many requests of one token each: the head has one
-layer, whose keys and values of a token are of that token alone. That is when
+extend would have read, the target's hidden states, the token and where it lies, and the head's keys
+and values are written for all that was kept at once (head_cache.py): with one layer those of a
+token are of that token alone. That is when
 
-- so many cycles were kept as there is room for,
-- the number of steps changes: before the switch, so that the cache is whole when drafts begin and
-  the first one is chosen by the last token,
+- the number of steps changes: before the switch, so that the cache is whole when drafts begin,
 - anything else is to be computed: a prefill, or a cycle of other requests. So it is done before
-  what a request has left, its slots of the pool and its places in the caches, is written by others.
+  what a request has left, its slots of the pool and its places in the caches, is written by others,
+- so many cycles were kept as there is room for.
+
+Before a switch and before a prefill SGLang's extend is run for the last of the cycles, as it would
+have been: it leaves the first drafts. Otherwise none begin.
 
 Which cycles are kept is a matter of their requests and of the steps, and the same on all ranks.
 Texts are the target's either way.
@@ -25,6 +27,8 @@ from typing import Any, Final
 import torch
 
 from sglang_qwen3next_eagle3.overlay import variants
+from sglang_qwen3next_eagle3.overlay.adaptive import head_cache
+from sglang_qwen3next_eagle3.overlay.adaptive.head_cache import HeadCache
 from sglang_qwen3next_eagle3.overlay.adaptive.policy import CostedSteps
 from sglang_qwen3next_eagle3.overlay.environment import DEFER
 from sglang_qwen3next_eagle3.overlay.hooks import Hook
@@ -38,8 +42,8 @@ EXTEND = "sglang.srt.speculative.eagle_worker_v2:EagleDraftWorker._draft_extend_
 APPLY = "sglang.srt.speculative.eagle_worker_v2:EAGLEWorkerV2.apply_runtime_state"
 RESOLVE = "sglang.srt.managers.overlap_utils:FutureMap._resolve_spec_extras"
 
-ROWS: Final = 32
-"""Tokens of all requests that one extend is for: what the fast path has kernels for."""
+TOKENS: Final = 2048
+"""Of all requests that are filled at once: what of a prefill SGLang computes at once or less."""
 _ROOM: Final = 2**28
 """Bytes of the GPU's memory that are taken for what is kept."""
 _OF_PREFILLS: Final = (
@@ -55,7 +59,9 @@ class Deferral:
         self._most = most
         self._worker: Any = None
         self._relay: Any = None
-        self._rows: int | None = None
+        self._tokens: int | None = None
+        """That may be kept; None: not asked yet."""
+        self._cache: Any = None
         self._keeps = self._fills = False
         """Whether the cycle under way keeps its extend; whether kept ones are made up for."""
         self._count = 0
@@ -63,8 +69,8 @@ class Deferral:
         self._batch: Any = None
         self._rids: tuple[str, ...] = ()
         self._slots: Any = None
-        self._lengths: list[Any] = []
-        """On the host, where SGLang has them there."""
+        self._lengths: Any = None
+        """Of the last cycle on the host, where SGLang has them there."""
         self._hidden: Any = None
         self._others: Any = None
         """By slot of the pool and cycle: hidden states, and token, position and place."""
@@ -82,13 +88,13 @@ class Deferral:
         worker.activate_step_by_batch(batch.seq_lens.shape[0])
         rids = tuple(request.rid for request in batch.reqs)
         if self._count and (rids != self._rids or self._count >= self._room(len(rids))):
-            self._fill()
+            # No drafts begin: for them the steps would have changed.
+            self._fill(first_drafts=False)
         self._keeps = worker.speculative_num_steps == 0 and self._room(len(rids), worker) > 1
         if self._keeps and not self._count:
             self._worker, self._rids, self._batch = worker, rids, copy.copy(batch)
             # On the stream that will read it.
             self._slots = batch.req_pool_indices.clone()
-            self._lengths.clear()
         if worker.speculative_num_steps:
             self._begin(batch, rids)
         self._drafts = None
@@ -115,8 +121,7 @@ class Deferral:
             at = recording.number(lambda: self._count)
         others = result.next_token_ids, batch.seq_lens, batch.out_cache_loc
         self._keep(batch.req_pool_indices, at, others, hidden)
-        if batch.seq_lens_cpu is not None:
-            self._lengths.append(batch.seq_lens_cpu.clone())
+        self._lengths = None if batch.seq_lens_cpu is None else batch.seq_lens_cpu.clone()
         # The next cycle of 0 steps reads the last token only.
         self._worker._stub_skipped_draft_extend(batch, result)
         if recording is not None:
@@ -138,14 +143,16 @@ class Deferral:
 
     def _room(self, requests: int, worker: Any = None) -> int:
         """Cycles of so many requests that may be kept."""
-        if worker is not None and self._rows is None:
-            rows, why = rows_of(worker), hindrance(worker, self._most)
-            self._rows = rows if why is None else 0
+        if worker is not None and self._tokens is None:
+            self._most = most = min(self._most, cycles_in_memory(worker))
+            why = hindrance(worker, most)
+            self._tokens = TOKENS if why is None else 0
             said = f"in each cycle, with {why}"
             if why is None:
-                said = f"up to {min(self._most, rows)} cycles of 0 steps at once"
+                self._cache = HeadCache(worker.draft_worker.draft_runner)
+                said = f"up to {most} cycles of 0 steps at once"
             logger.info("sglang-qwen3next-eagle3: extends of the head: %s", said)
-        return min(self._most, (self._rows or 0) // max(1, requests))
+        return min(self._most, (self._tokens or 0) // max(1, requests))
 
     def _make(self, slots: int, hidden: torch.Tensor) -> None:
         shape, device = (slots * self._most, hidden.shape[1]), hidden.device
@@ -163,44 +170,51 @@ class Deferral:
         self._hidden.index_copy_(0, places, hidden)
         self._others.index_copy_(0, places, torch.stack([one.long() for one in others], 1))
 
-    def _fill(self) -> None:
-        """Make up for all that is kept."""
+    def _fill(self, first_drafts: bool = True) -> None:
+        """Make up for all that is kept. first_drafts: leave those, too."""
         count, self._count = self._count, 0
         if not count:
             return
-        worker, slots, batch = self._worker, self._slots, copy.copy(self._batch)
-        requests, device = slots.shape[0], slots.device
-        cycles = torch.arange(count, device=device)
-        rows = (slots.long()[:, None] * self._most + cycles).reshape(-1)
-        # One after the other, as SGLang's kernels read them.
+        draft = self._worker.draft_worker
+        cycles = torch.arange(count, device=self._slots.device)
+        # A cycle of all requests behind the other, so that the last one's are in one piece.
+        rows = (self._slots.long() * self._most + cycles[:, None]).reshape(-1)
+        hidden = self._hidden[rows]
+        # Each in one piece, too, as SGLang's kernels read them.
         tokens, lengths, places = self._others[rows].t().contiguous().unbind(0)
+        last = slice((count - first_drafts) * self._slots.shape[0], None)
+        with draft.draft_tp_context(draft.draft_runner.tp_group):
+            if last.start:
+                of = slice(0, last.start)
+                self._cache.fill(tokens[of], lengths[of], places[of], hidden[of])
+            if first_drafts:
+                self._extend_last(tokens[last], lengths[last], places[last], hidden[last])
+        # Both have read what is kept here; what runs next has not.
+        variants.host().say_read_done(variants.host().last_reader(self._worker), None)
+
+    def _extend_last(self, tokens: Any, lengths: Any, places: Any, hidden: Any) -> None:
+        """SGLang's extend of a cycle of the kept batch, and the drafts that it leaves."""
+        slots, batch = self._slots, copy.copy(self._batch)
         vars(batch).update(dict.fromkeys(_OF_PREFILLS))
         batch.mamba_track_indices = batch.mamba_track_mask = batch.mamba_track_seqlens = None
         batch.seq_lens, batch.out_cache_loc = lengths.to(self._batch.seq_lens.dtype), places
-        batch.req_pool_indices = slots.repeat_interleave(count)
-        batch.seq_lens_cpu = batch.seq_lens_sum = None
-        if self._lengths:
-            batch.seq_lens_cpu = torch.stack(self._lengths, 1).reshape(-1)
-            batch.seq_lens_sum = int(batch.seq_lens_cpu.sum())
+        batch.req_pool_indices = slots
+        batch.seq_lens_cpu, batch.seq_lens_sum = self._lengths, None
+        if self._lengths is not None:
+            batch.seq_lens_sum = int(self._lengths.sum())
         given = SimpleNamespace(
-            logits_output=SimpleNamespace(hidden_states=self._hidden[rows]),
-            accept_lens=torch.ones(requests * count, dtype=torch.int32, device=device),
+            logits_output=SimpleNamespace(hidden_states=hidden),
+            accept_lens=torch.ones(slots.shape[0], dtype=torch.int32, device=slots.device),
             next_token_ids=tokens,
             next_draft_input=SimpleNamespace(),
         )
-        draft = worker.draft_worker
         self._fills = True
         try:
-            with draft.draft_tp_context(draft.draft_runner.tp_group):
-                draft._draft_extend_for_decode(batch, given)
+            self._worker.draft_worker._draft_extend_for_decode(batch, given)
         finally:
             self._fills = False
-        # It has read what it was given; what runs next has not.
-        variants.host().say_read_done(variants.host().last_reader(worker), None)
-        self._lengths.clear()
         left = given.next_draft_input
-        last = torch.arange(count - 1, requests * count, count, device=device)
-        drafts = left.topk_p[last], left.topk_index[last], left.hidden_states[last]
+        drafts = left.topk_p, left.topk_index, left.hidden_states
         if (relay := self._relay) is not None:
             buffers = relay.topk_p_buf, relay.topk_index_buf, relay.hidden_states_buf
             for buffer, values in zip(buffers, drafts, strict=True):
@@ -227,12 +241,12 @@ class Deferral:
             setattr(spec, name, known.index_copy(0, places, values[rows].to(known.dtype)))
 
 
-def rows_of(worker: Any) -> int:
-    """Tokens that one extend of 0 steps may be for: SGLang takes them for as many requests."""
-    draft = worker.draft_worker
-    graphs = draft.cuda_graph_runner_for_draft_extend
-    largest = ROWS if graphs is None else graphs.capture_bs[-1]
-    return int(min(ROWS, largest, draft.draft_runner.max_running_requests))
+def cycles_in_memory(worker: Any) -> int:
+    """How many there is room for of all requests that a worker may have."""
+    config = worker.draft_worker.draft_runner.model_config
+    slots = worker.target_worker.model_runner.req_to_token_pool.req_to_token.shape[0]
+    # The target's states of a token: three layers', as heads read them.
+    return int(_ROOM // (slots * config.hidden_size * 3 * config.dtype.itemsize))
 
 
 def hindrance(worker: Any, most: int) -> str | None:
@@ -242,12 +256,10 @@ def hindrance(worker: Any, most: int) -> str | None:
 
     args, draft = variants.arguments_of(worker), worker.draft_worker
     target, controller = worker.target_worker.model_runner, worker.adaptive_controller
-    config, rows = draft.draft_runner.model_config, rows_of(worker)
     slots = target.req_to_token_pool.req_to_token.shape[0]
-    taken = slots * most * config.hidden_size * 3 * config.dtype.itemsize
     reasons = {
+        f"{slots} slots for requests": cycles_in_memory(worker) < 2,
         f"{DEFER}={most}": most < 2,
-        f"an extend of at most {rows} tokens": rows < 2,
         "this worker": type(worker) is not EAGLEWorkerV2,
         # It calls no extend then.
         "SGLANG_SPEC_SKIP_ZERO_STEP_DRAFT_EXTEND": (
@@ -257,7 +269,6 @@ def hindrance(worker: Any, most: int) -> str | None:
         "steps that SGLang chooses": not isinstance(
             getattr(controller, "params", None), CostedSteps
         ),
-        f"{slots} slots for requests": taken > _ROOM,
         "a tree": worker.topk != 1,
         "DP attention": variants.host().has_dp_attention(),
         "--pp-size": args.pp_size > 1,
@@ -269,11 +280,9 @@ def hindrance(worker: Any, most: int) -> str | None:
         "--speculative-use-rejection-sampling": args.speculative_use_rejection_sampling,
         "a canary": target.canary_manager is not None
         or draft.draft_runner.canary_manager is not None,
-        # MTP's config tells the target's layers, and its one was not looked at.
-        "a head that is not EAGLE3's": not worker.speculative_algorithm.is_eagle3(),
-        "more layers of the head than one": config.num_hidden_layers != 1,
     }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    found = next((reason for reason, holds in reasons.items() if holds), None)
+    return head_cache.hindrance(worker) if found is None else found
 
 
 def hooks(most: int) -> tuple[Hook, ...]:

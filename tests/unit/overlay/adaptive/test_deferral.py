@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sglang_qwen3next_eagle3.base.errors import UserError
+from sglang_qwen3next_eagle3.overlay.adaptive import deferral
 from sglang_qwen3next_eagle3.overlay.adaptive.deferral import Deferral
 from sglang_qwen3next_eagle3.overlay.adaptive.states import cycles_at_once
 
@@ -39,6 +40,8 @@ class Served:
         self.draft_tp_context = lambda group: contextlib.nullcontext()
         self.cache: dict[int, tuple[int, int, int, float]] = {}
         self.extends: list[int] = []
+        self.filled: list[int] = []
+        kept._cache = SimpleNamespace(fill=self._fill)
         self.topk_p_buf = torch.zeros(POOL, 1)
         self.topk_index_buf = torch.zeros(POOL, 1, dtype=torch.int64)
         self.hidden_states_buf = torch.zeros(POOL, WIDTH)
@@ -62,10 +65,21 @@ class Served:
         self.extends.append(len(rows[0]))
         for place, *row in zip(batch.out_cache_loc.tolist(), *rows, strict=True):
             self.cache[place] = tuple(row)
+        if batch.seq_lens_cpu is not None:
+            assert batch.seq_lens_cpu.tolist() == rows[1]
+            assert batch.seq_lens_sum == sum(rows[1])
         left = result.next_draft_input
         left.topk_index = result.next_token_ids[:, None] + 1000
         left.topk_p = torch.ones(len(rows[0]), 1)
         left.hidden_states = result.logits_output.hidden_states * 2
+
+    def _fill(self, tokens: Any, positions: Any, places: Any, hidden: Any) -> None:
+        self.filled.append(len(tokens))
+        given = [tensor.tolist() for tensor in (places, tokens, positions, hidden[:, 0])]
+        assert all(tensor.is_contiguous() for tensor in (tokens, positions, places, hidden))
+        for place, token, position, state in zip(*given, strict=True):
+            # The only one without attention: what it is of does not tell whose it is.
+            self.cache[place] = token, position, place // 1000, state
 
     def _stub_skipped_draft_extend(self, batch: Any, result: Any) -> None:
         left, requests = result.next_draft_input, len(batch.reqs)
@@ -90,13 +104,16 @@ class Scheduler:
 
     def __init__(self, served: Served, seed: int) -> None:
         self.served, self.drawn = served, random.Random(seed)
+        self.on_host = self.drawn.random() < 0.5
         self.running: list[Request] = []
         self.count = self.drafted = 0
 
     def batch(self, requests: list[Request], prefill: bool) -> Any:
         return SimpleNamespace(
             forward_mode=Mode(prefill=prefill), is_extend_in_batch=False, reqs=requests,
-            seq_lens=torch.tensor([one.length for one in requests]), seq_lens_cpu=None,
+            seq_lens=torch.tensor([one.length for one in requests]),
+            seq_lens_cpu=torch.tensor([one.length for one in requests]) if self.on_host else None,
+            seq_lens_sum=sum(one.length for one in requests),
             req_pool_indices=torch.tensor([one.slot for one in requests]),
             req_to_token_pool=SimpleNamespace(req_to_token=torch.zeros(POOL, 1)),
             out_cache_loc=torch.tensor([one.slot * 1000 + one.length for one in requests]),
@@ -198,32 +215,62 @@ class Scheduler:
 @pytest.mark.parametrize("seed", range(6))
 def test_drafts_begin_with_what_they_would_have(relay: str, seed: int) -> None:
     kept = Deferral(MOST)
-    kept._rows = 8
+    kept._tokens = 8
     served = Served(kept, relay)
     scheduler = Scheduler(served, seed)
     scheduler.run(400)
     assert scheduler.drafted > 20
-    # Some were for several cycles.
-    assert max(served.extends) == 8
+    # Some were for several cycles of several requests; SGLang's own are for one of each.
+    assert max(served.filled) == 8
+    assert max(served.extends) < POOL
 
 
-def test_one_extend_is_for_as_many_cycles_as_there_is_room_for() -> None:
+def test_as_many_cycles_are_filled_at_once_as_there_is_room_for() -> None:
     kept = Deferral(MOST)
-    kept._rows = 8
+    kept._tokens = 8
     served = Served(kept, "none")
     scheduler = Scheduler(served, 0)
     for slot in (1, 2, 3):
         scheduler.prefill(Request(slot, slot, 1))
         for _ in range(9):
             scheduler.decode()
-    # 1 request: 4 cycles, and what was kept of the last ones before the prefill; 2 requests:
-    # 4 cycles of 2; 3 requests: 2 cycles of 3.
-    assert served.extends == [4, 4, 1, 8, 8, 2, 6, 6, 6, 6]
-    kept._rows = 1
-    served.extends.clear()
+    # 1 request: 4 cycles; 2 requests: 4 cycles of 2; 3 requests: 2 cycles of 3. What was kept of
+    # the last ones before a prefill leaves first drafts: those are SGLang's extends.
+    assert served.filled == [4, 4, 8, 8, 6, 6, 6, 6]
+    assert served.extends == [1, 2]
+    served.filled.clear()
     scheduler.running = scheduler.running[:1]
+    # Of the others a cycle was left.
     scheduler.decode()
-    assert served.extends == [3, 1]
+    scheduler.decode()
+    assert (served.filled, served.extends) == ([3], [1, 2])
+    # A switch leaves first drafts, too.
+    served.wanted = 1
+    scheduler.decode()
+    assert (served.filled, served.extends) == ([3, 1], [1, 2, 1, 1])
+
+
+def test_where_there_is_room_for_one_cycle_none_is_kept() -> None:
+    kept = Deferral(MOST)
+    kept._tokens = 3
+    served = Served(kept, "read")
+    scheduler = Scheduler(served, 0)
+    for slot in (1, 2):
+        scheduler.prefill(Request(slot, slot, 1))
+        scheduler.decode()
+    scheduler.decode()
+    assert (served.filled, served.extends) == ([], [1, 2, 2])
+
+
+@pytest.mark.parametrize(("slots", "cycles"), [(49, 445), (257, 85), (4097, 5), (90000, 0)])
+def test_what_is_kept_has_room_in_memory(slots: int, cycles: int) -> None:
+    config = SimpleNamespace(hidden_size=2048, dtype=torch.bfloat16)
+    pool = SimpleNamespace(req_to_token=torch.zeros(1, 1).expand(slots, 1))
+    worker = SimpleNamespace(
+        draft_worker=SimpleNamespace(draft_runner=SimpleNamespace(model_config=config)),
+        target_worker=SimpleNamespace(model_runner=SimpleNamespace(req_to_token_pool=pool)),
+    )
+    assert deferral.cycles_in_memory(worker) == cycles
 
 
 @pytest.mark.parametrize("text", ["-1", "x", "65", "1.5", "\u00b2", "9" * 5000])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from sglang_qwen3next_eagle3.overlay.adaptive.acceptance import Acceptance
 from sglang_qwen3next_eagle3.overlay.adaptive.policy import (
     DRAFTS_IN_VAIN,
     DRAFTS_OF_A_TRIAL,
@@ -336,3 +337,23 @@ def test_the_first_cycle_behind_none_says_nothing_of_the_head() -> None:
     assert policy._acceptance.shares() == before
     policy.observe([0, 0], 2)
     assert policy._acceptance.shares()[0] < before[0]
+
+
+def test_a_few_cycles_of_many_requests_are_no_measure_of_a_head() -> None:
+    """All requests of a cycle may be at a place of one kind, and those of the next one not."""
+    acceptance = Acceptance((0.5, 0.5))
+    for cycle in range(40):
+        acceptance.observe([cycle % 2] * 32, 1)
+        if cycle > 8:
+            assert 0.43 < acceptance.shares()[0] < 0.57
+    for _ in range(3):
+        acceptance.observe([0] * 32, 1)
+    assert 0.25 < acceptance.shares()[0] < 0.35
+    # And of a request alone drafts are remembered, not cycles.
+    alone = Acceptance((0.5, 0.5))
+    for _ in range(100):
+        alone.observe([1], 1)
+    assert alone.shares()[0] > 0.95
+    for _ in range(24):
+        alone.observe([0], 1)
+    assert 0.5 < alone.shares()[0] < 0.65
