@@ -285,7 +285,7 @@ def test_on_one_gpu_a_server_puts_extends_off_and_the_others_do_not(
     assert asked.seconds < text.seconds
     found = check_text.Check(asked, tmp_path, tmp_path).contenders
     deferred = {one.name: one.environment.get(DEFER) for one in found}
-    assert deferred == {**dict.fromkeys(["none", *prove.TREES]), "defer": "8"}
+    assert deferred == {**dict.fromkeys(["none", *prove.TREES]), "defer": "32"}
     (one,) = (one for one in found if one.name == "defer")
     assert one.adaptive
     assert DEFER not in prove.SWITCHED
