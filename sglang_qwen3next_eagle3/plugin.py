@@ -43,6 +43,9 @@ def register() -> None:
             _activate_cpu_engine()
         if environment != aux_layers.OFF:
             _hook_capture(environment)
+        if os.environ.get(variables.ADAPTIVE) == "1":
+            # Around stock's verify, which the fast path has for what is not its own.
+            _hook_in_place()
         _hook_fast(os.environ.get(variables.FAST))
         _hook_seams(os.environ.get(variables.SEAMS))
         # Around what a seam makes of a verify.
@@ -157,6 +160,21 @@ def _hook_seams(asked: str | None) -> None:
         return
     seams.serve(lambda: ours)
     hooks.apply([at_seams.announcing(ours, wanted - ours), *at_seams.hooks(ours)])
+
+
+def _hook_in_place() -> None:
+    from sglang_qwen3next_eagle3.overlay import contract, hooks
+
+    try:
+        listed = contract.require(["adaptive"]).hooked("adaptive")
+    except UserError:
+        # `_hook_adaptive` tells of it.
+        return
+    from sglang_qwen3next_eagle3.overlay.adaptive import in_place
+
+    ours = in_place.hooks()
+    if all(hook.target in listed for hook in ours):
+        hooks.apply(ours)
 
 
 def _hook_adaptive(forced: str | None) -> None:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from sglang_qwen3next_eagle3 import plugin
 from sglang_qwen3next_eagle3.base.files import data_dir
 from sglang_qwen3next_eagle3.overlay import capture, contract, environment, routing, simulate
-from sglang_qwen3next_eagle3.overlay.adaptive import deferral
+from sglang_qwen3next_eagle3.overlay.adaptive import deferral, in_place
 from sglang_qwen3next_eagle3.overlay.adaptive import hooks as adaptive
 from sglang_qwen3next_eagle3.overlay.cpu_engine.hooks import HOOKS
 from sglang_qwen3next_eagle3.overlay.cycle import hooks as cycle
@@ -99,7 +99,7 @@ def test_every_hook_is_in_the_manifest(installed: contract.Installed, tmp_path: 
     tables += [cycle.entry(tmp_path), *cycle.hooks(Recorder(tmp_path, "tp0"))]
     tables += [at_seams.announcing(frozenset(seams.ALL)), *at_seams.hooks(frozenset(seams.ALL))]
     tables += metrics_hooks.scheduler_hooks(Verifications(labels, 3, None, registry), refusals)
-    tables += [*adaptive.hooks(), *deferral.hooks(8)]
+    tables += [*adaptive.hooks(), *deferral.hooks(8), *in_place.hooks()]
     known = {(hook.target, hook.why) for hook in tables if not hook.module.startswith("torch.")}
     assert listed <= known
     elsewhere = {

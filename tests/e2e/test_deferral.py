@@ -50,6 +50,7 @@ def test_text_and_acceptance_are_those_of_extends_in_every_cycle(
 ) -> None:
     at_once, said = asked(tmp_path / "at-once", oracle, 32)
     assert "extends of the head: up to 32 cycles of 0 steps at once" in said
+    assert "with 0 steps stock's states are updated in place" in said
     in_each, others = asked(tmp_path / "in-each", oracle, 0)
     assert "extends of the head" not in others
     assert "0" in {to for _, to in _SWITCH.findall(said)}

@@ -14,6 +14,9 @@ and with everybody else's. The servers start at the same time, on the same GPUs:
 share their GPUs, the ranks of one wait for each other while the other has one of the GPUs.
 What fails is said and written down; the rest goes on. Exit code 0: every server answered all.
 
+With --prefixes each answer is sent back behind its prompt, and what comes then counts, too: it is
+computed from states that were tracked while the first answer was generated.
+
 The demo target is served with its routed experts as wide as the shared one
 (tests/support/widened_demo.py), as the fast path needs it, and can be divided among all ranks.
 With --layers the target has the published widths in bf16, so many layers and random weights, the
@@ -76,7 +79,8 @@ began = time.monotonic()
 @dataclass
 class Contender:
     """name: in the tables. tree: None without speculation. tp: ranks. adaptive: its steps change
-    while it serves. answers: by batch, of each repetition, of each prompt, the token ids."""
+    while it serves. answers: by batch, of each repetition, of each prompt, the token ids. cached:
+    of answers that were sent back, how many were found in part."""
 
     name: str
     tree: tuple[int, int, int] | None
@@ -84,6 +88,7 @@ class Contender:
     environment: dict[str, str]
     adaptive: bool = False
     answers: dict[int, list[list[list[int]]]] = field(default_factory=dict)
+    cached: int | None = None
     accept_length: dict[int, float] = field(default_factory=dict)
     ready_seconds: float | None = None
     failure: str = ""
@@ -150,6 +155,9 @@ class Check:
         self.prompts: list[list[int]] = []
         self.target, self.head = "demo", "demo"
         self.flags = [*FLAGS, *arguments.flags]
+        if arguments.prefixes:
+            self.flags.remove("--disable-radix-cache")
+            self.flags += ["--mamba-track-interval", "64"]
 
     def left(self) -> float:
         return float(self.arguments.seconds - (time.monotonic() - began))
@@ -234,14 +242,23 @@ class Check:
         for _ in range(self.arguments.repeats):
             with ThreadPoolExecutor(batch) as pool:
                 replies = list(pool.map(lambda ids: self.answer(server, ids), self.prompts))
-            one.answers.setdefault(batch, []).append([ids for ids, _ in replies])
-            steps = sum(verified for _, verified in replies)
+                answers = [ids for ids, _, _ in replies]
+                if self.arguments.prefixes:
+                    # The last tokens are computed, whatever is found.
+                    both = [a + b for a, b in zip(self.prompts, answers, strict=True)]
+                    more = list(pool.map(lambda ids: self.answer(server, ids), both))
+                    answers = [a + ids for a, (ids, _, _) in zip(answers, more, strict=True)]
+                    found = zip(more, self.prompts, strict=True)
+                    one.cached = sum(cached > len(ids) for (_, _, cached), ids in found)
+            one.answers.setdefault(batch, []).append(answers)
+            steps = sum(verified for _, verified, _ in replies)
             if steps:
-                tokens = sum(len(ids) for ids, _ in replies)
+                tokens = sum(len(ids) for ids, _, _ in replies)
                 one.accept_length[batch] = round(tokens / steps, 3)
 
-    def answer(self, server: serving.Server, ids: list[int]) -> tuple[list[int], int]:
-        """Its token ids, and how many verify passes they took."""
+    def answer(self, server: serving.Server, ids: list[int]) -> tuple[list[int], int, int]:
+        """Its token ids, how many verify passes they took, and of how many tokens of the prompt
+        the states were there."""
         sampling = {"max_new_tokens": self.arguments.tokens, "temperature": 0, "ignore_eos": True}
         body = {"input_ids": ids, "sampling_params": sampling, "stream": True}
         last = {}
@@ -254,7 +271,8 @@ class Check:
         found = last["output_ids"]
         if len(found) != self.arguments.tokens:
             raise RuntimeError(f"{len(found)} tokens of {self.arguments.tokens}: {last}")
-        return found, last["meta_info"].get("spec_verify_ct") or 0
+        told = last["meta_info"]
+        return found, told.get("spec_verify_ct") or 0, told.get("cached_tokens") or 0
 
     def compared(self) -> list[dict[str, Any]]:
         """Of each server and batch, against the first answers one at a time of the first server of
@@ -285,6 +303,7 @@ class Check:
                         },
                         "equal_to_itself": min((_equal(first, x) for x in again), default=None),
                         "accept_length": one.accept_length.get(at_once),
+                        "cached": one.cached,
                         "different_tokens": len({t for ids in first for t in ids}),
                     }
                 )
@@ -343,6 +362,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=96, help="of an answer")
     parser.add_argument("--batch", default="1,8", help="requests at once")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--prefixes", action="store_true", help="send answers back, with a cache")
     parser.add_argument("--seconds", type=float, default=300, help="for all of it")
     parser.add_argument("--tail", type=int, default=40, help="lines of a failed server's log")
     parser.add_argument("--logs", type=Path, help="folder of the servers' logs, which are kept")
@@ -378,6 +398,7 @@ def main() -> int:
     for row in check.compared():
         itself = "" if row["equal_to_itself"] is None else f", to itself {row['equal_to_itself']}"
         length = f", accept length {row['accept_length']}" if row["accept_length"] else ""
+        length += "" if row["cached"] is None else f", {row['cached']} found when sent back"
         places = f", first difference at {row['differ_at']}" if row["differ_at"] else ""
         others = ", ".join(f"{name} {count}" for name, count in row["equal_to"].items())
         places += f"; equal to others: {others}" if others else ""

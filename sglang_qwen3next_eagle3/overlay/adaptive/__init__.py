@@ -9,6 +9,7 @@ policy      the choice
 hooks       where it stands in for SGLang's own
 deferral    with no steps, the head's cache filled for several cycles at once
 head_cache  its keys and values without the rest of it
+in_place    with no steps, the states of Gated DeltaNet updated where they are
 """
 
-__all__ = ["deferral", "hooks", "policy", "states"]
+__all__ = ["deferral", "hooks", "in_place", "policy", "states"]
