@@ -13,6 +13,7 @@ from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.secrets import hide_in_process_list, mask_logger, read_key
 from sglang_qwen3next_eagle3.model import aux_layers
 from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.overlay import standby
 from sglang_qwen3next_eagle3.overlay.fast import stages
 from sglang_qwen3next_eagle3.overlay.seams import seams
 
@@ -39,6 +40,7 @@ def register() -> None:
         if _is_server():
             _take_keys()
             mask_logger(SERVER_LOGGER)
+            standby.take()
         if os.environ.get(variables.CPU_ENGINE) == "1":
             _activate_cpu_engine()
         if environment != aux_layers.OFF:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from sglang_qwen3next_eagle3.overlay.environment import STANDBY
 from tests.support import warm
 from tests.support.checkpoints import write_head, write_target
 
@@ -24,6 +25,8 @@ TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIV
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 for name in (*TERMINAL, *PROXIES, *map(str.lower, PROXIES)):
     os.environ.pop(name, None)
+# Nothing imports beside a server but where that is what is tested: cores are few.
+os.environ[STANDBY] = "off"
 # Under nohup, or as a background job, children would ignore these, as they should, and tests
 # that send them would wait for ever.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

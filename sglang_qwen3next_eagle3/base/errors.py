@@ -48,10 +48,12 @@ class Terminated(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Replacement:
-    """What a verb wants executed in its place. environment: beyond this process's own."""
+    """What a verb wants executed in its place. environment: beyond this process's own. begin:
+    called with all of it right before, for what else is to be set; it raises nothing."""
 
     argv: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    begin: Callable[[Mapping[str, str]], Mapping[str, str]] | None = None
 
 
 def one_line(said: object) -> str:
@@ -92,7 +94,10 @@ def exit_status(verb: Callable[[], int | Replacement]) -> int:
         return _tell(f"{error.filename or 'standard output, or a file'}: {error.strerror}")
     if isinstance(result, Replacement):
         # After `interruptible`: SGLang finds the signals as they were.
-        os.execvpe(result.argv[0], list(result.argv), {**os.environ, **result.environment})
+        environment = {**os.environ, **result.environment}
+        if result.begin is not None:
+            environment |= result.begin(environment)
+        os.execvpe(result.argv[0], list(result.argv), environment)
     return result
 
 

@@ -9,8 +9,9 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,18 @@ def run(arguments: argparse.Namespace) -> int | Replacement:
     command = _paste(launch.environment, launch.argv)
     for line in (*launch.notes, *warnings, command, _ask(launch)):
         print(f"{PROGRAM}: {line}", file=sys.stderr, flush=True)
-    return Replacement(launch.argv, launch.environment)
+    return Replacement(launch.argv, launch.environment, _importing(launch))
+
+
+def _importing(launch: "Launch") -> "Callable[[Mapping[str, str]], Mapping[str, str]] | None":
+    """What begins the processes that import while the server does."""
+    from sglang_qwen3next_eagle3.overlay import standby
+    from sglang_qwen3next_eagle3.serving.command_line import imports_beside
+
+    if not (schedulers := imports_beside(launch)):
+        return None
+    imports = [standby.SCHEDULER] * schedulers + [standby.DETOKENIZER]
+    return partial(standby.begin, launch.argv[0], imports)
 
 
 def _examine(launch: "Launch", served: "Profile") -> list[str]:

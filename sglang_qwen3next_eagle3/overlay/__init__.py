@@ -17,6 +17,7 @@ fast          our own kernels for passes of few rows
 proofs        what is on without being asked for, where it was proved
 sources       which code of this package a proof is of
 cycle         where the host's time goes in a cycle
+standby       processes that import beside the server's first one
 cpu_engine    what lets stock SGLang serve without a GPU
 prefill       streams of the target for prompts, without a server
 server_flags  the flags of the installed SGLang, read off its parser
@@ -41,6 +42,7 @@ __all__ = [
     "server_flags",
     "simulate",
     "sources",
+    "standby",
     "variants",
     "wheels",
 ]

@@ -43,11 +43,15 @@ every one without it."""
 SEAMS = "SGLANG_QWEN3NEXT_EAGLE3_SEAMS"
 """`on`, `off`, `auto`, or seams of a cycle (seams/seams.py) joined by commas; off without it."""
 
+STANDBY = "SGLANG_QWEN3NEXT_EAGLE3_STANDBY"
+"""Whether processes import beside the server's first one, and become its schedulers and its
+detokenizer (standby.py): `auto`, `off`, or for how many schedulers; auto without it."""
+
 PREFIX = "SGLANG_QWEN3NEXT_EAGLE3_"
 NAMES = frozenset(
     {
         *(CPU_ENGINE, SIMULATE, ROUTING, FAST, CYCLE_COSTS, LIMITS, CYCLE, ADAPTIVE, STEPS, SEAMS),
-        DEFER,
+        *(DEFER, STANDBY),
         *KEYS.values(),
         *(f"{name}{FILE}" for name in KEYS.values()),
         "SGLANG_QWEN3NEXT_EAGLE3_AUX_LAYERS",  # model/aux_layers.py

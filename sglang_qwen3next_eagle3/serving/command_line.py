@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sglang_qwen3next_eagle3.overlay import environment as variables
+from sglang_qwen3next_eagle3.overlay import standby
 from sglang_qwen3next_eagle3.overlay.adaptive import states as files
 from sglang_qwen3next_eagle3.overlay.proofs import Capability
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
@@ -16,6 +17,12 @@ from sglang_qwen3next_eagle3.serving.switches import Default
 from sglang_qwen3next_eagle3.serving.unused import UnusedVariable
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
+_ONE_OF_EACH = ("--dp-size", "--pp-size", "--tokenizer-worker-num", "--detokenizer-worker-num")
+_OTHER_PROCESSES = (
+    *("--enable-memory-saver", "--encoder-only", "--ep-join-mode", "--grpc-mode"),
+    *("--smg-grpc-mode", "--use-ray"),
+)
+"""With which SGLang starts processes of another kind, or with another dynamic loader."""
 SGLANG_NAMES: dict[Algorithm, str] = {"eagle3": "EAGLE3", "nextn": "NEXTN", "none": ""}
 
 
@@ -60,6 +67,28 @@ class Launch:
     @property
     def wants_key(self) -> bool:
         return keys.is_guarded(flags.parse(self.argv), self.environment)
+
+
+def imports_beside(launch: Launch) -> int:
+    """For how many schedulers of this host processes import beside the server, and one more for its
+    detokenizer; 0: none.
+
+    Unless somebody says how many, none where SGLang starts other processes than these, or forks.
+    Raises UserError: what is said is no number.
+    """
+    environment = {**os.environ, **launch.environment}
+    said = standby.parse(environment.get(variables.STANDBY))
+    if said is not None:
+        return said
+    given = flags.parse(launch.argv)
+    forks = environment.get(variables.CPU_ENGINE) == "1"
+    others = any(given.of(name) for name in _OTHER_PROCESSES)
+    more = any((given.number(name) or 1) != 1 for name in _ONE_OF_EACH)
+    disaggregated = (given.value("--disaggregation-mode") or "null") != "null"
+    if forks or others or more or disaggregated:
+        return 0
+    ranks, hosts = given.number("--tp-size") or 1, given.number("--nnodes") or 1
+    return ranks // hosts if ranks % hosts == 0 else 0
 
 
 def host_of(given: Parsed) -> str:

@@ -17,7 +17,8 @@ from sglang_qwen3next_eagle3.head.files import Folder
 from sglang_qwen3next_eagle3.head.head import Head
 from sglang_qwen3next_eagle3.model import aux_layers, hub, published, rope, shards
 from sglang_qwen3next_eagle3.model.target import Target
-from sglang_qwen3next_eagle3.overlay.environment import LIMITS
+from sglang_qwen3next_eagle3.overlay import standby
+from sglang_qwen3next_eagle3.overlay.environment import LIMITS, STANDBY
 from sglang_qwen3next_eagle3.overlay.proofs import Capability
 from sglang_qwen3next_eagle3.overlay.requests import bounds
 from sglang_qwen3next_eagle3.serving import (
@@ -165,6 +166,7 @@ def _decide(
         environment |= caches.environment(options.caches)
     refusals.check_variables({**os.environ, **environment})
     bounds.parse({**os.environ, **environment}.get(LIMITS))
+    standby.parse({**os.environ, **environment}.get(STANDBY))
     refusals.check_flags(
         given,
         flags.parse(options.extra),
