@@ -300,3 +300,17 @@ def test_a_head_of_another_kind_is_named(zero_steps: Any) -> None:
     """MTP's, of which SGLang keeps the target's number of layers."""
     _with(head__model=SimpleNamespace(model="of MTP"))(zero_steps)
     assert deferral.hindrance(zero_steps, 8) == "a head that is not EAGLE3's"
+
+
+def test_a_state_is_captured_for_as_many_accepted_tokens_as_it_has() -> None:
+    """The buffers are those of the state before, which had more."""
+    (hook,) = (each for each in adaptive.hooks() if each.target == adaptive.CAPTURE)
+    names = "num_correct_drafts", "num_accept_tokens", "extend_seq_lens"
+    buffers = SimpleNamespace(**{name: torch.full((3,), 5, dtype=torch.int32) for name in names})
+    runner = SimpleNamespace(buffers=buffers, captured_req_width=2)
+
+    def original(runner: Any, size: int) -> list[list[int]]:
+        assert size == 3
+        return [getattr(runner.buffers, name).tolist() for name in names]
+
+    assert hook.replacement(original, runner, 3) == [[2, 2, 2]] * 3

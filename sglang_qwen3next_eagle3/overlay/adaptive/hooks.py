@@ -4,7 +4,9 @@ The class that SGLang's controller asks before every cycle and tells of every re
 the place where results are read says of how many steps one is. And what 0.5.17 leaves undone is
 done: the graphs of a draft extend are captured for the draft tokens that the server began with
 (read off its arguments, which a state does not change), so that in all other states it would run
-without a graph, and what is captured for more tokens than there are rows would be wrong.
+without a graph, and what is captured for more tokens than there are rows would be wrong. The
+buffers of all states are one: while a state is captured they tell how many tokens the one before
+accepts, more than it has rows for, so that whoever goes by it reads and writes behind the rows.
 States, graphs and switches stay SGLang's (0.5.17, speculative/adaptive_runtime_state.py).
 """
 
@@ -31,6 +33,12 @@ PARAMS = "sglang.srt.speculative.adaptive_runtime_state:AdaptiveSpeculativeParam
 PARAMS_OF_WORKER = "sglang.srt.speculative.eagle_worker_v2:AdaptiveSpeculativeParams"
 """Where 0.5.23 makes it."""
 WIDTH = "sglang.srt.speculative.eagle_draft_extend_cuda_graph_runner:resolve_num_tokens_per_req"
+CAPTURE = (
+    "sglang.srt.speculative.eagle_draft_extend_cuda_graph_runner:"
+    "EAGLEDraftExtendCudaGraphRunner.capture_one_shape"
+)
+_TOKENS = "num_correct_drafts", "num_accept_tokens", "extend_seq_lens"
+"""Of the buffers of a draft extend's graphs: tokens of each request."""
 APPLY = "sglang.srt.speculative.eagle_worker_v2:EAGLEWorkerV2.apply_runtime_state"
 RESOLVE = (
     "sglang.srt.managers.scheduler_components.batch_result_processor:"
@@ -140,6 +148,11 @@ def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
             return tokens
         return original(*args, **kwargs)
 
+    def capture(original: Callable[..., Any], runner: Any, *args: Any, **kwargs: Any) -> Any:
+        for name in _TOKENS:
+            getattr(runner.buffers, name).fill_(runner.captured_req_width)
+        return original(runner, *args, **kwargs)
+
     def apply(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         from sglang.srt.runtime_context import get_context
 
@@ -149,6 +162,7 @@ def hooks(forced: SharedNumber | None = None) -> tuple[Hook, ...]:
     return (
         Hook(APPLY, apply, "Of all switches SGLang keeps the last one, not every one for ever."),
         Hook(WIDTH, width, "A draft extend's graphs are captured for the tokens of their state."),
+        Hook(CAPTURE, capture, "It is captured as if as many tokens were accepted, and no more."),
         Hook(RESOLVE, resolve, "Says how many steps the cycle had whose drafts were accepted."),
         Hook(PARAMS, params, "Our choice of steps stands in for SGLang's rule."),
         Hook(PARAMS_OF_WORKER, params, "Our choice of steps stands in for SGLang's rule."),
