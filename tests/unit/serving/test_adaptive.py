@@ -372,7 +372,7 @@ def test_a_profile_may_say_for_how_many_cycles_extends_are_put_off(
     file.write_text(f'{text}environment:\n  {DEFER}: "4"\n', encoding="utf-8")
     found = dry_run(capsys, "--profile", str(file))
     assert found["environment"][DEFER] == "4"
-    assert "defer 8 and not 4" in note_of(found)
+    assert "defer 32 and not 4" in note_of(found)
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "65"])

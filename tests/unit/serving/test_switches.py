@@ -238,7 +238,7 @@ def test_steps_that_follow_costs_of_ours_are_served_with_ours(
     """What is proved is on, the head and extends that are put off too, as they were measured."""
     monkeypatch.delenv(DEFER, raising=False)
     found = dry_run(capsys, "--profile", "auto")
-    on = {FAST: "auto,head", SEAMS: "auto", DEFER: "8"}
+    on = {FAST: "auto,head", SEAMS: "auto", DEFER: "32"}
     assert {name: found["environment"].get(name) for name in on} == on
     (note,) = [note for note in found["notes"] if note.startswith("auto: ")]
     assert "h200-fp8-fast.json" in note
