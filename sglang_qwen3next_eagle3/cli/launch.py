@@ -230,10 +230,8 @@ def _importing(launch: "Launch") -> "Callable[[Mapping[str, str]], Mapping[str, 
     from sglang_qwen3next_eagle3.overlay import standby
     from sglang_qwen3next_eagle3.serving.command_line import imports_beside
 
-    if not (schedulers := imports_beside(launch)):
-        return None
-    imports = [standby.SCHEDULER] * schedulers + [standby.DETOKENIZER]
-    return partial(standby.begin, launch.argv[0], imports)
+    imports = imports_beside(launch)
+    return partial(standby.begin, launch.argv[0], imports) if imports else None
 
 
 def _examine(launch: "Launch", served: "Profile") -> list[str]:

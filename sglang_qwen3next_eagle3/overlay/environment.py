@@ -45,7 +45,7 @@ SEAMS = "SGLANG_QWEN3NEXT_EAGLE3_SEAMS"
 
 STANDBY = "SGLANG_QWEN3NEXT_EAGLE3_STANDBY"
 """Whether processes import beside the server's first one, and become its schedulers and its
-detokenizer (standby.py): `auto`, `off`, or for how many schedulers; auto without it."""
+detokenizer (standby): `auto`, `off`, or for how many schedulers; auto without it."""
 
 PREFIX = "SGLANG_QWEN3NEXT_EAGLE3_"
 NAMES = frozenset(

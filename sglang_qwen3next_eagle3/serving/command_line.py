@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sglang_qwen3next_eagle3.overlay import contract, standby
 from sglang_qwen3next_eagle3.overlay import environment as variables
-from sglang_qwen3next_eagle3.overlay import standby
 from sglang_qwen3next_eagle3.overlay.adaptive import states as files
 from sglang_qwen3next_eagle3.overlay.proofs import Capability
 from sglang_qwen3next_eagle3.plugin import SERVER_MODULE
@@ -18,6 +18,8 @@ from sglang_qwen3next_eagle3.serving.unused import UnusedVariable
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 30000
 _ONE_OF_EACH = ("--dp-size", "--pp-size", "--tokenizer-worker-num", "--detokenizer-worker-num")
+_RUST = "SGLANG_RUST_SERVER"
+"""With which SGLang has no detokenizer's process."""
 _OTHER_PROCESSES = (
     *("--enable-memory-saver", "--encoder-only", "--ep-join-mode", "--grpc-mode"),
     *("--smg-grpc-mode", "--use-ray"),
@@ -69,18 +71,26 @@ class Launch:
         return keys.is_guarded(flags.parse(self.argv), self.environment)
 
 
-def imports_beside(launch: Launch) -> int:
-    """For how many schedulers of this host processes import beside the server, and one more for its
-    detokenizer; 0: none.
+def imports_beside(launch: Launch) -> list[standby.Modules]:
+    """What processes import beside the server, one for each: for schedulers of this host, and for
+    the detokenizer, which the first host has.
 
-    Unless somebody says how many, none where SGLang starts other processes than these, or forks.
+    Unless somebody says how many schedulers, none where SGLang starts other processes than these,
+    by another program, or forks, and with a release of which it was not read what these need.
     Raises UserError: what is said is no number.
     """
     environment = {**os.environ, **launch.environment}
-    said = standby.parse(environment.get(variables.STANDBY))
-    if said is not None:
-        return said
     given = flags.parse(launch.argv)
+    said = standby.parse(environment.get(variables.STANDBY))
+    schedulers = _schedulers(given, environment) if said is None else said
+    first = not given.number("--node-rank") and not variables.is_on(environment.get(_RUST))
+    return [standby.SCHEDULER] * schedulers + [standby.DETOKENIZER] * (schedulers > 0 and first)
+
+
+def _schedulers(given: Parsed, environment: Mapping[str, str]) -> int:
+    installed = contract.installed_sglang()
+    if installed is None or installed.release != standby.RELEASE or standby.is_bound(environment):
+        return 0
     forks = environment.get(variables.CPU_ENGINE) == "1"
     others = any(given.of(name) for name in _OTHER_PROCESSES)
     more = any((given.number(name) or 1) != 1 for name in _ONE_OF_EACH)

@@ -31,7 +31,8 @@ def test_a_server_of_processes_that_imported_before(tmp_path: Path, tree_server:
     port = free_port()
     command = ["-m", "sglang_qwen3next_eagle3.launch", "--profile", "demo", "--port", str(port)]
     path = [str(SPAWNED), *filter(None, [os.environ.get("PYTHONPATH")])]
-    told = {STANDBY: "1", "PYTHONPATH": os.pathsep.join(path)}
+    # One more than there are schedulers, which goes when all are started.
+    told = {STANDBY: "2", "PYTHONPATH": os.pathsep.join(path)}
     with running(command, port, tmp_path / "log", told) as server:
         prompt = {"text": "Write a Python function to merge two sorted lists."}
         answer, ordinary = (generate(each, 48, **prompt) for each in (server, tree_server))
@@ -41,10 +42,13 @@ def test_a_server_of_processes_that_imported_before(tmp_path: Path, tree_server:
         assert [said.count(TAKEN.format(module)) for module in MODULES] == [1, 1]
         assert "imports anew" not in said
         assert captures(server) == [f"output:3,7,11, source: {ENVIRONMENT_VARIABLE}"]
+        begun = "overlay.standby"
+        wait_for(lambda: begun not in " ".join(children_of(server.process.pid).values()))
         children = children_of(server.process.pid)
+        # A zombie has no command line.
+        assert all(children.values())
         for title in ("sglang::scheduler", "sglang::detokenizer"):
             assert sum(title in words for words in children.values()) == 1
-        assert not any("overlay.standby" in words for words in children.values())
         os.kill(server.process.pid, signal.SIGTERM)
         server.process.wait(PATIENCE)
         assert all(gone(pid) for pid in children)

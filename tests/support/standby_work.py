@@ -14,6 +14,9 @@ from typing import Any
 READ = os.environ.get("SGLANG_READ_AT_IMPORT")
 """Of a variable that Python code reads when it is imported."""
 os.environ.setdefault("SET_AT_IMPORT", "here")
+if "--multiprocessing-fork" in sys.argv:
+    # Not in the server, which would be as late.
+    time.sleep(float(os.environ.get("SLOW_TO_IMPORT", "0")))
 IMPORTED = time.monotonic()
 
 

@@ -83,7 +83,7 @@ def _commit(
         windows, states, _ = linear._track_pools()
         track_mamba_states_all_layers(
             windows, states, slots[:requests], mamba_steps_to_track >= 0, mamba_track_indices,
-            requests, check_freed_slots=linear.enable_unified_memory,
+            requests, check_freed_slots=True,
         )  # fmt: skip
     return None
 

@@ -18,10 +18,20 @@ process   what one of them does
 handed    all that a fresh interpreter would be given
 imported  what came of importing, and whether a fresh interpreter would have imported the same
 
-Nothing here imports more than Python's own library and `base`.
+Nothing here imports more than Python's own library, `base` and the names of variables.
 """
 
-from sglang_qwen3next_eagle3.overlay.standby.launcher import DETOKENIZER, SCHEDULER, begin, parse
+from sglang_qwen3next_eagle3.overlay.standby.launcher import (
+    DETOKENIZER,
+    RELEASE,
+    SCHEDULER,
+    Modules,
+    begin,
+    is_bound,
+    parse,
+)
 from sglang_qwen3next_eagle3.overlay.standby.server import take
 
-__all__ = ["DETOKENIZER", "SCHEDULER", "begin", "parse", "take"]
+__all__ = [
+    "DETOKENIZER", "RELEASE", "SCHEDULER", "Modules", "begin", "is_bound", "parse", "take",
+]  # fmt: skip

@@ -134,6 +134,8 @@ class Handed:
                 signal.signal(number, signal.SIG_DFL)
         if set(affinity()) != set(self.affinity):
             os.sched_setaffinity(0, self.affinity)
+        with contextlib.suppress(OSError):
+            os.nice(self.nice - os.nice(0))
         for name in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):
                 os.set_inheritable(int(name), int(name) < 3 or int(name) in self.numbers)

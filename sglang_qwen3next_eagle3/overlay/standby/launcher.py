@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sglang_qwen3next_eagle3.base.errors import UserError
 from sglang_qwen3next_eagle3.base.processes import end_with_parent
@@ -19,10 +21,14 @@ from sglang_qwen3next_eagle3.overlay.standby.handed import NUMBERS
 PROCESSES = f"{variables.STANDBY}_PROCESSES"
 """The variable that says which these are. Only the launcher sets it, for the server that replaces
 it: nobody else may."""
+RELEASE = "0.5.17"
+"""Of SGLang, of which all that follows was read. 0.5.23 sets other variables, and no process that
+has imported would be taken."""
+Modules = tuple[str, ...]
 _FIRST = "sglang.srt.server_args"
 """Of what the server's own module imports, which a fresh process runs before all else."""
-SCHEDULER = (_FIRST, "sglang.srt.managers.scheduler")
-DETOKENIZER = (_FIRST, "sglang.srt.managers.detokenizer_manager")
+SCHEDULER: Modules = (_FIRST, "sglang.srt.managers.scheduler")
+DETOKENIZER: Modules = (_FIRST, "sglang.srt.managers.detokenizer_manager")
 """What is imported, in this order; the last is where the function lies that the process is for."""
 
 EXPECTED: Mapping[str, str] = {
@@ -38,6 +44,9 @@ EXPECTED: Mapping[str, str] = {
 _set_envs_and_config), so that what is read while modules are imported, or when the driver begins,
 is the same. These two are set whatever was there before:"""
 _OVERRULING = ("CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MODULE_LOADING")
+
+_BIND = "SGLANG_NUMA_BIND_V2"
+_SECOND_NODE = Path("/sys/devices/system/node/node1")
 
 _STACK = 1024 * 65535
 _FILES = 65535
@@ -62,6 +71,16 @@ def parse(text: str | None) -> int | None:
     raise UserError(
         f"{variables.STANDBY}={text}: say auto, off, or for how many schedulers, from 0 to 64"
     )
+
+
+def is_bound(environment: Mapping[str, str]) -> bool:
+    """Whether SGLang starts schedulers by `numactl`, to keep each near its GPU's memory, as far as
+    that is known here: it asks for permission, too (utils/numa_utils.py)."""
+    wanted = environment.get(_BIND)
+    if wanted is not None and not variables.is_on(wanted):
+        return False
+    path = environment.get("PATH")
+    return _SECOND_NODE.is_dir() and shutil.which("numactl", path=path) is not None
 
 
 def begin(

@@ -27,8 +27,12 @@ def main() -> NoReturn:
     # What a fresh interpreter has before it knows anything.
     sys.argv[:] = ["-c", "--multiprocessing-fork"]
     imported = Imported.now(modules)
-    readable, _, _ = select.select([channel], [], [], _WAIT_SECONDS)
-    handed = Handed.receive(channel, numbers) if readable else None
+    if not select.select([channel], [], [], _WAIT_SECONDS)[0]:
+        # Who hands over from now on is told so, and starts a fresh one; who has is not let down.
+        channel.shutdown(socket.SHUT_RD)
+        if not select.select([channel], [], [], 0)[0]:
+            os._exit(1)
+    handed = Handed.receive(channel, numbers)
     if handed is None:
         os._exit(0)
     channel.close()

@@ -59,10 +59,15 @@ def test_each_is_taken_once_and_then_fresh_ones_are_started(tmp_path: Path) -> N
     assert said.count(BEFORE) == 2
 
 
-def test_it_is_taken_while_it_still_imports_or_long_after(tmp_path: Path) -> None:
-    told, said = served(tmp_path, sleeps=5.0)
+@pytest.mark.parametrize(("slow", "sleeps"), [(3.0, 0.0), (0.0, 5.0)])
+def test_it_is_taken_while_it_still_imports_or_long_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float, sleeps: float
+) -> None:
+    monkeypatch.setenv("SLOW_TO_IMPORT", str(slow))
+    told, said = served(tmp_path, sleeps=sleeps)
     assert BEFORE in said
-    assert told["started"][0]["told"][1] > 0.5
+    waited = told["started"][0]["told"][1]
+    assert waited > 0.5 if sleeps else waited < 0.5
 
 
 @pytest.mark.parametrize(

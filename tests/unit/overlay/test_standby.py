@@ -1,13 +1,15 @@
 """Which processes import beside a server, and when one is what a fresh one would be."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_qwen3next_eagle3 import launch
 from sglang_qwen3next_eagle3.base.errors import Replacement, UserError, exit_status
-from sglang_qwen3next_eagle3.overlay import standby
+from sglang_qwen3next_eagle3.overlay import contract, standby
+from sglang_qwen3next_eagle3.overlay.contract import Installed
 from sglang_qwen3next_eagle3.overlay.environment import CPU_ENGINE, STANDBY
 from sglang_qwen3next_eagle3.overlay.standby import launcher
 from sglang_qwen3next_eagle3.overlay.standby.imported import settled, unlike
@@ -16,9 +18,19 @@ from sglang_qwen3next_eagle3.serving.command_line import Launch, imports_beside
 from tests.support.launching import error_of
 
 
+@pytest.fixture(autouse=True)
+def read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The release of which it was read what they need, on a host of one node."""
+    monkeypatch.setattr(contract, "installed_sglang", lambda: Installed(standby.RELEASE, Path()))
+    monkeypatch.setattr(launcher, "_SECOND_NODE", Path("nowhere"))
+
+
 def beside(*flags: str, **environment: str) -> int:
+    """For how many schedulers; where there is one, the detokenizer has its own."""
     words = ("python", "-m", SERVER_MODULE, *flags)
-    return imports_beside(Launch(words, environment={STANDBY: "auto", **environment}))
+    found = imports_beside(Launch(words, environment={STANDBY: "auto", **environment}))
+    assert found.count(standby.DETOKENIZER) == bool(found)
+    return found.count(standby.SCHEDULER)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +60,41 @@ def test_where_processes_are_forked_none_but_those_that_are_asked_for() -> None:
     assert beside(**{CPU_ENGINE: "1", STANDBY: "1"}) == 1
     assert beside("--dp-size", "2", **{STANDBY: "3"}) == 3
     assert beside("--tp", "4", **{STANDBY: "off"}) == 0
+
+
+@pytest.mark.parametrize("release", ["0.5.23", None])
+def test_with_another_release_none_but_those_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, release: str | None
+) -> None:
+    found = None if release is None else Installed(release, Path())
+    monkeypatch.setattr(contract, "installed_sglang", lambda: found)
+    assert beside() == 0
+    assert beside(**{STANDBY: "1"}) == 1
+
+
+def test_where_numactl_starts_schedulers_none_import_in_vain(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(launcher, "_SECOND_NODE", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert beside("--tp", "2") == 2
+    (tmp_path / "numactl").touch(0o755)
+    assert beside("--tp", "2") == 0
+    assert beside("--tp", "2", SGLANG_NUMA_BIND_V2="0") == 2
+    assert beside("--tp", "2", SGLANG_NUMA_BIND_V2="true") == 0
+    assert beside("--tp", "2", **{STANDBY: "2"}) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment"),
+    [(["--nnodes", "2", "--node-rank", "1"], {}), ([], {"SGLANG_RUST_SERVER": "1"})],
+)
+def test_where_there_is_no_detokenizer_none_imports_for_it(
+    flags: list[str], environment: dict[str, str]
+) -> None:
+    words = ("python", "-m", SERVER_MODULE, "--tp", "4", *flags)
+    found = imports_beside(Launch(words, environment={STANDBY: "auto", **environment}))
+    assert set(found) == {standby.SCHEDULER}
 
 
 @pytest.mark.parametrize(

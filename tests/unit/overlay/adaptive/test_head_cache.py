@@ -12,6 +12,11 @@ WIDTH, STREAMS, HEADS, OF_HEAD, PLACES = 8, 3, 2, 4, 16
 KV = HEADS * OF_HEAD
 
 
+def norm(factor: float) -> Any:
+    """Not linear: before a product it is another than behind it."""
+    return lambda x: factor * x / x.square().mean(-1, keepdim=True).sqrt()
+
+
 class Head:
     """A head's modules, each with a factor or weights of its own."""
 
@@ -24,14 +29,12 @@ class Head:
         attn = SimpleNamespace(
             num_kv_heads=HEADS, head_dim=OF_HEAD, attn="the layer", forward_prepare_native=self.qkv
         )
-        layer = SimpleNamespace(
-            self_attn=attn, input_layernorm=lambda x: 2 * x, hidden_norm=lambda x: 3 * x
-        )
+        layer = SimpleNamespace(self_attn=attn, input_layernorm=norm(2), hidden_norm=norm(3))
         self.model = SimpleNamespace(
             layers=[layer], embed_tokens=lambda tokens: self.embedding[tokens],
             fc=lambda x: x @ self.combined.t(), num_aux_hidden_states=STREAMS,
-            input_norm=(lambda x: 5 * x) if norms_input else None,
-            fc_norm=[lambda x, n=n: n * x for n in (7, 11, 13)] if norms_streams else None,
+            input_norm=norm(5) if norms_input else None,
+            fc_norm=[norm(n) for n in (7, 11, 13)] if norms_streams else None,
         )  # fmt: skip
         self.cache = torch.zeros(2, PLACES, HEADS, OF_HEAD)
 
@@ -58,12 +61,12 @@ def test_each_token_s_are_where_they_belong(
     HeadCache(runner).fill(tokens, positions, places, hidden)
     state = hidden
     if not own_state:
-        factor = torch.ones(STREAMS * WIDTH)
+        read = hidden
         if norms_input:
-            of_streams = [torch.full((WIDTH,), 5.0 * n) for n in (7, 11, 13)]
-            factor = torch.cat(of_streams)
-        state = (hidden * factor) @ head.combined.t()
-    both = torch.cat([2 * head.embedding[tokens], 3 * state], dim=-1)
+            chunks = norm(5)(hidden).chunk(STREAMS, dim=-1)
+            read = torch.cat([norm(n)(x) for n, x in zip((7, 11, 13), chunks, strict=True)], -1)
+        state = read @ head.combined.t()
+    both = torch.cat([norm(2)(head.embedding[tokens]), norm(3)(state)], dim=-1)
     _, keys, values = (both @ head.weight.t()).split(KV, dim=-1)
     expected = torch.zeros_like(head.cache)
     expected[0, places] = (keys * positions[:, None]).view(3, HEADS, OF_HEAD)

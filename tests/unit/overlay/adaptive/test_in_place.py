@@ -25,7 +25,6 @@ class Backend(SimpleNamespace):
                     replayssm_d=changed.get("ring"), replayssm_rawv=changed.get("raw")
                 )
             ),
-            enable_unified_memory=False,
             decoded=[],
         )
         self._track_pools = lambda: changed.get("pools", ("windows", "states", 3))
@@ -81,7 +80,7 @@ def test_what_a_prefix_cache_tracks_is_copied(monkeypatch: pytest.MonkeyPatch) -
     extend(backend, batch())
     assert commit(backend, torch.tensor([8, 9]), torch.tensor([-1, 0])) is None
     (((windows, states, slots, mask, places, requests), of),) = copied
-    assert (windows, states, requests, of) == ("windows", "states", 2, {"check_freed_slots": False})
+    assert (windows, states, requests, of) == ("windows", "states", 2, {"check_freed_slots": True})
     # Of a padded batch only what is served.
     assert (slots.tolist(), mask.tolist(), places.tolist()) == ([4, 7], [False, True], [8, 9])
 
