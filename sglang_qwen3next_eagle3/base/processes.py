@@ -251,6 +251,11 @@ def end_with_parent(of: int | None = None) -> Callable[[], None] | None:
     return arrange
 
 
+def outlive_parent() -> None:
+    """Take back what `end_with_parent` arranged, in the process that it was arranged for."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def _listening(port: int) -> set[str]:
     """The sockets that listen on a port, as /proc/PID/fd names them."""
     found = set()

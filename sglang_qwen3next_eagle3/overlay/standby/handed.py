@@ -2,7 +2,6 @@
 
 import array
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -12,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from sglang_qwen3next_eagle3.base.processes import outlive_parent
+
 NUMBERS = 16
 """Descriptors that a process can be given."""
-_PR_SET_PDEATHSIG = 1
 
 
 def options() -> list[str]:
@@ -108,7 +108,7 @@ class Handed:
 
     def inherit(self) -> None:
         """All that has nothing to do with what was imported."""
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+        outlive_parent()
         os.chdir(self.folder)
         os.umask(self.umask)
         import resource

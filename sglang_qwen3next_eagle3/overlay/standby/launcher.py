@@ -66,7 +66,7 @@ def parse(text: str | None) -> int | None:
         return None
     if word == "off":
         return 0
-    if word.isdecimal() and int(word[:9]) <= 64:
+    if word.isdecimal() and len(word) < 9 and int(word) <= 64:
         return int(word)
     raise UserError(
         f"{variables.STANDBY}={text}: say auto, off, or for how many schedulers, from 0 to 64"

@@ -28,10 +28,8 @@ def main() -> NoReturn:
     sys.argv[:] = ["-c", "--multiprocessing-fork"]
     imported = Imported.now(modules)
     if not select.select([channel], [], [], _WAIT_SECONDS)[0]:
-        # Who hands over from now on is told so, and starts a fresh one; who has is not let down.
+        # Who hands over from now on is told so, and starts a fresh one. What has come is read.
         channel.shutdown(socket.SHUT_RD)
-        if not select.select([channel], [], [], 0)[0]:
-            os._exit(1)
     handed = Handed.receive(channel, numbers)
     if handed is None:
         os._exit(0)

@@ -2,6 +2,8 @@
 compared to a fresh one."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +120,19 @@ def test_those_that_nobody_takes_end_with_the_server(tmp_path: Path) -> None:
     assert len(told["begun"]) == 2
     assert all(gone(pid) for pid in told["begun"])
     assert said == ""
+
+
+def test_whoever_asks_when_it_has_given_up_is_told_so() -> None:
+    """And starts a fresh one. It would wait for a quarter of an hour."""
+    code = "from sglang_qwen3next_eagle3.overlay.standby import process; {}; process.main()"
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open(os.devnull) as number:
+        fds = theirs.fileno(), number.fileno()
+        words = [sys.executable, "-c", code.format("process._WAIT_SECONDS = 0.1")]
+        ended = subprocess.run([*words, *map(str, fds), "json"], pass_fds=fds, cwd=ROOT, timeout=60)
+        assert ended.returncode == 0
+        with pytest.raises(BrokenPipeError):
+            ours.send(b".")
 
 
 def test_they_end_with_a_server_that_is_killed(tmp_path: Path) -> None:

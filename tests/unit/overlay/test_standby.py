@@ -105,7 +105,7 @@ def test_what_the_variable_says(text: str | None, number: int | None) -> None:
     assert standby.parse(text) == number
 
 
-@pytest.mark.parametrize("text", ["on", "-1", "65", "1.5", "9" * 5000])
+@pytest.mark.parametrize("text", ["on", "-1", "65", "1.5", "9" * 5000, "0000000065"])
 def test_what_it_cannot_say(text: str) -> None:
     with pytest.raises(UserError, match="say auto, off, or for how many schedulers"):
         standby.parse(text)
